@@ -1,0 +1,29 @@
+# make run    the main job on the embedded sample, and the leaderboard it makes
+# make test   the tests            make check  ruff, mypy, import-linter
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: run test check
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt 'torch==2.13.0'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+run: $(STAMP)
+	$(BIN)/harness run --method majority --suite promptcblue
+	$(BIN)/harness run --method no_finetune --suite promptcblue
+	$(BIN)/harness run --method lora_all --suite promptcblue
+	$(BIN)/harness run --method cgc_lora --suite promptcblue
+	$(BIN)/harness leaderboard promptcblue
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports

@@ -1,0 +1,1 @@
+"""The engine: it knows no method and no task by name."""

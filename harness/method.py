@@ -1,0 +1,203 @@
+"""What a method is: the contracts between a way to adapt a model and the engine that trains and evaluates it.
+
+Shapes: B rows, S tokens of a row, T tasks, d_in and d_out the widths of an adapted linear layer, r a rank.
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from harness.errors import BudgetError
+from harness.task import Example
+
+if TYPE_CHECKING:
+    from torch import LongTensor, Tensor, nn
+
+    Parameters = Sequence[nn.Parameter]
+    Model = nn.Module
+
+
+class Trait(StrEnum):
+    """What a method can do; traits choose the contract tests that it must pass and what the engine asks of it."""
+
+    TRAINS = "trains"  # has parameters to train
+    ROUTED = "routed"  # tasks get different weights: equal prompts may have different answers
+    LABEL_FREE = "label_free"  # can choose the route from the prompt alone (Adapter.assign)
+    FOLDS = "folds"  # a task's share of the adapter is one plain LoRA
+    ANSWERS = "answers"  # answers without a language model (Method.answer); attach and fit are never called
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRAFactors:
+    """One plain LoRA of one linear layer: delta W = B A, every scale in B. a: (r, d_in), b: (d_out, r)."""
+
+    a: Tensor
+    b: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """The rank that a method may use: ``active`` (of one task's folded LoRA) or ``stored`` (kept in all)."""
+
+    kind: str
+    rank: int
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.rank}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """Rank kept in all (stored) and rank of one task's folded LoRA (active), of every adapted layer."""
+
+    stored: int
+    active: int
+
+
+class Adapter(Protocol):
+    """What a method put on a model. Adapted layers are off, routed, folded or merged.
+
+    Outside any of the contexts below the layers are routed without a route, and a forward raises RuntimeError: no
+    result can come from a forgotten route. Contexts are not re-enterable and must stay open until backward has ended.
+    """
+
+    def route(self, labels: LongTensor) -> AbstractContextManager[None]:
+        """Routed: each row (labels of shape (B,)) or token ((B, S), packed rows) uses the share of its task.
+
+        Labels index the tasks given to ``attach``. Rows repeated by beams: row i has route i // (rows / len(labels)).
+        """
+
+    def off(self) -> AbstractContextManager[None]:
+        """Off: the base model's own output, bit for bit."""
+
+    def apply(self, factors: Mapping[str, LoRAFactors], *, merge: bool) -> AbstractContextManager[None]:
+        """Folded (``merge=False``) or merged into float32 weights (True; restored by copy, bit for bit, on exit)."""
+
+    def trainable(self) -> Mapping[str, nn.Parameter]:
+        """Every parameter of the adapter by name; nothing else on the model is ever trained."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All tensors that the adapter needs to be loaded back to equal outputs."""
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """The inverse of ``state_dict``; raises ValueError naming missing, unknown or misshapen tensors."""
+
+    def detach(self) -> None:
+        """Give the model back as it was before ``attach``."""
+
+    def assign(self, prompts: Sequence[Tensor]) -> Sequence[int] | None:
+        """Label-free choice: the route of each tokenised prompt (1-d LongTensor). None: the task's name is the route."""
+
+    def fold(self, task: str) -> Mapping[str, LoRAFactors]:
+        """One task's share as plain LoRA factors by module name of the base model. Raises NotFoldable."""
+
+    def penalty(self) -> Tensor:
+        """The method's own loss term, summed over the rows of the last forward; the engine divides. A scalar."""
+
+
+class Trainer(Protocol):
+    """Given to ``Method.fit`` by the engine. Finished stages are skipped on resume, an unfinished one goes on."""
+
+    def train(
+        self,
+        stage: str,
+        parameters: Sequence[str] | None = None,
+        tasks: Sequence[str] | None = None,
+        share: float = 1.0,
+    ) -> None:
+        """Train one stage.
+
+        Args:
+            stage: its name; unique within the run.
+            parameters: names from ``Adapter.trainable`` that change in this stage (default all).
+            tasks: whose examples are used (default all). With n_t of N examples the batch size is
+                max(1, round(batch_size * n_t / N)) and the number of steps is that of the mixed run.
+            share: of the run's steps that this stage gets.
+        """
+
+    def examples(self, task: str, n: int, stage: str) -> list[Example]:
+        """n examples of the train split (fewer if there are fewer), drawn by the run's seed and the stage's name."""
+
+    def loss(self, examples: Sequence[Example]) -> float:
+        """Mean loss over examples (each the mean over its target tokens), without gradient, routed by their tasks."""
+
+    def done(self, stage: str) -> bool:
+        """True where the stage finished before (on resume)."""
+
+    def finish(self, stage: str) -> None:
+        """Mark a stage that does not use ``train`` (a search) as finished and checkpoint the adapter."""
+
+    def remember(self, key: str, value: Any) -> None:
+        """Keep a JSON value (a search's trials) in the checkpoint; written at once."""
+
+    def recall(self, key: str) -> Any:
+        """What ``remember`` kept, or None."""
+
+    def reuse(self, stage: str) -> Mapping[str, Tensor] | None:
+        """The adapter state of this stage as another finished run of the same spec has trained it; None if none has."""
+
+    def artefact(self, name: str, value: Any) -> None:
+        """Keep a JSON value for reports: gate weights, skill assignment, ..."""
+
+    @property
+    def seed(self) -> int:
+        """The run's seed, for a method's own random choices."""
+
+
+Answering = Mapping[str, Sequence[Example]]  # the train examples of each task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(ABC):
+    """A way to adapt a model: a frozen dataclass whose fields are its hyper-parameters (``method.<field>`` keys).
+
+    Fields must be JSON values (str, int, float, bool, None, tuples of these) with defaults.
+    """
+
+    version: ClassVar[int]
+    traits: ClassVar[frozenset[Trait]]
+    ablations: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # name -> fields that differ
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # "paper" -> keys (method.x, train.y) of the paper
+    summary: ClassVar[str] = ""  # one line for `harness list`
+
+    def attach(self, model: Model, tasks: Sequence[str], *, seed: int) -> Adapter:
+        """Put the adapter on a frozen model. Initial values depend on (seed, module name, expert) alone."""
+        raise NotImplementedError(f"{type(self).__name__} has no adapter")
+
+    def fit(self, adapter: Adapter, trainer: Trainer, tasks: Sequence[str]) -> None:
+        """Train the adapter. Default: one stage, all tasks mixed."""
+        trainer.train("all")
+
+    def answer(self, task: str, prompts: Sequence[Example], train: Sequence[Example]) -> Sequence[str]:
+        """Trait ANSWERS: a text for each prompt (whose targets are blank), from the task's train examples."""
+        raise NotImplementedError(f"{type(self).__name__} does not answer by itself")
+
+    def ranks(self, n_tasks: int) -> Ranks:
+        """Stored and active rank of every adapted layer with that many tasks."""
+        return Ranks(stored=0, active=0)
+
+    def within(self, budget: Budget, n_tasks: int) -> Method:
+        """The same method with ranks as near to the budget as possible, never above it.
+
+        Raises: BudgetError naming the least possible rank.
+        """
+        ranks = self.ranks(n_tasks)
+        used = ranks.active if budget.kind == "active" else ranks.stored
+        if used > budget.rank:
+            raise BudgetError(f"{type(self).__name__} needs {budget.kind} rank {used}; the budget is {budget}")
+        return self
+
+
+def iter_linear(model: Model) -> Iterator[tuple[str, nn.Linear]]:
+    """Every linear layer of the model's blocks by name: the usual target modules of a LoRA, without the output head."""
+    from torch import nn
+
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and module is not head:
+            yield name, module

@@ -1,0 +1,100 @@
+"""Methods and suites by name, from the entry points of every installed distribution, ours among them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, cast
+
+from harness.errors import HarnessError, UsageError, unknown
+
+if TYPE_CHECKING:
+    from harness.method import Method
+    from harness.task import Suite
+
+METHODS = "harness.methods"
+SUITES = "harness.suites"
+_WORD = {METHODS: "method", SUITES: "suite"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plugin:
+    """One name that a distribution claims. ``clashes`` names the distributions when several claim it."""
+
+    name: str
+    target: str
+    distribution: str
+    clashes: tuple[str, ...] = ()
+
+
+def plugins(group: str) -> dict[str, Plugin]:
+    """Every name of a group, from metadata alone (nothing is imported)."""
+    claims: dict[str, dict[str, EntryPoint]] = {}
+    for point in entry_points(group=group):
+        claims.setdefault(point.name, {})[_distribution(point)] = point
+    found = {}
+    for name, by_distribution in sorted(claims.items()):
+        owners = sorted(by_distribution)
+        found[name] = Plugin(
+            name=name,
+            target=by_distribution[owners[0]].value,
+            distribution=owners[0],
+            clashes=tuple(owners) if len(owners) > 1 else (),
+        )
+    return found
+
+
+def method_class(name: str) -> type[Method]:
+    """The method of that name; UsageError for an unknown name or a clash, HarnessError when it cannot be imported."""
+    return cast("type[Method]", _load(METHODS, name))
+
+
+def suite_class(name: str) -> type[Suite]:
+    """The suite of that name; errors as ``method_class``."""
+    return cast("type[Suite]", _load(SUITES, name))
+
+
+def broken(group: str) -> dict[str, str]:
+    """Why each plug-in that cannot be used cannot: by name, for `harness list --check`. Imports everything."""
+    reasons = {}
+    for name in plugins(group):
+        try:
+            _load(group, name)
+        except HarnessError as error:
+            reasons[name] = str(error)
+    return reasons
+
+
+def _distribution(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else point.value
+
+
+def _load(group: str, name: str) -> type:
+    word = _WORD[group]
+    known = plugins(group)
+    if name not in known:
+        raise unknown(word, name, known, see="harness list")
+    plugin = known[name]
+    if plugin.clashes:
+        raise UsageError(
+            f"{word} {name!r} is claimed by {' and '.join(plugin.clashes)}. Uninstall one, or rename its entry point."
+        )
+    point = EntryPoint(name=name, value=plugin.target, group=group)
+    try:
+        loaded = point.load()
+    except (ImportError, AttributeError, SyntaxError, TypeError, ValueError) as error:
+        raise HarnessError(
+            f"{word} {name!r} of {plugin.distribution} cannot be imported from {plugin.target}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    _check(group, name, loaded)
+    return cast("type", loaded)
+
+
+def _check(group: str, name: str, loaded: object) -> None:
+    from harness.method import Method
+    from harness.task import Suite
+
+    base = Method if group == METHODS else Suite
+    if not (isinstance(loaded, type) and issubclass(loaded, base)):
+        raise HarnessError(f"{_WORD[group]} {name!r} is {loaded!r}, not a subclass of harness's {base.__name__}")

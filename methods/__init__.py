@@ -1,0 +1,1 @@
+"""Multi-task LoRA methods, one per file."""

@@ -1,0 +1,1 @@
+"""Suites of tasks: parsers, metrics and readers."""

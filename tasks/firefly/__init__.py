@@ -1,0 +1,1 @@
+"""Firefly: Chinese instruction data of 23 kinds."""

@@ -1,0 +1,1 @@
+"""PromptCBLUE: 16 Chinese medical tasks as text generation."""
