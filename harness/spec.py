@@ -1,0 +1,131 @@
+"""What a run is: every choice that can change its result, in one canonical form whose hash is the run's name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Runtime = {"runtime": True}  # marks keys that change speed but no result: they stay out of the run_id
+
+
+class Section(BaseModel):
+    """A frozen group of keys; a misspelt one is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class TrainConfig(Section):
+    """``train.*`` keys: how every method is trained."""
+
+    lr: float = Field(1e-3, gt=0, description="peak learning rate")
+    steps: int | None = Field(None, ge=1, description="optimiser steps; overrides epochs")
+    epochs: float = Field(5.0, gt=0, description="passes over the training rows when steps is not given")
+    batch_size: int = Field(16, ge=1, description="examples per optimiser step")
+    loss: Literal["token", "example", "task"] = Field("token", description="what the loss is a mean of")
+    per_task: int | None = Field(None, ge=1, description="training rows of each task (default all)")
+    warmup: float = Field(0.03, ge=0, le=1, description="share of the steps with a rising learning rate")
+    weight_decay: float = Field(0.0, ge=0)
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.999, ge=0, lt=1)
+    eps: float = Field(1e-8, gt=0)
+    clip: float | None = Field(1.0, gt=0, description="largest gradient norm (none: no clipping)")
+    max_length: int = Field(1024, ge=16, description="tokens of prompt, target and eos; longer prompts lose the middle")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: bf16 where the GPU has it")
+    gradient_checkpointing: bool = Field(False, json_schema_extra=Runtime)
+    micro_tokens: int = Field(4096, ge=16, json_schema_extra=Runtime, description="tokens of one micro-batch")
+    checkpoint_steps: int = Field(100, ge=1, json_schema_extra=Runtime)
+    checkpoint_minutes: float = Field(5.0, gt=0, json_schema_extra=Runtime)
+
+
+class EvalConfig(Section):
+    """``eval.*`` keys: what is evaluated and how texts are generated (always greedily)."""
+
+    split: Literal["train", "dev", "test"] = "test"
+    per_task: int | None = Field(None, ge=1, description="rows of each task (default all)")
+    batch_tokens: int = Field(8192, ge=16, description="prompt tokens and room for the answer of one batch")
+    max_new_tokens: int | None = Field(None, ge=1, description="default: from the lengths of the training targets")
+
+
+class MethodSpec(Section):
+    """A method with every field resolved."""
+
+    name: str
+    version: int
+    ablation: str | None = None
+    preset: str | None = None
+    fields: dict[str, Any] = {}
+
+
+class SuiteSpec(Section):
+    """A suite with its options, the tasks that are run and the version of each."""
+
+    name: str
+    version: int
+    tasks: dict[str, int]
+    fields: dict[str, Any] = {}
+
+
+class ModelSpec(Section):
+    """A base model. label: as shown in tables; fingerprint: hub commit or hash of the files."""
+
+    label: str
+    fingerprint: str
+
+
+class DataSpec(Section):
+    """Where the rows come from. fingerprints: by file name or hub revision. sample: the embedded one."""
+
+    label: str
+    sample: bool
+    fingerprints: dict[str, str]
+
+
+class RunSpec(Section):
+    """Everything that decides a run's result. ``model`` is None for methods that answer without one."""
+
+    method: MethodSpec
+    suite: SuiteSpec
+    model: ModelSpec | None
+    data: DataSpec
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    prompt: Literal["plain", "chat"] = "plain"
+    shots: int = Field(0, ge=0)
+    budget: str | None = None
+    clusters: str | None = None
+    backend: str = "hf"
+    seed: int = 0
+
+
+def canonical(spec: RunSpec) -> bytes:
+    """The spec as JSON with sorted keys, without defaults, runtime keys and labels: equal bytes, equal run."""
+    content = spec.model_dump(mode="json", exclude_defaults=True)
+    for section, config in (("train", TrainConfig), ("eval", EvalConfig)):
+        for key, info in config.model_fields.items():
+            if info.json_schema_extra == Runtime:
+                content.get(section, {}).pop(key, None)
+    for section in ("model", "data"):
+        if content.get(section):
+            content[section].pop("label", None)
+    if spec.data.sample:
+        content["data"]["sample"] = True
+    return json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def run_id(spec: RunSpec) -> str:
+    """sha256 of the canonical spec, in hexadecimal."""
+    return hashlib.sha256(canonical(spec)).hexdigest()
+
+
+def display_name(spec: RunSpec) -> str:
+    """``cgc_lora`` or ``cgc_lora+no_gate``."""
+    ablation = spec.method.ablation
+    return f"{spec.method.name}+{ablation}" if ablation else spec.method.name
+
+
+def directory_name(spec: RunSpec) -> str:
+    """``<method>[+<ablation>]-<suite>-<run_id[:8]>``."""
+    return f"{display_name(spec)}-{spec.suite.name}-{run_id(spec)[:8]}"
