@@ -50,13 +50,14 @@ class EvalConfig(Section):
 
 
 class MethodSpec(Section):
-    """A method with every field resolved."""
+    """A method. fields: what differs from its defaults; resolved: every field, for readers (not part of the run_id)."""
 
     name: str
     version: int
     ablation: str | None = None
     preset: str | None = None
     fields: dict[str, Any] = {}
+    resolved: dict[str, Any] = {}
 
 
 class SuiteSpec(Section):
@@ -110,8 +111,7 @@ def canonical(spec: RunSpec) -> bytes:
     for section in ("model", "data"):
         if content.get(section):
             content[section].pop("label", None)
-    if spec.data.sample:
-        content["data"]["sample"] = True
+    content["method"].pop("resolved", None)
     return json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
 
 
