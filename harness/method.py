@@ -91,10 +91,13 @@ class Adapter(Protocol):
         """Give the model back as it was before ``attach``."""
 
     def assign(self, prompts: Sequence[Tensor]) -> Sequence[int] | None:
-        """Label-free choice: the route of each tokenised prompt (1-d LongTensor). None: the task's name is the route."""
+        """Label-free choice: the route of each tokenised prompt (1-d LongTensor). None: the task is the route."""
 
     def fold(self, task: str) -> Mapping[str, LoRAFactors]:
         """One task's share as plain LoRA factors by module name of the base model. Raises NotFoldable."""
+
+    def begin_step(self, seed: int) -> None:
+        """Called before every optimiser step with a seed of (run, stage, step): noise is drawn from it, per task."""
 
     def penalty(self) -> Tensor:
         """The method's own loss term, summed over the rows of the last forward; the engine divides. A scalar."""
@@ -176,6 +179,10 @@ class Method(ABC):
     def answer(self, task: str, prompts: Sequence[Example], train: Sequence[Example]) -> Sequence[str]:
         """Trait ANSWERS: a text for each prompt (whose targets are blank), from the task's train examples."""
         raise NotImplementedError(f"{type(self).__name__} does not answer by itself")
+
+    def lr_factor(self, parameter: str) -> float:
+        """What the learning rate of a parameter of ``Adapter.trainable`` is multiplied by."""
+        return 1.0
 
     def ranks(self, n_tasks: int) -> Ranks:
         """Stored and active rank of every adapted layer with that many tasks."""
