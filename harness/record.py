@@ -5,6 +5,7 @@ Missing is None and is never written as 0, -1 or nan.
 
 from __future__ import annotations
 
+import hashlib
 from datetime import datetime
 from typing import Any, Literal
 
@@ -21,8 +22,16 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+def text_hash(text: str) -> str:
+    """The hash by which a prediction knows the prompt and the target that it was made for (64 bits, hexadecimal)."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 class Prediction(Frozen):
-    """One line of predictions/<task>.jsonl. tokens: generated, without eos; cut: the length limit was reached."""
+    """One line of predictions/<task>.jsonl. tokens: generated, without eos; cut: the length limit was reached.
+
+    prompt_hash and target_hash: ``text_hash`` of the example's prompt and target as the suite gives them.
+    """
 
     id: str
     prompt_hash: str
