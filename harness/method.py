@@ -99,8 +99,22 @@ class Adapter(Protocol):
     def begin_step(self, seed: int) -> None:
         """Called before every optimiser step with a seed of (run, stage, step): noise is drawn from it, per task."""
 
+    def begin_step(self, stage: str, step: int) -> None:
+        """Told before the forwards of each optimiser step, with the same arguments in every process.
+
+        A gate's noise is a function of (seed, stage, step, layer, task) alone: equal in all micro-batches of a step.
+        """
+
+    def read(self, prompts: Sequence[Tensor], owner: LongTensor) -> None:
+        """Trait LABEL_FREE, told inside ``route`` before each forward: the tokenised prompts of its sequences.
+
+        Args:
+            prompts: 1-d LongTensors, without targets and padding.
+            owner: of the shape of the route's labels: the prompt (its index) that each row or token belongs to.
+        """
+
     def penalty(self) -> Tensor:
-        """The method's own loss term, summed over the rows of the last forward; the engine divides. A scalar."""
+        """The method's own loss term, summed over the prompts of the last ``read``; the engine divides. A scalar."""
 
 
 class Trainer(Protocol):
