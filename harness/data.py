@@ -70,7 +70,7 @@ def group(dataset: Dataset, split: str, tasks: Sequence[str], per_task: int | No
 
 def without_targets(rows: Rows) -> bool:
     """True where every target of the split is blank, as in a published test file."""
-    used = np.concatenate([i for i in rows.by_task.values()] or [np.zeros(0, np.int64)])
+    used = np.concatenate([np.zeros(0, np.int64), *rows.by_task.values()])
     return len(used) > 0 and not any(t.strip() for t in rows.dataset.select(used)["target"])
 
 
@@ -125,7 +125,7 @@ class Mixture:
         Raises: DataError where those tasks have no rows at all.
         """
         chosen = list(self.rows.by_task) if tasks is None else [t for t in self.rows.by_task if t in set(tasks)]
-        rows = np.concatenate([self.rows.by_task[t] for t in chosen] or [np.zeros(0, np.int64)])
+        rows = np.concatenate([np.zeros(0, np.int64), *(self.rows.by_task[t] for t in chosen)])
         if len(rows) == 0:
             raise DataError(f"no training rows for {', '.join(chosen) or 'any task'}: choose other --tasks or --data")
         batch = max(1, round(self.batch_size * len(rows) / self.total))

@@ -49,7 +49,7 @@ class Encoder:
         prompts = self.prompts(examples)
         targets = self.targets(examples)
         return [
-            Encoded(task=e.task, prompt=p, target=tuple(t[: self.max_length - len(p) - 1]) + (self.eos,), cut=cut)
+            Encoded(task=e.task, prompt=p, target=(*t[: self.max_length - len(p) - 1], self.eos), cut=cut)
             for e, (p, cut), t in zip(examples, prompts, targets, strict=True)
         ]
 
@@ -75,7 +75,8 @@ class Encoder:
             if cut:
                 head = room // 2
                 ids = ids[:head] + ids[len(ids) - (room - head) :]
-            out.append((tuple(ids), cut or shots < self.n_shots))
+            # An empty prompt still needs one token to predict the answer from.
+            out.append((tuple(ids) or (self.eos,), cut or shots < self.n_shots))
         return out
 
     def room(self, task: str) -> int:
@@ -125,9 +126,8 @@ def generation_limits(tokenizer: Any, train: Rows | None, tasks: Sequence[str], 
         return dict.fromkeys(tasks, told)
     limits = {}
     for task in tasks:
-        indices = train.by_task[task][:_SAMPLE] if train is not None else []
-        if train is not None and len(indices):
-            texts = train.dataset.select(indices)["target"]
+        if train is not None and len(train.by_task[task]):
+            texts = train.dataset.select(train.by_task[task][:_SAMPLE])["target"]
             lengths = [len(i) + 1 for i in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
             limits[task] = int(np.ceil(1.25 * np.quantile(lengths, 0.995)))
     return {task: limits.get(task, max(limits.values(), default=DEFAULT_LIMIT)) for task in tasks}

@@ -16,7 +16,7 @@ from harness.errors import BudgetError
 from harness.task import Example
 
 if TYPE_CHECKING:
-    from torch import LongTensor, Tensor, nn
+    from torch import Tensor, nn
 
     Parameters = Sequence[nn.Parameter]
     Model = nn.Module
@@ -66,7 +66,7 @@ class Adapter(Protocol):
     result can come from a forgotten route. Contexts are not re-enterable and must stay open until backward has ended.
     """
 
-    def route(self, labels: LongTensor) -> AbstractContextManager[None]:
+    def route(self, labels: Tensor) -> AbstractContextManager[None]:
         """Routed: each row (labels of shape (B,)) or token ((B, S), packed rows) uses the share of its task.
 
         Labels index the tasks given to ``attach``. Rows repeated by beams: row i has route i // (rows / len(labels)).
@@ -96,16 +96,13 @@ class Adapter(Protocol):
     def fold(self, task: str) -> Mapping[str, LoRAFactors]:
         """One task's share as plain LoRA factors by module name of the base model. Raises NotFoldable."""
 
-    def begin_step(self, seed: int) -> None:
-        """Called before every optimiser step with a seed of (run, stage, step): noise is drawn from it, per task."""
-
     def begin_step(self, stage: str, step: int) -> None:
         """Told before the forwards of each optimiser step, with the same arguments in every process.
 
         A gate's noise is a function of (seed, stage, step, layer, task) alone: equal in all micro-batches of a step.
         """
 
-    def read(self, prompts: Sequence[Tensor], owner: LongTensor) -> None:
+    def read(self, prompts: Sequence[Tensor], owner: Tensor) -> None:
         """Trait LABEL_FREE, told inside ``route`` before each forward: the tokenised prompts of its sequences.
 
         Args:

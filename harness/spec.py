@@ -6,9 +6,11 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-Runtime = {"runtime": True}  # marks keys that change speed but no result: they stay out of the run_id
+Runtime: dict[str, JsonValue] = {
+    "runtime": True
+}  # marks keys that change speed but no result: they stay out of the run_id
 
 
 class Section(BaseModel):
