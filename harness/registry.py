@@ -1,9 +1,10 @@
-"""Methods and suites by name, from the entry points of every installed distribution, ours among them."""
+"""Methods, suites and models by name, from the entry points of every installed distribution, ours among them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from harness.errors import HarnessError, UsageError, unknown
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
 
 METHODS = "harness.methods"
 SUITES = "harness.suites"
-_WORD = {METHODS: "method", SUITES: "suite"}
+MODELS = "harness.models"
+_WORD = {METHODS: "method", SUITES: "suite", MODELS: "model"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,11 @@ def suite_class(name: str) -> type[Suite]:
     return cast("type[Suite]", _load(SUITES, name))
 
 
+def model_folder(name: str) -> Path | None:
+    """The folder of a model that a distribution brings along (``tiny``), None where nobody registered the name."""
+    return cast("Path", _load(MODELS, name)) if name in plugins(MODELS) else None
+
+
 def broken(group: str) -> dict[str, str]:
     """Why each plug-in that cannot be used cannot: by name, for `harness list --check`. Imports everything."""
     reasons = {}
@@ -69,7 +76,7 @@ def _distribution(point: EntryPoint) -> str:
     return point.dist.name if point.dist is not None else point.value
 
 
-def _load(group: str, name: str) -> type:
+def _load(group: str, name: str) -> object:
     word = _WORD[group]
     known = plugins(group)
     if name not in known:
@@ -88,13 +95,17 @@ def _load(group: str, name: str) -> type:
             f"{type(error).__name__}: {error}"
         ) from error
     _check(group, name, loaded)
-    return cast("type", loaded)
+    return loaded
 
 
 def _check(group: str, name: str, loaded: object) -> None:
     from harness.method import Method
     from harness.task import Suite
 
+    if group == MODELS:
+        if not isinstance(loaded, Path):
+            raise HarnessError(f"model {name!r} is {loaded!r}, not the path of a folder")
+        return
     base = Method if group == METHODS else Suite
     if not (isinstance(loaded, type) and issubclass(loaded, base)):
         raise HarnessError(f"{_WORD[group]} {name!r} is {loaded!r}, not a subclass of harness's {base.__name__}")

@@ -1,0 +1,75 @@
+"""The hash of a file, remembered while path, size and modification time stay the same."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+from harness.errors import DataError
+
+_CHUNK: Final = 1 << 22
+_SETTLED_NS: Final = 2_000_000_000  # a file changed this recently may change again within one tick of its clock
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+
+
+def file_sha256(path: str | Path) -> str:
+    """The sha256 of a file in hexadecimal.
+
+    Files of any size are read once; later calls read a small note in the user's cache folder
+    (``$XDG_CACHE_HOME/mtlora-harness/sha256``). A cache that cannot be written costs time and nothing else.
+
+    Raises: DataError where the file is missing or cannot be read.
+    """
+    file = Path(path).expanduser().resolve()
+    try:
+        state = file.stat()
+        note = _note(f"{file}|{state.st_size}|{state.st_mtime_ns}")
+        known = _read(note)
+        if known is not None:
+            return known
+        digest = _hash(file)
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror or error}. Give a file that exists.") from error
+    if abs(time.time_ns() - state.st_mtime_ns) > _SETTLED_NS:
+        _write(note, digest)
+    return digest
+
+
+def cache_folder() -> Path:
+    """Where the project keeps what it can make again: ``$XDG_CACHE_HOME/mtlora-harness`` or ``~/.cache/...``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtlora-harness"
+
+
+def _hash(file: Path) -> str:
+    content = hashlib.sha256()
+    with file.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            content.update(chunk)
+    return content.hexdigest()
+
+
+def _note(key: str) -> Path:
+    return cache_folder() / "sha256" / hashlib.sha256(key.encode()).hexdigest()
+
+
+def _read(note: Path) -> str | None:
+    try:
+        text = note.read_text("ascii")
+    except (OSError, UnicodeDecodeError):
+        return None
+    return text if _DIGEST.fullmatch(text) else None
+
+
+def _write(note: Path, digest: str) -> None:
+    with contextlib.suppress(OSError):
+        note.parent.mkdir(parents=True, exist_ok=True)
+        handle, aside = tempfile.mkstemp(dir=note.parent)
+        with os.fdopen(handle, "w", encoding="ascii") as stream:
+            stream.write(digest)
+        Path(aside).replace(note)
