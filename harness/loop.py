@@ -42,40 +42,34 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
     return peak * (steps - step) / max(1, steps - warm)
 
 
-class Loop:
-    """The optimiser of one stage and the model that it moves.
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What is trained: parameters by name, whose learning rates are multiplied by ``factors``.
 
-    Args:
-        parameters: by name; learning rates are multiplied by ``factors``.
-        stage: its name, for the adapter's own noise.
-        key: what dropout depends on, beside step and micro-batch (seed and tasks).
-        reads: the adapter reads prompts to choose a route (trait LABEL_FREE).
+    key: what dropout depends on, beside step and micro-batch (seed and tasks).
+    reads: the adapter reads prompts to choose a route (trait LABEL_FREE).
     """
 
-    def __init__(
-        self,
-        loaded: LoadedModel,
-        adapter: Adapter,
-        parameters: Mapping[str, nn.Parameter],
-        factors: Mapping[str, float],
-        config: TrainConfig,
-        *,
-        stage: str,
-        steps: int,
-        key: Sequence[object],
-        reads: bool,
-    ) -> None:
-        self.adapter, self.config, self.reads = adapter, config, reads
-        self.stage, self.steps, self.key = stage, steps, tuple(key)
-        self.parameters = dict(parameters)
-        self.factors = dict(factors)
+    name: str
+    steps: int
+    key: tuple[object, ...]
+    reads: bool
+    parameters: Mapping[str, nn.Parameter]
+    factors: Mapping[str, float]
+
+
+class Loop:
+    """The optimiser of one stage and the model that it moves."""
+
+    def __init__(self, loaded: LoadedModel, adapter: Adapter, config: TrainConfig, stage: Stage) -> None:
+        self.adapter, self.config, self.stage = adapter, config, stage
         self.micro_tokens = config.micro_tokens
         self.seq2seq = loaded.encoder_decoder
         self.accelerator = Accelerator(
             cpu=loaded.device.type == "cpu",
             mixed_precision="fp16" if loaded.dtype == torch.float16 and loaded.device.type == "cuda" else "no",
         )
-        groups = [{"params": [p], "factor": factors[name]} for name, p in self.parameters.items()]
+        groups = [{"params": [p], "factor": stage.factors[name]} for name, p in stage.parameters.items()]
         optimiser = torch.optim.AdamW(
             groups,
             lr=config.lr,
@@ -93,7 +87,7 @@ class Loop:
         Raises: TrainingError when the loss or the gradient is not finite; nothing has been changed then.
         """
         started = time.perf_counter()
-        self.adapter.begin_step(self.stage, number)
+        self.adapter.begin_step(self.stage.name, number)
         while True:
             try:
                 loss, sums = self._gradients(number, rows, tasks)
@@ -101,7 +95,7 @@ class Loop:
             except torch.OutOfMemoryError:
                 self._halve(rows)
         norm = self._clip()
-        lr = learning_rate(number, self.steps, self.config.lr, self.config.warmup)
+        lr = learning_rate(number, self.stage.steps, self.config.lr, self.config.warmup)
         self._check(loss, norm, number, rows)
         for group in self.optimiser.param_groups:
             group["lr"] = lr * group["factor"]
@@ -121,11 +115,11 @@ class Loop:
     def state(self) -> dict[str, Tensor]:
         """The optimiser's state by ``<parameter>/<key>``."""
         state = self.optimiser.state
-        return {f"{n}/{k}": v for n, p in self.parameters.items() for k, v in state.get(p, {}).items()}
+        return {f"{n}/{k}": v for n, p in self.stage.parameters.items() for k, v in state.get(p, {}).items()}
 
     def load_state(self, saved: Mapping[str, Tensor]) -> None:
         """The inverse of ``state``."""
-        for name, parameter in self.parameters.items():
+        for name, parameter in self.stage.parameters.items():
             entries = {k.rsplit("/", 1)[1]: v for k, v in saved.items() if k.rsplit("/", 1)[0] == name}
             if entries:
                 self.optimiser.state[parameter] = {
@@ -141,14 +135,14 @@ class Loop:
         by_task = torch.zeros(len(tasks), dtype=torch.float64, device=self.device)
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         for micro, positions in enumerate(split(rows, self.micro_tokens)):
-            torch.manual_seed(stable_seed("dropout", *self.key, number, micro))
+            torch.manual_seed(stable_seed("dropout", *self.stage.key, number, micro))
             chosen = [rows[i] for i in positions]
             batch = collate(
                 chosen, [index[r.task] for r in chosen], [weights[i] for i in positions], self.device, self.seq2seq
             )
             # The route stays set until backward has ended: checkpointed layers run their forward again.
             with self.adapter.route(batch.routes):
-                if self.reads:
+                if self.stage.reads:
                     prompts = [torch.tensor(r.prompt, device=self.device) for r in chosen]
                     self.adapter.read(prompts, torch.arange(len(chosen), device=self.device))
                 losses = token_losses(self.model, batch)
@@ -161,7 +155,7 @@ class Loop:
 
     def _clip(self) -> float:
         limit = self.config.clip if self.config.clip is not None else math.inf
-        return float(self.accelerator.clip_grad_norm_(list(self.parameters.values()), limit))
+        return float(self.accelerator.clip_grad_norm_(list(self.stage.parameters.values()), limit))
 
     def _halve(self, rows: Sequence[Encoded]) -> None:
         longest = max(len(r) for r in rows)

@@ -20,7 +20,7 @@ from harness.data import Mixture, StepPlan
 from harness.encode import Encoder, draw
 from harness.errors import TrainingError
 from harness.interrupt import StopFlag
-from harness.loop import Loop, StepResult, trainable_state
+from harness.loop import Loop, Stage, StepResult, trainable_state
 from harness.method import Adapter, Method, Trait
 from harness.model import LoadedModel
 from harness.record import TrainingSummary
@@ -166,17 +166,15 @@ class EngineTrainer:
             raise TrainingError(f"stage {stage!r} has no parameters to train")
         for name, parameter in everything.items():
             parameter.requires_grad_(name in set(names))
-        loop = Loop(
-            self.loaded,
-            self.adapter,
-            {n: everything[n] for n in names},
-            {n: self.method.lr_factor(n) for n in names},
-            self.config,
-            stage=stage,
+        parts = Stage(
+            name=stage,
             steps=plan.steps,
             key=(self.seed, *(self.tasks if tasks is None else tasks)),
             reads=Trait.LABEL_FREE in self.method.traits,
+            parameters={n: everything[n] for n in names},
+            factors={n: self.method.lr_factor(n) for n in names},
         )
+        loop = Loop(self.loaded, self.adapter, self.config, parts)
         if self._progress.stage == stage:
             loop.load_state(self._optimiser)
         else:

@@ -1,0 +1,49 @@
+"""A trained adapter on disk: adapter.safetensors and adapter.json."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from harness.errors import StoreError
+from harness.loop import trainable_state
+from harness.method import Adapter
+from harness.spec import RunSpec, run_id
+from harness.store import write_atomic, write_json
+
+_WEIGHTS, _META = "adapter.safetensors", "adapter.json"
+
+
+def save_adapter(folder: Path, adapter: Adapter, spec: RunSpec) -> None:
+    """Weights first, then the file that says whose they are: an adapter.json means a whole adapter."""
+    data = save({k: v.contiguous() for k, v in trainable_state(adapter.state_dict()).items()})
+    write_atomic(folder / _WEIGHTS, data)
+    meta = {
+        "run_id": run_id(spec),
+        "method": spec.method.model_dump(mode="json"),
+        "suite": spec.suite.model_dump(mode="json"),
+        "model": spec.model.model_dump(mode="json") if spec.model else None,
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
+    write_json(folder / _META, meta)
+
+
+def has_adapter(folder: Path) -> bool:
+    """True where a whole adapter has been saved."""
+    return (folder / _META).exists()
+
+
+def load_into(folder: Path, adapter: Adapter) -> None:
+    """Load saved weights into an adapter of the same method. Raises: StoreError for damaged or foreign files."""
+    try:
+        meta = json.loads((folder / _META).read_bytes())
+        data = (folder / _WEIGHTS).read_bytes()
+        if hashlib.sha256(data).hexdigest() != meta["sha256"]:
+            raise ValueError(f"wrong hash of {_WEIGHTS}")
+        adapter.load_state_dict(load(data))
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise StoreError(f"{folder} holds no usable adapter ({error}). Delete the folder to train it again.") from error

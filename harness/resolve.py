@@ -1,0 +1,286 @@
+"""From what a user typed to a RunSpec in which every choice is made."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from harness.data import Rows, group, without_targets
+from harness.errors import DataError, UsageError, unknown
+from harness.fingerprint import file_sha256
+from harness.method import Budget, Method, Trait
+from harness.model import identify
+from harness.registry import method_class, suite_class
+from harness.spec import DataSpec, EvalConfig, MethodSpec, RunSpec, SuiteSpec, TrainConfig
+from harness.task import Suite
+
+_OPTIONS = {
+    "method": str,
+    "suite": str,
+    "model": str,
+    "data": str,
+    "tasks": str,
+    "ablation": str,
+    "preset": str,
+    "clusters": str,
+    "prompt": str,
+    "backend": str,
+    "budget": str,
+    "seed": int,
+    "shots": int,
+}
+_SECTIONS = ("train", "eval", "method", "suite")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a user asked for: options by name (``_OPTIONS``) and keys such as ``train.lr``, unparsed or parsed."""
+
+    options: Mapping[str, Any]
+    keys: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """A run with every choice made, and the objects that the spec names."""
+
+    spec: RunSpec
+    method: Method
+    suite: Suite
+    source: str
+    model: str | None
+    rows: Rows  # of the split that is evaluated
+    notices: tuple[str, ...]
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """``--set key=value`` pairs; values as in TOML, bare words as strings, ``none`` as None."""
+    keys = {}
+    for text in assignments:
+        key, sign, value = text.partition("=")
+        if not sign or not key.strip():
+            raise UsageError(f"--set {text}: expected key=value, for example --set train.lr=3e-4")
+        keys[key.strip()] = parse_value(value.strip())
+    return keys
+
+
+def parse_value(text: str) -> Any:
+    """A TOML value, or the text itself where it is none."""
+    if text.lower() == "none":
+        return None
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def read_config(path: Path) -> Request:
+    """A TOML file: the options in a table ``[run]``, keys in ``[train]``, ``[eval]``, ``[method]``, ``[suite]``."""
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--config {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {path}: not valid TOML: {error}") from error
+    options = tables.pop("run", {})
+    keys: dict[str, Any] = {}
+    for section, table in tables.items():
+        if section not in _SECTIONS or not isinstance(table, dict):
+            raise unknown("table", section, ["run", *_SECTIONS], see="README, section Configuration")
+        keys |= {f"{section}.{name}": value for name, value in table.items()}
+    for name in options:
+        if name not in _OPTIONS:
+            raise unknown("option", name, _OPTIONS, see="harness run --help")
+    return Request(options=options, keys=keys)
+
+
+def merge(low: Request, high: Request) -> Request:
+    """Two requests; what ``high`` says wins."""
+    given = {k: v for k, v in high.options.items() if v is not None}
+    return Request(options={**low.options, **given}, keys={**low.keys, **high.keys})
+
+
+def resolve(request: Request) -> Resolved:
+    """Make every choice.
+
+    Raises: UsageError, DataError or ModelError, each naming the wrong thing and the remedy.
+    """
+    options = {**dict.fromkeys(_OPTIONS), **request.options}
+    for needed in ("method", "suite"):
+        if not options[needed]:
+            raise UsageError(f"--{needed} is missing. See: harness list")
+    cls = method_class(options["method"])
+    sections = _by_section(_with_preset(request.keys, cls, options["preset"]))
+    budget = options["budget"] or sections.pop("", {}).get("budget")
+    suite = build(suite_class(options["suite"]), sections["suite"], "suite")
+    notices: list[str] = []
+    train = _config(TrainConfig, "train", sections["train"])
+    evaluation = _config(EvalConfig, "eval", sections["eval"])
+    source, data = _data(suite, options["data"])
+    evaluation, rows = _rows(suite, source, evaluation, options["tasks"], notices)
+    tasks = list(rows.by_task)
+    method = _method(cls, sections["method"], options["ablation"], budget, len(tasks))
+    model = None if Trait.ANSWERS in method.traits else options["model"] or "tiny"
+    if model == "tiny" and not data.sample:
+        notices.append("--model tiny is a toy made for the embedded sample; on real data give a real model")
+    base = type(method)()
+    spec = _spec(
+        method=MethodSpec(
+            name=options["method"],
+            version=method.version,
+            ablation=options["ablation"],
+            preset=options["preset"],
+            fields=_changed(method, base),
+            resolved=dataclasses.asdict(method),
+        ),
+        suite=SuiteSpec(
+            name=options["suite"],
+            version=suite.version,
+            tasks={t: suite.tasks[t].version for t in tasks},
+            fields=_changed(suite, type(suite)()),
+        ),
+        model=identify(model) if model else None,
+        data=data,
+        train=train if Trait.TRAINS in method.traits else _data_only(train),
+        eval=evaluation,
+        budget=str(parse_budget(budget)) if budget else None,
+        **{k: options[k] for k in ("prompt", "shots", "clusters", "backend", "seed") if options[k] is not None},
+    )
+    return Resolved(
+        spec=spec, method=method, suite=suite, source=source, model=model, rows=rows, notices=tuple(notices)
+    )
+
+
+def build(cls: type[T], values: Mapping[str, Any], section: str) -> T:
+    """A method or suite from its keys. Raises: UsageError for an unknown field or a wrong value."""
+    known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for name in values:
+        if name not in known:
+            raise unknown("key", f"{section}.{name}", [f"{section}.{k}" for k in known], see="harness list")
+    try:
+        return TypeAdapter(cls).validate_python(dict(values))
+    except ValidationError as error:
+        raise _wrong(error, section, values) from error
+
+
+def parse_budget(text: str) -> Budget:
+    """``active:16`` or ``stored:64``."""
+    kind, _, rank = text.partition(":")
+    if kind not in ("active", "stored") or not rank.isdigit() or int(rank) < 1:
+        raise UsageError(f"budget {text!r}: expected active:R or stored:R with a whole number R, such as active:16")
+    return Budget(kind=kind, rank=int(rank))
+
+
+def _spec(**fields: Any) -> RunSpec:
+    try:
+        return RunSpec(**fields)
+    except ValidationError as error:
+        raise _wrong(error, "", fields) from error
+
+
+def _config(cls: type[T], section: str, values: Mapping[str, Any]) -> T:
+    known = list(cls.model_fields)  # type: ignore[attr-defined]
+    for name in values:
+        if name not in known:
+            raise unknown("key", f"{section}.{name}", [f"{section}.{k}" for k in known], see="harness run --help-keys")
+    try:
+        return cls(**values)
+    except ValidationError as error:
+        raise _wrong(error, section, values) from error
+
+
+def _wrong(error: ValidationError, section: str, values: Mapping[str, Any]) -> UsageError:
+    first = error.errors()[0]
+    name = ".".join(str(p) for p in first["loc"])
+    key = f"{section}.{name}" if section and name else section or name
+    given = first.get("input", values)
+    return UsageError(f"{key} = {given!r}: {first['msg'].removeprefix('Value error, ')}")
+
+
+def _with_preset(keys: Mapping[str, Any], cls: type[Method], preset: str | None) -> dict[str, Any]:
+    if preset is None:
+        return dict(keys)
+    if preset not in cls.presets:
+        raise unknown("preset", preset, cls.presets, see="harness list")
+    return {**cls.presets[preset], **keys}
+
+
+def _by_section(keys: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    sections: dict[str, dict[str, Any]] = {s: {} for s in ("", *_SECTIONS)}
+    for key, value in keys.items():
+        section, dot, name = key.partition(".")
+        if key == "budget":
+            sections[""]["budget"] = value
+        elif not dot or section not in _SECTIONS:
+            known = [f"train.{k}" for k in TrainConfig.model_fields] + [f"eval.{k}" for k in EvalConfig.model_fields]
+            raise unknown("key", key, [*known, "budget", "method.", "suite."], see="harness run --help-keys")
+        else:
+            sections[section][name] = value
+    return sections
+
+
+def _method(
+    cls: type[Method], values: Mapping[str, Any], ablation: str | None, budget: str | None, n_tasks: int
+) -> Method:
+    changes: Mapping[str, Any] = {}
+    if ablation is not None:
+        if ablation not in cls.ablations:
+            raise unknown("ablation", ablation, cls.ablations, see="harness list")
+        changes = cls.ablations[ablation]
+        both = sorted(set(changes) & set(values))
+        if both:
+            raise UsageError(f"--ablation {ablation} sets method.{both[0]} itself: leave it out of --set")
+    method = build(cls, {**values, **changes}, "method")
+    return method.within(parse_budget(budget), n_tasks) if budget and Trait.TRAINS in method.traits else method
+
+
+def _data_only(train: TrainConfig) -> TrainConfig:
+    # Untrained methods still use the training rows (answers, in-context examples, length limits), and nothing else.
+    return TrainConfig(per_task=train.per_task, max_length=train.max_length, precision=train.precision)
+
+
+def _changed(value: Any, default: Any) -> dict[str, Any]:
+    names = [f.name for f in dataclasses.fields(value)]
+    return {n: getattr(value, n) for n in names if getattr(value, n) != getattr(default, n)}
+
+
+def _data(suite: Suite, given: str | None) -> tuple[str, DataSpec]:
+    if given is None:
+        if suite.sample is None:
+            raise UsageError(f"--data is missing: suite {suite.name!r} has no embedded sample")
+        source, label = str(suite.sample), "sample"
+    else:
+        source, label = given, Path(given).name if Path(given).exists() else given
+    files = suite.files(source)
+    prints = {p.name: file_sha256(p) for p in files}
+    prints |= {k: str(v) for k, v in suite.describe(source).items() if k in ("revision", "split")}
+    return source, DataSpec(label=label, sample=given is None, fingerprints=prints)
+
+
+def _rows(
+    suite: Suite, source: str, config: EvalConfig, tasks: str | None, notices: list[str]
+) -> tuple[EvalConfig, Rows]:
+    wanted = list(suite.tasks) if tasks is None else [t.strip() for t in tasks.split(",") if t.strip()]
+    for task in wanted:
+        if task not in suite.tasks:
+            raise unknown("task", task, suite.tasks, see=f"harness list {suite.name}")
+    wanted = [t for t in suite.tasks if t in set(wanted)]
+    rows = group(suite.read(source, config.split), config.split, wanted, config.per_task)
+    if config.split == "test" and without_targets(rows):
+        notices.append("the test split has no targets: evaluating on the dev split")
+        config = config.model_copy(update={"split": "dev"})
+        rows = group(suite.read(source, "dev"), "dev", wanted, config.per_task)
+    empty = [t for t, n in rows.counts.items() if n == 0]
+    if len(empty) == len(wanted):
+        raise DataError(f"{source}: the {config.split} split has no rows of {', '.join(wanted)}")
+    if empty:
+        notices.append(f"left out, no {config.split} rows: {', '.join(empty)}")
+    kept = {t: i for t, i in rows.by_task.items() if len(i)}
+    return config, dataclasses.replace(rows, by_task=kept)
