@@ -7,7 +7,7 @@ its metrics need. That makes every bootstrap one matrix product (see ``harness.s
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -122,6 +122,10 @@ class Suite(ABC):
     def files(self, source: str) -> Sequence[Path]:
         """The local files that the source is made of, for fingerprints; empty for a hub data set."""
         return ()
+
+    def locate(self, source: str, split: str, ids: Iterable[str]) -> Mapping[str, str]:
+        """Where examples stand, as "file:line" by id; ids that cannot be placed are left out."""
+        return {}
 
     @property
     def sample(self) -> Path | None:
