@@ -1,0 +1,124 @@
+"""The three protocols of each sort of task, from parsers and metrics: official, readme, jieba.
+
+``official`` is the released scorer; ``readme`` is what the benchmark's documents say; ``jieba`` is what scripts of the
+ChatGLM family report: ROUGE on jieba's words, CHIP-CTC as micro F1, otherwise as ``readme``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from harness.task import NOT_PARSED, Answer, Example, Protocol, Statistics
+from tasks._metrics import label_statistics, rouge_statistics, set_statistics
+from tasks._rouge import Tokens
+from tasks.promptcblue import official, readme
+from tasks.promptcblue.answers import HEADINGS, Outside, Sections
+from tasks.promptcblue.tokens import characters, words
+
+Parse = Callable[[str, Example], Answer]
+Cut = Callable[[str], Tokens]
+
+
+def items(official_parse: Parse, readme_parse: Parse) -> Mapping[str, Protocol]:
+    """Protocols of extraction tasks: strict micro F1 over sets of items; what did not parse has no items."""
+    described = Protocol(parse=readme_parse, statistics=_item_statistics, headline="f1")
+    return {
+        "official": Protocol(parse=official_parse, statistics=_item_statistics, headline="f1"),
+        "readme": described,
+        "jieba": described,
+    }
+
+
+def micro_label(labels: tuple[str, ...], official_parse: Parse = official.label) -> Mapping[str, Protocol]:
+    """Protocols of label tasks whose documents say micro F1.
+
+    Quirk of the released scorer: it says micro too, but computes scikit-learn's weighted average.
+    """
+    described = Protocol(parse=readme.label(labels), statistics=_readme_labels, headline="micro_f1")
+    return {
+        "official": Protocol(parse=official_parse, statistics=_official_labels(labels), headline="weighted_f1"),
+        "readme": described,
+        "jieba": described,
+    }
+
+
+def macro_label(labels: tuple[str, ...], jieba_headline: str = "macro_f1") -> Mapping[str, Protocol]:
+    """Protocols of label tasks with macro F1."""
+    described = Protocol(parse=readme.label(labels), statistics=_readme_labels, headline="macro_f1")
+    return {
+        "official": Protocol(parse=official.label, statistics=_official_labels(labels), headline="macro_f1"),
+        "readme": described,
+        "jieba": Protocol(parse=described.parse, statistics=_readme_labels, headline=jieba_headline),
+    }
+
+
+def replies() -> Mapping[str, Protocol]:
+    """Protocols of a task whose answer is a text: ROUGE-L."""
+    return {
+        "official": Protocol(parse=official.reply, statistics=_official_replies, headline="rouge_l"),
+        "readme": Protocol(parse=readme.reply, statistics=_readme_replies(characters), headline="rouge_l"),
+        "jieba": Protocol(parse=readme.reply, statistics=_readme_replies(words), headline="rouge_l"),
+    }
+
+
+def reports() -> Mapping[str, Protocol]:
+    """Protocols of a task whose answer is a text in sections: the mean of their ROUGE-L."""
+    return {
+        "official": Protocol(parse=official.report, statistics=_official_reports, headline="rouge_l"),
+        "readme": Protocol(parse=readme.report, statistics=_readme_reports(characters), headline="rouge_l"),
+        "jieba": Protocol(parse=readme.report, statistics=_readme_reports(words), headline="rouge_l"),
+    }
+
+
+def _item_statistics(golds: Sequence[Answer], answers: Sequence[Answer]) -> Statistics:
+    return set_statistics([frozenset(g or ()) for g in golds], [frozenset(a or ()) for a in answers])
+
+
+def _official_labels(labels: tuple[str, ...]) -> Callable[[Sequence[Answer], Sequence[Answer]], Statistics]:
+    """Quirk: an empty answer is the first label of the list, and right where that is the gold label."""
+
+    def statistics(golds: Sequence[Answer], answers: Sequence[Answer]) -> Statistics:
+        return label_statistics([g or "" for g in golds], [a or labels[0] for a in answers])
+
+    return statistics
+
+
+def _readme_labels(golds: Sequence[Answer], answers: Sequence[Answer]) -> Statistics:
+    gold_labels = [g.text if isinstance(g, Outside) else g or "" for g in golds]
+    return label_statistics(gold_labels, [a if isinstance(a, str) else None for a in answers])
+
+
+def _official_replies(golds: Sequence[Answer], answers: Sequence[Answer]) -> Statistics:
+    """Quirk: an empty text counts as the two tokens of ``tokens.NOTHING``, in a prediction too."""
+    return rouge_statistics([[characters(g or "")] for g in golds], [[characters(a or "")] for a in answers])
+
+
+def _readme_replies(cut: Cut) -> Callable[[Sequence[Answer], Sequence[Answer]], Statistics]:
+    def statistics(golds: Sequence[Answer], answers: Sequence[Answer]) -> Statistics:
+        return rouge_statistics([[cut(g or "")] for g in golds], [[cut(a) if a else ()] for a in answers])
+
+    return statistics
+
+
+def _official_reports(golds: Sequence[Answer], answers: Sequence[Answer]) -> Statistics:
+    """Quirk: the sections are those of the gold text, and the mean is over sections, not over reports."""
+    sections: list[Sections] = [g or {} for g in golds]
+    return rouge_statistics(
+        [[characters(text) for text in gold.values()] for gold in sections],
+        [[characters((a or {}).get(h, "")) for h in gold] for a, gold in zip(answers, sections, strict=True)],
+    )
+
+
+def _readme_reports(cut: Cut) -> Callable[[Sequence[Answer], Sequence[Answer]], Statistics]:
+    """All six sections of every report. A section that is empty on both sides agrees; an answer without any is 0."""
+
+    def tokens(sections: Sections) -> list[Tokens]:
+        return [cut(sections.get(heading, "")) for heading in HEADINGS]
+
+    def statistics(golds: Sequence[Answer], answers: Sequence[Answer]) -> Statistics:
+        return rouge_statistics(
+            [tokens(g or {}) for g in golds],
+            [[()] * len(HEADINGS) if a is NOT_PARSED else tokens(a) for a in answers],
+        )
+
+    return statistics
