@@ -22,6 +22,15 @@ def shared_data() -> Path:
 
 
 @pytest.fixture
+def hf_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of data sets that goes away with the test."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    return tmp_path / "hf"
+
+
+@pytest.fixture
 def toy_llama() -> Callable[..., Any]:
     """A factory of small random Llama models in float64, equal for equal arguments."""
 

@@ -46,15 +46,6 @@ def test_a_line_separator_inside_a_text_does_not_end_the_line(tmp_path: Path) ->
     assert rows(path)[0][1]["input"] == "甲\u2028\u0085乙"
 
 
-@pytest.fixture
-def hf_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of data sets that goes away with the test."""
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
-    return tmp_path / "hf"
-
-
 GOOD = '{"input": "甲", "choices": null}\n'
 
 

@@ -61,7 +61,8 @@ def find(source: str) -> Folder | File | Hub:
         return Folder(path=path)
     if path.is_file():
         return File(path=path)
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and path.suffix not in SUFFIXES:
+    # Where the first part is a folder here, a path was misspelt: the hub would only be asked in vain, for minutes.
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and path.suffix not in SUFFIXES and not path.parent.is_dir():
         return Hub(id=source)
     raise missing(path)
 
