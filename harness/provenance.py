@@ -12,10 +12,25 @@ from typing import Any
 
 from harness.record import Provenance
 
-_PACKAGES = (
-    "mtlora-harness torch transformers tokenizers accelerate safetensors datasets numpy scikit-learn "
-    "rouge-chinese rapidfuzz jieba seqeval peft nevergrad lm_eval gguf"
-).split()
+_PACKAGES = [
+    "mtlora-harness",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "accelerate",
+    "safetensors",
+    "datasets",
+    "numpy",
+    "scikit-learn",
+    "rouge-chinese",
+    "rapidfuzz",
+    "jieba",
+    "seqeval",
+    "peft",
+    "nevergrad",
+    "lm_eval",
+    "gguf",
+]
 
 
 def gather(data: dict[str, Any], settings: dict[str, Any]) -> Provenance:

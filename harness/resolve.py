@@ -28,9 +28,7 @@ _OPTIONS = {
     "tasks": str,
     "ablation": str,
     "preset": str,
-    "clusters": str,
     "prompt": str,
-    "backend": str,
     "budget": str,
     "seed": int,
     "shots": int,
@@ -151,7 +149,7 @@ def resolve(request: Request) -> Resolved:
         train=train if Trait.TRAINS in method.traits else _data_only(train),
         eval=evaluation,
         budget=str(parse_budget(budget)) if budget else None,
-        **{k: options[k] for k in ("prompt", "shots", "clusters", "backend", "seed") if options[k] is not None},
+        **{k: options[k] for k in ("prompt", "shots", "seed") if options[k] is not None},
     )
     return Resolved(
         spec=spec, method=method, suite=suite, source=source, model=model, rows=rows, notices=tuple(notices)
@@ -189,7 +187,7 @@ def _config(cls: type[T], section: str, values: Mapping[str, Any]) -> T:
     known = list(cls.model_fields)  # type: ignore[attr-defined]
     for name in values:
         if name not in known:
-            raise unknown("key", f"{section}.{name}", [f"{section}.{k}" for k in known], see="harness run --help-keys")
+            raise unknown("key", f"{section}.{name}", [f"{section}.{k}" for k in known], see="harness keys")
     try:
         return cls(**values)
     except ValidationError as error:
@@ -220,7 +218,7 @@ def _by_section(keys: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             sections[""]["budget"] = value
         elif not dot or section not in _SECTIONS:
             known = [f"train.{k}" for k in TrainConfig.model_fields] + [f"eval.{k}" for k in EvalConfig.model_fields]
-            raise unknown("key", key, [*known, "budget", "method.", "suite."], see="harness run --help-keys")
+            raise unknown("key", key, [*known, "budget", "method.", "suite."], see="harness keys")
         else:
             sections[section][name] = value
     return sections

@@ -1,0 +1,165 @@
+"""The command line. Every command is a few lines; whatever is heavy is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import click
+
+from harness.errors import HarnessError, UsageError
+
+OUT = click.option("--out", default="runs", show_default=True, type=click.Path(path_type=Path), help="folder of runs")
+JSON = click.option("--json", "as_json", is_flag=True, help="print JSON for programs")
+PROTOCOL = click.option("--protocol", help="scoring rule that is shown (default: the suite's first)")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="mtlora-harness")
+def cli() -> None:
+    """Train and compare multi-task LoRA methods on one frozen language model."""
+
+
+@cli.command("run")
+@click.option("--method", help="see: harness list")
+@click.option("--suite", help="see: harness list")
+@click.option("--model", help="tiny (default), a hub id, a folder, or a .gguf file")
+@click.option("--data", help="folder, file or hub data set (default: the embedded sample)")
+@click.option("--tasks", help="comma-separated task names (default: all)")
+@click.option("--ablation", help="the method with a named change; see: harness list METHOD")
+@click.option("--preset", help="settings of the method's paper; see: harness list METHOD")
+@click.option("--budget", help="rank that the method may use: active:R or stored:R")
+@click.option("--seed", type=int, help="default 0")
+@click.option("--shots", type=int, help="in-context examples from the train split (default 0)")
+@click.option("--prompt", type=click.Choice(["plain", "chat"]), help="plain (default) or the model's chat template")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="any key; see: harness keys")
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file; the command line wins over it")
+@click.option("--dry-run", is_flag=True, help="show the resolved run and its costs, train nothing")
+@OUT
+@PROTOCOL
+@JSON
+def run_command(
+    assignments: tuple[str, ...],
+    config: Path | None,
+    out: Path,
+    dry_run: bool,
+    protocol: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Train a method on a suite, evaluate it, score it. The same command again resumes."""
+    from harness.inputs import typed
+
+    request = typed(options, assignments, config)
+    from harness.resolve import resolve
+
+    resolved = resolve(request)
+    _notes(resolved.notices)
+    if dry_run:
+        from harness.dryrun import dry_run as make
+        from harness.dryrun import render
+
+        plan = make(resolved)
+        if as_json:
+            _print_json({"spec": resolved.spec.model_dump(mode="json"), "plan": dataclasses.asdict(plan)})
+        else:
+            click.echo(render(plan, resolved))
+        return
+    from harness.inputs import to_json
+    from harness.run import execute
+
+    _show(execute(resolved, out, to_json(request), _note), protocol, as_json)
+
+
+@cli.command("list")
+@click.argument("name", required=False)
+@click.option("--check", is_flag=True, help="import everything and show what is broken")
+def list_command(name: str | None, check: bool) -> None:
+    """Methods and suites; with NAME its keys, ablations, presets or tasks."""
+    from harness.show import about, installed
+
+    click.echo(about(name) if name else installed(check))
+
+
+@cli.command("keys")
+def keys_command() -> None:
+    """Every train.* and eval.* key. A method's own keys: harness list METHOD."""
+    from harness.show import config_keys
+
+    click.echo(config_keys())
+
+
+@cli.command("runs")
+@OUT
+def runs_command(out: Path) -> None:
+    """What exists, in which state, and how far it is."""
+    from harness.show import runs_table
+    from harness.store import find_runs
+
+    runs = find_runs(out)
+    click.echo(runs_table(runs) if runs else f"no runs in {out}. Make one: harness run --help")
+
+
+def _show(outcome: Any, protocol: str | None, as_json: bool) -> None:
+    from harness.score import render_scores, to_json
+
+    if as_json:
+        _print_json(to_json(outcome.run.path, outcome.record, outcome.scores))
+        return
+    if not outcome.fresh:
+        _note(f"all done before: {outcome.run.path}")
+    if outcome.record.sample:
+        click.echo(
+            f"This is the embedded sample, not {outcome.record.spec.suite.name} itself: no result on any benchmark."
+        )
+    click.echo(render_scores(outcome.scores, protocol or next(iter(outcome.scores.root))))
+    click.echo(f"run: {outcome.run.path}")
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False, indent=1))
+
+
+def _note(line: str) -> None:
+    click.echo(f"note: {line}", err=True)
+
+
+def _notes(lines: tuple[str, ...]) -> None:
+    for line in lines:
+        _note(line)
+
+
+def _check_own_packages() -> None:
+    """Refuse to start on somebody else's ``methods`` or ``tasks``: their names are common."""
+    home = Path(__file__).resolve().parents[1]
+    for name in ("methods", "tasks"):
+        spec = find_spec(name)
+        origin = Path(spec.origin).resolve() if spec is not None and spec.origin else None
+        if origin is None or origin.parent.parent != home:
+            raise UsageError(
+                f"the package {name!r} comes from {origin}, not from {home}: harness needs an environment of its own. "
+                "Install it in a fresh virtual environment, and start it by its command, not by python -m"
+            )
+
+
+def main() -> None:
+    """The console script: errors as one line on stderr, exit status 0 done, 1 failed, 2 wrong use."""
+    try:
+        _check_own_packages()
+        cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("stopped", err=True)
+        sys.exit(130)
+    except KeyboardInterrupt:
+        click.echo("stopped; what was finished is kept. Give the same command again to go on.", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except HarnessError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)

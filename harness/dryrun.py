@@ -1,0 +1,132 @@
+"""What a run would do and cost, without training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tabulate import tabulate
+
+from harness.data import Rows
+from harness.method import Trait
+from harness.prepare import Prepared, mixture, parameters, prepare, train_rows
+from harness.record import Parameters
+from harness.resolve import Resolved
+from harness.show import resolved_spec
+from harness.spec import directory_name
+
+_SAMPLED = 200  # rows per task whose lengths stand for the rest
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskPlan:
+    """One task's rows and the mean lengths of its training rows, in tokens; None where there are none."""
+
+    n_train: int
+    n_eval: int
+    prompt_tokens: float | None
+    target_tokens: float | None
+    n_cut: int
+    limit: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DryRun:
+    """Counts and costs. memory_bytes: an estimate of the peak (weights, gradients, optimiser, activations)."""
+
+    directory: str
+    tasks: dict[str, TaskPlan]
+    steps: int | None
+    tokens: int | None
+    parameters: Parameters
+    memory_bytes: int | None
+
+
+def dry_run(resolved: Resolved) -> DryRun:
+    """Load the model, attach the adapter, count; nothing is trained and nothing written."""
+    rows = train_rows(resolved)
+    prepared = None if resolved.model is None else prepare(resolved, rows)
+    tasks = {t: _task(t, resolved, prepared, rows) for t in resolved.rows.by_task}
+    steps = tokens = None
+    if Trait.TRAINS in resolved.method.traits and rows is not None:
+        plan = mixture(resolved, rows)
+        steps = plan.steps
+        mean = sum(p.n_train * ((p.prompt_tokens or 0) + (p.target_tokens or 0)) for p in tasks.values()) / plan.total
+        tokens = round(steps * plan.batch_size * mean)
+    return DryRun(
+        directory=directory_name(resolved.spec),
+        tasks=tasks,
+        steps=steps,
+        tokens=tokens,
+        parameters=parameters(resolved, prepared),
+        memory_bytes=None if prepared is None else memory(resolved, prepared),
+    )
+
+
+def memory(resolved: Resolved, prepared: Prepared) -> int:
+    """An estimate of the peak in bytes.
+
+    Weights; of each trained number the float32 value, gradient and two Adam moments; of each token of a micro-batch
+    about 16 hidden-sized and 4 intermediate-sized activations a block (one of each with gradient checkpointing); the
+    logits of the answers (a quarter of the tokens), in the model's precision and twice in float32.
+    """
+    config, train = prepared.loaded.model.config, resolved.spec.train
+    size = prepared.loaded.dtype.itemsize
+    stored = sum(p.numel() for p in prepared.adapter.trainable().values())
+    hidden = getattr(config, "hidden_size", None) or getattr(config, "d_model", 0)
+    inner = getattr(config, "intermediate_size", None) or getattr(config, "d_ff", 4 * hidden)
+    blocks = getattr(config, "num_hidden_layers", None) or 1
+    tokens = train.micro_tokens
+    per_block = hidden if train.gradient_checkpointing else 16 * hidden + 4 * inner
+    activations = tokens * blocks * per_block * size if Trait.TRAINS in resolved.method.traits else 0
+    logits = tokens // 4 * int(getattr(config, "vocab_size", 0)) * (size + 8)
+    return prepared.loaded.n_parameters * size + stored * 16 + activations + logits
+
+
+def render(plan: DryRun, resolved: Resolved) -> str:
+    """The plan for people."""
+    rows = [
+        (t, p.n_train, p.n_eval, _mean(p.prompt_tokens), _mean(p.target_tokens), p.n_cut, p.limit or "–")
+        for t, p in plan.tasks.items()
+    ]
+    header = ("task", "train", resolved.rows.split, "prompt tok", "target tok", "cut", "limit")
+    count = plan.parameters
+    lines = [
+        resolved_spec(resolved),
+        "",
+        tabulate(rows, header, tablefmt="simple"),
+        "",
+        f"run         {plan.directory}",
+        f"steps       {'–' if plan.steps is None else plan.steps}",
+        f"tokens      {'–' if plan.tokens is None else f'about {plan.tokens:,}'}",
+        f"parameters  stored {count.stored:,}, active {count.active:,}"
+        + (f", {count.percent:.2f} % of the base's {count.base:,}" if count.percent is not None else ""),
+        f"memory      {'–' if plan.memory_bytes is None else f'about {plan.memory_bytes / 2**30:.2f} GiB'}",
+        "nothing was trained (--dry-run)",
+    ]
+    return "\n".join(lines)
+
+
+def _task(task: str, resolved: Resolved, prepared: Prepared | None, rows: Rows | None) -> TaskPlan:
+    n_train = rows.counts[task] if rows is not None else 0
+    n_eval = resolved.rows.counts[task]
+    empty: dict[str, Any] = {"prompt_tokens": None, "target_tokens": None, "n_cut": 0, "limit": None}
+    if prepared is None:
+        return TaskPlan(n_train=n_train, n_eval=n_eval, **empty)
+    limit = prepared.encoder.limits[task]
+    if rows is None or not n_train:
+        return TaskPlan(n_train=n_train, n_eval=n_eval, **{**empty, "limit": limit})
+    encoded = prepared.encoder.rows(rows.examples(rows.by_task[task][:_SAMPLED]))
+    return TaskPlan(
+        n_train=n_train,
+        n_eval=n_eval,
+        prompt_tokens=float(np.mean([len(r.prompt) for r in encoded])),
+        target_tokens=float(np.mean([len(r.target) for r in encoded])),
+        n_cut=round(sum(r.cut for r in encoded) * n_train / len(encoded)),
+        limit=limit,
+    )
+
+
+def _mean(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0f}"

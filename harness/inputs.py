@@ -1,0 +1,39 @@
+"""What was typed, and how a later command finds a run's data and model again (inputs.json)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.errors import StoreError
+from harness.resolve import Request, merge, parse_assignments, read_config
+from harness.store import RunDirectory
+
+
+def typed(options: Mapping[str, Any], assignments: Sequence[str], config: Path | None) -> Request:
+    """The request of a command line: what was typed wins over the TOML file."""
+    line = Request(options=options, keys=parse_assignments(assignments))
+    return merge(read_config(config), line) if config is not None else merge(Request(options={}), line)
+
+
+def to_json(request: Request) -> dict[str, Any]:
+    """The request with local paths made absolute, so that it means the same from another folder."""
+    options = dict(request.options)
+    for name in ("data", "model"):
+        if options.get(name) and Path(options[name]).exists():
+            options[name] = str(Path(options[name]).resolve())
+    return {"options": options, "keys": dict(request.keys)}
+
+
+def of_run(run: RunDirectory, data: str | None = None) -> Request:
+    """The request that made a run; ``data`` where its data have moved. Raises: StoreError without inputs.json."""
+    try:
+        saved = json.loads((run.path / "inputs.json").read_bytes())
+        request = Request(options=saved["options"], keys=saved["keys"])
+    except (OSError, ValueError, KeyError) as error:
+        raise StoreError(
+            f"{run.path / 'inputs.json'} cannot be read ({error}): give the harness run command again"
+        ) from error
+    return merge(request, Request(options={"data": data}))

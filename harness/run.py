@@ -1,0 +1,205 @@
+"""One run from its resolved spec to its record: train, generate, score, each resumed where it was left."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from harness.adapter_file import has_adapter, load_into, save_adapter
+from harness.data import Rows
+from harness.evaluate import Answers, answer_without_model, generate_answers
+from harness.interrupt import Interrupted, StopFlag, stop_gracefully
+from harness.method import Trait
+from harness.prepare import Prepared, mixture, parameters, prepare, train_rows
+from harness.provenance import gather
+from harness.record import Failure, GenerationSummary, RunRecord, Scores, TrainingSummary
+from harness.resolve import Resolved
+from harness.score import MIN_ROWS, score_predictions, write_scored
+from harness.spec import directory_name, run_id
+from harness.store import RunDirectory, write_json
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A finished run. fresh: False where it had been finished before."""
+
+    run: RunDirectory
+    record: RunRecord
+    scores: Scores
+    fresh: bool
+
+
+def execute(resolved: Resolved, out: Path, inputs: dict[str, Any], say: Say) -> Outcome:
+    """Make the run, or what is missing of it.
+
+    Args:
+        inputs: what another command needs to find data and model again (kept in inputs.json, not part of the run_id).
+        say: takes notices for people, one line each.
+
+    Raises: RunLocked; Interrupted; any HarnessError, after failure.json has been written.
+    """
+    run = RunDirectory(out / directory_name(resolved.spec))
+    with run.lock(), stop_gracefully() as stop:
+        record = run.record()
+        if record is not None:
+            return Outcome(
+                run=run, record=record, scores=run.scores() or score(resolved, run, record.n_train, say), fresh=False
+            )
+        run.write("spec.json", resolved.spec)
+        write_json(run.path / "inputs.json", inputs)
+        (run.path / "failure.json").unlink(missing_ok=True)
+        work = _Work(resolved, run, stop, say)
+        try:
+            record, scores = work.all()
+        except (Interrupted, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            _write_failure(run, work, error)
+            raise
+        return Outcome(run=run, record=record, scores=scores, fresh=True)
+
+
+class _Work:
+    """The phases of one run. ``phase`` and ``where`` are what failure.json will say."""
+
+    def __init__(self, resolved: Resolved, run: RunDirectory, stop: StopFlag, say: Say) -> None:
+        self.resolved, self.run, self.stop, self.say = resolved, run, stop, say
+        self.started_at = datetime.now(UTC)
+        self.phase = "prepare"
+        self.where: Callable[[], str | None] = lambda: None
+
+    def all(self) -> tuple[RunRecord, Scores]:
+        rows = train_rows(self.resolved)
+        prepared = None if self.resolved.model is None else prepare(self.resolved, rows)
+        self._warn_of_gaps(rows)
+        training = self._train(prepared, rows) if Trait.TRAINS in self.resolved.method.traits else None
+        generation = self._answer(prepared, rows)
+        self.phase, self.where = "score", lambda: None
+        record = self._record(prepared, rows, training, generation)
+        scores = score(self.resolved, self.run, record.n_train, self.say)
+        self.run.write("record.json", record)
+        return record, scores
+
+    def _train(self, prepared: Prepared | None, rows: Rows | None) -> TrainingSummary:
+        from harness.train import EngineTrainer
+
+        assert prepared is not None
+        assert rows is not None
+        self.phase = "train"
+        trainer = EngineTrainer(
+            run=self.run,
+            run_id=run_id(self.resolved.spec),
+            config=self.resolved.spec.train,
+            method=self.resolved.method,
+            adapter=prepared.adapter,
+            loaded=prepared.loaded,
+            encoder=prepared.encoder,
+            mixture=mixture(self.resolved, rows),
+            tasks=prepared.tasks,
+            stop=self.stop,
+        )
+        self._say_all(trainer.warnings)
+        self.where = trainer.where
+        if has_adapter(self.run.adapter):
+            load_into(self.run.adapter, prepared.adapter)
+        else:
+            self.resolved.method.fit(prepared.adapter, trainer, prepared.tasks)
+            save_adapter(self.run.adapter, prepared.adapter, self.resolved.spec)
+        return trainer.summary()
+
+    def _answer(self, prepared: Prepared | None, rows: Rows | None) -> GenerationSummary | None:
+        self.phase, self.where = "generate", lambda: None
+        answers = Answers(run=self.run, examples={t: self.resolved.rows.of(t) for t in self.resolved.rows.by_task})
+        if prepared is None:
+            answer_without_model(self.resolved.method, answers, rows, self.stop)
+            self._say_all(answers.warnings)
+            return None
+        summary = generate_answers(generator(self.resolved, prepared), prepared.encoder, answers, self.stop)
+        self._say_all(answers.warnings)
+        tokens = sum(p.tokens for t in prepared.tasks for p in self.run.predictions(t))
+        return summary.model_copy(update={"tokens": tokens})
+
+    def _record(
+        self,
+        prepared: Prepared | None,
+        rows: Rows | None,
+        training: TrainingSummary | None,
+        generation: GenerationSummary | None,
+    ) -> RunRecord:
+        resolved = self.resolved
+        tasks = list(resolved.rows.by_task)
+        data = {"label": resolved.spec.data.label, **resolved.suite.describe(resolved.source)}
+        settings: dict[str, Any] = {"micro_tokens": resolved.spec.train.micro_tokens}
+        if prepared is not None:
+            data["limits"] = dict(prepared.encoder.limits)
+            settings |= {"dtype": str(prepared.loaded.dtype), "device": str(prepared.loaded.device)}
+        return RunRecord(
+            run_id=run_id(resolved.spec),
+            spec=resolved.spec,
+            parameters=parameters(resolved, prepared),
+            training=training,
+            generation=generation,
+            provenance=gather(data, settings),
+            n_train={t: rows.counts[t] if rows is not None else 0 for t in tasks},
+            sample=resolved.spec.data.sample,
+            started_at=self.started_at,
+            finished_at=datetime.now(UTC),
+        )
+
+    def _warn_of_gaps(self, rows: Rows | None) -> None:
+        if rows is None or Trait.TRAINS not in self.resolved.method.traits:
+            return
+        empty = [t for t, n in rows.counts.items() if n == 0]
+        if empty:
+            self.say(f"no training rows, served by shared parts and marked in tables: {', '.join(empty)}")
+
+    def _say_all(self, lines: list[str]) -> None:
+        for line in lines:
+            self.say(line)
+
+
+def generator(resolved: Resolved, prepared: Prepared) -> Any:
+    """The text generator of a prepared run."""
+    from harness.generate import Generator
+
+    return Generator(
+        prepared.loaded,
+        prepared.adapter,
+        prepared.tasks,
+        folds=Trait.FOLDS in resolved.method.traits,
+        batch_tokens=resolved.spec.eval.batch_tokens,
+    )
+
+
+def score(resolved: Resolved, run: RunDirectory, n_train: dict[str, int], say: Say) -> Scores:
+    """Score a run's predictions under every protocol and write what follows from them."""
+    tasks = list(resolved.rows.by_task)
+    scored = score_predictions(
+        resolved.suite,
+        {t: resolved.rows.of(t) for t in tasks},
+        {t: run.predictions(t) for t in tasks},
+        n_train=n_train,
+        min_rows=1 if resolved.spec.data.sample else MIN_ROWS,
+    )
+    write_scored(run, scored)
+    for note in scored.notes:
+        say(note)
+    return scored.scores
+
+
+def _write_failure(run: RunDirectory, work: _Work, error: BaseException) -> None:
+    failure = Failure(
+        stage=work.phase,
+        where=work.where(),
+        error=type(error).__name__,
+        message=str(error),
+        traceback="".join(traceback.format_exception(error)),
+        failed_at=datetime.now(UTC),
+    )
+    run.write("failure.json", failure)
