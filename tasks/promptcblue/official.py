@@ -28,9 +28,10 @@ def entities(text: str, example: Example) -> Answer:
     found = []
     lines = text.split("\n")
     for choice in example.choices or ():
+        start = f"{choice}实体"
         for line in lines:
-            if line.startswith(f"{choice}实体"):
-                mentions = _parts(_cut_everywhere(line, f"{choice}实体："))
+            if line.startswith(start):
+                mentions = _parts(_cut_everywhere(line, f"{start}："))
                 found += [Entity(mention=mention, type=choice) for mention in mentions]
     return _found(tuple(found), "实体：" in text or text.strip() == NO_ENTITY)
 
