@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from harness.errors import HarnessError, unknown
 from harness.method import LoRAFactors
-from methods._bank import AdaptedLinear
+from methods._bank import AdaptedLinear, TaskLinear
 from methods._route import Route, State
 
 
@@ -80,6 +80,19 @@ class LoRAAdapter:
             finally:
                 for name, (layer, _) in chosen.items():
                     layer.base.weight, layer.folded = kept[name], None
+
+    @contextmanager
+    def unmixed(self) -> Iterator[None]:
+        """Layers with a LoRA for each task use the task's own, not their mixture."""
+        layers = [layer for layer in self.layers.values() if isinstance(layer, TaskLinear)]
+        before = [layer.mixing for layer in layers]
+        try:
+            for layer in layers:
+                layer.mixing = False
+            yield
+        finally:
+            for layer, mixing in zip(layers, before, strict=True):
+                layer.mixing = mixing
 
     # Tensors
 

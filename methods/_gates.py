@@ -23,6 +23,10 @@ class Gate(nn.Module):
         """The weights of all experts for every task, (T, E), without noise."""
         raise NotImplementedError
 
+    def seen(self) -> Tensor:
+        """The weights that a task may give, for reports: (T, experts that one task sees)."""
+        return self.table()
+
     def active(self, task: int) -> Sequence[int] | None:
         """The experts that a task's folded LoRA holds; None: all."""
         return None

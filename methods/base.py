@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeVar, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from harness.errors import BudgetError, UsageError, unknown
 from harness.method import Budget, Method, Trainer, iter_linear
@@ -46,9 +46,11 @@ __all__ = [
     "TaskGate",
     "TaskLinear",
     "UniformScores",
+    "gate_weights",
     "generator",
     "number",
     "one_of",
+    "rounded",
     "train_alone",
 ]
 
@@ -125,6 +127,8 @@ def one_of(what: str, value: str, choices: Sequence[str]) -> None:
 def targeted(model: nn.Module, targets: str) -> dict[str, nn.Linear]:
     """The linear layers of the model's blocks that ``targets`` names. Raises UsageError for a name without layers."""
     layers = dict(iter_linear(model))
+    if not layers:
+        raise UsageError(f"{type(model).__name__} has no linear layer to adapt")
     if targets == "all":
         return layers
     chosen: set[str] = set()
@@ -158,3 +162,18 @@ def train_alone(adapter: LoRAAdapter, trainer: Trainer, tasks: Sequence[str], sh
         else:
             adapter.load_part(state, own)
             trainer.finish(stage)
+
+
+def gate_weights(adapter: LoRAAdapter) -> dict[str, dict[str, list[float]]]:
+    """For reports: each gate's weights by task, experts of all tasks first, then the task's own."""
+    return {
+        key: {task: weights[i] for i, task in enumerate(adapter.tasks)}
+        for key, module in adapter.modules.items()
+        if isinstance(module, Gate)
+        for weights in [rounded(module.seen())]
+    }
+
+
+def rounded(values: Tensor) -> list[Any]:
+    """Nested lists of JSON numbers with six digits."""
+    return cast("list[Any]", values.detach().double().cpu().numpy().round(6).tolist())

@@ -1,6 +1,6 @@
 """CGC-LoRA (arXiv 2402.01684): common experts, a task's own experts, and a gate that sees the task alone.
 
-The paper's text names the parts; what it leaves open is a field here (see the project's notes on reconstructions).
+The paper's text names the parts; what it leaves open is a field here.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from methods.base import (
     TaskEmbedding,
     TaskGate,
     UniformScores,
+    gate_weights,
     one_of,
 )
 
@@ -117,12 +118,3 @@ class CGCLoRA(LoRAMethod):
         """One stage, all tasks mixed; then the gate's weights are kept for reports."""
         trainer.train("all")
         trainer.artefact("gates", gate_weights(cast("LoRAAdapter", adapter)))
-
-
-def gate_weights(adapter: LoRAAdapter) -> dict[str, Any]:
-    """Each gate's weights by task: common experts first, then the task's own."""
-    gates = {key: module.seen() for key, module in adapter.modules.items() if isinstance(module, TaskGate)}
-    return {
-        key: {task: [round(float(w), 6) for w in row] for task, row in zip(adapter.tasks, weights, strict=True)}
-        for key, weights in gates.items()
-    }

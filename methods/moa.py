@@ -1,0 +1,242 @@
+"""Mixture-of-LoRAs (MoA, arXiv 2403.03432): a LoRA for each domain, and routers that choose one from the prompt.
+
+The routers read the base model's own hidden states: from states that a label's LoRA has made, a router would learn
+which LoRA is on, and nothing about the prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from harness.errors import ModelError, NotFoldable
+from harness.method import Adapter, Ranks, Trainer, Trait
+from methods.base import (
+    AdaptedLinear,
+    Gate,
+    LoRAAdapter,
+    LoRAMethod,
+    Parts,
+    Route,
+    Site,
+    TaskLinear,
+    generator,
+    one_of,
+    train_alone,
+)
+
+PASS_TOKENS = 8192  # of one pass that reads prompts, padding included
+
+
+class Routers(nn.Module):
+    """One linear map per block, (L, T, width), of normalised states: their scale differs by orders between blocks."""
+
+    def __init__(self, n_blocks: int, width: int, tasks: Sequence[str], seed: int) -> None:
+        super().__init__()
+        bound = width**-0.5
+        self.weight = nn.Parameter(
+            torch.stack(
+                [
+                    torch.stack(
+                        [
+                            torch.empty(width).uniform_(-bound, bound, generator=generator(seed, "router", block, task))
+                            for task in tasks
+                        ]
+                    )
+                    for block in range(n_blocks)
+                ]
+            )
+        )
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Scores (L, P, T) of P prompts from pooled states (L, P, width)."""
+        states = functional.layer_norm(pooled.to(self.weight.dtype), pooled.shape[-1:])
+        return torch.bmm(states, self.weight.transpose(1, 2))
+
+
+class Reading:
+    """What the routers made of the prompts of this forward: scores (L, P, T), and the prompt of each label (M,)."""
+
+    def __init__(self) -> None:
+        self.scores: Tensor | None = None
+        self.owner: Tensor | None = None
+
+
+class RouterGate(Gate):
+    """The soft mixture that one block's router asks for, a row for each prompt."""
+
+    def __init__(self, block: str) -> None:
+        super().__init__()
+        last = block.rpartition(".")[2]
+        self.block = int(last) if last.isdecimal() else -1
+        self.reading = Reading()
+
+    def table(self) -> Tensor:
+        raise NotFoldable(
+            "a soft mixture of LoRAs depends on the prompt: it is evaluated routed and cannot be exported"
+        )
+
+    def forward(self, route: Route) -> Tensor:
+        reading = self.reading
+        if reading.scores is None or reading.owner is None:
+            raise RuntimeError("forward without prompts: call adapter.read(prompts, owner) inside of the route")
+        scores = reading.scores[min(self.block, len(reading.scores) - 1)]
+        return scores.softmax(-1)[reading.owner.clamp(min=0)]
+
+
+class MoAAdapter(LoRAAdapter):
+    """LoRAs by label, or by what the routers read in a pass of the base model over the prompt."""
+
+    def __init__(self, parts: Parts, method: MoA) -> None:
+        config = getattr(parts.model, "config", None)
+        if config is None or not hasattr(config, "get_text_config"):
+            raise ModelError(
+                f"moa reads the hidden states of a transformers model, not of {type(parts.model).__name__}"
+            )
+        config = config.get_text_config()
+        first = next(iter(parts.layers.values()))
+        routers = Routers(config.num_hidden_layers, config.hidden_size, parts.tasks, parts.seed)
+        # A submodule of an adapted layer, so that whatever moves or wraps the model sees the routers too.
+        first.routers = routers.to(first.weight.device, next(iter(first.tensors().values())).dtype)
+        super().__init__(replace(parts, modules={**parts.modules, "routers": first.routers}))
+        self.method = method
+        self.routers = routers
+        self.reading = Reading()
+        self.listens = True
+        for module in self.modules.values():
+            if isinstance(module, RouterGate):
+                module.reading = self.reading
+
+    @contextmanager
+    def route(self, labels: Tensor) -> Iterator[None]:
+        with super().route(labels):
+            try:
+                yield
+            finally:
+                self.reading.scores = self.reading.owner = None
+
+    @contextmanager
+    def deaf(self) -> Iterator[None]:
+        """Read no prompts and use the label's LoRA: LoRAs are trained alone."""
+        self.listens = False
+        try:
+            with self.unmixed():
+                yield
+        finally:
+            self.listens = True
+
+    def read(self, prompts: Sequence[Tensor], owner: Tensor) -> None:
+        if self.listens:
+            self.reading.scores = self.routers(self.pooled(prompts))
+            self.reading.owner = owner.reshape(-1).to(self.device)
+
+    def penalty(self) -> Tensor:
+        """eta times the cross-entropy of the prompts' labels, a mean over routers, summed over the prompts read."""
+        scores, owner, labels = self.reading.scores, self.reading.owner, self._route.labels
+        if scores is None or owner is None or labels is None or self.method.soft or not self.method.eta:
+            return super().penalty()
+        known = owner >= 0
+        targets = torch.zeros(scores.shape[1], dtype=torch.long, device=scores.device)
+        targets[owner[known]] = labels[known]
+        losses = functional.cross_entropy(scores.flatten(0, 1), targets.repeat(len(scores)), reduction="sum")
+        return self.method.eta * losses / len(scores)
+
+    @torch.no_grad()
+    def assign(self, prompts: Sequence[Tensor]) -> Sequence[int] | None:
+        """The choice of the last router, or of most routers but the first block's (of equals the likelier task)."""
+        if self.method.soft or self.method.routing == "label":
+            return None
+        scores = self.routers(self.pooled(prompts))
+        if self.method.routing == "last" or len(scores) == 1:
+            return cast("list[int]", scores[-1].argmax(-1).tolist())
+        voters = scores[1:]
+        votes = functional.one_hot(voters.argmax(-1), len(self.tasks)).sum(0)
+        return cast("list[int]", (votes + voters.softmax(-1).mean(0) / 2).argmax(-1).tolist())
+
+    @torch.no_grad()
+    def pooled(self, prompts: Sequence[Tensor]) -> Tensor:
+        """The base's hidden states before each block, pooled over each prompt's tokens: (L, P, width), no gradient."""
+        training = self.model.training
+        self.model.eval()
+        try:
+            with self._route.briefly_off():
+                order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+                parts, first = [], 0
+                while first < len(order):
+                    size = max(1, PASS_TOKENS // len(prompts[order[first]]))
+                    parts.append(self._pass([prompts[i] for i in order[first : first + size]]))
+                    first += size
+        finally:
+            self.model.train(training)
+        back = torch.argsort(torch.tensor(order, device=self.device))
+        return torch.cat(parts, 1)[:, back]
+
+    def _pass(self, prompts: Sequence[Tensor]) -> Tensor:
+        model = cast("Any", self.model)
+        tokens = nn.utils.rnn.pad_sequence(list(prompts), batch_first=True).to(self.device)
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
+        mask = torch.arange(tokens.shape[1], device=self.device) < lengths[:, None]
+        inputs = {"input_ids": tokens, "attention_mask": mask.long(), "output_hidden_states": True}
+        if model.config.is_encoder_decoder:
+            states = model.get_encoder()(**inputs).hidden_states[:-1]
+        else:
+            states = model.base_model(**inputs, use_cache=False).hidden_states[:-1]
+        rows = torch.arange(len(prompts), device=self.device)
+        if self.method.pooling == "last":
+            return torch.stack([state[rows, lengths - 1] for state in states])
+        share = (mask / lengths[:, None])[:, :, None]
+        return torch.stack([(state * share.to(state.dtype)).sum(1) for state in states])
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoA(LoRAMethod):
+    """Stage 1: one LoRA per domain, alone. Stage 2: all of them and the routers, L = L_LM + eta L_cls.
+
+    rank: of each LoRA. eta: the weight of the routers' classification loss.
+    stage1_share: of the run's steps; the rest is stage 2.
+    pooling: of a prompt's states, "mean" or "last" token. soft: a mixture by the routers, without labels and L_cls.
+    routing: at inference by "label", by the "last" router or by "vote" of all but the first block's.
+    """
+
+    version: ClassVar[int] = 1
+    traits: ClassVar[frozenset[Trait]] = frozenset({Trait.TRAINS, Trait.ROUTED, Trait.LABEL_FREE, Trait.FOLDS})
+    summary: ClassVar[str] = "a LoRA for each domain, chosen from the prompt by routers"
+    ablations: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "no_label": {"soft": True},
+        "no_stage1": {"stage1_share": 0.0},
+    }
+
+    rank: int = 16
+    eta: float = 0.1
+    stage1_share: float = 0.5
+    pooling: str = "mean"
+    soft: bool = False
+    routing: str = "last"
+
+    def __post_init__(self) -> None:
+        one_of("method.pooling", self.pooling, ["mean", "last"])
+        one_of("method.routing", self.routing, ["label", "last", "vote"])
+
+    def ranks(self, n_tasks: int) -> Ranks:
+        return Ranks(stored=n_tasks * self.rank, active=self.rank * (n_tasks if self.soft else 1))
+
+    def layer(self, site: Site) -> AdaptedLinear:
+        mixture = site.shared(f"{site.block}.mixture", lambda: RouterGate(site.block)) if self.soft else None
+        return TaskLinear(site, experts=site.tasks, rank=self.rank, scale=self.alpha / self.rank, mixture=mixture)
+
+    def adapter(self, parts: Parts) -> LoRAAdapter:
+        return MoAAdapter(parts, self)
+
+    def fit(self, adapter: Adapter, trainer: Trainer, tasks: Sequence[str]) -> None:
+        """Both stages."""
+        own = cast("MoAAdapter", adapter)
+        if self.stage1_share:
+            with own.deaf():
+                train_alone(own, trainer, tasks, share=self.stage1_share)
+        trainer.train("together", share=1.0 - self.stage1_share)
