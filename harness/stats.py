@@ -166,7 +166,7 @@ def _row_part(sides: Sequence[Sequence[Resampled]]) -> Floats:
         alone = float(draws.var(axis=1).mean())
         variance += float(mean.var()) if n == 1 else (n * float(mean.var()) - alone) / (n - 1)
     if len(means) == 1:
-        part = means[0]
+        part: Floats = means[0]
     else:
         part = means[0] - means[1]
         variance -= 2 * float((means[0] * means[1]).mean())
