@@ -74,13 +74,13 @@ def memory(resolved: Resolved, prepared: Prepared) -> int:
     config, train = prepared.loaded.model.config, resolved.spec.train
     size = prepared.loaded.dtype.itemsize
     stored = sum(p.numel() for p in prepared.adapter.trainable().values())
-    hidden = getattr(config, "hidden_size", None) or getattr(config, "d_model", 0)
-    inner = getattr(config, "intermediate_size", None) or getattr(config, "d_ff", 4 * hidden)
-    blocks = getattr(config, "num_hidden_layers", None) or 1
+    hidden = _size(config, "hidden_size", "d_model")
+    inner = _size(config, "intermediate_size", "d_ff", otherwise=4 * hidden)
+    blocks = _size(config, "num_hidden_layers", "num_layers", otherwise=1)
     tokens = train.micro_tokens
     per_block = hidden if train.gradient_checkpointing else 16 * hidden + 4 * inner
     activations = tokens * blocks * per_block * size if Trait.TRAINS in resolved.method.traits else 0
-    logits = tokens // 4 * int(getattr(config, "vocab_size", 0)) * (size + 8)
+    logits = tokens // 4 * _size(config, "vocab_size") * (size + 8)
     return prepared.loaded.n_parameters * size + stored * 16 + activations + logits
 
 
@@ -126,6 +126,11 @@ def _task(task: str, resolved: Resolved, prepared: Prepared | None, rows: Rows |
         n_cut=round(sum(r.cut for r in encoded) * n_train / len(encoded)),
         limit=limit,
     )
+
+
+def _size(config: Any, *names: str, otherwise: int = 0) -> int:
+    found = (getattr(config, n, None) for n in names)
+    return next((int(value) for value in found if value), otherwise)
 
 
 def _mean(value: float | None) -> str:

@@ -174,6 +174,7 @@ def generator(resolved: Resolved, prepared: Prepared) -> Any:
         prepared.tasks,
         folds=Trait.FOLDS in resolved.method.traits,
         batch_tokens=resolved.spec.eval.batch_tokens,
+        reads=Trait.LABEL_FREE in resolved.method.traits,
     )
 
 
