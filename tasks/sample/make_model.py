@@ -1,0 +1,156 @@
+"""Make the sample's tokenizer and tiny language model: ``python -m tasks.sample.make_model``; CPU, minutes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache
+from itertools import islice
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from torch.nn import functional
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from tasks.sample.corpus import Piece, pieces
+from tasks.sample.lexicon import LISTS, SYNONYMS
+from tasks.sample.make_data import HERE
+from tasks.sample.prose import PROSE
+
+SEED = 20
+VOCABULARY = 1500  # most frequent words; with the lexicon, characters and bytes about 2,300 tokens
+SPECIAL = ("<unk>", "</s>", "<pad>")
+ROW, ROWS = 192, 12  # tokens of a row, rows of a step
+STEPS = 1000
+PEAK_LR, WARMUP = 4e-3, 60
+PROMPT_WEIGHT = 0.3  # of a question's tokens in the loss; an answer's have weight 1
+logger = logging.getLogger("make_model")
+
+
+def sample_text(*splits: str) -> str:
+    """Prompts and targets of the named splits of both suites, one string."""
+    files = [HERE / "promptcblue" / f"{s}.json" for s in splits] + [HERE / "firefly" / f"{s}.jsonl" for s in splits]
+    rows = [json.loads(line) for file in files for line in file.read_text("utf-8").splitlines()]
+    return "\n".join(row["input"] + row["target"] for row in rows)
+
+
+def make_pieces(seed: int) -> Iterator[Piece]:
+    """The endless training text; now and then it spells characters of the sample and words of the prose."""
+    letters = sorted(set(sample_text("train", "dev", "test")) - {"\n"})
+    return pieces(random.Random(seed), [*letters, *prose_words()], sample_text("dev", "test"))
+
+
+@cache
+def prose_words() -> list[str]:
+    """The words of the plain sentences, as jieba cuts them."""
+    import jieba
+
+    jieba.setLogLevel(logging.WARNING)
+    return sorted({word for text in PROSE for word in jieba.cut(text, HMM=False) if 1 < len(word) <= 4})
+
+
+def train_tokenizer() -> PreTrainedTokenizerFast:
+    """A unigram tokenizer: words by their frequency, else characters, and in bytes what it has never seen."""
+    import jieba
+
+    listed = {word for kind in LISTS.values() for word in kind} | set(SYNONYMS)
+    for word in sorted(listed):
+        jieba.add_word(word, 10_000)
+    texts = [f"{p.question}→{p.answer}" for p in islice(make_pieces(SEED + 1), 20_000)]
+    counts = Counter(word for text in texts for word in jieba.cut(text, HMM=False) if len(word) <= 6)
+    counts.update(dict.fromkeys(sample_text("train", "dev", "test"), 1))
+    kept = [w for w, _ in counts.most_common(VOCABULARY)] + [w for w in counts if len(w) == 1 or w in listed]
+    kept += prose_words()
+    total = sum(counts.values())
+    scored = {word: math.log(max(counts[word], 1) / total) for word in dict.fromkeys(kept)}
+    scored |= {f"<0x{byte:02X}>": -30.0 for byte in range(256)}
+    special = [(name, 0.0) for name in SPECIAL]
+    raw = Tokenizer(models.Unigram([*special, *scored.items()], unk_id=0, byte_fallback=True))
+    raw.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\p{P}\p{S}]"), "isolated")
+    raw.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    raw.add_special_tokens(list(SPECIAL))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw, unk_token=SPECIAL[0], eos_token=SPECIAL[1], pad_token=SPECIAL[2],
+        clean_up_tokenization_spaces=False, model_max_length=1024,
+    )  # fmt: skip
+
+
+def rows(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[tuple[list[int], list[float]]]:
+    """Packed rows of ROW + 1 tokens with the loss weight of each token."""
+    ids: list[int] = []
+    weights: list[float] = []
+    for piece in make_pieces(seed):
+        question = tokenizer.encode(f"{piece.question}→" if piece.question else "", add_special_tokens=False)
+        answer = [*tokenizer.encode(piece.answer, add_special_tokens=False), tokenizer.eos_token_id]
+        ids += question + answer
+        weights += [PROMPT_WEIGHT] * len(question) + [1.0] * len(answer)
+        while len(ids) > ROW:
+            yield ids[: ROW + 1], weights[: ROW + 1]
+            ids, weights = ids[ROW:], weights[ROW:]
+
+
+def train_model(tokenizer: PreTrainedTokenizerFast, steps: int) -> LlamaForCausalLM:
+    """Train from scratch with AdamW, linear warm-up and cosine decay."""
+    torch.manual_seed(SEED)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=160, intermediate_size=448, num_hidden_layers=4,
+        num_attention_heads=5, num_key_value_heads=5, max_position_embeddings=1024, tie_word_embeddings=True,
+        bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    logger.info("%d parameters, %d tokens in the vocabulary", model.num_parameters(), len(tokenizer))
+    matrices = [p for p in model.parameters() if p.ndim == 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}],
+        lr=PEAK_LR, betas=(0.9, 0.98),
+    )  # fmt: skip
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda n: min((n + 1) / WARMUP, 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(n, steps) / steps))),
+    )
+    stream, start = rows(tokenizer, SEED), time.process_time()
+    for step in range(steps):
+        batch = list(islice(stream, ROWS))
+        ids = torch.tensor([i for i, _ in batch])
+        weights = torch.tensor([w for _, w in batch])[:, 1:].flatten()
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(input_ids=ids[:, :-1], use_cache=False).logits
+        losses = functional.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+        loss = (losses * weights).sum() / weights.sum()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+        if step % 25 == 0 or step == steps - 1:
+            answers = losses[weights == 1.0].mean()
+            logger.info(
+                "step %d loss %.3f answers %.3f, %.0f CPU s",
+                step,
+                loss.item(),
+                answers.item(),
+                time.process_time() - start,
+            )
+    return model
+
+
+def main(folder: Path, steps: int) -> None:
+    """Train both and save them in the folder."""
+    tokenizer = train_tokenizer()
+    model = train_model(tokenizer, steps)
+    tokenizer.save_pretrained(folder)
+    model.to(torch.bfloat16).save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "model", int(sys.argv[2]) if len(sys.argv) > 2 else STEPS)
