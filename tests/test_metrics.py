@@ -40,6 +40,22 @@ def test_label_metrics_of_any_resample_are_those_of_the_scikit_learn_report(pair
             assert ours[f"{average}_{name}"] == pytest.approx(value, abs=1e-12)
 
 
+def test_label_metrics_of_many_resamples_are_those_of_each():
+    rng = np.random.default_rng(3)
+    statistics = label_statistics(list("红绿蓝红绿蓝红"), ["红", "青", "蓝", "绿", None, "紫", "红"])
+    draws = rng.integers(0, 3, (2, 5, 7)).astype(float)
+    many = statistics.values(draws @ statistics.rows)
+    for i, j in np.ndindex(2, 5):
+        assert {name: float(value[i, j]) for name, value in many.items()} == pytest.approx(
+            metric(statistics, draws[i, j])
+        )
+
+
+def test_no_examples_have_metrics_of_zero():
+    for statistics in (set_statistics([], []), label_statistics([], []), rouge_statistics([], [])):
+        assert set(metric(statistics).values()) == {0.0}
+
+
 def test_an_answer_of_no_class_is_wrong_and_adds_no_class():
     golds = ["红", "红", "绿", "绿"]
     wild = metric(label_statistics(golds, ["红", "红", "绿", "青色"]))
