@@ -100,11 +100,11 @@ def render(report: ValidationReport) -> str:
     parts = [f"{report.suite}: {report.source}"]
     parts += [f"{split} cannot be read: {reason}" for split, reason in report.errors.items()]
     if rows:
-        head = ["rows", *(kind.replace("_", " ") for kind in FLAWS)]
+        head = ["rows", *(kind.replace("_", "\n") for kind in FLAWS)]
         parts.append(_table(rows, head, [[str(r.n), *(_shown(r.counts[kind]) for kind in FLAWS)] for r in rows]))
     measured = [row for row in rows if row.prompt is not None]
     if measured:
-        head = [f"{text} {what}" for text in ("prompt", "target") for what in ("mean", "50 %", "95 %", "99 %", "max")]
+        head = [f"{text}\n{what}" for text in ("prompt", "target") for what in ("mean", "50 %", "95 %", "99 %", "max")]
         lengths = [[*_spread(row.prompt), *_spread(row.target)] for row in measured]
         parts.append("Lengths in tokens\n" + _table(measured, head, lengths))
     return "\n\n".join([*parts, *_notes(report)]) + "\n"

@@ -55,6 +55,20 @@ def test_a_folder_of_split_files_is_taken_as_it_is(tmp_path: Path, hf_cache: Pat
         suite.read(str(tmp_path), "train")
 
 
+def test_two_files_of_one_split_are_refused(tmp_path: Path) -> None:
+    for name in ("test.json", "test.jsonl"):
+        write(tmp_path / name, toys(1))
+    with pytest.raises(DataError, match=r"both test.jsonl and test.json are there. Keep one"):
+        Firefly().read(str(tmp_path), "test")
+
+
+def test_a_folder_without_split_files_has_no_splits(tmp_path: Path) -> None:
+    write(tmp_path / "firefly-train-1.1M.jsonl", toys(1))
+    assert Firefly().splits(str(tmp_path)) == ()
+    with pytest.raises(DataError, match=r"Its folder holds firefly-train-1.1M.jsonl"):
+        Firefly().read(str(tmp_path), "train")
+
+
 def test_a_file_is_split_by_content_whatever_the_order(tmp_path: Path, hf_cache: Path) -> None:
     lines = toys()
     one = write(tmp_path / "one.jsonl", lines)

@@ -113,7 +113,7 @@ def test_clean_data_have_no_flaw() -> None:
         ("a", "test", 1),
         ("b", "test", 0),
     ]
-    assert report.remarks == ("test: no rows of b", "test: fewer than 50 rows, so not part of the mean: a (1)")
+    assert report.remarks == ("test: no rows of b", "test: fewer than 50 rows, too few for a leaderboard's mean: a (1)")
     assert "No flaw was found." in render(report)
 
 
@@ -173,6 +173,16 @@ def test_a_split_that_cannot_be_read_does_not_hide_the_others() -> None:
     text = render(report)
     assert "test cannot be read: here/test.json, line 3" in text
     assert "No flaw" not in text
+
+
+def test_a_source_without_splits_is_not_without_flaws(tmp_path: Path) -> None:
+    class Nothing(Toy):
+        def read(self, source: str, split: str) -> Any:
+            raise DataError(f"{source}/{split}.json: no such file")
+
+    report = validate(Nothing(), "here")
+    assert report.errors == {"train": "here/train.json: no such file"}
+    assert "No flaw" not in render(report)
 
 
 def test_lengths_are_those_of_the_tokenizer() -> None:

@@ -33,11 +33,17 @@ class Folder:
     path: Path
 
     def file(self, split: str) -> Path:
-        """The file of a split; DataError naming the folder's files when there is none."""
-        for suffix in SUFFIXES:
-            if (self.path / (split + suffix)).is_file():
-                return self.path / (split + suffix)
-        raise missing(self.path / (split + SUFFIXES[0]))
+        """The file of a split; DataError naming the folder's files when there is none, or when there are two."""
+        there = self.files(split)
+        if len(there) > 1:
+            raise DataError(f"{self.path}: both {there[0].name} and {there[1].name} are there. Keep one of them")
+        if not there:
+            raise missing(self.path / (split + SUFFIXES[0]))
+        return there[0]
+
+    def files(self, split: str) -> list[Path]:
+        """The files that a split could be read from."""
+        return [path for path in (self.path / (split + suffix) for suffix in SUFFIXES) if path.is_file()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +62,7 @@ class Hub:
 
 def find(source: str) -> Folder | File | Hub:
     """What a source is; DataError when it is neither on disk nor a possible hub id."""
-    path = Path(source)
+    path = Path(source).expanduser()
     if path.is_dir():
         return Folder(path=path)
     if path.is_file():

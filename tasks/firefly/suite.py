@@ -89,7 +89,7 @@ class Firefly(Suite):
         """The splits whose files a folder has; all that have a share for a source without splits."""
         place = _source.find(source)
         if isinstance(place, Folder):
-            return tuple(s for s in _source.SPLITS if any((place.path / (s + x)).is_file() for x in _source.SUFFIXES))
+            return tuple(split for split in _source.SPLITS if place.files(split))
         shares = {"train": 1.0, "dev": self.dev_share, "test": self.test_share}
         return tuple(split for split, share in shares.items() if share > 0)
 
