@@ -179,6 +179,8 @@ def _gguf(source: Source) -> dict[str, str]:
 
 def _max_context(config: Any, tokenizer: Any) -> int | None:
     text = config.get_text_config()
+    if hasattr(text, "relative_attention_num_buckets"):  # T5 states a length that nothing in it depends on
+        return None
     for field in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"):
         limit = getattr(text, field, None)
         if isinstance(limit, int) and limit > 0:
