@@ -125,3 +125,11 @@ def differing(specs: Sequence[RunSpec]) -> list[str]:
     flats = [flat(spec) for spec in specs]
     keys = dict.fromkeys(key for f in flats for key in f)
     return [key for key in keys if len({f.get(key) for f in flats}) > 1]
+
+
+def data_key(spec: RunSpec) -> str:
+    """What must be equal for two runs to have answered the same questions, the base model left aside."""
+    ours = {k: v for k, v in flat(spec).items() if k.split(".")[0] in ("suite", "data")}
+    ours.pop("data.label", None)
+    fields = {"split": spec.eval.split, "rows": spec.eval.per_task, "prompt": spec.prompt, "shots": spec.shots}
+    return repr((sorted(ours.items()), sorted(fields.items(), key=str)))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
-from harness.groups import Finished, Group, by_seed, difference, differing, finished, flat
+from harness.groups import Finished, Group, by_seed, data_key, difference, differing, finished, flat
 from harness.spec import RunSpec, display_name
 from harness.stats import Estimate
 from harness.store import RunDirectory, State
@@ -124,14 +124,6 @@ def build(runs: Sequence[RunDirectory], suite: str, protocol: str, *, reference:
             done.append(run)
     tables = [_table(groups, reference) for groups in _comparable(by_seed(done, protocol))]
     return Leaderboard(suite=suite, protocol=protocol, tables=tuple(tables), unfinished=tuple(unfinished))
-
-
-def data_key(spec: RunSpec) -> str:
-    """What must be equal for two runs to have answered the same questions, the base model left aside."""
-    ours = {k: v for k, v in flat(spec).items() if k.split(".")[0] in ("suite", "data")}
-    ours.pop("data.label", None)
-    fields = {"split": spec.eval.split, "rows": spec.eval.per_task, "prompt": spec.prompt, "shots": spec.shots}
-    return repr((sorted(ours.items()), sorted(fields.items(), key=str)))
 
 
 def _comparable(groups: Sequence[Group]) -> list[list[Group]]:

@@ -25,10 +25,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.data import stable_seed
 from harness.errors import HarnessError
@@ -37,6 +38,7 @@ from harness.task import Floats, Statistics
 DRAWS: Final = 2000
 LEVEL: Final = 0.95
 _Z80: Final = 0.8416  # the normal quantile of 80 % power
+_EXACT: Final = 1000  # discordant rows up to which McNemar's test is the exact binomial one
 _LARGEST: Final = 4_000_000  # numbers of one block of column sums
 
 
@@ -125,8 +127,51 @@ def estimate(runs: Sequence[Resampled]) -> Estimate:
 
 
 def difference(a: Sequence[Resampled], b: Sequence[Resampled]) -> Estimate:
-    """a's metric minus b's on the same test rows, each side's seeds resampled for themselves (at least one a side)."""
+    """a's metric minus b's on the same test rows, each side's seeds resampled for themselves (at least one a side).
+
+    ``difference(b, a)`` is its mirror to the last bit, so that no verdict depends on who is named first.
+    """
+    if [run.value for run in b] < [run.value for run in a]:
+        found = _estimate([b, a], bounds=(-1.0, 1.0))
+        return replace(
+            found, value=0.0 - found.value, low=0.0 - found.high, high=0.0 - found.low, seeds=found.seeds[::-1]
+        )
     return _estimate([a, b], bounds=(-1.0, 1.0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class McNemar:
+    """only_a, only_b: test rows that one side alone answered correctly. p: two-sided, that both are equally often."""
+
+    only_a: int
+    only_b: int
+    p: float
+
+
+def mcnemar(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> McNemar:
+    """McNemar's test (1947) of two runs' right answers on the same rows, (n,) each.
+
+    Exact (binomial) up to 1,000 rows that differ, above that by the normal law with continuity correction.
+    """
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    n, least = only_a + only_b, min(only_a, only_b)
+    if n == 0:
+        p = 1.0
+    elif n <= _EXACT:
+        p = min(1.0, 2 * sum(math.comb(n, i) for i in range(least + 1)) / 2**n)
+    else:
+        p = math.erfc(max(0.0, abs(only_a - only_b) - 1) / math.sqrt(2 * n))
+    return McNemar(only_a=only_a, only_b=only_b, p=p)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p values adjusted for their number (Holm 1979): each may be held against 0.05 by itself."""
+    adjusted = [0.0] * len(p)
+    largest = 0.0
+    for rank, i in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
+        largest = max(largest, min(1.0, (len(p) - rank) * p[i]))
+        adjusted[i] = largest
+    return adjusted
 
 
 def _estimate(sides: Sequence[Sequence[Resampled]], bounds: tuple[float, float]) -> Estimate:
