@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from importlib.util import find_spec
@@ -52,27 +51,25 @@ def run_command(
     **options: Any,
 ) -> None:
     """Train a method on a suite, evaluate it, score it. The same command again resumes."""
-    from harness.inputs import typed
-
-    request = typed(options, assignments, config)
+    from harness import inputs
     from harness.resolve import resolve
 
+    request = inputs.typed(options, assignments, config)
     resolved = resolve(request)
     _notes(resolved.notices)
     if dry_run:
         from harness.dryrun import dry_run as make
-        from harness.dryrun import render
+        from harness.dryrun import render, to_json
 
         plan = make(resolved)
         if as_json:
-            _print_json({"spec": resolved.spec.model_dump(mode="json"), "plan": dataclasses.asdict(plan)})
+            _print_json({"spec": resolved.spec.model_dump(mode="json"), "plan": to_json(plan)})
         else:
             click.echo(render(plan, resolved))
         return
-    from harness.inputs import to_json
     from harness.run import execute
 
-    _show(execute(resolved, out, to_json(request), _note), protocol, as_json)
+    _show(execute(resolved, out, inputs.to_json(request), _note), protocol, as_json)
 
 
 @cli.command("list")
@@ -104,8 +101,90 @@ def runs_command(out: Path) -> None:
     click.echo(runs_table(runs) if runs else f"no runs in {out}. Make one: harness run --help")
 
 
+@cli.command("score")
+@click.argument("what", type=click.Path(path_type=Path))
+@click.option("--suite", help="for a file: the suite whose form it has")
+@click.option("--gold", type=click.Path(path_type=Path), help="for a file: the rows with their answers")
+@click.option("--data", help="for a run: where its data are now")
+@PROTOCOL
+@JSON
+def score_command(
+    what: Path, suite: str | None, gold: Path | None, data: str | None, protocol: str | None, as_json: bool
+) -> None:
+    """Score a run's directory again, or a FILE of predictions against --gold. All protocols, no model."""
+    from harness.score import to_json
+
+    if what.is_dir():
+        from harness.rescore import rescore
+        from harness.store import open_run
+
+        run = open_run(what)
+        scored, record = rescore(run, data), run.record()
+    else:
+        from harness.registry import suite_class
+        from harness.score import score_file
+
+        if suite is None or gold is None:
+            raise UsageError(f"{what} is no run: to score a file of predictions give --suite and --gold too")
+        scored, record = score_file(suite_class(suite)(), what, gold), None
+    _notes(scored.notes)
+    if as_json:
+        _print_json(to_json(what if what.is_dir() else None, record, scored.scores))
+    else:
+        _table(scored.scores, protocol)
+
+
+@cli.command("validate")
+@click.argument("suite")
+@click.option("--data", help="folder, file or hub data set (default: the embedded sample)")
+@click.option("--model", help="count tokens with this model's tokenizer")
+@click.option("--max-length", type=int, help="of a row, in tokens; with --model (default: train.max_length)")
+@JSON
+def validate_command(suite: str, data: str | None, model: str | None, max_length: int | None, as_json: bool) -> None:
+    """Look for what would spoil a run: leaks, duplicates, targets that do not parse, rows that are cut."""
+    from harness.registry import suite_class
+    from harness.resolve import locate_data
+    from harness.spec import TrainConfig
+    from harness.validate import validate
+    from harness.validate_report import render, to_json
+
+    made = suite_class(suite)()
+    source, _ = locate_data(made, data)
+    tokenizer = None
+    if model is not None:
+        from harness.model import load_tokenizer
+
+        tokenizer = load_tokenizer(model)
+        max_length = max_length or TrainConfig().max_length
+    report = validate(made, source, tokenizer, max_length)
+    click.echo(to_json(report) if as_json else render(report))
+    if report.errors:
+        sys.exit(1)
+
+
+@cli.command("leaderboard")
+@click.argument("suite")
+@click.option("--format", "form", type=click.Choice(["markdown", "csv", "json"]), default="markdown")
+@click.option("--write", is_flag=True, help="write leaderboards/SUITE.md (and .csv, .json) instead of printing")
+@click.option("--check", is_flag=True, help="exit 1 where leaderboards/SUITE.md differs from what the runs say")
+@OUT
+@PROTOCOL
+def leaderboard_command(suite: str, form: str, write: bool, check: bool, out: Path, protocol: str | None) -> None:
+    """Markdown from runs: a row per method, ablations beneath, one table per data, base model, split and prompt."""
+    from harness.boards import check_board, make_board, rendered, write_board
+
+    board = make_board(suite, out, protocol)
+    if write:
+        for path in write_board(board):
+            click.echo(path)
+    elif check:
+        check_board(board)
+    else:
+        click.echo(rendered(board, form), nl=False)
+
+
 def _show(outcome: Any, protocol: str | None, as_json: bool) -> None:
-    from harness.score import render_scores, to_json
+    from harness.score import to_json
 
     if as_json:
         _print_json(to_json(outcome.run.path, outcome.record, outcome.scores))
@@ -116,8 +195,14 @@ def _show(outcome: Any, protocol: str | None, as_json: bool) -> None:
         click.echo(
             f"This is the embedded sample, not {outcome.record.spec.suite.name} itself: no result on any benchmark."
         )
-    click.echo(render_scores(outcome.scores, protocol or next(iter(outcome.scores.root))))
+    _table(outcome.scores, protocol)
     click.echo(f"run: {outcome.run.path}")
+
+
+def _table(scores: Any, protocol: str | None) -> None:
+    from harness.score import render_scores
+
+    click.echo(render_scores(scores, protocol or next(iter(scores.root))))
 
 
 def _print_json(value: Any) -> None:

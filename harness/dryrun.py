@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +83,11 @@ def memory(resolved: Resolved, prepared: Prepared) -> int:
     activations = tokens * blocks * per_block * size if Trait.TRAINS in resolved.method.traits else 0
     logits = tokens // 4 * _size(config, "vocab_size") * (size + 8)
     return prepared.loaded.n_parameters * size + stored * 16 + activations + logits
+
+
+def to_json(plan: DryRun) -> dict[str, Any]:
+    """The plan as JSON values."""
+    return {**dataclasses.asdict(plan), "parameters": plan.parameters.model_dump()}
 
 
 def render(plan: DryRun, resolved: Resolved) -> str:

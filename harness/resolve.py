@@ -121,7 +121,7 @@ def resolve(request: Request) -> Resolved:
     notices: list[str] = []
     train = _config(TrainConfig, "train", sections["train"])
     evaluation = _config(EvalConfig, "eval", sections["eval"])
-    source, data = _data(suite, options["data"])
+    source, data = locate_data(suite, options["data"])
     evaluation, rows = _rows(suite, source, evaluation, options["tasks"], notices)
     tasks = list(rows.by_task)
     method = _method(cls, sections["method"], options["ablation"], budget, len(tasks))
@@ -162,10 +162,17 @@ def build(cls: type[T], values: Mapping[str, Any], section: str) -> T:
     for name in values:
         if name not in known:
             raise unknown("key", f"{section}.{name}", [f"{section}.{k}" for k in known], see="harness list")
+    default = cls()
+    # A comma list is kind to people: --set suite.kinds=NLI,MRC
+    lists = {k: tuple(v.split(",")) for k, v in values.items() if isinstance(v, str) and _is_tuple(default, k)}
     try:
-        return TypeAdapter(cls).validate_python(dict(values))
+        return TypeAdapter(cls).validate_python({**values, **lists})
     except ValidationError as error:
         raise _wrong(error, section, values) from error
+
+
+def _is_tuple(value: Any, name: str) -> bool:
+    return isinstance(getattr(value, name), tuple)
 
 
 def parse_budget(text: str) -> Budget:
@@ -249,7 +256,8 @@ def _changed(value: Any, default: Any) -> dict[str, Any]:
     return {n: getattr(value, n) for n in names if getattr(value, n) != getattr(default, n)}
 
 
-def _data(suite: Suite, given: str | None) -> tuple[str, DataSpec]:
+def locate_data(suite: Suite, given: str | None) -> tuple[str, DataSpec]:
+    """Where the rows are, and what identifies them; without ``given`` the embedded sample."""
     if given is None:
         if suite.sample is None:
             raise UsageError(f"--data is missing: suite {suite.name!r} has no embedded sample")

@@ -17,8 +17,8 @@ from harness.method import Trait
 from harness.prepare import Prepared, mixture, parameters, prepare, train_rows
 from harness.provenance import gather
 from harness.record import Failure, GenerationSummary, RunRecord, Scores, TrainingSummary
+from harness.rescore import score
 from harness.resolve import Resolved
-from harness.score import MIN_ROWS, score_predictions, write_scored
 from harness.spec import directory_name, run_id
 from harness.store import RunDirectory, write_json
 
@@ -49,7 +49,7 @@ def execute(resolved: Resolved, out: Path, inputs: dict[str, Any], say: Say) -> 
         record = run.record()
         if record is not None:
             return Outcome(
-                run=run, record=record, scores=run.scores() or score(resolved, run, record.n_train, say), fresh=False
+                run=run, record=record, scores=run.scores() or _score(resolved, run, record.n_train, say), fresh=False
             )
         run.write("spec.json", resolved.spec)
         write_json(run.path / "inputs.json", inputs)
@@ -82,7 +82,7 @@ class _Work:
         generation = self._answer(prepared, rows)
         self.phase, self.where = "score", lambda: None
         record = self._record(prepared, rows, training, generation)
-        scores = score(self.resolved, self.run, record.n_train, self.say)
+        scores = _score(self.resolved, self.run, record.n_train, self.say)
         self.run.write("record.json", record)
         return record, scores
 
@@ -178,17 +178,8 @@ def generator(resolved: Resolved, prepared: Prepared) -> Any:
     )
 
 
-def score(resolved: Resolved, run: RunDirectory, n_train: dict[str, int], say: Say) -> Scores:
-    """Score a run's predictions under every protocol and write what follows from them."""
-    tasks = list(resolved.rows.by_task)
-    scored = score_predictions(
-        resolved.suite,
-        {t: resolved.rows.of(t) for t in tasks},
-        {t: run.predictions(t) for t in tasks},
-        n_train=n_train,
-        min_rows=1 if resolved.spec.data.sample else MIN_ROWS,
-    )
-    write_scored(run, scored)
+def _score(resolved: Resolved, run: RunDirectory, n_train: dict[str, int], say: Say) -> Scores:
+    scored = score(run, resolved.spec, resolved.suite, resolved.rows, n_train)
     for note in scored.notes:
         say(note)
     return scored.scores

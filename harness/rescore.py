@@ -1,0 +1,55 @@
+"""Score again what a run has already answered: its data and its predictions, no model."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from harness.data import Rows, group
+from harness.errors import DataError, StoreError
+from harness.inputs import of_run
+from harness.registry import suite_class
+from harness.resolve import build, locate_data
+from harness.score import MIN_ROWS, Scored, score_predictions, write_scored
+from harness.spec import RunSpec
+from harness.store import RunDirectory
+from harness.task import Suite
+
+
+def rows_of(run: RunDirectory, data: str | None = None) -> tuple[RunSpec, Suite, Rows]:
+    """The spec, the suite and the evaluated rows of a run.
+
+    Args:
+        data: where the data are now, when they have moved.
+
+    Raises: DataError when they are no longer the data that the run was made with; StoreError without a spec.
+    """
+    spec = run.spec()
+    if spec is None:
+        raise StoreError(f"{run.path} is no run (it has no spec.json). See: harness runs")
+    suite = build(suite_class(spec.suite.name), spec.suite.fields, "suite")
+    source, found = locate_data(suite, of_run(run, data).options.get("data"))
+    if found.fingerprints != spec.data.fingerprints:
+        changed = sorted(set(found.fingerprints.items()) ^ set(spec.data.fingerprints.items()))
+        names = ", ".join(dict.fromkeys(name for name, _ in changed))
+        raise DataError(f"{source} is not what {run.name} was made with ({names} differ): give the right --data")
+    rows = group(suite.read(source, spec.eval.split), spec.eval.split, list(spec.suite.tasks), spec.eval.per_task)
+    return spec, suite, dataclasses.replace(rows, by_task={t: i for t, i in rows.by_task.items() if len(i)})
+
+
+def score(run: RunDirectory, spec: RunSpec, suite: Suite, rows: Rows, n_train: dict[str, int] | None) -> Scored:
+    """Score a run's predictions under every protocol and write what follows from them."""
+    scored = score_predictions(
+        suite,
+        {t: rows.of(t) for t in rows.by_task},
+        {t: run.predictions(t) for t in rows.by_task},
+        n_train=n_train,
+        min_rows=1 if spec.data.sample else MIN_ROWS,
+    )
+    write_scored(run, scored)
+    return scored
+
+
+def rescore(run: RunDirectory, data: str | None = None) -> Scored:
+    """Parse and score a finished run's texts again (after a parser's change, say)."""
+    record = run.record()
+    return score(run, *rows_of(run, data), record.n_train if record is not None else None)
