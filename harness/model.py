@@ -192,10 +192,10 @@ def _max_context(config: Any, tokenizer: Any) -> int | None:
 def _refused(source: Source, part: str, error: Exception) -> ModelError:
     if isinstance(error, ModelError):
         return error
-    text = " ".join(str(error).split())[:400]
+    text = " ".join(str(error).split())
     if "trust_remote_code" in text:
         return ModelError(
             f"{source.label} brings Python code of its own. Read it; where you trust it, allow it to run with "
             "trust_remote_code (--trust-remote-code)."
         )
-    return ModelError(f"the {part} of {source.label} cannot be loaded: {type(error).__name__}: {text}")
+    return ModelError(f"the {part} of {source.label} cannot be loaded: {type(error).__name__}: {text[:400]}")
