@@ -162,6 +162,23 @@ def validate_command(suite: str, data: str | None, model: str | None, max_length
         sys.exit(1)
 
 
+@cli.command("compare")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--with", "others", multiple=True, required=True, type=click.Path(path_type=Path), help="repeatable")
+@PROTOCOL
+@JSON
+def compare_command(runs: tuple[Path, ...], others: tuple[Path, ...], protocol: str | None, as_json: bool) -> None:
+    """Is one method better than another? RUNS against --with RUNS, each group one method under several seeds."""
+    from harness.compare import compare, render, to_json
+    from harness.store import open_run
+
+    found = compare([open_run(p) for p in runs], [open_run(p) for p in others], protocol)
+    if as_json:
+        _print_json(to_json(found))
+    else:
+        click.echo(render(found))
+
+
 @cli.command("leaderboard")
 @click.argument("suite")
 @click.option("--format", "form", type=click.Choice(["markdown", "csv", "json"]), default="markdown")
