@@ -193,7 +193,7 @@ def _row(group: Group, label: str, tasks: Sequence[str]) -> Row:
             )
             for task in tasks
         },
-        unparsed={t: sum(s.n_unparsed for s in found) / n[t] for t, found in scores.items() if n[t]},
+        unparsed={t: sum(s.n_unparsed or 0 for s in found) / n[t] for t, found in scores.items() if n[t]},
         flags=_flags(group),
     )
 

@@ -50,7 +50,7 @@ class TaskScore(Frozen):
     metrics: dict[str, float]
     n: int
     n_train: int | None
-    n_unparsed: int
+    n_unparsed: int | None
     n_cut: int | None
     n_invented: int | None = None
 

@@ -103,8 +103,8 @@ def score_file(suite: Suite, predictions: Path, gold: Path, *, split: str = "tes
         found = [texts.get(e.id) for e in of_task]
         absent = [e.id for e, text in zip(of_task, found, strict=True) if text is None]
         if absent:
-            some = ", ".join(repr(i) for i in absent[:3])
-            notes.append(f"{task}: {len(absent)} of {len(found)} rows have no prediction in {predictions} ({some}, …)")
+            some = ", ".join([*(repr(i) for i in absent[:3]), *(["…"] if len(absent) > 3 else [])])
+            notes.append(f"{task}: {len(absent)} of {len(found)} rows have no prediction in {predictions} ({some})")
         results[task] = _score_task(suite.tasks[task], of_task, found, n_train=None, n_cut=None)
     return _collect(suite, examples, results, min_rows, notes)
 
@@ -215,7 +215,7 @@ def _score_task(
                 metrics={},
                 n=n,
                 n_train=n_train,
-                n_unparsed=0,
+                n_unparsed=None,
                 n_cut=n_cut,
             )
             for name, rule in task.protocols.items()

@@ -39,6 +39,7 @@ DRAWS: Final = 2000
 LEVEL: Final = 0.95
 _Z80: Final = 0.8416  # the normal quantile of 80 % power
 _EXACT: Final = 1000  # discordant rows up to which McNemar's test is the exact binomial one
+_ROUNDING: Final = 1e-9
 _LARGEST: Final = 4_000_000  # numbers of one block of column sums
 
 
@@ -99,14 +100,17 @@ def resample(statistics: Statistics, metric: str, counts: Floats) -> Resampled:
     """One metric on the real and on the resampled test rows.
 
     Args: counts from ``row_counts``, (B, n).
-    Raises: HarnessError where the metric is not finite on some test set.
+    Raises: HarnessError where the metric is not a number between 0 and 1 on some test set.
     """
     block = max(1, _LARGEST // max(1, statistics.rows.shape[1]))
     blocks = [statistics.values(counts[i : i + block] @ statistics.rows) for i in range(0, len(counts), block)]
     draws = np.concatenate([b[metric] for b in blocks])
     value = float(statistics.values(statistics.rows.sum(axis=0))[metric])
-    if not (math.isfinite(value) and np.isfinite(draws).all()):
-        raise HarnessError(f"metric {metric!r} is not finite on some test rows; a metric must be between 0 and 1 there")
+    outside = [x for x in (value, draws.min(), draws.max()) if not -_ROUNDING <= x <= 1 + _ROUNDING]
+    if outside:
+        raise HarnessError(
+            f"metric {metric!r} is {outside[0]} on some test rows; a metric must be between 0 and 1 there"
+        )
     return Resampled(value=value, draws=draws)
 
 
