@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,8 @@ from numpy.typing import NDArray
 from harness import stats
 from harness.data import group
 from harness.draws import Draws, TaskDraws, rows_fingerprint, write_draws
-from harness.errors import DataError, nearest, unknown
+from harness.errors import DataError, unknown
+from harness.prediction_file import read_texts
 from harness.record import Prediction, ProtocolScores, RunRecord, Scores, TaskScore, text_hash
 from harness.store import RunDirectory, write_json
 from harness.task import NOT_PARSED, Answer, Example, Judged, Protocol, Suite, Task
@@ -22,7 +22,6 @@ from harness.task import NOT_PARSED, Answer, Example, Judged, Protocol, Suite, T
 MIN_ROWS: Final = 50  # a mean is over the tasks with at least this many test rows
 LABEL: Final = "label"  # the kind of task whose answers are right or wrong as a whole
 MISSING: Final = "–"
-_ID_COLUMNS: Final = ("sample_id", "id")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,12 +91,12 @@ def score_file(suite: Suite, predictions: Path, gold: Path, *, split: str = "tes
     """
     rows = group(suite.read(str(gold), split), split, tuple(suite.tasks))
     examples = {task: rows.of(task) for task, n in rows.counts.items() if n > 0}
-    task_of = {e.id: task for task, of_task in examples.items() for e in of_task}
+    ids = {e.id for of_task in examples.values() for e in of_task}
     if all(_withheld(of_task) for of_task in examples.values()):
         raise DataError(
             f"{gold} holds no targets: it is a test set whose answers are withheld. Give a file with answers."
         )
-    texts = _read_texts(predictions, task_of, gold)
+    texts = read_texts(predictions, ids, gold)
     results, notes = {}, []
     for task, of_task in examples.items():
         found = [texts.get(e.id) for e in of_task]
@@ -307,39 +306,3 @@ def _collect(
         )
     diagnostics = {name: found for name in order if (found := results[name].diagnostics) is not None}
     return Scored(scores=Scores(tables), diagnostics=diagnostics, draws=draws, notes=tuple(notes))
-
-
-def _read_texts(path: Path, known: Mapping[str, str], gold: Path) -> dict[str, str]:
-    """The text of each id in a predictions file."""
-    texts: dict[str, str] = {}
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                where = f"{path}, line {number}"
-                key, text = _read_prediction(line, where)
-                if key not in known:
-                    raise DataError(f"{where}: no row {key!r} in {gold}.{nearest(key, known)} Are both of one split?")
-                if key in texts:
-                    raise DataError(f"{where}: a second prediction of row {key!r}. Keep one of them.")
-                texts[key] = text
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}. Give a file of JSON lines in UTF-8.") from error
-    return texts
-
-
-def _read_prediction(line: str, where: str) -> tuple[str, str]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: broken JSON ({error}). Each line must hold one whole JSON object.") from None
-    if not isinstance(row, dict):
-        raise DataError(f"{where}: not an object but {type(row).__name__}. Each line must be an object with a target.")
-    key = next((row[c] for c in _ID_COLUMNS if isinstance(row.get(c), str | int)), None)
-    if key is None:
-        raise DataError(f"{where}: no sample_id, by which predictions find their rows. Copy it from the gold file.")
-    text = row.get("target")
-    if not isinstance(text, str):
-        raise DataError(f"{where}, row {key!r}: 'target' must be the model's text, not {text!r:.60}.")
-    return str(key), text
