@@ -80,8 +80,9 @@ def _transfer(table: Table) -> Figure | None:
     for y, line in enumerate(gains):
         for x, gain in enumerate(line):
             if gain is not None:
-                weight = "bold" if gain.shown else "normal"
-                axes.text(x, y, f"{100 * gain.value:+.1f}", ha="center", va="center", fontsize=7, weight=weight)
+                style = {"weight": "bold" if gain.shown else "normal", "fontsize": 7, "ha": "center", "va": "center"}
+                colour = "white" if abs(100 * gain.value) > 0.6 * largest else "black"
+                axes.text(x, y, f"{100 * gain.value:+.1f}", color=colour, **style)
     axes.set_xticks(range(len(names)), [_plain(n) for n in names], rotation=45, ha="right", fontsize=8)
     axes.set_yticks(range(len(gains)), [_plain(label) for label, _, _ in table.transfers], fontsize=8)
     axes.set_xlabel(f"points over {_plain(table.transfers[0][1])}; bold: shown (95 % interval)", fontsize=8)
