@@ -80,7 +80,12 @@ def _transfer(table: Table) -> Figure | None:
     for y, line in enumerate(gains):
         for x, gain in enumerate(line):
             if gain is not None:
-                style = {"weight": "bold" if gain.shown else "normal", "fontsize": 7, "ha": "center", "va": "center"}
+                style: dict[str, Any] = {
+                    "weight": "bold" if gain.shown else "normal",
+                    "fontsize": 7,
+                    "ha": "center",
+                    "va": "center",
+                }
                 colour = "white" if abs(100 * gain.value) > 0.6 * largest else "black"
                 axes.text(x, y, f"{100 * gain.value:+.1f}", color=colour, **style)
     axes.set_xticks(range(len(names)), [_plain(n) for n in names], rotation=45, ha="right", fontsize=8)
