@@ -17,7 +17,8 @@ from torch import Tensor
 from harness.decode import decode, log_likelihoods
 from harness.errors import ModelError, NotFoldable
 from harness.generate import Choice, Generated, Generator, Request, plan
-from harness.model import LoadedModel
+from harness.model import LoadedModel, load_model
+from harness.registry import model_folder
 from methods.cgc_lora import CGCLoRA
 from methods.no_finetune import NoFinetune
 
@@ -105,18 +106,44 @@ def run(generator: Generator, requests: Sequence[Request]) -> dict[str, tuple[in
     return texts
 
 
-@pytest.mark.parametrize("size", [1, 4, 32])
 @pytest.mark.parametrize("kind", ["full attention", "sliding window", "encoder-decoder"])
-def test_texts_are_those_of_transformers_for_every_batch_size(kind: str, size: int, llama: LoadedModel) -> None:
+def test_texts_are_those_of_transformers_for_every_batch_size(kind: str, llama: LoadedModel) -> None:
     model = llama if kind == "full attention" else toy(kind)
     requests = toy_requests()
-    texts = []
-    for start in range(0, len(requests), size):
-        batch = requests[start : start + size]
-        texts += decode(model, [r.prompt for r in batch], [r.limit for r in batch], always)
     expected = [reference(model.model, request) for request in requests]
-    assert texts == expected
     assert len({tuple(t) for t in expected}) > 15
+    for size in (1, 4, 32):
+        texts = []
+        for start in range(0, len(requests), size):
+            batch = requests[start : start + size]
+            texts += decode(model, [r.prompt for r in batch], [r.limit for r in batch], always)
+        assert texts == expected
+
+
+def test_the_tiny_models_texts_are_those_of_transformers() -> None:
+    folder = model_folder("tiny")
+    if folder is None or not folder.is_dir():
+        pytest.skip("the sample model has not been made")
+    tiny = load_model("tiny", "fp32", "cpu")
+    texts = [
+        "1、",
+        "请写一个句子：",
+        "肺炎患者咳嗽，",
+        "下面是",
+        "问：你好。答：",
+        "高血压",
+        "今天",
+        "患者男，五十岁，",
+    ]
+    requests = [
+        Request(id=text, route=0, prompt=tiny.tokenizer(text * (1 + i % 3))["input_ids"], limit=12 + i)
+        for i, text in enumerate(texts)
+    ]
+    adapter = NoFinetune().attach(tiny.model, TASKS, seed=0)
+    found = run(Generator(tiny, adapter, TASKS, folds=False, batch_tokens=10_000), requests)
+    for request in requests:
+        expected = reference(tiny.model, request)
+        assert list(found[request.id]) == (expected[:-1] if expected[-1] in tiny.eos_ids else expected)
 
 
 def test_every_eos_of_the_generation_config_ends_a_text(llama: LoadedModel) -> None:
