@@ -14,6 +14,8 @@ from harness.errors import HarnessError, UsageError
 
 OUT = click.option("--out", default="runs", show_default=True, type=click.Path(path_type=Path), help="folder of runs")
 JSON = click.option("--json", "as_json", is_flag=True, help="print JSON for programs")
+DATA = click.option("--data", help="where the run's data are now")
+MODEL = click.option("--model", help="where the run's base model is now")
 PROTOCOL = click.option("--protocol", help="scoring rule that is shown (default: the suite's first)")
 
 
@@ -35,6 +37,7 @@ def cli() -> None:
 @click.option("--seed", type=int, help="default 0")
 @click.option("--shots", type=int, help="in-context examples from the train split (default 0)")
 @click.option("--prompt", type=click.Choice(["plain", "chat"]), help="plain (default) or the model's chat template")
+@click.option("--backend", help="hf (default), or a model of lm-eval: lm-eval:NAME,key=value,…")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="any key; see: harness keys")
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file; the command line wins over it")
 @click.option("--dry-run", is_flag=True, help="show the resolved run and its costs, train nothing")
@@ -162,9 +165,88 @@ def validate_command(suite: str, data: str | None, model: str | None, max_length
         sys.exit(1)
 
 
-@cli.command("compare")
+class _TwoGroups(click.Command):
+    """``A… --with B…``: every name after --with is of the second group, not only the first."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if "--with" in args:
+            at = args.index("--with")
+            rest = args[at + 1 :]
+            n = next((i for i, word in enumerate(rest) if word.startswith("-")), len(rest))
+            args = args[:at] + [word for other in rest[:n] for word in ("--with", other)] + rest[n:]
+        return super().parse_args(ctx, args)
+
+
+@cli.command("evaluate")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--split", type=click.Choice(["dev", "train", "test"]), help="default: the run's own")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="eval.*, or a method's inference field")
+@DATA
+@MODEL
+@PROTOCOL
+@JSON
+def evaluate_command(
+    run: Path,
+    split: str | None,
+    assignments: tuple[str, ...],
+    data: str | None,
+    model: str | None,
+    protocol: str | None,
+    as_json: bool,
+) -> None:
+    """Evaluate a finished RUN again: another split or inference setting, no training. The run stays as it is."""
+    from harness.reevaluate import evaluate_again, to_json
+    from harness.resolve import parse_assignments
+
+    keys = parse_assignments(assignments) | ({"eval.split": split} if split else {})
+    done = evaluate_again(run, keys, _note, data=data, model=model)
+    if as_json:
+        _print_json(to_json(done))
+        return
+    if not done.fresh:
+        _note("all done before")
+    _table(done.scores, protocol)
+    click.echo(f"evaluation: {done.directory.path}")
+
+
+@cli.command("try")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--task", required=True, help="whose share of the adapter answers")
+@DATA
+@MODEL
+def try_command(run: Path, task: str, data: str | None, model: str | None) -> None:
+    """Answer a prompt from standard input as a finished RUN would: harness try RUN --task T < FILE."""
+    from harness.ask import ask
+
+    prompt = click.get_text_stream("stdin", encoding="utf-8").read().removesuffix("\n").removesuffix("\r")
+    asked = ask(run, task, prompt, data, model)
+    _notes(asked.notes)
+    click.echo(asked.text)
+
+
+@cli.command("lm-eval")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--tasks", required=True, help="comma-separated names of lm-eval's tasks")
+@click.option("--include-path", type=click.Path(path_type=Path, exists=True), help="folder of task files of your own")
+@click.option("--limit", type=click.IntRange(min=1), help="documents of each task (default all)")
+@click.option("--route", help="the run's task whose share of the adapter is used; needed where the method has routes")
+@DATA
+@MODEL
+@JSON
+def lm_eval_command(run: Path, tasks: str, data: str | None, model: str | None, as_json: bool, **options: Any) -> None:
+    """Score a finished RUN's model and its base on any tasks of lm-eval: what was kept, what was forgotten."""
+    from harness.lm_eval_bridge import evaluate_tasks, render
+
+    report = evaluate_tasks(run, [t.strip() for t in tasks.split(",") if t.strip()], data=data, model=model, **options)
+    if as_json:
+        _print_json(report.to_json())
+    else:
+        click.echo(render(report))
+
+
+@cli.command("compare", cls=_TwoGroups)
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--with", "others", multiple=True, required=True, type=click.Path(path_type=Path), help="repeatable")
+@click.option("--with", "others", multiple=True, required=True, type=click.Path(path_type=Path), help="the other group")
 @PROTOCOL
 @JSON
 def compare_command(runs: tuple[Path, ...], others: tuple[Path, ...], protocol: str | None, as_json: bool) -> None:
