@@ -218,7 +218,7 @@ def try_command(run: Path, task: str, data: str | None, model: str | None) -> No
     """Answer a prompt from standard input as a finished RUN would: harness try RUN --task T < FILE."""
     from harness.ask import ask
 
-    prompt = click.get_text_stream("stdin", encoding="utf-8").read().removesuffix("\n").removesuffix("\r")
+    prompt = sys.stdin.read().removesuffix("\n").removesuffix("\r")
     asked = ask(run, task, prompt, data, model)
     _notes(asked.notes)
     click.echo(asked.text)

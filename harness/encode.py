@@ -63,6 +63,8 @@ class Encoder:
 
         In-context examples give way first; then the middle of the prompt, so that the instruction at either end stays.
         """
+        if not examples:
+            return []
         full = self._tokens([self.text(e, self.n_shots) for e in examples])
         out = []
         for example, ids in zip(examples, full, strict=True):

@@ -14,8 +14,10 @@ from harness.data import Rows
 from harness.encode import Encoder
 from harness.generate import Generated, Generator, Request
 from harness.interrupt import StopFlag
-from harness.method import Method
+from harness.method import Method, Trait
+from harness.prepare import Prepared
 from harness.record import GenerationSummary, Prediction, text_hash
+from harness.resolve import Resolved
 from harness.store import RunDirectory, append_lines
 from harness.task import Example
 
@@ -49,8 +51,8 @@ class Answers:
             done |= {(task, p.id) for p in good}
         return done
 
-    def write(self, task: str, texts: Iterable[tuple[str, str, int, bool]]) -> None:
-        """Append (id, text, tokens, cut) of one task, flushed to disk."""
+    def write(self, task: str, texts: Iterable[tuple[str, str, int | None, bool | None]]) -> None:
+        """Append (id, text, tokens, cut) of one task, flushed to disk; None where a back end did not tell."""
         lines = []
         for key, text, tokens, cut in texts:
             example = self._by_key[task, key]
@@ -64,6 +66,37 @@ class Answers:
             )
             lines.append(json.dumps(prediction.model_dump(), ensure_ascii=False))
         append_lines(self.run.prediction_file(task), lines)
+
+
+def make_answers(
+    resolved: Resolved, prepared: Prepared | None, train: Rows | None, answers: Answers, stop: StopFlag
+) -> GenerationSummary | None:
+    """Write every text that is missing: by the method itself, by a back end, or through the adapter.
+
+    Returns: what it cost; None where no model was asked.
+    """
+    if Trait.ANSWERS in resolved.method.traits:
+        answer_without_model(resolved.method, answers, train, stop)
+        return None
+    if prepared is None:
+        from harness.lm_eval_backend import answer_by_backend
+
+        return answer_by_backend(resolved, train, answers, stop)
+    summary = generate_answers(generator(resolved, prepared), prepared.encoder, answers, stop)
+    tokens = sum(p.tokens or 0 for t in answers.examples for p in answers.run.predictions(t))
+    return summary.model_copy(update={"tokens": tokens})
+
+
+def generator(resolved: Resolved, prepared: Prepared) -> Generator:
+    """The text generator of a prepared run."""
+    return Generator(
+        prepared.loaded,
+        prepared.adapter,
+        prepared.tasks,
+        folds=Trait.FOLDS in resolved.method.traits,
+        batch_tokens=resolved.spec.eval.batch_tokens,
+        reads=Trait.LABEL_FREE in resolved.method.traits,
+    )
 
 
 def answer_without_model(method: Method, answers: Answers, train: Rows | None, stop: StopFlag) -> None:

@@ -27,8 +27,8 @@ def to_json(request: Request) -> dict[str, Any]:
     return {"options": options, "keys": dict(request.keys)}
 
 
-def of_run(run: RunDirectory, data: str | None = None) -> Request:
-    """The request that made a run; ``data`` where its data have moved. Raises: StoreError without inputs.json."""
+def of_run(run: RunDirectory, data: str | None = None, model: str | None = None) -> Request:
+    """The request that made a run; ``data`` and ``model`` where these have moved. Raises: StoreError."""
     try:
         saved = json.loads((run.path / "inputs.json").read_bytes())
         request = Request(options=saved["options"], keys=saved["keys"])
@@ -36,4 +36,4 @@ def of_run(run: RunDirectory, data: str | None = None) -> Request:
         raise StoreError(
             f"{run.path / 'inputs.json'} cannot be read ({error}): give the harness run command again"
         ) from error
-    return merge(request, Request(options={"data": data}))
+    return merge(request, Request(options={"data": data, "model": model}))

@@ -177,6 +177,7 @@ class Method(ABC):
     traits: ClassVar[frozenset[Trait]]
     ablations: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # name -> fields that differ
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # "paper" -> keys (method.x, train.y) of the paper
+    inference_fields: ClassVar[frozenset[str]] = frozenset()  # they change answers and never training
     summary: ClassVar[str] = ""  # one line for `harness list`
 
     def attach(self, model: Model, tasks: Sequence[str], *, seed: int) -> Adapter:

@@ -12,6 +12,7 @@ from harness.errors import DataError, ModelError
 from harness.method import Adapter, Trait
 from harness.record import Parameters
 from harness.resolve import Resolved
+from harness.task import Example
 
 if TYPE_CHECKING:
     from harness.model import LoadedModel
@@ -60,19 +61,24 @@ def encoder(resolved: Resolved, loaded: LoadedModel, rows: Rows | None) -> Encod
             f"set a larger train.max_length (the model's context is {loaded.max_context}), a smaller "
             "eval.max_new_tokens, or leave the task out"
         )
-    shots = {}
-    if spec.shots and rows is not None:
-        # One more than needed, so that a training row that is itself a shot still gets all of them.
-        shots = {t: draw(rows, t, spec.shots + 1, spec.seed, "shots") for t in tasks}
     return Encoder(
         tokenizer=loaded.tokenizer,
         style=spec.prompt,
         eos=int(loaded.tokenizer.eos_token_id),
         max_length=length,
         limits=limits,
-        shots=shots,
+        shots=draw_shots(resolved, rows),
         n_shots=spec.shots,
     )
+
+
+def draw_shots(resolved: Resolved, rows: Rows | None) -> dict[str, list[Example]]:
+    """In-context examples of each task."""
+    spec = resolved.spec
+    if not spec.shots or rows is None:
+        return {}
+    # One more than needed, so that a training row that is itself a shot still gets all of them.
+    return {t: draw(rows, t, spec.shots + 1, spec.seed, "shots") for t in resolved.rows.by_task}
 
 
 @dataclass(frozen=True, kw_only=True)

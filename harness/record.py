@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, RootModel
 
-from harness.spec import RunSpec
+from harness.spec import EvalConfig, RunSpec, SuiteSpec
 
 SCHEMA_VERSION = 1
 
@@ -30,6 +30,7 @@ def text_hash(text: str) -> str:
 class Prediction(Frozen):
     """One line of predictions/<task>.jsonl. tokens: generated, without eos; cut: the length limit was reached.
 
+    Both are None where a back end did not tell.
     prompt_hash and target_hash: ``text_hash`` of the example's prompt and target as the suite gives them.
     """
 
@@ -37,8 +38,8 @@ class Prediction(Frozen):
     prompt_hash: str
     target_hash: str
     text: str
-    tokens: int
-    cut: bool
+    tokens: int | None
+    cut: bool | None
 
 
 class TaskScore(Frozen):
@@ -94,7 +95,7 @@ class TrainingSummary(Frozen):
 class GenerationSummary(Frozen):
     """What the evaluation cost; ``halved``: batches made smaller after out-of-memory (such a run is unpublishable)."""
 
-    tokens: int
+    tokens: int | None
     seconds: float
     halved: int = 0
     unfolded: tuple[str, ...] = ()  # tasks evaluated routed because their share does not fold
@@ -138,3 +139,25 @@ class Failure(Frozen):
     message: str
     traceback: str
     failed_at: datetime
+
+
+class EvaluationSettings(Frozen):
+    """How a finished run is evaluated again; its hash names the folder. method: inference fields that differ."""
+
+    run_id: str
+    eval: EvalConfig
+    method: dict[str, Any]
+    suite: SuiteSpec  # with today's versions of reader and tasks
+
+
+class Evaluation(Frozen):
+    """evaluation.json: what an evaluation without training took, and where it was made."""
+
+    schema_version: Literal[1] = 1
+    settings: EvaluationSettings
+    generation: GenerationSummary | None
+    provenance: Provenance
+    n_train: dict[str, int]
+    sample: bool
+    started_at: datetime
+    finished_at: datetime

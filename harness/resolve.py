@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from harness.backend import LOCAL, Backend, identify_backend, parse_backend
 from harness.data import Rows, group, without_targets
 from harness.errors import DataError, UsageError, unknown
 from harness.fingerprint import file_sha256
@@ -32,6 +33,7 @@ _OPTIONS = {
     "budget": str,
     "seed": int,
     "shots": int,
+    "backend": str,
 }
 _SECTIONS = ("train", "eval", "method", "suite")
 T = TypeVar("T")
@@ -119,13 +121,14 @@ def resolve(request: Request) -> Resolved:
     budget = options["budget"] or sections.pop("", {}).get("budget")
     suite = build(suite_class(options["suite"]), sections["suite"], "suite")
     notices: list[str] = []
-    train = _config(TrainConfig, "train", sections["train"])
-    evaluation = _config(EvalConfig, "eval", sections["eval"])
+    train = section_config(TrainConfig, "train", sections["train"])
+    evaluation = section_config(EvalConfig, "eval", sections["eval"])
     source, data = locate_data(suite, options["data"])
     evaluation, rows = _rows(suite, source, evaluation, options["tasks"], notices)
     tasks = list(rows.by_task)
     method = _method(cls, sections["method"], options["ablation"], budget, len(tasks))
-    model = None if Trait.ANSWERS in method.traits else options["model"] or "tiny"
+    backend = parse_backend(options["backend"])
+    model = _model(method, options, backend)
     if model == "tiny" and not data.sample:
         notices.append("--model tiny is a toy made for the embedded sample; on real data give a real model")
     base = type(method)()
@@ -144,11 +147,12 @@ def resolve(request: Request) -> Resolved:
             tasks={t: suite.tasks[t].version for t in tasks},
             fields=_changed(suite, type(suite)()),
         ),
-        model=identify(model) if model else None,
+        model=identify_backend(backend) if backend else identify(model) if model else None,
         data=data,
         train=train if Trait.TRAINS in method.traits else _data_only(train),
         eval=evaluation,
         budget=str(parse_budget(budget)) if budget else None,
+        backend=options["backend"] or LOCAL,
         **{k: options[k] for k in ("prompt", "shots", "seed") if options[k] is not None},
     )
     return Resolved(
@@ -190,7 +194,8 @@ def _spec(**fields: Any) -> RunSpec:
         raise _wrong(error, "", fields) from error
 
 
-def _config(cls: type[T], section: str, values: Mapping[str, Any]) -> T:
+def section_config(cls: type[T], section: str, values: Mapping[str, Any]) -> T:
+    """``train.*`` or ``eval.*`` keys. Raises: UsageError for an unknown key or a wrong value."""
     known = list(cls.model_fields)  # type: ignore[attr-defined]
     for name in values:
         if name not in known:
@@ -244,6 +249,20 @@ def _method(
             raise UsageError(f"--ablation {ablation} sets method.{both[0]} itself: leave it out of --set")
     method = build(cls, {**values, **changes}, "method")
     return method.within(parse_budget(budget), n_tasks) if budget and Trait.TRAINS in method.traits else method
+
+
+def _model(method: Method, options: Mapping[str, Any], backend: Backend | None) -> str | None:
+    """The model that is loaded here; None where nothing is, because the method or a back end answers."""
+    if backend is None:
+        return None if Trait.ANSWERS in method.traits else options["model"] or "tiny"
+    if {Trait.TRAINS, Trait.ANSWERS} & method.traits:
+        raise UsageError(
+            f"--backend {options['backend']} generates with a model of its own, and --method {options['method']} "
+            "cannot use it. Give a method that neither trains nor answers by itself, such as no_finetune"
+        )
+    if options["model"]:
+        raise UsageError(f"--model and --backend {options['backend']}: the back end names its model, leave --model out")
+    return None
 
 
 def _data_only(train: TrainConfig) -> TrainConfig:

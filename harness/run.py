@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.adapter_file import has_adapter, load_into, save_adapter
 from harness.data import Rows
-from harness.evaluate import Answers, answer_without_model, generate_answers
+from harness.evaluate import Answers, make_answers
 from harness.interrupt import Interrupted, StopFlag, stop_gracefully
 from harness.method import Trait
 from harness.prepare import Prepared, mixture, parameters, prepare, train_rows
@@ -116,14 +116,9 @@ class _Work:
     def _answer(self, prepared: Prepared | None, rows: Rows | None) -> GenerationSummary | None:
         self.phase, self.where = "generate", lambda: None
         answers = Answers(run=self.run, examples={t: self.resolved.rows.of(t) for t in self.resolved.rows.by_task})
-        if prepared is None:
-            answer_without_model(self.resolved.method, answers, rows, self.stop)
-            self._say_all(answers.warnings)
-            return None
-        summary = generate_answers(generator(self.resolved, prepared), prepared.encoder, answers, self.stop)
+        summary = make_answers(self.resolved, prepared, rows, answers, self.stop)
         self._say_all(answers.warnings)
-        tokens = sum(p.tokens for t in prepared.tasks for p in self.run.predictions(t))
-        return summary.model_copy(update={"tokens": tokens})
+        return summary
 
     def _record(
         self,
@@ -162,20 +157,6 @@ class _Work:
     def _say_all(self, lines: list[str]) -> None:
         for line in lines:
             self.say(line)
-
-
-def generator(resolved: Resolved, prepared: Prepared) -> Any:
-    """The text generator of a prepared run."""
-    from harness.generate import Generator
-
-    return Generator(
-        prepared.loaded,
-        prepared.adapter,
-        prepared.tasks,
-        folds=Trait.FOLDS in resolved.method.traits,
-        batch_tokens=resolved.spec.eval.batch_tokens,
-        reads=Trait.LABEL_FREE in resolved.method.traits,
-    )
 
 
 def _score(resolved: Resolved, run: RunDirectory, n_train: dict[str, int], say: Say) -> Scores:

@@ -69,7 +69,8 @@ def score_predictions(
         if len(kept) < len(rows):
             first = next(e.id for e, p in zip(rows, matched, strict=True) if p is None)
             notes.append(f"{name}: {len(rows) - len(kept)} of {len(rows)} rows have no prediction ({first!r} first)")
-        n_cut = sum(p.cut for p in kept)
+        cuts = [p.cut for p in kept if p.cut is not None]
+        n_cut = sum(cuts) if len(cuts) == len(kept) else None
         results[name] = _score_task(
             suite.tasks[name],
             rows,

@@ -18,7 +18,7 @@ from harness.errors import RunLocked, StoreError
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from harness.record import Failure, Prediction, RunRecord, Scores
+    from harness.record import Evaluation, Failure, Prediction, RunRecord, Scores
     from harness.spec import RunSpec
 
     M = TypeVar("M", bound=BaseModel)
@@ -126,6 +126,15 @@ class RunDirectory:
         from harness.record import Failure
 
         return self._read("failure.json", Failure)
+
+    def evaluation(self) -> Evaluation | None:
+        from harness.record import Evaluation
+
+        return self._read("evaluation.json", Evaluation)
+
+    def evaluation_directory(self, key: str) -> RunDirectory:
+        """Where an evaluation without training is kept: a directory like a run's, inside of it."""
+        return RunDirectory(self.path / "evaluations" / key)
 
     def write(self, name: str, value: BaseModel) -> None:
         """Write one of the files above."""

@@ -211,6 +211,7 @@ class MoA(LoRAMethod):
         "no_label": {"soft": True},
         "no_stage1": {"stage1_share": 0.0},
     }
+    inference_fields: ClassVar[frozenset[str]] = frozenset({"routing"})
 
     rank: int = 16
     eta: float = 0.1

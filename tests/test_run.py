@@ -92,13 +92,13 @@ def test_a_dry_run_shows_spec_counts_and_costs_and_writes_nothing(toy_run: Comma
 def test_a_failure_is_written_down_and_the_same_command_goes_on(
     toy_run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import harness.run
+    import harness.evaluate
 
     def crash(*_: object) -> None:
         raise ValueError("the second task went wrong")
 
     with monkeypatch.context() as patch:
-        patch.setattr(harness.run, "generate_answers", crash)
+        patch.setattr(harness.evaluate, "generate_answers", crash)
         with pytest.raises(ValueError, match="went wrong"):
             toy_run("--method", "lora_all")
     failure = json.loads((only(tmp_path) / "failure.json").read_text())

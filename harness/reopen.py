@@ -1,0 +1,91 @@
+"""A finished run opened again: every choice resolved anew and compared with the record, then model and adapter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.adapter_file import load_into
+from harness.data import Rows
+from harness.errors import DataError, ModelError, StoreError, UsageError
+from harness.inputs import of_run
+from harness.method import Trait
+from harness.prepare import Prepared, prepare, train_rows
+from harness.record import RunRecord
+from harness.resolve import Resolved, resolve
+from harness.spec import RunSpec
+from harness.store import RunDirectory, open_run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A finished run and what it was made of, found again. Nothing heavy is loaded yet."""
+
+    run: RunDirectory
+    record: RunRecord
+    resolved: Resolved
+
+
+def find(path: Path, data: str | None = None, model: str | None = None) -> Finished:
+    """Open a finished run.
+
+    Args: data, model: where these are now, when they have moved.
+    Raises: StoreError for what is no finished run; DataError or ModelError where data or model are others by now.
+    """
+    run = open_run(path)
+    record = run.record()
+    if record is None:
+        raise StoreError(f"{run.path} is not finished ({run.state().value}): give its harness run command again first")
+    resolved = resolve(of_run(run, data, model))
+    _check_same(run, record.spec, resolved)
+    return Finished(run=run, record=record, resolved=resolved)
+
+
+def load(run: RunDirectory, resolved: Resolved, train: Rows | None) -> Prepared:
+    """The base model with the run's adapter on it, ready to generate.
+
+    Args:
+        resolved: of the run, or with other ``eval`` keys, rows and inference fields; its tasks must be the run's.
+        train: as ``train_rows`` gives them.
+
+    Raises: UsageError for a run without a model of its own; StoreError for a damaged adapter.
+    """
+    if resolved.model is None:
+        raise UsageError(f"{run.name} has no model of its own to load: its answers come from {_answering(resolved)}")
+    prepared = prepare(resolved, train)
+    if Trait.TRAINS in resolved.method.traits:
+        load_into(run.adapter, prepared.adapter)
+    return prepared
+
+
+def open_model(path: Path, data: str | None = None, model: str | None = None) -> tuple[Finished, Prepared]:
+    """``find`` and ``load`` in one, with everything as it was in the run."""
+    finished = find(path, data, model)
+    return finished, load(finished.run, finished.resolved, train_rows(finished.resolved))
+
+
+def _answering(resolved: Resolved) -> str:
+    spec = resolved.spec
+    return f"the method {spec.method.name}" if Trait.ANSWERS in resolved.method.traits else spec.backend
+
+
+def _check_same(run: RunDirectory, then: RunSpec, resolved: Resolved) -> None:
+    """An adapter means something on its own base model, tasks and method alone."""
+    now = resolved.spec
+    if then.data.fingerprints != now.data.fingerprints:
+        raise DataError(f"{resolved.source} is not what {run.name} was made with: give the right --data")
+    if list(then.suite.tasks) != list(now.suite.tasks):
+        raise DataError(
+            f"{run.name} was made with the tasks {', '.join(then.suite.tasks)}; by the suite's present version its "
+            f"data have {', '.join(now.suite.tasks)}. Make the run again"
+        )
+    if (then.model and then.model.fingerprint) != (now.model and now.model.fingerprint):
+        raise ModelError(
+            f"{resolved.model} is not the model that {run.name} was made with ({then.model and then.model.label}; its "
+            "files have another hash): give the right --model"
+        )
+    if (then.method.version, then.method.fields) != (now.method.version, now.method.fields):
+        raise StoreError(
+            f"{run.name} was made with version {then.method.version} of {then.method.name}, and installed is version "
+            f"{now.method.version}: make the run again, or install the version of harness that its record names"
+        )
