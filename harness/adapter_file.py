@@ -37,13 +37,22 @@ def has_adapter(folder: Path) -> bool:
     return (folder / _META).exists()
 
 
-def load_into(folder: Path, adapter: Adapter) -> None:
-    """Load saved weights into an adapter of the same method. Raises: StoreError for damaged or foreign files."""
+def read_weights(folder: Path) -> bytes:
+    """The bytes of a saved adapter's weights, checked. Raises: StoreError for damaged files."""
     try:
         meta = json.loads((folder / _META).read_bytes())
         data = (folder / _WEIGHTS).read_bytes()
         if hashlib.sha256(data).hexdigest() != meta["sha256"]:
             raise ValueError(f"wrong hash of {_WEIGHTS}")
+    except (OSError, ValueError, KeyError) as error:
+        raise StoreError(f"{folder} holds no usable adapter ({error}). Delete the folder to train it again.") from error
+    return data
+
+
+def load_into(folder: Path, adapter: Adapter) -> None:
+    """Load saved weights into an adapter of the same method. Raises: StoreError for damaged or foreign files."""
+    data = read_weights(folder)
+    try:
         adapter.load_state_dict(load(data))
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (ValueError, SafetensorError) as error:
         raise StoreError(f"{folder} holds no usable adapter ({error}). Delete the folder to train it again.") from error

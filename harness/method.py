@@ -188,6 +188,17 @@ class Method(ABC):
         """Train the adapter. Default: one stage, all tasks mixed."""
         trainer.train("all")
 
+    def stage_key(self, stage: str, tasks: Sequence[str]) -> str | None:
+        """What decides the result of a stage beside the run's data, model and settings; None: nobody else trains it.
+
+        Stages of two methods with equal keys end with equal parameters under equal names (see ``Trainer.reuse``).
+        """
+        return None
+
+    def kept_stages(self, tasks: Sequence[str]) -> Sequence[str]:
+        """Stages whose parameters no later stage changes: the finished adapter still holds them."""
+        return ()
+
     def answer(self, task: str, prompts: Sequence[Example], train: Sequence[Example]) -> Sequence[str]:
         """Trait ANSWERS: a text for each prompt (whose targets are blank), from the task's train examples."""
         raise NotImplementedError(f"{type(self).__name__} does not answer by itself")

@@ -103,8 +103,8 @@ class _Work:
             mixture=mixture(self.resolved, rows),
             tasks=prepared.tasks,
             stop=self.stop,
+            say=self.say,
         )
-        self._say_all(trainer.warnings)
         self.where = trainer.where
         if has_adapter(self.run.adapter):
             load_into(self.run.adapter, prepared.adapter)

@@ -6,8 +6,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from harness.loop import Loop, Stage, StepResult, trainable_state
 from harness.method import Adapter, Method, Trait
 from harness.model import LoadedModel
 from harness.record import TrainingSummary
+from harness.reuse import find_stage
 from harness.spec import TrainConfig
 from harness.store import RunDirectory, append_lines, write_json
 from harness.task import Example
@@ -48,7 +49,7 @@ class EngineTrainer:
     mixture: Mixture
     tasks: Sequence[str]
     stop: StopFlag
-    warnings: list[str] = field(default_factory=list)
+    say: Callable[[str], None]
 
     def __post_init__(self) -> None:
         self._progress = Progress()
@@ -57,7 +58,8 @@ class EngineTrainer:
         found = load_newest(self.run.checkpoints, self.run_id)
         if found is not None:
             _, checkpoint, damaged = found
-            self.warnings += damaged
+            for line in damaged:
+                self.say(line)
             self.adapter.load_state_dict(checkpoint.adapter)
             self._progress, self._optimiser = checkpoint.progress, checkpoint.optimiser
         self._cut_log()
@@ -132,7 +134,12 @@ class EngineTrainer:
         return self._progress.remembered.get(key)
 
     def reuse(self, stage: str) -> Mapping[str, Tensor] | None:
-        return None
+        spec = self.run.spec()
+        found = None if spec is None else find_stage(self.run.path.parent, spec, self.method, stage)
+        if found is None:
+            return None
+        self.say(f"stage {stage!r} is taken from {found.run}, which has trained it already")
+        return found.state
 
     def artefact(self, name: str, value: Any) -> None:
         write_json(self.run.artefacts / f"{name}.json", value)

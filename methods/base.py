@@ -46,6 +46,7 @@ __all__ = [
     "TaskGate",
     "TaskLinear",
     "UniformScores",
+    "alone_stage",
     "gate_weights",
     "generator",
     "number",
@@ -102,6 +103,10 @@ class LoRAMethod(Method):
             Parts(model=model, tasks=tuple(tasks), layers=layers, modules=modules, route=route, seed=seed)
         )
 
+    def alone_key(self, task: str, rank: int, share: float = 1.0) -> str:
+        """The ``stage_key`` of one task's LoRA by ``train_alone``: equal in every method that begins with them."""
+        return f"alone {task} rank {rank} alpha {self.alpha} dropout {self.dropout} on {self.targets} share {share}"
+
     def rank_step(self, n_tasks: int) -> int:
         """What the rank field must be a multiple of."""
         return 1
@@ -145,6 +150,11 @@ def targeted(model: nn.Module, targets: str) -> dict[str, nn.Linear]:
     return {name: linear for name, linear in layers.items() if name in chosen}
 
 
+def alone_stage(task: str, share: float = 1.0) -> str:
+    """The name of the stage that trains one task's LoRA alone."""
+    return task if share == 1.0 else f"alone-{task}"
+
+
 def train_alone(adapter: LoRAAdapter, trainer: Trainer, tasks: Sequence[str], share: float = 1.0) -> None:
     """One stage for each task: its own LoRA on its own examples, or as another finished run has trained it.
 
@@ -152,7 +162,7 @@ def train_alone(adapter: LoRAAdapter, trainer: Trainer, tasks: Sequence[str], sh
     a result of its own.
     """
     for task in tasks:
-        stage = task if share == 1.0 else f"alone-{task}"
+        stage = alone_stage(task, share)
         if trainer.done(stage) or not trainer.examples(task, 1, stage):
             continue
         own = adapter.own(task)

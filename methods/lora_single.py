@@ -26,5 +26,11 @@ class LoRASingle(LoRAMethod):
     def fit(self, adapter: Adapter, trainer: Trainer, tasks: Sequence[str]) -> None:
         train_alone(cast("LoRAAdapter", adapter), trainer, tasks)
 
+    def stage_key(self, stage: str, tasks: Sequence[str]) -> str | None:
+        return self.alone_key(stage, self.rank) if stage in tasks else None
+
+    def kept_stages(self, tasks: Sequence[str]) -> Sequence[str]:
+        return tasks
+
     def ranks(self, n_tasks: int) -> Ranks:
         return Ranks(stored=n_tasks * self.rank, active=self.rank)

@@ -103,6 +103,12 @@ class LoRAHub(LoRAMethod):
         trainer.artefact("gates", gate_weights(hub))
         trainer.artefact("trials", {task: trainer.recall(f"search-{task}") for task in tasks})
 
+    def stage_key(self, stage: str, tasks: Sequence[str]) -> str | None:
+        return self.alone_key(stage, self.rank) if stage in tasks else None
+
+    def kept_stages(self, tasks: Sequence[str]) -> Sequence[str]:
+        return tasks
+
     def search(self, hub: LoRAAdapter, trainer: Trainer, task: str) -> None:
         """Find one task's weights. On resume the remembered trials are told to a newly seeded optimiser again.
 

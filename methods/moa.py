@@ -26,6 +26,7 @@ from methods.base import (
     Route,
     Site,
     TaskLinear,
+    alone_stage,
     generator,
     one_of,
     train_alone,
@@ -233,6 +234,10 @@ class MoA(LoRAMethod):
 
     def adapter(self, parts: Parts) -> LoRAAdapter:
         return MoAAdapter(parts, self)
+
+    def stage_key(self, stage: str, tasks: Sequence[str]) -> str | None:
+        own = {alone_stage(t, self.stage1_share): t for t in tasks}
+        return self.alone_key(own[stage], self.rank, self.stage1_share) if stage in own else None
 
     def fit(self, adapter: Adapter, trainer: Trainer, tasks: Sequence[str]) -> None:
         """Both stages."""
