@@ -100,7 +100,8 @@ def steps_table(loaded: LoadedModel, adapter: Adapter, options: argparse.Namespa
     print(f"One decoded token of {options.batch} rows at equal lengths")
     print(tabulate(table, headers=["", "ms", "/ base"], floatfmt=("", ".2f", ".3f")), end="\n\n")
     switches = [
-        [name, 1e3 * statistics.median(switch(adapter, merge) for _ in range(5))] for name, merge in merges.items()
+        [name, 1e3 * statistics.median(switch(loaded, adapter, merge) for _ in range(5))]
+        for name, merge in merges.items()
     ]
     print(tabulate(switches, headers=["change of task", "ms"], floatfmt=("", ".2f")), end="\n\n")
 
@@ -124,9 +125,9 @@ def throughput_table(loaded: LoadedModel, adapter: Adapter, options: argparse.Na
     for _ in range(options.rounds):
         for name, way in ways.items():
             with within.get(name, nullcontext)():
-                started = time.perf_counter()
-                texts[name] = way()  # lists of numbers: nothing is left to wait for
-                seconds[name].append(time.perf_counter() - started)
+                started = now(loaded)
+                texts[name] = way()
+                seconds[name].append(now(loaded) - started)
     first = texts["ours, folded"]
     tokens = sum(map(len, first))
     table = [
@@ -208,19 +209,26 @@ def before_eos(row: list[int], eos: Sequence[int]) -> list[int]:
     return row[: next((i for i, token in enumerate(row) if token in eos), len(row))]
 
 
-def switch(adapter: Adapter, merge: bool) -> float:
-    started = time.perf_counter()
-    with adapter.apply(adapter.fold(TASKS[1]), merge=merge):
-        pass
-    return time.perf_counter() - started
+def switch(loaded: LoadedModel, adapter: Adapter, merge: bool) -> float:
+    def change() -> None:
+        with adapter.apply(adapter.fold(TASKS[1]), merge=merge):
+            pass
+
+    return timed(loaded, change)
 
 
 def timed(loaded: LoadedModel, work: Callable[[], object]) -> float:
-    started = time.perf_counter()
+    started = now(loaded)
     work()
+    return now(loaded) - started
+
+
+def now(loaded: LoadedModel) -> float:
+    """Seconds: of the clock on a GPU, of this process's computing on a CPU, where other programs count less."""
     if loaded.device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - started
+        return time.perf_counter()
+    return time.process_time()
 
 
 def ratio(seconds: Sequence[float], others: Sequence[float]) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
 
@@ -20,7 +21,9 @@ from harness.model import LoadedModel
 
 Tokens = Sequence[int]
 Enter = Callable[[Tensor], AbstractContextManager[object]]  # LongTensor (on the CPU) of the batch's rows that go on
-_LOOK = 8  # steps between two looks at which rows have ended, where a look makes the host wait for the device
+# Steps between two looks at which rows have ended: elsewhere than on the CPU a look makes the host wait.
+_LOOK = {"cpu": 1}
+_LOOK_ELSEWHERE = 8
 _PAD = 0  # never seen: padded places are masked
 
 
@@ -39,7 +42,7 @@ def decode(loaded: LoadedModel, prompts: Sequence[Tokens], limits: Sequence[int]
     room = max(limits)
     state: _State = (_EncoderDecoder if loaded.encoder_decoder else _Causal)(loaded, prompts, room)
     shrink = loaded.dtype.itemsize >= 4
-    look = 1 if loaded.device.type == "cpu" else _LOOK
+    look = _LOOK.get(loaded.device.type, _LOOK_ELSEWHERE)
     eos = torch.tensor(loaded.eos_ids, device=loaded.device)
     rows = torch.arange(len(prompts))
     on_device = rows.to(loaded.device)
@@ -69,11 +72,26 @@ def decode(loaded: LoadedModel, prompts: Sequence[Tokens], limits: Sequence[int]
     return [_until(row[:most], loaded.eos_ids) for row, most in zip(made.tolist(), limits, strict=True)]
 
 
-@torch.no_grad()
+@dataclass(frozen=True, kw_only=True)
+class Likelihood:
+    """log p(continuation | prompt), natural; greedy: no other continuation of that length has likelier tokens."""
+
+    value: float
+    greedy: bool
+
+
 def log_likelihoods(
     loaded: LoadedModel, prompts: Sequence[Tokens], continuations: Sequence[Tokens], enter: Enter
 ) -> list[float]:
     """log p(continuation | prompt) of each row: natural logarithms summed over its tokens, in float32."""
+    return [found.value for found in likelihoods(loaded, prompts, continuations, enter)]
+
+
+@torch.no_grad()
+def likelihoods(
+    loaded: LoadedModel, prompts: Sequence[Tokens], continuations: Sequence[Tokens], enter: Enter
+) -> list[Likelihood]:
+    """The likelihood of each row's continuation, and whether greedy decoding would have written it."""
     device, longest = loaded.device, max(map(len, continuations))
     with enter(torch.arange(len(prompts))):
         if loaded.encoder_decoder:
@@ -90,7 +108,9 @@ def log_likelihoods(
             logits = loaded.model(input_ids=ids, attention_mask=mask, use_cache=False, **extra).logits
             logits = logits[:, -longest - 1 : -1]
         each = torch.log_softmax(logits.float(), -1).gather(-1, targets[..., None])[..., 0]
-    return [float(x) for x in (each * counted).sum(1).tolist()]
+        greedy = ((logits.argmax(-1) == targets) | (counted == 0)).all(1)
+    sums = (each * counted).sum(1)
+    return [Likelihood(value=float(v), greedy=g) for v, g in zip(sums.tolist(), greedy.tolist(), strict=True)]
 
 
 class _State(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from harness.decode import decode, log_likelihoods
+from harness.decode import _LOOK, decode, log_likelihoods
 from harness.errors import ModelError, NotFoldable
 from harness.generate import Choice, Generated, Generator, Request, plan
 from harness.model import LoadedModel, load_model
@@ -118,6 +119,26 @@ def test_texts_are_those_of_transformers_for_every_batch_size(kind: str, llama: 
             batch = requests[start : start + size]
             texts += decode(model, [r.prompt for r in batch], [r.limit for r in batch], always)
         assert texts == expected
+
+
+def test_looking_at_ended_rows_now_and_then_changes_no_text(
+    llama: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = toy_requests()
+    expected = [reference(llama.model, request) for request in requests]
+    monkeypatch.setitem(_LOOK, "cpu", 5)
+    assert decode(llama, [r.prompt for r in requests], [r.limit for r in requests], always) == expected
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_texts_of_the_cpu(toy_llama: Callable[..., Any]) -> None:
+    requests = toy_requests(24, routes=3)
+    texts = []
+    for device in ("cpu", "cuda"):
+        model = loaded(toy_llama(vocab_size=VOCABULARY))
+        model = replace(model, model=model.model.to(device), device=torch.device(device))
+        texts.append(run(Generator(model, cgc(model.model), TASKS, folds=True, batch_tokens=400), requests))
+    assert texts[0] == texts[1]
 
 
 def test_the_tiny_models_texts_are_those_of_transformers() -> None:
@@ -341,15 +362,8 @@ def test_a_plan_holds_each_row_once_within_the_budget_in_any_order(
 class Spy:
     """An adapter with some of its answers changed, that notes how it is used."""
 
-    def __init__(
-        self,
-        adapter: Any,
-        *,
-        unfoldable: set[str] | None = None,
-        choose: Callable[[Tensor], int] | None = None,
-        memory: int | None = None,
-    ) -> None:
-        self.adapter, self.unfoldable, self.choose, self.memory = adapter, unfoldable or set(), choose, memory
+    def __init__(self, adapter: Any, *, unfoldable: Sequence[str] = (), choose: Any = None, memory: int = 99) -> None:
+        self.adapter, self.unfoldable, self.choose, self.memory = adapter, unfoldable, choose, memory
         self.merges: list[bool] = []
         self.routes: list[int] = []
         self.read_rows: list[int] = []
@@ -375,7 +389,7 @@ class Spy:
 
     @contextmanager
     def route(self, labels: Tensor) -> Iterator[None]:
-        if self.memory is not None and len(labels) > self.memory:
+        if len(labels) > self.memory:
             raise torch.OutOfMemoryError("toy")
         self.routes.append(len(labels))
         with self.adapter.route(labels):
