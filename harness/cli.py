@@ -235,7 +235,8 @@ def try_command(run: Path, task: str, data: str | None, model: str | None) -> No
 @JSON
 def lm_eval_command(run: Path, tasks: str, data: str | None, model: str | None, as_json: bool, **options: Any) -> None:
     """Score a finished RUN's model and its base on any tasks of lm-eval: what was kept, what was forgotten."""
-    from harness.lm_eval_bridge import evaluate_tasks, render
+    from harness.lm_eval_bridge import evaluate_tasks
+    from harness.lm_eval_report import render
 
     report = evaluate_tasks(run, [t.strip() for t in tasks.split(",") if t.strip()], data=data, model=model, **options)
     if as_json:

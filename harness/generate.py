@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from harness.decode import Enter, decode, log_likelihoods
+from harness.decode import Enter, Likelihood, decode, likelihoods
 from harness.errors import ModelError, NotFoldable
 from harness.method import Adapter, LoRAFactors
 from harness.model import LoadedModel
@@ -156,10 +156,14 @@ class Generator:
 
     def log_likelihoods(self, choices: Sequence[Choice]) -> dict[tuple[int, str], float]:
         """log p(continuation | prompt) of each choice by (route, id), summed over its tokens. Raises: as ``run``."""
+        return {key: found.value for key, found in self.likelihoods(choices).items()}
 
-        def work(batch: list[Choice], enter: Enter) -> list[tuple[tuple[int, str], float]]:
-            sums = log_likelihoods(self.loaded, [c.prompt for c in batch], [c.continuation for c in batch], enter)
-            return [((c.route, c.id), value) for c, value in zip(batch, sums, strict=True)]
+    def likelihoods(self, choices: Sequence[Choice]) -> dict[tuple[int, str], Likelihood]:
+        """``log_likelihoods``, and whether each choice is what greedy decoding would have written."""
+
+        def work(batch: list[Choice], enter: Enter) -> list[tuple[tuple[int, str], Likelihood]]:
+            found = likelihoods(self.loaded, [c.prompt for c in batch], [c.continuation for c in batch], enter)
+            return [((c.route, c.id), one) for c, one in zip(batch, found, strict=True)]
 
         self._stats = GenerationStats()
         return {key: value for results in self._batches(choices, work) for key, value in results}

@@ -168,6 +168,6 @@ def _trouble(backend: Backend) -> Iterator[None]:
     except _TROUBLE as error:
         said = " ".join(str(error).split())[:400].rstrip(".")
         raise ModelError(
-            f"lm-eval:{backend.name} failed: {type(error).__name__}: {said}. Texts that were written are kept; the same "
-            "command goes on"
+            f"lm-eval:{backend.name} failed: {type(error).__name__}: {said}. Texts that were written are kept; the "
+            "same command goes on"
         ) from error
