@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -110,10 +110,7 @@ class LoRAHub(LoRAMethod):
         return tasks
 
     def search(self, hub: LoRAAdapter, trainer: Trainer, task: str) -> None:
-        """Find one task's weights. On resume the remembered trials are told to a newly seeded optimiser again.
-
-        Raises: HarnessError where it does not ask for the remembered weights (another version of nevergrad).
-        """
+        """Find one task's weights. Raises: as ``tried``."""
         stage = f"search-{task}"
         examples = [] if trainer.done(stage) else trainer.examples(task, self.shots, stage)
         if not examples:
@@ -121,25 +118,40 @@ class LoRAHub(LoRAMethod):
         mine = hub.tasks.index(task)
         sources = [i for i in range(len(hub.tasks)) if not (self.exclude_target and i == mine)]
         row = cast("HubGate", hub.modules["hub"]).weights[mine]
-        trials: list[list[Any]] = trainer.recall(stage) or []
-        optimiser = self.optimiser(len(sources), number(trainer.seed, "lorahub", task) % 2**32)
-        for step in range(self.steps):
-            candidate = optimiser.ask()
-            if step < len(trials):
-                if [round(float(w), 9) for w in candidate.value] != [round(w, 9) for w in trials[step][0]]:
-                    raise HarnessError(
-                        f"the search for {task!r} cannot go on: nevergrad asks for other weights at trial {step + 1} "
-                        "than before. Use the version that started the run, or start again"
-                    )
-            else:
-                put(row, sources, candidate.value)
-                loss = trainer.loss(examples) + self.l1 * float(abs(candidate.value).mean())
-                trials.append([[float(w) for w in candidate.value], loss])
-            optimiser.tell(candidate, trials[step][1])
-            if step >= len(trials) - 1 and ((step + 1) % REMEMBER == 0 or step + 1 == self.steps):
-                trainer.remember(stage, trials)
-        put(row, sources, optimiser.provide_recommendation().value)
+
+        def loss(weights: Weights) -> float:
+            put(row, sources, weights)
+            return trainer.loss(examples) + self.l1 * float(abs(weights).mean())
+
+        put(row, sources, self.tried(len(sources), loss, trainer, stage, number(trainer.seed, "lorahub", task) % 2**32))
         trainer.finish(stage)
+
+    def tried(self, n: int, loss: Callable[[Weights], float], trainer: Trainer, stage: str, seed: int) -> Weights:
+        """The best n weights after all trials. On resume the remembered trials are told to a fresh optimiser again.
+
+        Raises: HarnessError where that does not ask for the remembered weights (another version of nevergrad).
+        """
+        trials: list[list[Any]] = trainer.recall(stage) or []
+        optimiser = self.optimiser(n, seed)
+        try:
+            for step in range(self.steps):
+                candidate = optimiser.ask()
+                if step == len(trials):
+                    trials.append([[float(w) for w in candidate.value], loss(candidate.value)])
+                    if len(trials) in (self.steps, *range(0, self.steps, REMEMBER)):
+                        trainer.remember(stage, trials)
+                elif abs(candidate.value - trials[step][0]).max() > 1e-9:
+                    raise HarnessError(
+                        f"{stage} cannot go on: nevergrad asks for other weights at trial {step + 1} than before. Use "
+                        "the version that started the run, or start again"
+                    )
+                optimiser.tell(candidate, trials[step][1])
+            found: Weights = optimiser.provide_recommendation().value
+            return found
+        finally:
+            # What NGOpt chooses may run in a thread that ends with the optimiser; kept by a traceback, it would keep
+            # the process from ending.
+            del optimiser
 
     def optimiser(self, n: int, seed: int) -> Any:
         """NGOpt over n weights between -bound and bound, the first candidate 0."""
