@@ -31,7 +31,7 @@ class TaskDraws:
     """A task's headline and right answers, both by protocol.
 
     rows: the fingerprint of the scored test rows; draws of equal rows are paired.
-    right: (n,), which test rows were answered as the gold text; for tasks of kind "label" only.
+    right: (n,), which test rows were answered as the gold text; for tasks with one label as the answer.
     """
 
     rows: str

@@ -20,7 +20,6 @@ from harness.store import RunDirectory, write_json
 from harness.task import NOT_PARSED, Answer, Example, Judged, Protocol, Suite, Task
 
 MIN_ROWS: Final = 50  # a mean is over the tasks with at least this many test rows
-LABEL: Final = "label"  # the kind of task whose answers are right or wrong as a whole
 MISSING: Final = "–"
 
 
@@ -230,7 +229,7 @@ def _score_task(
         if key not in shared:
             shared[key] = stats.resample(judged.statistics, rule.headline, counts)
         headlines[name] = shared[key]
-        if task.kind == LABEL:
+        if task.one_label:
             right[name] = _right(judged)
         scores[name] = TaskScore(
             headline=rule.headline,

@@ -81,6 +81,7 @@ class Task:
 
     kind: what sort of task it is ("ner", "label", ...), the prior for clusters.
     protocols: by name, the official one first.
+    one_label: answers are right or wrong as a whole, so that two methods can be compared by McNemar's test.
     invented: (answer, example) -> True where the answer holds a label that the example does not offer; None where
         the task has no closed set of labels.
     diagnose: (examples, predicted texts) -> figures shown beside the scores, never ranked.
@@ -90,6 +91,7 @@ class Task:
     version: int
     kind: str
     protocols: Mapping[str, Protocol]
+    one_label: bool = False
     invented: Callable[[Answer, Example], bool] | None = None
     diagnose: Callable[[Sequence[Example], Sequence[str]], Diagnostics] | None = None
 

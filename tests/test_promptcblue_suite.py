@@ -168,3 +168,11 @@ def test_the_real_files_are_read(shared_data: Path) -> None:
     data = SUITE.read(str(folder), "dev")
     assert len(data) == 1500
     assert set(data["task"][:]) == set(SUITE.tasks) - {"IMCS-V2-SR"}
+
+
+def test_examples_are_located_by_file_and_line(tmp_path: Path) -> None:
+    line = {"input": "x", "target": "是的", "answer_choices": ["是的", "不是"], "task_type": "cls"}
+    rows = [{**line, "task_dataset": "CHIP-STS", "sample_id": f"t-{i}"} for i in range(3)]
+    (tmp_path / "test.json").write_text("\n".join(json.dumps(r) for r in rows), encoding="utf-8")
+    found = PromptCBLUE().locate(str(tmp_path), "test", ["t-2", "t-0", "gone"])
+    assert found == {"t-0": f"{tmp_path / 'test.json'}:1", "t-2": f"{tmp_path / 'test.json'}:3"}

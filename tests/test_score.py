@@ -59,6 +59,7 @@ def toy_task(name: str) -> Task:
         name=name,
         version=1,
         kind="label",
+        one_label=True,
         protocols={
             "official": Protocol(parse=lenient, statistics=macro, headline="macro_f1"),
             "strict": Protocol(parse=strict, statistics=accuracy, headline="accuracy"),

@@ -54,6 +54,7 @@ def _label(name: str) -> Task:
         name=name,
         version=VERSION,
         kind="label",
+        one_label=True,
         protocols={PROTOCOL: Protocol(parse=parse, statistics=_scores.labels, headline="macro_f1")},
         invented=partial(is_invented, name),
         diagnose=partial(_confusion, parse),

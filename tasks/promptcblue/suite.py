@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -49,6 +49,12 @@ class PromptCBLUE(Suite):
         """The files of the splits; none for a data set on the hub."""
         path = Path(source).expanduser()
         return tuple(_files(path).values()) if path.exists() else ()
+
+    def locate(self, source: str, split: str, ids: Iterable[str]) -> Mapping[str, str]:
+        """File and line of examples by id, from one pass over the split's file."""
+        path, wanted = _split_file(_place(source), split), set(ids)
+        lines = read_json_lines(path, _COLUMNS) if wanted else ()
+        return {row["sample_id"]: f"{path}:{number}" for number, row in lines if row["sample_id"] in wanted}
 
     @property
     def sample(self) -> Path | None:

@@ -42,6 +42,7 @@ def _label(name: str, kind: str, known: tuple[str, ...], rules: Mapping[str, Pro
         version=1,
         kind=kind,
         protocols=rules,
+        one_label=True,
         invented=_is_unoffered_label(known),
         diagnose=confusion(known, rules["official"].parse),
     )
