@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.data import Mixture, Rows, group, n_steps
 from harness.encode import Encoder, check_style, draw, generation_limits
-from harness.errors import DataError, ModelError
+from harness.errors import DataError, ModelError, NotFoldable
 from harness.method import Adapter, Trait
 from harness.record import Parameters
 from harness.resolve import Resolved
@@ -43,6 +45,7 @@ def mixture(resolved: Resolved, rows: Rows) -> Mixture:
         batch_size=config.batch_size,
         steps=n_steps(total, config.batch_size, config.epochs, config.steps),
         seed=resolved.spec.seed,
+        temperature={"proportional": 1.0, "uniform": math.inf}.get(config.mixture) or config.temperature or 1.0,
     )
 
 
@@ -83,25 +86,33 @@ def draw_shots(resolved: Resolved, rows: Rows | None) -> dict[str, list[Example]
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A run with a model, ready to train and generate."""
+    """A run with a model, ready to train and generate.
+
+    memory_before: bytes that the process had in memory before it loaded the model; None where nobody tells.
+    """
 
     loaded: LoadedModel
     adapter: Adapter
     encoder: Encoder
     tasks: Sequence[str]
     train: Rows | None
+    memory_before: int | None = None
 
 
 def prepare(resolved: Resolved, rows: Rows | None) -> Prepared:
     """Load the model, attach the adapter, learn the lengths."""
+    import transformers.modeling_utils  # noqa: F401  (what it takes is none of the model's memory)
+
+    from harness.memory import resident_bytes
     from harness.model import load_model
 
     assert resolved.model is not None
+    before = resident_bytes()
     loaded = load_model(resolved.model, resolved.spec.train.precision)
     tasks = list(resolved.rows.by_task)
     code = encoder(resolved, loaded, rows)
     adapter = resolved.method.attach(loaded.model, tasks, seed=resolved.spec.seed)
-    return Prepared(loaded=loaded, adapter=adapter, encoder=code, tasks=tasks, train=rows)
+    return Prepared(loaded=loaded, adapter=adapter, encoder=code, tasks=tasks, train=rows, memory_before=before)
 
 
 def parameters(resolved: Resolved, prepared: Prepared | None) -> Parameters:
@@ -112,7 +123,9 @@ def parameters(resolved: Resolved, prepared: Prepared | None) -> Parameters:
     stored = sum(p.numel() for p in adapter.trainable().values())
     active = stored
     if Trait.FOLDS in resolved.method.traits:
-        folded = [adapter.fold(t).values() for t in prepared.tasks]
-        active = max((sum(f.a.numel() + f.b.numel() for f in factors) for factors in folded), default=0)
+        # An ablation of a method that folds may not: every expert takes part in each of its answers.
+        with suppress(NotFoldable):
+            folded = [adapter.fold(t).values() for t in prepared.tasks]
+            active = max((sum(f.a.numel() + f.b.numel() for f in factors) for factors in folded), default=0)
     base = prepared.loaded.n_parameters
     return Parameters(stored=stored, active=active, base=base, percent=100 * stored / base)
