@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -72,7 +73,9 @@ def run_command(
         return
     from harness.run import execute
 
-    _show(execute(resolved, out, inputs.to_json(request), _note), protocol, as_json)
+    outcome = execute(resolved, out, inputs.to_json(request), _note)
+    if outcome is not None:
+        _show(outcome, protocol, as_json)
 
 
 @cli.command("list")
@@ -310,7 +313,13 @@ def _print_json(value: Any) -> None:
 
 
 def _note(line: str) -> None:
-    click.echo(f"note: {line}", err=True)
+    if _speaks():
+        click.echo(f"note: {line}", err=True)
+
+
+def _speaks() -> bool:
+    """Of the processes that torchrun starts, the first one."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _notes(lines: tuple[str, ...]) -> None:
@@ -346,5 +355,6 @@ def main() -> None:
         error.show()
         sys.exit(2)
     except HarnessError as error:
-        click.echo(f"error: {error}", err=True)
+        if _speaks() or not getattr(error, "said_by_first", False):
+            click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)

@@ -10,6 +10,7 @@ import numpy as np
 from tabulate import tabulate
 
 from harness.data import Rows
+from harness.memory import estimate
 from harness.method import Trait
 from harness.prepare import Prepared, mixture, parameters, prepare, train_rows
 from harness.record import Parameters
@@ -34,7 +35,7 @@ class TaskPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class DryRun:
-    """Counts and costs. memory_bytes: an estimate of the peak (weights, gradients, optimiser, activations)."""
+    """Counts and costs. memory_bytes: an estimate of the peak of training."""
 
     directory: str
     tasks: dict[str, TaskPlan]
@@ -49,40 +50,21 @@ def dry_run(resolved: Resolved) -> DryRun:
     rows = train_rows(resolved)
     prepared = None if resolved.model is None else prepare(resolved, rows)
     tasks = {t: _task(t, resolved, prepared, rows) for t in resolved.rows.by_task}
-    steps = tokens = None
-    if Trait.TRAINS in resolved.method.traits and rows is not None:
+    steps = tokens = needed = None
+    if Trait.TRAINS in resolved.method.traits and rows is not None and prepared is not None:
         plan = mixture(resolved, rows)
         steps = plan.steps
-        mean = sum(p.n_train * ((p.prompt_tokens or 0) + (p.target_tokens or 0)) for p in tasks.values()) / plan.total
+        mean = sum(plan.shares[t] * ((p.prompt_tokens or 0) + (p.target_tokens or 0)) for t, p in tasks.items())
         tokens = round(steps * plan.batch_size * mean)
+        needed = estimate(prepared, resolved.spec.train, plan)
     return DryRun(
         directory=directory_name(resolved.spec),
         tasks=tasks,
         steps=steps,
         tokens=tokens,
         parameters=parameters(resolved, prepared),
-        memory_bytes=None if prepared is None else memory(resolved, prepared),
+        memory_bytes=needed,
     )
-
-
-def memory(resolved: Resolved, prepared: Prepared) -> int:
-    """An estimate of the peak in bytes.
-
-    Weights; of each trained number the float32 value, gradient and two Adam moments; of each token of a micro-batch
-    about 16 hidden-sized and 4 intermediate-sized activations a block (one of each with gradient checkpointing); the
-    logits of the answers (a quarter of the tokens), in the model's precision and twice in float32.
-    """
-    config, train = prepared.loaded.model.config, resolved.spec.train
-    size = prepared.loaded.dtype.itemsize
-    stored = sum(p.numel() for p in prepared.adapter.trainable().values())
-    hidden = _size(config, "hidden_size", "d_model")
-    inner = _size(config, "intermediate_size", "d_ff", otherwise=4 * hidden)
-    blocks = _size(config, "num_hidden_layers", "num_layers", otherwise=1)
-    tokens = train.micro_tokens
-    per_block = hidden if train.gradient_checkpointing else 16 * hidden + 4 * inner
-    activations = tokens * blocks * per_block * size if Trait.TRAINS in resolved.method.traits else 0
-    logits = tokens // 4 * _size(config, "vocab_size") * (size + 8)
-    return prepared.loaded.n_parameters * size + stored * 16 + activations + logits
 
 
 def to_json(plan: DryRun) -> dict[str, Any]:
@@ -132,11 +114,6 @@ def _task(task: str, resolved: Resolved, prepared: Prepared | None, rows: Rows |
         n_cut=round(sum(r.cut for r in encoded) * n_train / len(encoded)),
         limit=limit,
     )
-
-
-def _size(config: Any, *names: str, otherwise: int = 0) -> int:
-    found = (getattr(config, n, None) for n in names)
-    return next((int(value) for value in found if value), otherwise)
 
 
 def _mean(value: float | None) -> str:

@@ -14,6 +14,8 @@ from harness.errors import HarnessError
 class Interrupted(HarnessError):
     """The run was asked to stop and has kept its state. Exit status 130 (Ctrl-C) or 143 (SIGTERM)."""
 
+    said_by_first = True  # of several processes one says so
+
     def __init__(self, signum: int) -> None:
         super().__init__("stopped; everything finished is kept. Give the same command again to go on.")
         self.exit_code = 128 + signum

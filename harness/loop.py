@@ -9,21 +9,27 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
-from harness.batch import collate, loss_weights, split, token_losses, total_weight
+from harness.batch import Weighted, token_losses, weigh
 from harness.data import stable_seed
 from harness.encode import Encoded
 from harness.errors import TrainingError
 from harness.method import Adapter
 from harness.model import LoadedModel
+from harness.packing import Layout, micro_tokens
+from harness.processes import ALONE, Processes, deal
 from harness.spec import TrainConfig
+
+_LEAST_SCALE = 2.0**-10  # of fp16 losses: gradients that overflow even so are no matter of scale
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What one step reports. loss: the weighted mean that was minimised; by_task: mean token loss per task."""
+    """What one step reports, over all processes.
+
+    loss: the weighted mean that was minimised; by_task: mean token loss per task; stop: some process was asked to stop.
+    """
 
     loss: float
     by_task: Mapping[str, float]
@@ -32,6 +38,11 @@ class StepResult:
     n_tokens: int
     n_target_tokens: int
     seconds: float
+    stop: bool = False
+
+
+class NotFinite(TrainingError):
+    """The loss or its gradient is infinite or no number; nothing has been changed by this step."""
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
@@ -46,7 +57,7 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
 class Stage:
     """What is trained: parameters by name, whose learning rates are multiplied by ``factors``.
 
-    key: what dropout depends on, beside step and micro-batch (seed and tasks).
+    key: what dropout depends on, beside step, process and micro-batch (seed and tasks).
     reads: the adapter reads prompts to choose a route (trait LABEL_FREE).
     """
 
@@ -59,57 +70,74 @@ class Stage:
 
 
 class Loop:
-    """The optimiser of one stage and the model that it moves."""
+    """The optimiser of one stage and the model that it moves.
 
-    def __init__(self, loaded: LoadedModel, adapter: Adapter, config: TrainConfig, stage: Stage) -> None:
-        self.adapter, self.config, self.stage = adapter, config, stage
-        self.micro_tokens = config.micro_tokens
-        self.seq2seq = loaded.encoder_decoder
-        self.accelerator = Accelerator(
-            cpu=loaded.device.type == "cpu",
-            mixed_precision="fp16" if loaded.dtype == torch.float16 and loaded.device.type == "cuda" else "no",
-        )
-        groups = [{"params": [p], "factor": stage.factors[name]} for name, p in stage.parameters.items()]
-        optimiser = torch.optim.AdamW(
-            groups,
+    micro_tokens: of a micro-batch; halved where the device's memory is too small.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        adapter: Adapter,
+        config: TrainConfig,
+        stage: Stage,
+        layout: Layout,
+        processes: Processes = ALONE,
+    ) -> None:
+        self.loaded, self.adapter, self.config, self.stage = loaded, adapter, config, stage
+        self.layout, self.processes = layout, processes
+        self.micro_tokens = micro_tokens(config, loaded.device)
+        self.device = loaded.device
+        self.model = torch.compile(loaded.model, dynamic=True) if config.compile else loaded.model
+        # Scales losses so that small gradients survive fp16; does nothing in other precisions.
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=loaded.dtype == torch.float16)
+        by_factor: dict[float, list[nn.Parameter]] = {}
+        for name, parameter in stage.parameters.items():
+            by_factor.setdefault(stage.factors[name], []).append(parameter)
+        self.optimiser = torch.optim.AdamW(
+            [{"params": parameters, "factor": factor} for factor, parameters in by_factor.items()],
             lr=config.lr,
             betas=(config.beta1, config.beta2),
             eps=config.eps,
             weight_decay=config.weight_decay,
         )
-        self.optimiser = self.accelerator.prepare_optimizer(optimiser)
-        self.model = self.accelerator.prepare_model(loaded.model)
-        self.device = loaded.device
 
-    def step(self, number: int, rows: Sequence[Encoded], tasks: Sequence[str]) -> StepResult:
-        """One optimiser step on ``rows``, halving the micro-batches after out-of-memory.
+    def step(self, number: int, rows: Sequence[Encoded], tasks: Sequence[str], stop: bool = False) -> StepResult:
+        """One optimiser step on ``rows``, of which each process takes its share.
 
-        Raises: TrainingError when the loss or the gradient is not finite; nothing has been changed then.
+        Where memory is too small micro-batches are halved and the step is made again with the same numbers.
+
+        Args:
+            number: from 0. rows: of the whole step, the same in every process. tasks: names of the routes.
+            stop: this process has been asked to stop.
+
+        Raises: NotFinite where the loss or the gradient is not finite; TrainingError where one row is too large.
         """
         started = time.perf_counter()
         self.adapter.begin_step(self.stage.name, number)
-        while True:
-            try:
-                loss, sums = self._gradients(number, rows, tasks)
-                break
-            except torch.OutOfMemoryError:
-                self._halve(rows)
+        sums = self.processes.total(torch.cat([self._gradients(number, rows, tasks), self._flag(stop)]))
+        self.processes.sum_gradients(self.stage.parameters.values())
+        self.scaler.unscale_(self.optimiser)
         norm = self._clip()
-        lr = learning_rate(number, self.stage.steps, self.config.lr, self.config.warmup)
+        loss, *by_task, stopped, norm = torch.cat([sums, norm.double()[None]]).tolist()
         self._check(loss, norm, number, rows)
+        lr = learning_rate(number, self.stage.steps, self.config.lr, self.config.warmup)
         for group in self.optimiser.param_groups:
             group["lr"] = lr * group["factor"]
-        self.optimiser.step()
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
+        means = dict(zip(tasks, by_task, strict=True))
         n_targets = {t: sum(len(r.target) for r in rows if r.task == t) for t in {r.task for r in rows}}
         return StepResult(
             loss=loss,
-            by_task={t: sums[t] / n for t, n in sorted(n_targets.items())},
+            by_task={t: means[t] / n for t, n in sorted(n_targets.items())},
             grad_norm=norm,
             lr=lr,
             n_tokens=sum(len(r) for r in rows),
             n_target_tokens=sum(n_targets.values()),
             seconds=time.perf_counter() - started,
+            stop=bool(stopped),
         )
 
     def state(self) -> dict[str, Tensor]:
@@ -117,65 +145,75 @@ class Loop:
         state = self.optimiser.state
         return {f"{n}/{k}": v for n, p in self.stage.parameters.items() for k, v in state.get(p, {}).items()}
 
-    def load_state(self, saved: Mapping[str, Tensor]) -> None:
-        """The inverse of ``state``."""
+    def load_state(self, saved: Mapping[str, Tensor], scaler: Mapping[str, Any]) -> None:
+        """The inverse of ``state`` and of ``scaler.state_dict``."""
         for name, parameter in self.stage.parameters.items():
             entries = {k.rsplit("/", 1)[1]: v for k, v in saved.items() if k.rsplit("/", 1)[0] == name}
             if entries:
                 self.optimiser.state[parameter] = {
                     k: v.to(parameter.device) if v.dim() else v for k, v in entries.items()
                 }
+        if scaler and self.scaler.is_enabled():
+            self.scaler.load_state_dict(dict(scaler))
 
-    def _gradients(self, number: int, rows: Sequence[Encoded], tasks: Sequence[str]) -> tuple[float, dict[str, float]]:
-        """Accumulate gradients of the whole step; the loss and the summed token loss of each task."""
+    def _gradients(self, number: int, rows: Sequence[Encoded], tasks: Sequence[str]) -> Tensor:
+        """Gradients of this process's rows of the step: the loss, and the summed token loss of each task (float64)."""
+        weighted = weigh(rows, self.config.loss, tasks)
+        mine = [weighted[i] for i in deal([len(r) for r in rows], self.processes.count)[self.processes.rank]]
+        while True:
+            try:
+                return self._accumulate(number, mine, len(rows), len(tasks))
+            except torch.OutOfMemoryError:
+                self.optimiser.zero_grad(set_to_none=True)
+            self._halve([len(w.row) for w in mine])
+
+    def _accumulate(self, number: int, mine: Sequence[Weighted], n_rows: int, n_tasks: int) -> Tensor:
         self.optimiser.zero_grad(set_to_none=True)
-        weights = loss_weights(rows, self.config.loss)
-        total = total_weight(rows, weights)
-        index = {t: i for i, t in enumerate(tasks)}
-        by_task = torch.zeros(len(tasks), dtype=torch.float64, device=self.device)
-        loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
-        for micro, positions in enumerate(split(rows, self.micro_tokens)):
-            torch.manual_seed(stable_seed("dropout", *self.stage.key, number, micro))
-            chosen = [rows[i] for i in positions]
-            batch = collate(
-                chosen, [index[r.task] for r in chosen], [weights[i] for i in positions], self.device, self.seq2seq
-            )
+        sums = torch.zeros(1 + n_tasks, dtype=torch.float64, device=self.device)
+        for micro, positions in enumerate(self._split(mine)):
+            torch.manual_seed(stable_seed("dropout", *self.stage.key, number, self.processes.rank, micro))
+            batch = self.layout.collate([mine[i] for i in positions], self.loaded)
             # The route stays set until backward has ended: checkpointed layers run their forward again.
             with self.adapter.route(batch.routes):
-                if self.stage.reads:
-                    prompts = [torch.tensor(r.prompt, device=self.device) for r in chosen]
-                    self.adapter.read(prompts, torch.arange(len(chosen), device=self.device))
-                losses = token_losses(self.model, batch)
-                loss = (losses * batch.weights[:, None]).sum() / total + self.adapter.penalty() / len(rows)
-                self.accelerator.backward(loss)
-            loss_sum += loss.detach()
-            by_task.index_add_(0, batch.routes, losses.detach().sum(1).double())
-        host = torch.cat([loss_sum[None], by_task]).tolist()
-        return host[0], dict(zip(tasks, host[1:], strict=True))
+                losses = token_losses(self.model, self.adapter, batch, self.stage.reads)
+                loss = (losses * batch.weights).sum() + self.adapter.penalty() / n_rows
+                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            sums[0] += loss.detach()
+            sums[1:].index_add_(0, batch.tasks, losses.detach().double())
+        return sums
 
-    def _clip(self) -> float:
+    def _split(self, mine: Sequence[Weighted]) -> list[list[int]]:
+        return self.layout.split([len(w.row) for w in mine], self.micro_tokens)
+
+    def _flag(self, stop: bool) -> Tensor:
+        return torch.tensor([float(stop)], dtype=torch.float64, device=self.device)
+
+    def _clip(self) -> Tensor:
         limit = self.config.clip if self.config.clip is not None else math.inf
-        return float(self.accelerator.clip_grad_norm_(list(self.stage.parameters.values()), limit))
+        return nn.utils.clip_grad_norm_(list(self.stage.parameters.values()), limit).to(self.device)
 
-    def _halve(self, rows: Sequence[Encoded]) -> None:
-        longest = max(len(r) for r in rows)
-        if self.micro_tokens <= longest:
+    def _halve(self, lengths: Sequence[int]) -> None:
+        used = max(sum(lengths[i] for i in part) for part in self.layout.split(lengths, self.micro_tokens))
+        longest = max(lengths)
+        if used <= longest:
             raise TrainingError(
                 f"out of memory with a single row of {longest} tokens: set a smaller train.max_length, "
                 "train.gradient_checkpointing=true, or use a smaller model"
             )
-        self.micro_tokens = max(longest, self.micro_tokens // 2)
-        torch.cuda.empty_cache()
+        self.micro_tokens = max(longest, min(self.micro_tokens, used) // 2)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _check(self, loss: float, norm: float, number: int, rows: Sequence[Encoded]) -> None:
-        # With fp16 the scaler skips a step whose gradient overflowed and goes on with a smaller scale.
-        scaled = self.accelerator.scaler is not None
-        if not math.isfinite(loss) or not (math.isfinite(norm) or scaled):
-            tasks = ", ".join(sorted({r.task for r in rows}))
-            raise TrainingError(
-                f"the loss is {loss} and the gradient norm {norm} at step {number + 1}; tasks of the batch: {tasks}. "
-                "Try a smaller train.lr, or train.precision=fp32"
-            )
+        # With fp16 the scaler leaves out a step whose gradient overflowed and goes on with a smaller scale.
+        scaled = self.scaler.is_enabled() and self.scaler.get_scale() > _LEAST_SCALE
+        if math.isfinite(loss) and (math.isfinite(norm) or scaled):
+            return
+        tasks = ", ".join(sorted({r.task for r in rows}))
+        raise NotFinite(
+            f"the loss is {loss} and the gradient norm {norm} at step {number + 1}; tasks of the batch: {tasks}. "
+            "Nothing of this step was kept. Try a smaller train.lr, or train.precision=fp32"
+        )
 
 
 def trainable_state(state: Mapping[str, Any]) -> dict[str, Tensor]:

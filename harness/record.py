@@ -79,7 +79,12 @@ class Parameters(Frozen):
 
 
 class TrainingSummary(Frozen):
-    """What the training cost. tokens: prompt and target tokens seen; final_loss: the mean of the last ten steps."""
+    """What the training cost.
+
+    tokens: prompt and target tokens seen. final_loss: the mean of the last ten steps. wait_seconds: of ``seconds``,
+    those that the model waited for rows. memory_estimate_bytes: what the dry run says. packed: rows behind one another
+    instead of padded. micro_tokens: tokens of a micro-batch, after any halving.
+    """
 
     steps: int
     examples: int
@@ -90,6 +95,10 @@ class TrainingSummary(Frozen):
     peak_memory_bytes: int | None
     final_loss: float | None
     n_middle_cut: int
+    wait_seconds: float = 0.0
+    memory_estimate_bytes: int | None = None
+    packed: bool | None = None
+    micro_tokens: int | None = None
 
 
 class GenerationSummary(Frozen):

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.adapter_file import has_adapter, load_into, save_adapter
 from harness.data import Rows
-from harness.evaluate import Answers, make_answers
+from harness.evaluate import Answers, generator, make_answers
 from harness.interrupt import Interrupted, StopFlag, stop_gracefully
 from harness.method import Trait
 from harness.prepare import Prepared, mixture, parameters, prepare, train_rows
@@ -21,6 +21,11 @@ from harness.rescore import score
 from harness.resolve import Resolved
 from harness.spec import directory_name, run_id
 from harness.store import RunDirectory, write_json
+
+if TYPE_CHECKING:
+    from harness.look import DevLook
+    from harness.processes import Processes
+    from harness.train import EngineTrainer
 
 Say = Callable[[str], None]
 
@@ -35,8 +40,10 @@ class Outcome:
     fresh: bool
 
 
-def execute(resolved: Resolved, out: Path, inputs: dict[str, Any], say: Say) -> Outcome:
+def execute(resolved: Resolved, out: Path, inputs: dict[str, Any], say: Say) -> Outcome | None:
     """Make the run, or what is missing of it.
+
+    Under torchrun every process calls this. All train; only the first one writes, evaluates and has an outcome.
 
     Args:
         inputs: what another command needs to find data and model again (kept in inputs.json, not part of the run_id).
@@ -44,17 +51,25 @@ def execute(resolved: Resolved, out: Path, inputs: dict[str, Any], say: Say) -> 
 
     Raises: RunLocked; Interrupted; any HarnessError, after failure.json has been written.
     """
+    from harness.processes import join
+
     run = RunDirectory(out / directory_name(resolved.spec))
+    processes = join()
+    if not processes.first:
+        with stop_gracefully() as stop:
+            _Work(resolved, run, stop, lambda _: None, processes).assist()
+        return None
     with run.lock(), stop_gracefully() as stop:
         record = run.record()
         if record is not None:
+            processes.tell(False)
             return Outcome(
                 run=run, record=record, scores=run.scores() or _score(resolved, run, record.n_train, say), fresh=False
             )
         run.write("spec.json", resolved.spec)
         write_json(run.path / "inputs.json", inputs)
         (run.path / "failure.json").unlink(missing_ok=True)
-        work = _Work(resolved, run, stop, say)
+        work = _Work(resolved, run, stop, say, processes)
         try:
             record, scores = work.all()
         except (Interrupted, KeyboardInterrupt):
@@ -68,8 +83,8 @@ def execute(resolved: Resolved, out: Path, inputs: dict[str, Any], say: Say) -> 
 class _Work:
     """The phases of one run. ``phase`` and ``where`` are what failure.json will say."""
 
-    def __init__(self, resolved: Resolved, run: RunDirectory, stop: StopFlag, say: Say) -> None:
-        self.resolved, self.run, self.stop, self.say = resolved, run, stop, say
+    def __init__(self, resolved: Resolved, run: RunDirectory, stop: StopFlag, say: Say, processes: Processes) -> None:
+        self.resolved, self.run, self.stop, self.say, self.processes = resolved, run, stop, say, processes
         self.started_at = datetime.now(UTC)
         self.phase = "prepare"
         self.where: Callable[[], str | None] = lambda: None
@@ -78,7 +93,12 @@ class _Work:
         rows = train_rows(self.resolved)
         prepared = None if self.resolved.model is None else prepare(self.resolved, rows)
         self._warn_of_gaps(rows)
-        training = self._train(prepared, rows) if Trait.TRAINS in self.resolved.method.traits else None
+        training = None
+        if Trait.TRAINS in self.resolved.method.traits:
+            training = self._train(prepared, rows)
+        else:
+            self.processes.tell(False)
+        self.processes.leave()
         generation = self._answer(prepared, rows)
         self.phase, self.where = "score", lambda: None
         record = self._record(prepared, rows, training, generation)
@@ -86,13 +106,39 @@ class _Work:
         self.run.write("record.json", record)
         return record, scores
 
+    def assist(self) -> None:
+        """Train beside the first process, if it trains at all."""
+        if self.processes.tell(False):
+            rows = train_rows(self.resolved)
+            assert rows is not None
+            prepared = prepare(self.resolved, rows)
+            trainer = self._trainer(prepared, rows, self.processes)
+            self.resolved.method.fit(prepared.adapter, trainer, prepared.tasks)
+        self.processes.leave()
+
     def _train(self, prepared: Prepared | None, rows: Rows | None) -> TrainingSummary:
-        from harness.train import EngineTrainer
+        from harness.memory import estimate
+        from harness.processes import ALONE
 
         assert prepared is not None
         assert rows is not None
         self.phase = "train"
-        trainer = EngineTrainer(
+        trained = has_adapter(self.run.adapter)
+        self.processes.tell(not trained)
+        trainer = self._trainer(prepared, rows, ALONE if trained else self.processes)
+        self._say_all(trainer.warnings)
+        self.where = trainer.where
+        if trained:
+            load_into(self.run.adapter, prepared.adapter)
+        else:
+            self.resolved.method.fit(prepared.adapter, trainer, prepared.tasks)
+            save_adapter(self.run.adapter, prepared.adapter, self.resolved.spec)
+        return trainer.summary(estimate(prepared, self.resolved.spec.train, mixture(self.resolved, rows)))
+
+    def _trainer(self, prepared: Prepared, rows: Rows, processes: Processes) -> EngineTrainer:
+        from harness.train import EngineTrainer
+
+        return EngineTrainer(
             run=self.run,
             run_id=run_id(self.resolved.spec),
             config=self.resolved.spec.train,
@@ -104,14 +150,24 @@ class _Work:
             tasks=prepared.tasks,
             stop=self.stop,
             say=self.say,
+            look=self._look(prepared),
+            memory_before=prepared.memory_before,
+            processes=processes,
         )
-        self.where = trainer.where
-        if has_adapter(self.run.adapter):
-            load_into(self.run.adapter, prepared.adapter)
-        else:
-            self.resolved.method.fit(prepared.adapter, trainer, prepared.tasks)
-            save_adapter(self.run.adapter, prepared.adapter, self.resolved.spec)
-        return trainer.summary()
+
+    def _look(self, prepared: Prepared) -> DevLook | None:
+        from harness.look import DevLook, dev_examples
+
+        if self.resolved.spec.train.eval_every is None:
+            return None
+        if self.resolved.spec.eval.split == "dev":
+            self.say("train.eval_every chooses by dev rows, and dev is evaluated too: its scores are too good")
+        return DevLook(
+            generator=generator(self.resolved, prepared),
+            encoder=prepared.encoder,
+            tasks=self.resolved.suite.tasks,
+            examples=dev_examples(self.resolved),
+        )
 
     def _answer(self, prepared: Prepared | None, rows: Rows | None) -> GenerationSummary | None:
         self.phase, self.where = "generate", lambda: None
@@ -130,7 +186,10 @@ class _Work:
         resolved = self.resolved
         tasks = list(resolved.rows.by_task)
         data = {"label": resolved.spec.data.label, **resolved.suite.describe(resolved.source)}
-        settings: dict[str, Any] = {"micro_tokens": resolved.spec.train.micro_tokens}
+        train = resolved.spec.train
+        settings: dict[str, Any] = {"compile": train.compile, "gradient_checkpointing": train.gradient_checkpointing}
+        if training is not None:
+            settings |= {"micro_tokens": training.micro_tokens, "packed": training.packed}
         if prepared is not None:
             data["limits"] = dict(prepared.encoder.limits)
             settings |= {"dtype": str(prepared.loaded.dtype), "device": str(prepared.loaded.device)}

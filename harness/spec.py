@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 Runtime: dict[str, JsonValue] = {
     "runtime": True
@@ -28,6 +28,12 @@ class TrainConfig(Section):
     batch_size: int = Field(16, ge=1, description="examples per optimiser step")
     loss: Literal["token", "example", "task"] = Field("token", description="what the loss is a mean of")
     per_task: int | None = Field(None, ge=1, description="training rows of each task (default all)")
+    mixture: Literal["proportional", "uniform", "temperature"] = Field(
+        "proportional", description="how often a task's examples come: by its rows, all tasks the same, or between"
+    )
+    temperature: float | None = Field(
+        None, ge=1, description="with mixture=temperature: shares in proportion to rows ** (1 / temperature)"
+    )
     warmup: float = Field(0.03, ge=0, le=1, description="share of the steps with a rising learning rate")
     weight_decay: float = Field(0.0, ge=0)
     beta1: float = Field(0.9, ge=0, lt=1)
@@ -36,10 +42,32 @@ class TrainConfig(Section):
     clip: float | None = Field(1.0, gt=0, description="largest gradient norm (none: no clipping)")
     max_length: int = Field(1024, ge=16, description="tokens of prompt, target and eos; longer prompts lose the middle")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: bf16 where the GPU has it")
-    gradient_checkpointing: bool = Field(False, json_schema_extra=Runtime)
-    micro_tokens: int = Field(4096, ge=16, json_schema_extra=Runtime, description="tokens of one micro-batch")
+    eval_every: int | None = Field(None, ge=1, description="steps between looks at dev; the best adapter is kept")
+    patience: int | None = Field(None, ge=1, description="with eval_every: looks without a gain that end a stage")
+    eval_rows: int = Field(20, ge=1, description="with eval_every: dev rows of each task")
+    gradient_checkpointing: bool = Field(
+        False, json_schema_extra=Runtime, description="compute activations again in backward: less memory, more time"
+    )
+    compile: bool = Field(False, json_schema_extra=Runtime, description="torch.compile the model")
+    packing: Literal["auto", "off"] = Field(
+        "auto", json_schema_extra=Runtime, description="rows behind one another where the model allows it, not padded"
+    )
+    micro_tokens: int | None = Field(
+        None,
+        ge=16,
+        json_schema_extra=Runtime,
+        description="tokens of one micro-batch (default: 4096 on a GPU, else 512)",
+    )
     checkpoint_steps: int = Field(100, ge=1, json_schema_extra=Runtime)
     checkpoint_minutes: float = Field(5.0, gt=0, json_schema_extra=Runtime)
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> TrainConfig:
+        if (self.mixture == "temperature") != (self.temperature is not None):
+            raise ValueError("train.mixture=temperature and train.temperature are given together or not at all")
+        if self.patience is not None and self.eval_every is None:
+            raise ValueError("train.patience counts looks at dev: give train.eval_every too")
+        return self
 
 
 class EvalConfig(Section):

@@ -5,31 +5,38 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from harness.batch import collate, split, token_losses
-from harness.checkpoint import Checkpoint, Progress, load_newest, next_number, save_checkpoint
+from harness.batch import token_losses, weigh
+from harness.checkpoint import Checkpoint, Owner, Progress, load_newest, save_checkpoint
 from harness.data import Mixture, StepPlan
-from harness.encode import Encoder, draw
+from harness.encode import Encoded, Encoder, draw
 from harness.errors import TrainingError
-from harness.interrupt import StopFlag
-from harness.loop import Loop, Stage, StepResult, trainable_state
+from harness.interrupt import Interrupted, StopFlag
+from harness.loop import Loop, NotFinite, Stage, StepResult, trainable_state
+from harness.memory import peak_bytes, reset_peak
 from harness.method import Adapter, Method, Trait
 from harness.model import LoadedModel
+from harness.packing import Layout, attention, checkpoint_activations, choose_layout, micro_tokens
+from harness.prefetch import Prefetch
+from harness.processes import ALONE, Processes
 from harness.record import TrainingSummary
-from harness.reuse import find_stage
 from harness.spec import TrainConfig
 from harness.store import RunDirectory, append_lines, write_json
 from harness.task import Example
+from harness.watch import Watch
 
 _RECENT = 10
+Look = Callable[[Sequence[str]], float | None]
 
 
 @dataclass(kw_only=True)
@@ -37,6 +44,11 @@ class EngineTrainer:
     """Implements ``harness.method.Trainer`` for one run.
 
     Every change of state goes through ``_checkpoint``, so that a process killed at any moment is continued by the next.
+    With several processes each runs this same code; only the first one writes.
+
+    warnings: what people should know; ``say`` is told of those that come while training.
+    look: the score of the adapter on dev rows of the given tasks, None where they have none (``train.eval_every``).
+    memory_before: bytes that the process had in memory before the model was loaded, for the peak on a CPU.
     """
 
     run: RunDirectory
@@ -49,23 +61,30 @@ class EngineTrainer:
     mixture: Mixture
     tasks: Sequence[str]
     stop: StopFlag
-    say: Callable[[str], None]
+    warnings: list[str] = field(default_factory=list)
+    say: Callable[[str], None] | None = None
+    look: Look | None = None
+    memory_before: int | None = None
+    processes: Processes = ALONE
 
     def __post_init__(self) -> None:
         self._progress = Progress()
         self._optimiser: Mapping[str, Tensor] = {}
+        self._best: Mapping[str, Tensor] = {}
         self._loop: Loop | None = None
-        found = load_newest(self.run.checkpoints, self.run_id)
-        if found is not None:
-            _, checkpoint, damaged = found
-            for line in damaged:
-                self.say(line)
-            self.adapter.load_state_dict(checkpoint.adapter)
-            self._progress, self._optimiser = checkpoint.progress, checkpoint.optimiser
+        self._layout: Layout | None = None
+        self._last_good: Path | None = None
+        self._owner = Owner(run_id=self.run_id, spec=_read_spec(self.run))
+        found = self.processes.tell(load_newest(self.run.checkpoints, self._owner) if self.processes.first else None)
+        assert found is not None
+        self.warnings += found.damaged
+        self._last_good = found.path
+        if found.checkpoint is not None:
+            self.adapter.load_state_dict(found.checkpoint.adapter)
+            self._progress, self._optimiser = found.checkpoint.progress, found.checkpoint.optimiser
+            self._best = found.checkpoint.best
         self._cut_log()
-        if self.config.gradient_checkpointing:
-            self.loaded.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            self.loaded.model.enable_input_require_grads()
+        reset_peak()
 
     @property
     def seed(self) -> int:
@@ -82,14 +101,16 @@ class EngineTrainer:
             return
         plan = self.mixture.plan(tasks, share)
         loop = self._start(stage, plan, parameters, tasks)
-        first = self._progress.step
-        self.loaded.model.train()
-        try:
-            with tqdm(total=plan.steps, initial=first, desc=f"train {stage}", unit="step", disable=None) as bar:
-                self._steps(stage, plan, loop, bar)
-        finally:
-            self.loaded.model.eval()
-            self._loop = None
+        with (
+            Prefetch(lambda step: self._rows(plan, step), self._progress.step, plan.steps) as ahead,
+            Watch(f"train {stage}", plan.steps, self._progress.step, quiet=not self.processes.first) as watch,
+        ):
+            try:
+                self._steps(_Running(loop=loop, plan=plan, ahead=ahead, watch=watch, tasks=tasks or self.tasks))
+            finally:
+                self._loop = None
+        if self._best:
+            self.adapter.load_state_dict({**self.adapter.state_dict(), **self._best})
         self.finish(stage)
 
     def examples(self, task: str, n: int, stage: str) -> list[Example]:
@@ -97,23 +118,18 @@ class EngineTrainer:
 
     @torch.no_grad()
     def loss(self, examples: Sequence[Example]) -> float:
-        rows = self.encoder.rows(examples)
-        index = {t: i for i, t in enumerate(self.tasks)}
+        rows = weigh(self.encoder.rows(examples), "example", self.tasks)
+        layout = self._laid_out()
         total = 0.0
-        for positions in split(rows, self.config.micro_tokens):
-            chosen = [rows[i] for i in positions]
-            weights = [1.0 / len(r.target) for r in chosen]
-            batch = collate(
-                chosen,
-                [index[r.task] for r in chosen],
-                weights,
-                self.loaded.device,
-                self.loaded.encoder_decoder,
-            )
-            with self.adapter.route(batch.routes):
-                losses = token_losses(self.loaded.model, batch)
-            total += float((losses * batch.weights[:, None]).sum())
-        return total / len(rows)
+        # The first process's numbers are everyone's: a search must not take two ways.
+        parts = layout.split([len(w.row) for w in rows], micro_tokens(self.config, self.loaded.device))
+        with attention(self.loaded.model, layout.attention):
+            for positions in parts if self.processes.first else []:
+                batch = layout.collate([rows[i] for i in positions], self.loaded)
+                with self.adapter.route(batch.routes):
+                    losses = token_losses(self.loaded.model, self.adapter, batch, reads=False)
+                total += float((losses * batch.weights).sum())
+        return self.processes.tell(total)
 
     def done(self, stage: str) -> bool:
         return stage in self._progress.finished
@@ -121,43 +137,45 @@ class EngineTrainer:
     def finish(self, stage: str) -> None:
         if not self.done(stage):
             self._progress.finished.append(stage)
-        self._progress.stage, self._progress.step, self._optimiser = None, 0, {}
+        self._progress.stage, self._progress.step, self._progress.looks = None, 0, []
+        self._progress.scaler, self._optimiser, self._best = {}, {}, {}
         self._checkpoint()
-        self.stop.check()
+        self._stop_here()
 
     def remember(self, key: str, value: Any) -> None:
         self._progress.remembered[key] = value
         self._checkpoint()
-        self.stop.check()
+        self._stop_here()
 
     def recall(self, key: str) -> Any:
         return self._progress.remembered.get(key)
 
     def reuse(self, stage: str) -> Mapping[str, Tensor] | None:
-        spec = self.run.spec()
-        found = None if spec is None else find_stage(self.run.path.parent, spec, self.method, stage)
-        if found is None:
-            return None
-        self.say(f"stage {stage!r} is taken from {found.run}, which has trained it already")
-        return found.state
+        return None
 
     def artefact(self, name: str, value: Any) -> None:
-        write_json(self.run.artefacts / f"{name}.json", value)
+        if self.processes.first:
+            write_json(self.run.artefacts / f"{name}.json", value)
 
-    def summary(self) -> TrainingSummary:
+    def summary(self, memory_estimate: int | None = None) -> TrainingSummary:
         """What the training has cost so far, over all its processes and restarts."""
         count = self._progress.counters
         recent = self._progress.recent_losses
         seconds = count.get("seconds", 0.0)
-        cuda = self.loaded.device.type == "cuda"
+        self._measure()
+        peak = count.get("peak_memory_bytes")
         return TrainingSummary(
             steps=int(count.get("steps", 0)),
             examples=int(count.get("examples", 0)),
             target_tokens=int(count.get("target_tokens", 0)),
             tokens=int(count.get("tokens", 0)),
             seconds=seconds,
+            wait_seconds=count.get("wait_seconds", 0.0),
             tokens_per_second=count["tokens"] / seconds if seconds else None,
-            peak_memory_bytes=int(torch.cuda.max_memory_allocated()) if cuda else None,
+            peak_memory_bytes=None if peak is None else int(peak),
+            memory_estimate_bytes=memory_estimate,
+            micro_tokens=self._micro_tokens(),
+            packed=None if self._layout is None else self._layout.packed,
             final_loss=sum(recent) / len(recent) if recent else None,
             n_middle_cut=int(count.get("n_middle_cut", 0)),
         )
@@ -177,75 +195,199 @@ class EngineTrainer:
             name=stage,
             steps=plan.steps,
             key=(self.seed, *(self.tasks if tasks is None else tasks)),
-            reads=Trait.LABEL_FREE in self.method.traits,
+            reads=self._reads,
             parameters={n: everything[n] for n in names},
             factors={n: self.method.lr_factor(n) for n in names},
         )
-        loop = Loop(self.loaded, self.adapter, self.config, parts)
+        loop = Loop(self.loaded, self.adapter, self.config, parts, self._laid_out(), self.processes)
+        loop.micro_tokens = self._micro_tokens()
         if self._progress.stage == stage:
-            loop.load_state(self._optimiser)
+            loop.load_state(self._optimiser, self._progress.scaler)
         else:
-            self._progress.stage, self._progress.step = stage, 0
+            self._progress.stage, self._progress.step, self._progress.looks = stage, 0, []
+            self._best = {}
         self._loop = loop
         return loop
 
-    def _steps(self, stage: str, plan: StepPlan, loop: Loop, bar: tqdm[Any]) -> None:
-        saved_at = time.monotonic()
-        while self._progress.step < plan.steps:
-            number = self._progress.step
-            rows = self.encoder.rows(self.mixture.rows.examples(plan.batch(number)))
-            result = loop.step(number, rows, self.tasks)
-            self._progress.step += 1
-            self._count(result, len(rows), sum(r.cut for r in rows))
-            self._log(stage, result)
-            bar.update()
-            bar.set_postfix(loss=f"{result.loss:.3f}", lr=f"{result.lr:.1e}", tok_s=f"{self._speed():.0f}")
-            late = time.monotonic() - saved_at > 60 * self.config.checkpoint_minutes
-            if self.stop or late or self._progress.step % self.config.checkpoint_steps == 0:
-                self._checkpoint()
-                saved_at = time.monotonic()
-                self.stop.check()
+    @property
+    def _reads(self) -> bool:
+        return Trait.LABEL_FREE in self.method.traits
 
-    def _count(self, result: StepResult, n_rows: int, n_cut: int) -> None:
+    def _laid_out(self) -> Layout:
+        if self._layout is None:
+            self._layout = choose_layout(self.loaded, self.adapter, self.config, self._reads, self._say)
+        return self._layout
+
+    def _micro_tokens(self) -> int:
+        told = micro_tokens(self.config, self.loaded.device)
+        return min(told, self._progress.micro_tokens or told)
+
+    def _rows(self, plan: StepPlan, step: int) -> list[Encoded]:
+        return self.encoder.rows(self.mixture.rows.examples(plan.batch(step)))
+
+    def _steps(self, at: _Running) -> None:
+        saved_at = time.monotonic()
+        with ExitStack() as training:
+            training.enter_context(self._training(at.loop.layout))
+            while self._progress.step < at.plan.steps and not self._patience_is_over():
+                result = self._step(at)
+                if self._is_due(at.plan):
+                    training.close()  # texts are generated by the model as it is evaluated
+                    self._look(at)
+                    training.enter_context(self._training(at.loop.layout))
+                late = time.monotonic() - saved_at > 60 * self.config.checkpoint_minutes
+                if result.stop or late or self._progress.step % self.config.checkpoint_steps == 0:
+                    self._checkpoint()
+                    saved_at = time.monotonic()
+                if result.stop:
+                    raise Interrupted(self.stop.signum or signal.SIGTERM)
+
+    def _step(self, at: _Running) -> StepResult:
+        rows = at.ahead.take()
+        micro = at.loop.micro_tokens
+        try:
+            result = at.loop.step(self._progress.step, rows, self.tasks, stop=bool(self.stop))
+        except NotFinite as error:
+            raise NotFinite(f"{error}. The last good checkpoint: {self._last_good or 'none yet'}") from error
+        if at.loop.micro_tokens < micro:
+            self._progress.micro_tokens = at.loop.micro_tokens
+            self._say(f"out of memory: micro-batches of {at.loop.micro_tokens} tokens from here on, same numbers")
+        self._progress.step += 1
+        self._count(result, rows, at.ahead.waited)
+        self._log(at.loop.stage.name, result)
+        at.watch.update(result.loss, result.lr, self._speed())
+        return result
+
+    @contextmanager
+    def _training(self, layout: Layout) -> Iterator[None]:
+        """The model in training mode; as it was before, without any hook, when the context ends."""
+        model = self.loaded.model
+        with attention(model, layout.attention):
+            if self.config.gradient_checkpointing:
+                checkpoint_activations(model, True)
+            model.train()
+            try:
+                yield
+            finally:
+                model.eval()
+                if self.config.gradient_checkpointing:
+                    checkpoint_activations(model, False)
+
+    # The best adapter by dev
+
+    def _is_due(self, plan: StepPlan) -> bool:
+        every, step = self.config.eval_every, self._progress.step
+        return every is not None and self.look is not None and (step % every == 0 or step == plan.steps)
+
+    def _look(self, at: _Running) -> None:
+        """Score the adapter on dev; of equals the earlier one stays the best."""
+        assert self.look is not None
+        at.ahead.rest()
+        score = self.processes.tell(self.look(at.tasks) if self.processes.first else None)
+        if score is None:
+            return
+        looks = self._progress.looks
+        if not looks or score > max(s for _, s in looks):
+            names = set(at.loop.stage.parameters)
+            self._best = {n: t for n, t in trainable_state(self.adapter.state_dict()).items() if n in names}
+        looks.append((self._progress.step, score))
+        self._append({"stage": at.loop.stage.name, "step": self._progress.step, "dev": score})
+
+    def _patience_is_over(self) -> bool:
+        scores = [score for _, score in self._progress.looks]
+        if self.config.patience is None or not scores:
+            return False
+        return len(scores) - 1 - scores.index(max(scores)) >= self.config.patience
+
+    # What is kept
+
+    def _count(self, result: StepResult, rows: Sequence[Encoded], waited: float) -> None:
         added = {
             "steps": 1,
-            "examples": n_rows,
+            "examples": len(rows),
             "tokens": result.n_tokens,
             "target_tokens": result.n_target_tokens,
-            "seconds": result.seconds,
-            "n_middle_cut": n_cut,
+            "seconds": result.seconds + waited,
+            "wait_seconds": waited,
+            "n_middle_cut": sum(r.cut for r in rows),
         }
         for key, value in added.items():
             self._progress.counters[key] = self._progress.counters.get(key, 0) + value
         self._progress.recent_losses = [*self._progress.recent_losses, result.loss][-_RECENT:]
 
+    def _measure(self) -> None:
+        peak = peak_bytes(self.loaded.device, self.memory_before)
+        if peak is not None:
+            counters = self._progress.counters
+            counters["peak_memory_bytes"] = max(peak, counters.get("peak_memory_bytes", 0))
+
     def _speed(self) -> float:
         return self._progress.counters["tokens"] / max(1e-9, self._progress.counters["seconds"])
 
     def _log(self, stage: str, result: StepResult) -> None:
-        line = {
-            "stage": stage,
-            "step": self._progress.step,
-            "loss": result.loss,
-            "lr": result.lr,
-            "grad_norm": result.grad_norm if math.isfinite(result.grad_norm) else None,
-            "tokens": result.n_tokens,
-            "seconds": round(result.seconds, 4),
-            "tasks": {t: round(v, 5) for t, v in result.by_task.items()},
-        }
-        append_lines(self.run.train_log, [json.dumps(line, ensure_ascii=False)])
+        self._append(
+            {
+                "stage": stage,
+                "step": self._progress.step,
+                "loss": result.loss,
+                "lr": result.lr,
+                "grad_norm": result.grad_norm if math.isfinite(result.grad_norm) else None,
+                "tokens": result.n_tokens,
+                "seconds": round(result.seconds, 4),
+                "tasks": {t: round(v, 5) for t, v in result.by_task.items()},
+            }
+        )
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        if self.processes.first:
+            append_lines(self.run.train_log, [json.dumps(line, ensure_ascii=False)])
 
     def _checkpoint(self) -> None:
+        if not self.processes.first:
+            return
         log = self.run.train_log
         self._progress.log_bytes = log.stat().st_size if log.exists() else 0
+        running = self._loop if self._progress.stage else None
+        if running is not None:
+            self._progress.scaler = dict(running.scaler.state_dict())
+        self._measure()
         state = Checkpoint(
             adapter=trainable_state(self.adapter.state_dict()),
-            optimiser=trainable_state(self._loop.state() if self._loop and self._progress.stage else {}),
+            optimiser=trainable_state(running.state() if running else {}),
+            best=self._best,
             progress=self._progress,
         )
-        save_checkpoint(self.run.checkpoints, next_number(self.run.checkpoints), state, self.run_id)
+        self._last_good = save_checkpoint(self.run.checkpoints, state, self._owner)
+
+    def _stop_here(self) -> None:
+        # Several processes stop together or not at all: after a step, or when training has ended.
+        if self.processes.count == 1:
+            self.stop.check()
 
     def _cut_log(self) -> None:
         # Steps after the checkpoint are made again, and logged again.
-        if self.run.train_log.exists() and self.run.train_log.stat().st_size > self._progress.log_bytes:
-            os.truncate(self.run.train_log, self._progress.log_bytes)
+        log = self.run.train_log
+        if self.processes.first and log.exists() and log.stat().st_size > self._progress.log_bytes:
+            os.truncate(log, self._progress.log_bytes)
+
+    def _say(self, line: str) -> None:
+        self.warnings.append(line)
+        if self.say is not None and self.processes.first:
+            self.say(line)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Running:
+    """A stage at work. tasks: whose rows it sees."""
+
+    loop: Loop
+    plan: StepPlan
+    ahead: Prefetch[list[Encoded]]
+    watch: Watch
+    tasks: Sequence[str]
+
+
+def _read_spec(run: RunDirectory) -> dict[str, Any]:
+    path = run.path / "spec.json"
+    spec: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
+    return spec

@@ -1,0 +1,98 @@
+"""How much memory training takes: measured, and estimated before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from harness.method import Adapter
+from harness.model import LoadedModel
+from harness.packing import Layout, micro_tokens
+from harness.spec import TrainConfig
+
+if TYPE_CHECKING:
+    from harness.data import Mixture
+    from harness.prepare import Prepared
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_STEPS = 20  # whose micro-batches are looked at
+_MOMENTS = 16  # bytes of a trained float32: value, gradient and Adam's two moments
+
+
+def resident_bytes() -> int | None:
+    """What this process has in memory now; None where the system does not tell (only Linux does)."""
+    return _status("VmRSS")
+
+
+def reset_peak() -> None:
+    """Begin to measure the peak anew, where the system allows it."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        _CLEAR.write_text("5")  # Linux: forget the peak so far
+    except OSError:
+        return
+
+
+def peak_bytes(device: torch.device, before: int | None) -> int | None:
+    """The peak since ``reset_peak``: allocated on a GPU; else resident, beyond ``before`` a model was loaded."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    peak = _status("VmHWM")
+    return None if peak is None or before is None else max(0, peak - before)
+
+
+def _status(name: str) -> int | None:
+    try:
+        lines = _STATUS.read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)
+
+
+def estimate(prepared: Prepared, config: TrainConfig, mixture: Mixture) -> int:
+    """An estimate of the peak of training in bytes, for decoders of the Llama kind with adapters on all linear layers.
+
+    Weights; of each trained number its value, gradient and moments; and, of the largest micro-batch of the first
+    steps, what the backward pass needs:
+
+    - of each token and block (one hidden state with gradient checkpointing, and one block in full): eight hidden states
+      (two normalised, the block's two inputs, query, attention's output and its copies), keys and values twice, four
+      states of the inner width, and the adapter's inner products;
+    - of each target token the logits and, in float32, their log-probabilities and two gradients.
+    """
+    loaded, code = prepared.loaded, prepared.encoder
+    trained = sum(p.numel() for p in prepared.adapter.trainable().values())
+    plan = mixture.plan(None, 1.0)
+    layout = Layout(packed=config.packing == "auto" and not loaded.encoder_decoder)
+    largest = 0
+    for step in range(min(_STEPS, plan.steps)):
+        rows = code.rows(mixture.rows.examples(plan.batch(step)))
+        for positions in layout.split([len(r) for r in rows], micro_tokens(config, loaded.device)):
+            part = [rows[i] for i in positions]
+            tokens = sum(map(len, part)) if layout.packed else len(part) * max(map(len, part))
+            targets = sum(len(r.target) for r in part)
+            largest = max(largest, _activations(loaded, prepared.adapter, config, tokens, targets))
+    return loaded.n_parameters * loaded.dtype.itemsize + trained * _MOMENTS + largest
+
+
+def _activations(loaded: LoadedModel, adapter: Adapter, config: TrainConfig, tokens: int, targets: int) -> int:
+    text, size = loaded.model.config.get_text_config(), loaded.dtype.itemsize
+    hidden = _size(text, "hidden_size", "d_model")
+    inner = _size(text, "intermediate_size", "d_ff", otherwise=4 * hidden)
+    blocks = _size(text, "num_hidden_layers", "num_layers", otherwise=1)
+    heads = _size(text, "num_attention_heads", "num_heads", otherwise=1)
+    width = _size(text, "head_dim", otherwise=hidden // heads)
+    kv = _size(text, "num_key_value_heads", otherwise=heads) * width
+    inside = 2 * sum(p.shape[0] for n, p in adapter.trainable().items() if n.endswith(".A")) // blocks
+    block = (8 * hidden + 4 * kv + 4 * inner + inside) * size + (0 if size >= 4 else 2 * 4 * hidden)
+    kept = blocks * hidden * size + block if config.gradient_checkpointing else blocks * block
+    logits = _size(text, "vocab_size") * (size + 12)
+    return tokens * kept + targets * logits
+
+
+def _size(config: Any, *names: str, otherwise: int = 0) -> int:
+    found = (getattr(config, n, None) for n in names)
+    return next((int(value) for value in found if value), otherwise)
