@@ -38,7 +38,8 @@ def render(report: Report) -> str:
     rows = []
     for task, metrics in report.adapted.items():
         for name, value in metrics.items():
-            if name != "alias" and "_stderr" not in name and isinstance(value, int | float):
+            # metrics are named "<metric>,<filter>"; the rest is about the task
+            if "," in name and "_stderr" not in name and isinstance(value, int | float):
                 before = report.base[task].get(name)
                 error = metrics.get(name.replace(",", "_stderr,", 1))
                 change = f"{value - before:+.4f}" if isinstance(before, int | float) else "–"
