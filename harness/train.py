@@ -30,6 +30,7 @@ from harness.packing import Layout, attention, checkpoint_activations, choose_la
 from harness.prefetch import Prefetch
 from harness.processes import ALONE, Processes
 from harness.record import TrainingSummary
+from harness.reuse import find_stage
 from harness.spec import TrainConfig
 from harness.store import RunDirectory, append_lines, write_json
 from harness.task import Example
@@ -151,7 +152,11 @@ class EngineTrainer:
         return self._progress.remembered.get(key)
 
     def reuse(self, stage: str) -> Mapping[str, Tensor] | None:
-        return None
+        spec = self.run.spec() if self.processes.first else None
+        found = find_stage(self.run.path.parent, spec, self.method, stage) if spec is not None else None
+        if found is not None and self.say is not None:
+            self.say(f"stage {stage!r} is taken from {found.run}, which has trained it already")
+        return self.processes.tell(None if found is None else found.state)
 
     def artefact(self, name: str, value: Any) -> None:
         if self.processes.first:

@@ -15,10 +15,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from harness.batch import IGNORED, collate, loss_weights, split, token_losses, total_weight
+from harness.batch import IGNORED, padded, token_losses, weigh
 from harness.data import Mixture, Rows, n_steps
 from harness.encode import Encoded
 from harness.loop import learning_rate
+from harness.packing import groups
+from methods.no_finetune import NoFinetune
 
 Command = Callable[..., Any]
 
@@ -34,14 +36,11 @@ STEP = [row("a", 5, 2), row("a", 9, 6, 11), row("b", 3, 1, 23), row("b", 12, 3, 
 @pytest.mark.parametrize("kind", ["token", "example", "task"])
 def test_the_loss_of_a_step_is_the_weighted_mean_of_single_rows(toy_llama: Any, kind: str) -> None:
     model = toy_llama()
-    weights = loss_weights(STEP, kind)
-    total = total_weight(STEP, weights)
-    batches = [
-        collate([STEP[i] for i in at], [0] * len(at), [weights[i] for i in at], torch.device("cpu"), False)
-        for at in split(STEP, 40)
-    ]
+    adapter = NoFinetune().attach(model, ["a", "b", "c"], seed=0)
+    weighted = weigh(STEP, kind, ["a", "b", "c"])
+    batches = [padded([weighted[i] for i in at], torch.device("cpu")) for at in groups([len(r) for r in STEP], 40)]
     assert len(batches) > 1
-    ours = sum(float((token_losses(model, b) * b.weights[:, None]).sum()) for b in batches) / total
+    ours = sum(float((token_losses(model, adapter, b, reads=False) * b.weights).sum()) for b in batches)
 
     # Independently: every row alone, its mean loss over target tokens from all logits, then the mean that is promised.
     means, tokens = [], []
@@ -73,12 +72,12 @@ def test_the_loss_of_a_step_is_the_weighted_mean_of_single_rows(toy_llama: Any, 
 
 def test_labels_go_by_position_even_where_a_target_holds_the_padding_token(toy_llama: Any) -> None:
     rows = [Encoded(task="a", prompt=(4, 0, 7), target=(0, 0, 9), cut=False), row("a", 8, 2)]
-    batch = collate(rows, [0, 0], [1.0, 1.0], torch.device("cpu"), False)
-    assert (batch.labels != IGNORED).sum(1).tolist() == [3, 2]
+    batch = padded(weigh(rows, "token", ["a"]), torch.device("cpu"))
+    assert (batch.labels != IGNORED).view(2, -1).sum(1).tolist() == [3, 2]
 
 
 def test_micro_batches_hold_every_row_once_and_keep_to_their_size() -> None:
-    batches = split(STEP, 40)
+    batches = groups([len(r) for r in STEP], 40)
     assert sorted(i for b in batches for i in b) == list(range(len(STEP)))
     assert all(len(b) == 1 or len(b) * max(len(STEP[i]) for i in b) <= 40 for b in batches)
 
