@@ -294,8 +294,9 @@ def fit_learns_the_same_twice_and_leaves_the_base_alone(s: Subject) -> None:
     state = adapter.state_dict()
     s.method.fit(adapter, trainer, s.tasks)
     promise(all(torch.equal(v, state[n]) for n, v in adapter.state_dict().items()), "a finished fit trains again")
-    again = fitted(Subject(s.method, s.make))[0].state_dict()
-    promise(all(torch.equal(v, again[n]) for n, v in state.items()), "equal seeds train to other weights")
+    if not s.ablation:
+        again = fitted(Subject(s.method, s.make))[0].state_dict()
+        promise(all(torch.equal(v, again[n]) for n, v in state.items()), "equal seeds train to other weights")
     adapter.detach()
     promise(all(torch.equal(p, base[n]) for n, p in s.model.named_parameters()), "training changed the base")
 
