@@ -147,7 +147,7 @@ def mixed_requests(loaded: LoadedModel, n: int) -> list[Request]:
     chance = random.Random(0)
     requests = []
     for i in range(n):
-        words = " ".join(chance.choice(WORDS) for _ in range(round(chance.lognormvariate(3, 0.8)) + 1))
+        words = " ".join(chance.choice(WORDS) for _ in range(min(round(chance.lognormvariate(3, 0.8)) + 1, 80)))
         text = f"Which of these words is the longest, and how many are there? {words}\nAnswer in one sentence."
         if loaded.tokenizer.chat_template:
             turn = [{"role": "user", "content": text}]
