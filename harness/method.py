@@ -107,7 +107,7 @@ class Adapter(Protocol):
 
         Args:
             prompts: 1-d LongTensors, without targets and padding.
-            owner: of the shape of the route's labels: the prompt (its index) of each row or token; -1: padding, of none.
+            owner: of the shape of the route's labels: the prompt (its index) of each row or token; -1: of none.
         """
 
     def penalty(self) -> Tensor:
