@@ -1,53 +1,102 @@
-"""A suite's leaderboard from the runs of a folder, and its files in ./leaderboards."""
+"""A leaderboard from the runs of a folder and the published records, and its files beside its TOML file."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import HarnessError, StoreError
+from harness.board_spec import BoardSpec, read_board
+from harness.errors import HarnessError, StoreError, unknown
 from harness.leaderboard import Leaderboard, build
 from harness.leaderboard_export import to_csv, to_json
 from harness.leaderboard_text import render_markdown
-from harness.registry import suite_class
-from harness.store import find_runs, write_atomic
+from harness.registry import SUITES, plugins, suite_class
+from harness.spec import RunSpec
+from harness.store import RunDirectory, find_runs, write_atomic
 
 FOLDER = Path("leaderboards")
+RECORDS = "records"  # of the folder: published runs
 REFERENCE = "lora_single"  # transfer is what a method gains over a LoRA per task
 _SUFFIX = {"markdown": ".md", "csv": ".csv", "json": ".json"}
 
 
-def make_board(suite: str, out: Path, protocol: str | None) -> Leaderboard:
-    """Raises: StoreError where the folder has no runs of the suite."""
-    tasks = suite_class(suite)().tasks.values()
-    first = next(iter(next(iter(tasks)).protocols))
-    board = build(find_runs(out), suite, protocol or first, reference=REFERENCE)
-    if not board.tables and not board.unfinished:
-        raise StoreError(f"no runs of suite {suite!r} in {out}. Make one: harness run --suite {suite} --method …")
-    return board
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    """A leaderboard and where its files are: ``folder/name.md`` and so on."""
+
+    name: str
+    folder: Path
+    content: Leaderboard
 
 
-def rendered(board: Leaderboard, form: str) -> str:
+def make_board(name: str, out: Path, protocol: str | None = None) -> Board:
+    """The leaderboard of a suite (all its runs), or of ./leaderboards/<name>.toml (those on its model and data).
+
+    Raises: UsageError for a name that is neither; StoreError where there are no runs.
+    """
+    path = FOLDER / f"{name}.toml"
+    if path.exists():
+        return board_of_file(path, read_board(path), out, protocol)
+    if name not in plugins(SUITES):
+        raise unknown("suite or leaderboard", name, [*plugins(SUITES), *(p.stem for p in FOLDER.glob("*.toml"))])
+    return _board(name, FOLDER, name, None, runs_of(out, FOLDER), protocol)
+
+
+def board_of_file(path: Path, spec: BoardSpec, out: Path, protocol: str | None = None) -> Board:
+    """The leaderboard of a TOML file; one that has its suite's name shows all runs of the suite."""
+    runs = runs_of(out, path.parent)
+    if path.stem != spec.suite:
+        runs = [r for r in runs if (found := r.spec()) is not None and _belongs(found, spec)]
+    return _board(path.stem, path.parent, spec.suite, spec, runs, protocol)
+
+
+def runs_of(out: Path, folder: Path) -> list[RunDirectory]:
+    """Runs and published records, each once."""
+    found: dict[str, RunDirectory] = {}
+    for run in [*find_runs(out), *find_runs(folder / RECORDS)]:
+        found.setdefault(run.name, run)
+    return list(found.values())
+
+
+def rendered(board: Board, form: str) -> str:
     """The board as markdown, csv or json text, ending in one newline."""
     if form == "json":
-        text = json.dumps(to_json(board), ensure_ascii=False, indent=1)
+        text = json.dumps(to_json(board.content), ensure_ascii=False, indent=1)
     else:
-        text = render_markdown(board) if form == "markdown" else to_csv(board)
+        text = render_markdown(board.content) if form == "markdown" else to_csv(board.content)
     return text.rstrip("\n") + "\n"
 
 
-def write_board(board: Leaderboard) -> list[Path]:
-    """Write leaderboards/<suite>.md, .csv and .json; returns their paths."""
+def write_board(board: Board) -> list[Path]:
+    """Write <name>.md, .csv and .json; returns their paths."""
     paths = []
     for form, suffix in _SUFFIX.items():
-        path = FOLDER / f"{board.suite}{suffix}"
+        path = board.folder / f"{board.name}{suffix}"
         write_atomic(path, rendered(board, form).encode())
         paths.append(path)
     return paths
 
 
-def check_board(board: Leaderboard) -> None:
+def check_board(board: Board) -> None:
     """Raises: HarnessError where the committed Markdown is not what the runs say."""
-    path = FOLDER / f"{board.suite}.md"
+    path = board.folder / f"{board.name}.md"
     if not path.exists() or path.read_text(encoding="utf-8") != rendered(board, "markdown"):
-        raise HarnessError(f"{path} is not what the runs say. Make it again: harness leaderboard {board.suite} --write")
+        raise HarnessError(f"{path} is not what the runs say. Make it again: harness leaderboard {board.name} --write")
+
+
+def _board(
+    name: str, folder: Path, suite: str, spec: BoardSpec | None, runs: Sequence[RunDirectory], protocol: str | None
+) -> Board:
+    tasks = suite_class(suite)().tasks.values()
+    first = next(iter(next(iter(tasks)).protocols))
+    content = build(runs, suite, protocol or first, reference=REFERENCE)
+    if not content.tables and not content.unfinished:
+        raise StoreError(f"no runs for {name!r}. Make one: harness run --suite {suite} --method …")
+    return Board(name=name, folder=folder, content=content)
+
+
+def _belongs(run: RunSpec, board: BoardSpec) -> bool:
+    model = run.model is None or run.model.label in (board.model, Path(board.model).name)
+    return model and run.data.sample == (board.data is None)

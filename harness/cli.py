@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from harness.cli_boards import COMMANDS
 from harness.errors import HarnessError, UsageError
 
 OUT = click.option("--out", default="runs", show_default=True, type=click.Path(path_type=Path), help="folder of runs")
@@ -35,6 +36,7 @@ def cli() -> None:
 @click.option("--ablation", help="the method with a named change; see: harness list METHOD")
 @click.option("--preset", help="settings of the method's paper; see: harness list METHOD")
 @click.option("--budget", help="rank that the method may use: active:R or stored:R")
+@click.option("--clusters", help="one adapter per cluster of tasks: none (default), kind, or a TOML file")
 @click.option("--seed", type=int, help="default 0")
 @click.option("--shots", type=int, help="in-context examples from the train split (default 0)")
 @click.option("--prompt", type=click.Choice(["plain", "chat"]), help="plain (default) or the model's chat template")
@@ -265,25 +267,8 @@ def compare_command(runs: tuple[Path, ...], others: tuple[Path, ...], protocol: 
         click.echo(render(found))
 
 
-@cli.command("leaderboard")
-@click.argument("suite")
-@click.option("--format", "form", type=click.Choice(["markdown", "csv", "json"]), default="markdown")
-@click.option("--write", is_flag=True, help="write leaderboards/SUITE.md (and .csv, .json) instead of printing")
-@click.option("--check", is_flag=True, help="exit 1 where leaderboards/SUITE.md differs from what the runs say")
-@OUT
-@PROTOCOL
-def leaderboard_command(suite: str, form: str, write: bool, check: bool, out: Path, protocol: str | None) -> None:
-    """Markdown from runs: a row per method, ablations beneath, one table per data, base model, split and prompt."""
-    from harness.boards import check_board, make_board, rendered, write_board
-
-    board = make_board(suite, out, protocol)
-    if write:
-        for path in write_board(board):
-            click.echo(path)
-    elif check:
-        check_board(board)
-    else:
-        click.echo(rendered(board, form), nl=False)
+for _command in COMMANDS:
+    cli.add_command(_command)
 
 
 def _show(outcome: Any, protocol: str | None, as_json: bool) -> None:

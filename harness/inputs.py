@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.clusters import read_clusters
 from harness.errors import StoreError
 from harness.resolve import Request, merge, parse_assignments, read_config
+from harness.spec import ClusterSpec
 from harness.store import RunDirectory
 
 
@@ -24,6 +26,9 @@ def to_json(request: Request) -> dict[str, Any]:
     for name in ("data", "model"):
         if options.get(name) and Path(options[name]).exists():
             options[name] = str(Path(options[name]).resolve())
+    clusters = read_clusters(options.get("clusters"))
+    if isinstance(clusters, ClusterSpec):  # what the file says now, whatever becomes of it
+        options["clusters"] = clusters.model_dump(mode="json")
     return {"options": options, "keys": dict(request.keys)}
 
 

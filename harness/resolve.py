@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from harness.backend import LOCAL, Backend, identify_backend, parse_backend
+from harness.clusters import group_tasks, within
 from harness.data import Rows, group, without_targets
 from harness.errors import DataError, UsageError, unknown
 from harness.fingerprint import file_sha256
@@ -34,6 +35,7 @@ _OPTIONS = {
     "seed": int,
     "shots": int,
     "backend": str,
+    "clusters": str,
 }
 _SECTIONS = ("train", "eval", "method", "suite")
 T = TypeVar("T")
@@ -126,7 +128,11 @@ def resolve(request: Request) -> Resolved:
     source, data = locate_data(suite, options["data"])
     evaluation, rows = _rows(suite, source, evaluation, options["tasks"], notices)
     tasks = list(rows.by_task)
-    method = _method(cls, sections["method"], options["ablation"], budget, len(tasks))
+    clusters = group_tasks(options["clusters"], suite, tasks)
+    sizes = [len(tasks)] if clusters is None else [len(of) for of in clusters.groups.values()]
+    method = choose_method(cls, sections["method"], options["ablation"], budget, sizes)
+    if clusters is not None and Trait.TRAINS not in method.traits:
+        raise UsageError(f"{options['method']} trains nothing that clusters could have of their own: no --clusters")
     backend = parse_backend(options["backend"])
     model = _model(method, options, backend)
     if model == "tiny" and not data.sample:
@@ -152,6 +158,7 @@ def resolve(request: Request) -> Resolved:
         train=train if Trait.TRAINS in method.traits else _data_only(train),
         eval=evaluation,
         budget=str(parse_budget(budget)) if budget else None,
+        clusters=clusters,
         backend=options["backend"] or LOCAL,
         **{k: options[k] for k in ("prompt", "shots", "seed") if options[k] is not None},
     )
@@ -236,9 +243,10 @@ def _by_section(keys: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return sections
 
 
-def _method(
-    cls: type[Method], values: Mapping[str, Any], ablation: str | None, budget: str | None, n_tasks: int
+def choose_method(
+    cls: type[Method], values: Mapping[str, Any], ablation: str | None, budget: str | None, sizes: Sequence[int]
 ) -> Method:
+    """The method with its fields, ablation and budget; ``sizes``: how many tasks each cluster has."""
     changes: Mapping[str, Any] = {}
     if ablation is not None:
         if ablation not in cls.ablations:
@@ -248,7 +256,7 @@ def _method(
         if both:
             raise UsageError(f"--ablation {ablation} sets method.{both[0]} itself: leave it out of --set")
     method = build(cls, {**values, **changes}, "method")
-    return method.within(parse_budget(budget), n_tasks) if budget and Trait.TRAINS in method.traits else method
+    return within(method, parse_budget(budget), sizes) if budget and Trait.TRAINS in method.traits else method
 
 
 def _model(method: Method, options: Mapping[str, Any], backend: Backend | None) -> str | None:

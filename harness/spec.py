@@ -114,6 +114,13 @@ class DataSpec(Section):
     fingerprints: dict[str, str]
 
 
+class ClusterSpec(Section):
+    """Tasks that share an adapter, by the cluster's name. label: as shown in tables ("kind", or a file's name)."""
+
+    label: str
+    groups: dict[str, tuple[str, ...]]
+
+
 class RunSpec(Section):
     """Everything that decides a run's result. ``model`` is None for methods that answer without one."""
 
@@ -126,7 +133,7 @@ class RunSpec(Section):
     prompt: Literal["plain", "chat"] = "plain"
     shots: int = Field(0, ge=0)
     budget: str | None = None
-    clusters: str | None = None
+    clusters: ClusterSpec | None = None
     backend: str = "hf"
     seed: int = 0
 
@@ -138,7 +145,7 @@ def canonical(spec: RunSpec) -> bytes:
         for key, info in config.model_fields.items():
             if info.json_schema_extra == Runtime:
                 content.get(section, {}).pop(key, None)
-    for section in ("model", "data"):
+    for section in ("model", "data", "clusters"):
         if content.get(section):
             content[section].pop("label", None)
     content["method"].pop("resolved", None)

@@ -1,0 +1,135 @@
+"""The runs that a leaderboard's file asks for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from harness.board_spec import NO_BUDGET, BoardSpec, RowSpec, Settings
+from harness.method import Trait
+from harness.registry import method_class
+from harness.resolve import Request
+
+LR = "train.lr"
+
+
+class Part(StrEnum):
+    """What a run is for."""
+
+    ROW = "row"
+    TRIVIAL = "trivial"
+    NULL = "null"
+    SWEEP = "sweep"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One configuration with its seeds.
+
+    sweep, point: the sweep's name and the grid's keys, for PART.SWEEP. tuned_as: the configuration whose grid of
+    learning rates decides this one's; None where nothing is tuned.
+    """
+
+    part: Part
+    config: RowSpec
+    seeds: tuple[int, ...]
+    tuned_as: RowSpec | None
+    sweep: str | None = None
+    point: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The configuration's, and what it is for where that is not a plain row."""
+        what = {Part.NULL: " [null]", Part.SWEEP: f" [{self.sweep}]"}.get(self.part, "")
+        return self.config.label + what
+
+
+def entries(board: BoardSpec) -> Iterator[Entry]:
+    """Every configuration of the file: trivial rows, rows, the null row, the points of the sweeps."""
+    for name in board.trivial:
+        yield Entry(part=Part.TRIVIAL, config=RowSpec(method=name), seeds=board.seeds[:1], tuned_as=None)
+    for row in board.row:
+        yield Entry(part=Part.ROW, config=row, seeds=board.seeds, tuned_as=tuned(board, row))
+    if board.null is not None:
+        row = _bare(board.null)
+        yield Entry(part=Part.NULL, config=row, seeds=board.null.seeds, tuned_as=tuned(board, row))
+    for sweep in board.sweep:
+        base = _bare(sweep)
+        for point in sweep.points():
+            config = base.model_copy(update={"settings": {**base.settings, **point}})
+            yield Entry(
+                part=Part.SWEEP,
+                config=config,
+                seeds=board.seeds,
+                tuned_as=tuned(board, config if sweep.tune else base, fixed=LR in point),
+                sweep=sweep.name,
+                point=tuple((k, str(v)) for k, v in point.items()),
+            )
+
+
+def tuned(board: BoardSpec, config: RowSpec, *, fixed: bool = False) -> RowSpec | None:
+    """The configuration whose learning rate is tuned; None where it is given, or where nothing is trained."""
+    if board.tune is None or fixed or LR in {**board.settings, **config.settings}:
+        return None
+    return config if Trait.TRAINS in method_class(config.method).traits else None
+
+
+def request(
+    board: BoardSpec, config: RowSpec, seed: int, *, lr: float | None = None, split: str | None = None
+) -> Request:
+    """What ``harness run`` is asked for. Settings of the row win over the file's, both over a preset."""
+    trains = Trait.TRAINS in method_class(config.method).traits
+    clusters = config.clusters or board.clusters
+    options = {
+        "method": config.method,
+        "ablation": config.ablation,
+        "preset": config.preset,
+        "suite": board.suite,
+        "model": board.model,
+        "data": board.data,
+        "tasks": board.tasks,
+        "prompt": board.prompt,
+        "shots": board.shots,
+        "budget": budget(board, config),
+        "clusters": clusters if trains and clusters != "none" else None,
+        "seed": seed,
+    }
+    keys: Settings = {**board.settings, **config.settings, "eval.split": split or board.split}
+    if lr is not None:
+        keys[LR] = lr
+    return Request(options={k: v for k, v in options.items() if v is not None}, keys=keys)
+
+
+def budget(board: BoardSpec, config: RowSpec) -> str | None:
+    """The budget of a row: its own, else the file's; none for a preset, or where the row says "none"."""
+    chosen = config.budget or (NO_BUDGET if config.preset else board.budget)
+    return None if chosen == NO_BUDGET else chosen
+
+
+def arguments(asked: Request) -> list[str]:
+    """The same request as arguments of ``harness run``."""
+    found: list[str] = []
+    for name, value in asked.options.items():
+        found += [f"--{name}", str(value)]
+    for key, value in asked.keys.items():
+        found += ["--set", f"{key}={toml(value)}"]
+    return found
+
+
+def toml(value: object) -> str:
+    """A value as ``--set`` reads it."""
+    if value is None:
+        return "none"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def with_place(board: BoardSpec, data: str | None, model: str | None) -> BoardSpec:
+    """The file with data and model from the command line."""
+    given = {k: v for k, v in (("data", data), ("model", model)) if v is not None}
+    return board.model_copy(update=given)
+
+
+def _bare(row: RowSpec) -> RowSpec:
+    return RowSpec(**{name: getattr(row, name) for name in RowSpec.model_fields})

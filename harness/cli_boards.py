@@ -1,0 +1,93 @@
+"""Commands about leaderboards. Every command is a few lines; whatever is heavy is imported inside."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+OUT = click.option("--out", default="runs", show_default=True, type=click.Path(path_type=Path), help="folder of runs")
+FILE = click.argument("file", type=click.Path(path_type=Path))
+DATA = click.option("--data", help="folder, file or hub data set, in place of the file's")
+MODEL = click.option("--model", help="base model, in place of the file's")
+PROTOCOL = click.option("--protocol", help="scoring rule that is shown (default: the suite's first)")
+
+
+@click.command("plan")
+@FILE
+@DATA
+@MODEL
+@OUT
+@click.option("--json", "as_json", is_flag=True, help="print JSON for programs")
+def plan_command(file: Path, data: str | None, model: str | None, out: Path, as_json: bool) -> None:
+    """What a leaderboard's FILE would run: parameters, steps, time, and what is impossible. Trains nothing."""
+    from harness.board_plan import with_place
+    from harness.board_spec import read_board
+    from harness.plan import make_plan, render, to_json
+    from harness.sweep_jobs import Jobs
+
+    plan = make_plan(Jobs(with_place(read_board(file), data, model), out))
+    for line in plan.notices:
+        click.echo(f"note: {line}", err=True)
+    click.echo(json.dumps(to_json(plan), ensure_ascii=False, indent=1) if as_json else render(plan))
+    if plan.impossible:
+        sys.exit(1)
+
+
+@click.command("sweep")
+@FILE
+@DATA
+@MODEL
+@OUT
+@click.option("--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="runs at a time, each a process")
+@click.option("--keep-going/--stop-at-failure", default=True, show_default=True, help="after a run has failed")
+def sweep_command(file: Path, data: str | None, model: str | None, out: Path, jobs: int, keep_going: bool) -> None:
+    """Make every run of a leaderboard's FILE that is missing, then its Markdown and pictures beside FILE."""
+    from harness.board_plan import with_place
+    from harness.board_spec import read_board
+    from harness.boards import board_of_file, write_board
+    from harness.sweep import sweep
+    from harness.sweep_jobs import Jobs
+
+    board = with_place(read_board(file), data, model)
+    work = Jobs(board, out)
+
+    def say(line: str) -> None:
+        click.echo(line, err=True)
+
+    for line in dict.fromkeys(n for _ in work.entries for n in work.notices):
+        say(f"note: {line}")
+    done = sweep(work, file.stem, say, at_once=jobs, keep_going=keep_going)
+    for line in done.lines():
+        click.echo(line)
+    if done.n_done:
+        for path in write_board(board_of_file(file, board, out)):
+            click.echo(path)
+    if not done.ok:
+        sys.exit(1)
+
+
+@click.command("leaderboard")
+@click.argument("name")
+@click.option("--format", "form", type=click.Choice(["markdown", "csv", "json"]), default="markdown")
+@click.option("--write", is_flag=True, help="write leaderboards/NAME.md (.csv, .json, pictures) instead of printing")
+@click.option("--check", is_flag=True, help="exit 1 where leaderboards/NAME.md differs from what the runs say")
+@OUT
+@PROTOCOL
+def leaderboard_command(name: str, form: str, write: bool, check: bool, out: Path, protocol: str | None) -> None:
+    """Markdown from runs and published records. NAME: a suite, or one of leaderboards/*.toml."""
+    from harness.boards import check_board, make_board, rendered, write_board
+
+    board = make_board(name, out, protocol)
+    if write:
+        for path in write_board(board):
+            click.echo(path)
+    elif check:
+        check_board(board)
+    else:
+        click.echo(rendered(board, form), nl=False)
+
+
+COMMANDS = (plan_command, sweep_command, leaderboard_command)
