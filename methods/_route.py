@@ -75,10 +75,15 @@ class Route:
             self._open, self.state = False, State.ROUTED
 
     @contextmanager
-    def briefly_off(self) -> Iterator[None]:
-        """Off inside of another context, for a pass that reads the base's own hidden states."""
-        before, self.state = self.state, State.OFF
+    def aside(self, labels: Tensor | None) -> Iterator[None]:
+        """Inside of another context, for a pass that reads hidden states: off, or routed by rows of other labels."""
+        before = dict(vars(self))
+        self.state = State.OFF if labels is None else State.ROUTED
+        if labels is not None:
+            self.labels, self.tokens = labels, False
+            found, self.place = torch.unique(labels, return_inverse=True)
+            self.present = tuple(found.tolist())
         try:
             yield
         finally:
-            self.state = before
+            vars(self).update(before)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness.errors import ModelError, NotFoldable
+from harness.errors import ModelError, NotFoldable, UsageError
 from harness.method import Adapter, Ranks, Trainer, Trait
 from methods.base import (
     AdaptedLinear,
@@ -134,17 +134,25 @@ class MoAAdapter(LoRAAdapter):
 
     def read(self, prompts: Sequence[Tensor], owner: Tensor) -> None:
         if self.listens:
-            self.reading.scores = self.routers(self.pooled(prompts))
-            self.reading.owner = owner.reshape(-1).to(self.device)
+            owner = owner.reshape(-1).to(self.device)
+            labels = self._labels(owner, len(prompts)) if self.method.router_input == "adapted" else None
+            self.reading.scores = self.routers(self.pooled(prompts, labels))
+            self.reading.owner = owner
+
+    def _labels(self, owner: Tensor, n: int) -> Tensor:
+        """The label of each of n prompts, by the rows or tokens that belong to it."""
+        labels = self._route.labels
+        if labels is None:
+            raise RuntimeError("prompts are read inside of a route: enter adapter.route(labels) first")
+        known = owner >= 0
+        return labels.new_zeros(n).index_put((owner[known],), labels[known])
 
     def penalty(self) -> Tensor:
         """eta times the cross-entropy of the prompts' labels, a mean over routers, summed over the prompts read."""
-        scores, owner, labels = self.reading.scores, self.reading.owner, self._route.labels
-        if scores is None or owner is None or labels is None or self.method.soft or not self.method.eta:
+        scores, owner = self.reading.scores, self.reading.owner
+        if scores is None or owner is None or self.method.soft or not self.method.eta:
             return super().penalty()
-        known = owner >= 0
-        targets = torch.zeros(scores.shape[1], dtype=torch.long, device=scores.device)
-        targets[owner[known]] = labels[known]
+        targets = self._labels(owner, scores.shape[1])
         losses = functional.cross_entropy(scores.flatten(0, 1), targets.repeat(len(scores)), reduction="sum")
         return self.method.eta * losses / len(scores)
 
@@ -161,18 +169,22 @@ class MoAAdapter(LoRAAdapter):
         return cast("list[int]", (votes + voters.softmax(-1).mean(0) / 2).argmax(-1).tolist())
 
     @torch.no_grad()
-    def pooled(self, prompts: Sequence[Tensor]) -> Tensor:
-        """The base's hidden states before each block, pooled over each prompt's tokens: (L, P, width), no gradient."""
+    def pooled(self, prompts: Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
+        """Hidden states before each block, pooled over each prompt's tokens: (L, P, width), no gradient.
+
+        labels: (P,), the LoRAs that make the states; None: the base alone.
+        """
         training = self.model.training
+        order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+        parts, first = [], 0
         self.model.eval()
         try:
-            with self._route.briefly_off():
-                order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-                parts, first = [], 0
-                while first < len(order):
-                    size = max(1, PASS_TOKENS // len(prompts[order[first]]))
-                    parts.append(self._pass([prompts[i] for i in order[first : first + size]]))
-                    first += size
+            while first < len(order):
+                size = max(1, PASS_TOKENS // len(prompts[order[first]]))
+                chosen = order[first : first + size]
+                with self._route.aside(None if labels is None else labels[chosen]):
+                    parts.append(self._pass([prompts[i] for i in chosen]))
+                first += size
         finally:
             self.model.train(training)
         back = torch.argsort(torch.tensor(order, device=self.device))
@@ -200,7 +212,9 @@ class MoA(LoRAMethod):
     """Stage 1: one LoRA per domain, alone. Stage 2: all of them and the routers, L = L_LM + eta L_cls.
 
     rank: of each LoRA. eta: the weight of the routers' classification loss.
-    stage1_share: of the run's steps; the rest is stage 2.
+    stage1_share: of the run's steps; the rest is stage 2. joint: stage 2 trains the LoRAs further, beside the routers.
+    router_input: states of the "base"; or in training those that the label's LoRA has made ("adapted"), which without
+        labels do not exist: at inference the base's stand in.
     pooling: of a prompt's states, "mean" or "last" token. soft: a mixture by the routers, without labels and L_cls.
     routing: at inference by "label", by the "last" router or by "vote" of all but the first block's.
     """
@@ -211,12 +225,16 @@ class MoA(LoRAMethod):
     ablations: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "no_label": {"soft": True},
         "no_stage1": {"stage1_share": 0.0},
+        "classifier": {"joint": False},
+        "adapted_router": {"router_input": "adapted"},
     }
     inference_fields: ClassVar[frozenset[str]] = frozenset({"routing"})
 
     rank: int = 16
     eta: float = 0.1
     stage1_share: float = 0.5
+    joint: bool = True
+    router_input: str = "base"
     pooling: str = "mean"
     soft: bool = False
     routing: str = "last"
@@ -224,6 +242,13 @@ class MoA(LoRAMethod):
     def __post_init__(self) -> None:
         one_of("method.pooling", self.pooling, ["mean", "last"])
         one_of("method.routing", self.routing, ["label", "last", "vote"])
+        one_of("method.router_input", self.router_input, ["base", "adapted"])
+        if not 0 <= self.stage1_share <= 1:
+            raise UsageError(f"method.stage1_share={self.stage1_share} is no share of the steps; use 0 to 1")
+        if not self.joint and not self.stage1_share:
+            raise UsageError("method.joint=false needs a method.stage1_share above 0: no stage would train the LoRAs")
+        if self.soft and self.router_input == "adapted":
+            raise UsageError("method.soft=true has no label whose LoRA could make states; use method.router_input=base")
 
     def ranks(self, n_tasks: int) -> Ranks:
         return Ranks(stored=n_tasks * self.rank, active=self.rank * (n_tasks if self.soft else 1))
@@ -245,4 +270,6 @@ class MoA(LoRAMethod):
         if self.stage1_share:
             with own.deaf():
                 train_alone(own, trainer, tasks, share=self.stage1_share)
-        trainer.train("together", share=1.0 - self.stage1_share)
+        if self.stage1_share < 1:
+            routers = [name for name in own.trainable() if name.startswith("routers.")]
+            trainer.train("together", None if self.joint else routers, share=1.0 - self.stage1_share)

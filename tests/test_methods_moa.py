@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.errors import ModelError, NotFoldable
+from harness.errors import ModelError, NotFoldable, UsageError
 from harness.task import Example
 from harness.testing import TASKS, ToyTrainer, perturb, toy_model, toy_tokens
 from methods.moa import MoA, MoAAdapter
@@ -152,6 +152,54 @@ def test_the_run_s_steps_are_shared_between_the_stages() -> None:
     shares.clear()
     MoA(stage1_share=0.0).fit(adapter, trainer, list(TASKS))
     assert shares == {"together": 1.0}
+
+
+def test_a_classifier_leaves_the_loras_of_stage_one_as_they_are() -> None:
+    method = MoA(rank=2, joint=False)
+    model, adapter = attached(method, noise=False)
+    seen: dict[str, dict[str, Tensor]] = {}
+
+    class Watching(ToyTrainer):
+        def finish(self, stage: str) -> None:
+            super().finish(stage)
+            seen[stage] = self.adapter.state_dict()
+
+    method.fit(adapter, Watching(method=method, adapter=adapter, model=model, data=readable()), list(TASKS))
+    before, after = seen[f"alone-{TASKS[-1]}"], seen["together"]
+    assert [n for n in after if not torch.equal(before[n], after[n])] == ["routers.weight"]
+
+
+def test_adapted_states_are_those_of_the_label_s_lora_and_choices_need_none() -> None:
+    _, adapter = attached(MoA(rank=2, router_input="adapted"))
+    labels = torch.tensor([2, 0, 1, 0])
+    with adapter.route(labels):
+        adapter.read(PROMPTS, torch.arange(4))
+        scores = adapter.reading.scores
+    assert scores is not None
+    for row, (prompt, label) in enumerate(zip(PROMPTS, labels, strict=True)):
+        model: Any = toy_model()
+        twin = MoA(rank=2).attach(model, list(TASKS), seed=0)
+        perturb(twin)
+        with twin.apply(twin.fold(TASKS[int(label)]), merge=True):
+            states = model(input_ids=prompt[None], output_hidden_states=True).hidden_states
+        expected = adapter.routers(torch.stack([state[0].mean(0, keepdim=True) for state in states[:-1]]))
+        assert (scores[:, row] - expected[:, 0]).abs().max() < 1e-6
+    by_base = torch.stack([scores_by_hand(adapter, p) for p in PROMPTS], 1)
+    assert (by_base - scores).abs().max() > 1e-3
+    assert adapter.assign(PROMPTS) == by_base[-1].argmax(-1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"joint": False, "stage1_share": 0.0}, "no stage would train the LoRAs"),
+        ({"stage1_share": 1.5}, "is no share"),
+        ({"soft": True, "router_input": "adapted"}, "no label whose LoRA"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(fields: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        MoA(**fields)
 
 
 def test_a_soft_mixture_weighs_the_loras_by_each_block_s_router() -> None:
