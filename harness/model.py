@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -132,9 +135,10 @@ def _weights(source: Source, folder: Path, dtype: torch.dtype, trust_remote_code
             config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
             _check_kind(source, config)
             auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else auto
-        model, report = auto.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **extra
-        )
+        with _bars_on_terminals_only():
+            model, report = auto.from_pretrained(
+                folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **extra
+            )
     except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError) as error:
         raise _refused(source, "model", error) from error
     if report["missing_keys"]:
@@ -147,6 +151,21 @@ def _weights(source: Source, folder: Path, dtype: torch.dtype, trust_remote_code
         # the weights are plain tensors by now; with the quantiser's mark on it the model could not be saved
         model.hf_quantizer.remove_quantization_config(model)
     return model
+
+
+@contextmanager
+def _bars_on_terminals_only() -> Iterator[None]:
+    """transformers draws its loading bars into log files too; ours do not."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _check_kind(source: Source, config: Any) -> None:

@@ -18,7 +18,7 @@ class NoFinetune(Method):
     """An adapter without layers; nothing is trained."""
 
     version: ClassVar[int] = 1
-    traits: ClassVar[frozenset[Trait]] = frozenset()
+    traits: ClassVar[frozenset[Trait]] = frozenset({Trait.FOLDS})  # into nothing at all
     summary: ClassVar[str] = "the base model as it is"
 
     def attach(self, model: nn.Module, tasks: Sequence[str], *, seed: int) -> LoRAAdapter:
