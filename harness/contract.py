@@ -253,7 +253,7 @@ def a_fold_is_its_route(s: Subject) -> None:
         except NotFoldable:
             promise(s.ablation, "trait FOLDS, but it does not fold")
             return
-        promise({f.a.shape[0] for f in factors.values()} == {ranks.active}, f"ranks() says active {ranks.active}")
+        promise({f.a.shape[0] for f in factors.values()} - {0} == {ranks.active} - {0}, f"not of rank {ranks.active}")
         routed = s.route(adapter, torch.full((4,), label), s.tokens)
         for merge in (False, True):
             with adapter.apply(factors, merge=merge):
