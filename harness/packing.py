@@ -169,7 +169,11 @@ def _fault(loaded: LoadedModel, adapter: Adapter, layout: Layout, reads: bool) -
     ids = torch.randint(min(3, vocabulary - 1), vocabulary, (_CHECK_TOKENS,), generator=drawn).tolist()
     row = Weighted(row=Encoded(task="", prompt=(*ids[:4],), target=(*ids[4:],), cut=False), task=0, weight=1.0)
     name = layout.attention or "the model's own attention"
+    parameters = adapter.trainable().values()
+    trained = [p.requires_grad for p in parameters]
     try:
+        for parameter in parameters:  # a stage may train none of the parameters that this row uses
+            parameter.requires_grad_(True)
         with torch.no_grad():
             alone = _losses(loaded, adapter, padded([row], loaded.device), reads)
         with attention(loaded.model, layout.attention):
@@ -180,8 +184,9 @@ def _fault(loaded: LoadedModel, adapter: Adapter, layout: Layout, reads: bool) -
     except (RuntimeError, ValueError, TypeError, ImportError, NotImplementedError, AttributeError, IndexError) as error:
         return f"with {name} the model raises {type(error).__name__}: {' '.join(str(error).split())[:200]}"
     finally:
-        for parameter in adapter.trainable().values():
+        for parameter, before in zip(parameters, trained, strict=True):
             parameter.grad = None
+            parameter.requires_grad_(before)
     if losses.shape != (2 * len(alone),):
         return "the model gives no logits of chosen positions"
     apart = float((losses.detach().double() - alone.double().repeat(2)).abs().mean())

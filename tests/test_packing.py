@@ -240,6 +240,17 @@ def test_a_model_that_takes_packed_rows_gets_them(toy_llama: Callable[..., Any])
     assert said == []
 
 
+def test_what_a_stage_trains_does_not_decide_how_rows_stand(toy_llama: Callable[..., Any]) -> None:
+    model = toy_llama()
+    adapter = method_class("lora_single")().attach(model, TASKS, seed=0)
+    trained = {n: n.endswith("three") for n in adapter.trainable()}
+    for name, parameter in adapter.trainable().items():
+        parameter.requires_grad_(trained[name])
+    assert chosen(model, adapter=adapter)[0] == PACKED
+    assert {n: p.requires_grad for n, p in adapter.trainable().items()} == trained
+    assert all(p.grad is None for p in adapter.trainable().values())
+
+
 def test_a_model_that_mixes_packed_rows_is_found_out_and_padded(toy_llama: Callable[..., Any]) -> None:
     model = Runny(toy_llama())
     layout, said = chosen(model, adapter=Nothing(model))
