@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -18,13 +19,17 @@ from harness.store import write_atomic, write_json
 _WEIGHTS, _META = "adapter.safetensors", "adapter.json"
 
 
-def save_adapter(folder: Path, adapter: Adapter, spec: RunSpec) -> None:
-    """Weights first, then the file that says whose they are: an adapter.json means a whole adapter."""
+def save_adapter(folder: Path, adapter: Adapter, spec: RunSpec, tasks: Sequence[str]) -> None:
+    """Save the adapter of some of a run's tasks.
+
+    Weights first, then the file that says whose they are: an adapter.json means a whole adapter.
+    """
     data = save({k: v.contiguous() for k, v in trainable_state(adapter.state_dict()).items()})
     write_atomic(folder / _WEIGHTS, data)
     meta = {
         "run_id": run_id(spec),
         "method": spec.method.model_dump(mode="json"),
+        "tasks": list(tasks),
         "suite": spec.suite.model_dump(mode="json"),
         "model": spec.model.model_dump(mode="json") if spec.model else None,
         "sha256": hashlib.sha256(data).hexdigest(),

@@ -44,11 +44,12 @@ def ask(path: Path, task: str, prompt: str, data: str | None = None, model: str 
     if Trait.ANSWERS in finished.resolved.method.traits:
         rows = train.of(task) if train is not None else []
         return Asked(text=finished.resolved.method.answer(task, [example], rows)[0])
-    return _generate(finished, example, tasks.index(task), train)
+    return _generate(finished, example, train)
 
 
-def _generate(finished: Finished, example: Example, route: int, train: Rows | None) -> Asked:
-    prepared = load(finished.run, finished.resolved, train)
+def _generate(finished: Finished, example: Example, train: Rows | None) -> Asked:
+    prepared = load(finished.run, finished.resolved, train, example.task)
+    route = list(prepared.tasks).index(example.task)
     encoder = prepared.encoder
     ((ids, cut),) = encoder.prompts([example])
     request = Request(id=example.id, route=route, prompt=ids, limit=encoder.limit(example.task, ids))

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
+from harness.clusters import clusters_of
 from harness.data import Rows
 from harness.memory import estimate
 from harness.method import Trait
-from harness.prepare import Prepared, mixture, parameters, prepare, train_rows
+from harness.prepare import Base, attach, load_base, mixture, train_rows
 from harness.record import Parameters
 from harness.resolve import Resolved
 from harness.show import resolved_spec
+from harness.sizes import parameters
 from harness.spec import directory_name
 
 _SAMPLED = 200  # rows per task whose lengths stand for the rest
@@ -48,23 +50,34 @@ class DryRun:
 def dry_run(resolved: Resolved) -> DryRun:
     """Load the model, attach the adapter, count; nothing is trained and nothing written."""
     rows = train_rows(resolved)
-    prepared = None if resolved.model is None else prepare(resolved, rows)
-    tasks = {t: _task(t, resolved, prepared, rows) for t in resolved.rows.by_task}
+    base = None if resolved.model is None else load_base(resolved, rows)
+    tasks = {t: _task(t, resolved, base, rows) for t in resolved.rows.by_task}
     steps = tokens = needed = None
-    if Trait.TRAINS in resolved.method.traits and rows is not None and prepared is not None:
+    if Trait.TRAINS in resolved.method.traits and rows is not None and base is not None:
         plan = mixture(resolved, rows)
         steps = plan.steps
         mean = sum(plan.shares[t] * ((p.prompt_tokens or 0) + (p.target_tokens or 0)) for t, p in tasks.items())
         tokens = round(steps * plan.batch_size * mean)
-        needed = estimate(prepared, resolved.spec.train, plan)
+        needed = _memory(resolved, base, rows)
     return DryRun(
         directory=directory_name(resolved.spec),
         tasks=tasks,
         steps=steps,
         tokens=tokens,
-        parameters=parameters(resolved, prepared),
+        parameters=parameters(resolved, None if base is None else base.loaded),
         memory_bytes=needed,
     )
+
+
+def _memory(resolved: Resolved, base: Base, rows: Rows) -> int:
+    """The estimate of the cluster that needs most; one is trained at a time."""
+    needed = []
+    for cluster in clusters_of(resolved.spec):
+        if any(rows.counts[t] for t in cluster.tasks):
+            prepared = attach(resolved, base, cluster)
+            needed.append(estimate(prepared, resolved.spec.train, mixture(resolved, rows)))
+            prepared.adapter.detach()
+    return max(needed)
 
 
 def to_json(plan: DryRun) -> dict[str, Any]:
@@ -96,16 +109,16 @@ def render(plan: DryRun, resolved: Resolved) -> str:
     return "\n".join(lines)
 
 
-def _task(task: str, resolved: Resolved, prepared: Prepared | None, rows: Rows | None) -> TaskPlan:
+def _task(task: str, resolved: Resolved, base: Base | None, rows: Rows | None) -> TaskPlan:
     n_train = rows.counts[task] if rows is not None else 0
     n_eval = resolved.rows.counts[task]
     empty: dict[str, Any] = {"prompt_tokens": None, "target_tokens": None, "n_cut": 0, "limit": None}
-    if prepared is None:
+    if base is None:
         return TaskPlan(n_train=n_train, n_eval=n_eval, **empty)
-    limit = prepared.encoder.limits[task]
+    limit = base.encoder.limits[task]
     if rows is None or not n_train:
         return TaskPlan(n_train=n_train, n_eval=n_eval, **{**empty, "limit": limit})
-    encoded = prepared.encoder.rows(rows.examples(rows.by_task[task][:_SAMPLED]))
+    encoded = base.encoder.rows(rows.examples(rows.by_task[task][:_SAMPLED]))
     return TaskPlan(
         n_train=n_train,
         n_eval=n_eval,

@@ -213,7 +213,7 @@ def evaluate_tasks(
         ``harness.reopen``.
     """
     manager = _manager(names, include_path)
-    finished, prepared = open_model(path, data, model)
+    finished, prepared = open_model(path, data, model, route)
     texts = generator(finished.resolved, prepared)
     place = _route(finished.resolved, prepared, route)
     size = finished.resolved.spec.eval.batch_tokens

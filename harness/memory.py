@@ -65,7 +65,7 @@ def estimate(prepared: Prepared, config: TrainConfig, mixture: Mixture) -> int:
     """
     loaded, code = prepared.loaded, prepared.encoder
     trained = sum(p.numel() for p in prepared.adapter.trainable().values())
-    plan = mixture.plan(None, 1.0)
+    plan = mixture.plan(prepared.tasks, 1.0)
     layout = Layout(packed=config.packing == "auto" and not loaded.encoder_decoder)
     largest = 0
     for step in range(min(_STEPS, plan.steps)):

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
+from harness.clusters import Cluster
 from harness.data import Mixture, Rows, group, n_steps
 from harness.encode import Encoder, check_style, draw, generation_limits
-from harness.errors import DataError, ModelError, NotFoldable
+from harness.errors import DataError, ModelError
 from harness.method import Adapter, Trait
-from harness.record import Parameters
 from harness.resolve import Resolved
+from harness.store import RunDirectory
 from harness.task import Example
 
 if TYPE_CHECKING:
@@ -85,22 +85,28 @@ def draw_shots(resolved: Resolved, rows: Rows | None) -> dict[str, list[Example]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """A run with a model, ready to train and generate.
+class Base:
+    """A run's model without an adapter.
 
     memory_before: bytes that the process had in memory before it loaded the model; None where nobody tells.
     """
 
     loaded: LoadedModel
-    adapter: Adapter
     encoder: Encoder
-    tasks: Sequence[str]
     train: Rows | None
     memory_before: int | None = None
 
 
-def prepare(resolved: Resolved, rows: Rows | None) -> Prepared:
-    """Load the model, attach the adapter, learn the lengths."""
+@dataclass(frozen=True, kw_only=True)
+class Prepared(Base):
+    """A run's model with the adapter of one cluster, ready to train and generate. tasks: the cluster's, by route."""
+
+    adapter: Adapter
+    tasks: Sequence[str]
+
+
+def load_base(resolved: Resolved, rows: Rows | None) -> Base:
+    """Load the model, learn the lengths."""
     import transformers.modeling_utils  # noqa: F401  (what it takes is none of the model's memory)
 
     from harness.memory import resident_bytes
@@ -109,23 +115,21 @@ def prepare(resolved: Resolved, rows: Rows | None) -> Prepared:
     assert resolved.model is not None
     before = resident_bytes()
     loaded = load_model(resolved.model, resolved.spec.train.precision)
-    tasks = list(resolved.rows.by_task)
-    code = encoder(resolved, loaded, rows)
-    adapter = resolved.method.attach(loaded.model, tasks, seed=resolved.spec.seed)
-    return Prepared(loaded=loaded, adapter=adapter, encoder=code, tasks=tasks, train=rows, memory_before=before)
+    return Base(loaded=loaded, encoder=encoder(resolved, loaded, rows), train=rows, memory_before=before)
 
 
-def parameters(resolved: Resolved, prepared: Prepared | None) -> Parameters:
-    """Numbers kept in all and in one task's folded LoRA (the largest), and their share of the base model."""
-    if prepared is None:
-        return Parameters(stored=0, active=0, base=None, percent=None)
-    adapter = prepared.adapter
-    stored = sum(p.numel() for p in adapter.trainable().values())
-    active = stored
-    if Trait.FOLDS in resolved.method.traits:
-        # An ablation of a method that folds may not: every expert takes part in each of its answers.
-        with suppress(NotFoldable):
-            folded = [adapter.fold(t).values() for t in prepared.tasks]
-            active = max((sum(f.a.numel() + f.b.numel() for f in factors) for factors in folded), default=0)
-    base = prepared.loaded.n_parameters
-    return Parameters(stored=stored, active=active, base=base, percent=100 * stored / base)
+def attach(resolved: Resolved, base: Base, cluster: Cluster) -> Prepared:
+    """Put the adapter of a cluster on the model; ``prepared.adapter.detach()`` makes room for the next one."""
+    adapter = resolved.method.attach(base.loaded.model, cluster.tasks, seed=resolved.spec.seed)
+    parts = {f.name: getattr(base, f.name) for f in fields(Base)}
+    return Prepared(**parts, adapter=adapter, tasks=cluster.tasks)
+
+
+def open_adapter(run: RunDirectory, resolved: Resolved, base: Base, cluster: Cluster) -> Prepared:
+    """The base model with a run's trained adapter of one cluster on it. Raises: StoreError for a damaged adapter."""
+    from harness.adapter_file import load_into
+
+    prepared = attach(resolved, base, cluster)
+    if Trait.TRAINS in resolved.method.traits:
+        load_into(run.of(cluster.name).adapter, prepared.adapter)
+    return prepared

@@ -15,15 +15,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from harness.answer import answer_all
 from harness.data import Rows, group
 from harness.errors import DataError, UsageError, unknown
-from harness.evaluate import Answers, make_answers
 from harness.interrupt import StopFlag, stop_gracefully
 from harness.method import Method
 from harness.prepare import train_rows
 from harness.provenance import gather
 from harness.record import Evaluation, EvaluationSettings, Scores
-from harness.reopen import Finished, find, load
+from harness.reopen import Finished, base_of, find
 from harness.rescore import score
 from harness.resolve import Resolved, build, section_config
 from harness.spec import EvalConfig
@@ -93,20 +93,16 @@ def _evaluate(
 ) -> Evaluation:
     started = datetime.now(UTC)
     train = train_rows(resolved)
-    prepared = load(finished.run, resolved, train) if resolved.model is not None else None
-    # every task of the run, also those without rows: a task's place is its route
-    answers = Answers(run=directory, examples={t: resolved.rows.of(t) for t in resolved.rows.by_task})
-    generation = make_answers(resolved, prepared, train, answers, stop)
-    for line in answers.warnings:
-        say(line)
+    base = base_of(finished.run, resolved, train) if resolved.model is not None else None
+    answered = answer_all(finished.run, resolved, base, train, directory, stop, say)
     about: dict[str, Any] = {"label": resolved.spec.data.label, **resolved.suite.describe(resolved.source)}
     machine: dict[str, Any] = {}
-    if prepared is not None:
-        about["limits"] = dict(prepared.encoder.limits)
-        machine = {"dtype": str(prepared.loaded.dtype), "device": str(prepared.loaded.device)}
+    if base is not None:
+        about["limits"] = dict(base.encoder.limits)
+        machine = {"dtype": str(base.loaded.dtype), "device": str(base.loaded.device)}
     return Evaluation(
         settings=settings,
-        generation=generation,
+        generation=answered.generation,
         provenance=gather(about, machine),
         n_train=finished.record.n_train,
         sample=finished.record.sample,

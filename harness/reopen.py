@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.adapter_file import load_into
+from harness.clusters import clusters_of
 from harness.data import Rows
-from harness.errors import DataError, ModelError, StoreError, UsageError
+from harness.errors import DataError, ModelError, StoreError, UsageError, unknown
 from harness.inputs import of_run
 from harness.method import Trait
-from harness.prepare import Prepared, prepare, train_rows
+from harness.prepare import Base, Prepared, load_base, open_adapter, train_rows
 from harness.record import RunRecord
 from harness.resolve import Resolved, resolve
 from harness.spec import RunSpec
@@ -41,27 +41,40 @@ def find(path: Path, data: str | None = None, model: str | None = None) -> Finis
     return Finished(run=run, record=record, resolved=resolved)
 
 
-def load(run: RunDirectory, resolved: Resolved, train: Rows | None) -> Prepared:
+def load(run: RunDirectory, resolved: Resolved, train: Rows | None, task: str | None = None) -> Prepared:
     """The base model with the run's adapter on it, ready to generate.
 
     Args:
         resolved: of the run, or with other ``eval`` keys, rows and inference fields; its tasks must be the run's.
         train: as ``train_rows`` gives them.
+        task: whose cluster's adapter; needed where the run has clusters.
 
-    Raises: UsageError for a run without a model of its own; StoreError for a damaged adapter.
+    Raises: UsageError for a run without a model of its own, or an unknown or missing task; StoreError for a damaged
+        adapter.
     """
+    clusters = clusters_of(resolved.spec)
+    if task is not None and task not in resolved.spec.suite.tasks:
+        raise unknown("task", task, resolved.spec.suite.tasks, see=f"harness list {resolved.spec.suite.name}")
+    if task is None and len(clusters) > 1:
+        names = ", ".join(resolved.spec.suite.tasks)
+        raise UsageError(f"{run.name} has an adapter for each cluster of tasks: name a task. Tasks: {names}")
+    cluster = next(c for c in clusters if task is None or task in c.tasks)
+    return open_adapter(run, resolved, base_of(run, resolved, train), cluster)
+
+
+def base_of(run: RunDirectory, resolved: Resolved, train: Rows | None) -> Base:
+    """The base model alone. Raises: UsageError for a run without a model of its own."""
     if resolved.model is None:
         raise UsageError(f"{run.name} has no model of its own to load: its answers come from {_answering(resolved)}")
-    prepared = prepare(resolved, train)
-    if Trait.TRAINS in resolved.method.traits:
-        load_into(run.adapter, prepared.adapter)
-    return prepared
+    return load_base(resolved, train)
 
 
-def open_model(path: Path, data: str | None = None, model: str | None = None) -> tuple[Finished, Prepared]:
+def open_model(
+    path: Path, data: str | None = None, model: str | None = None, task: str | None = None
+) -> tuple[Finished, Prepared]:
     """``find`` and ``load`` in one, with everything as it was in the run."""
     finished = find(path, data, model)
-    return finished, load(finished.run, finished.resolved, train_rows(finished.resolved))
+    return finished, load(finished.run, finished.resolved, train_rows(finished.resolved), task)
 
 
 def _answering(resolved: Resolved) -> str:
@@ -74,6 +87,8 @@ def _check_same(run: RunDirectory, then: RunSpec, resolved: Resolved) -> None:
     now = resolved.spec
     if then.data.fingerprints != now.data.fingerprints:
         raise DataError(f"{resolved.source} is not what {run.name} was made with: give the right --data")
+    if then.clusters != now.clusters:
+        raise StoreError(f"{run.name} was made with other clusters of tasks than its inputs.json says: make it again")
     if list(then.suite.tasks) != list(now.suite.tasks):
         raise DataError(
             f"{run.name} was made with the tasks {', '.join(then.suite.tasks)}; by the suite's present version its "

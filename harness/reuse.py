@@ -34,8 +34,8 @@ def find_stage(out: Path, spec: RunSpec, method: Method, stage: str) -> Reused |
     """
     tasks = list(spec.suite.tasks)
     key = method.stage_key(stage, tasks)
-    if key is None:
-        return None
+    if key is None or spec.clusters is not None:
+        return None  # the stages of a cluster are those of its own tasks
     wanted = training_key(spec)
     for run in find_runs(out):
         found = _state(run, wanted, key, tasks)

@@ -9,18 +9,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.adapter_file import has_adapter, load_into, save_adapter
+from harness.adapter_file import has_adapter, save_adapter
+from harness.answer import Answered, answer_all
+from harness.clusters import Cluster, clusters_of
 from harness.data import Rows
-from harness.evaluate import Answers, generator, make_answers
+from harness.evaluate import generator
 from harness.interrupt import Interrupted, StopFlag, stop_gracefully
 from harness.method import Trait
-from harness.prepare import Prepared, mixture, parameters, prepare, train_rows
+from harness.prepare import Base, Prepared, attach, load_base, mixture, train_rows
 from harness.provenance import gather
-from harness.record import Failure, GenerationSummary, RunRecord, Scores, TrainingSummary
+from harness.record import Failure, RunRecord, Scores, TrainingSummary
 from harness.rescore import score
 from harness.resolve import Resolved
 from harness.spec import directory_name, run_id
 from harness.store import RunDirectory, write_json
+from harness.summaries import trained_together
 
 if TYPE_CHECKING:
     from harness.look import DevLook
@@ -62,7 +65,7 @@ def execute(resolved: Resolved, out: Path, inputs: dict[str, Any], say: Say) -> 
     with run.lock(), stop_gracefully() as stop:
         record = run.record()
         if record is not None:
-            processes.tell(False)
+            processes.tell(list[str]())
             return Outcome(
                 run=run, record=record, scores=run.scores() or _score(resolved, run, record.n_train, say), fresh=False
             )
@@ -91,55 +94,72 @@ class _Work:
 
     def all(self) -> tuple[RunRecord, Scores]:
         rows = train_rows(self.resolved)
-        prepared = None if self.resolved.model is None else prepare(self.resolved, rows)
+        base = None if self.resolved.model is None else load_base(self.resolved, rows)
         self._warn_of_gaps(rows)
-        training = None
-        if Trait.TRAINS in self.resolved.method.traits:
-            training = self._train(prepared, rows)
-        else:
-            self.processes.tell(False)
+        training = self._train(base, rows)
         self.processes.leave()
-        generation = self._answer(prepared, rows)
-        self.phase, self.where = "score", lambda: None
-        record = self._record(prepared, rows, training, generation)
+        self.phase, self.where = "generate", lambda: None
+        answered = answer_all(self.run, self.resolved, base, rows, self.run, self.stop, self.say)
+        self.phase = "score"
+        record = self._record(base, rows, training, answered)
         scores = _score(self.resolved, self.run, record.n_train, self.say)
         self.run.write("record.json", record)
         return record, scores
 
     def assist(self) -> None:
-        """Train beside the first process, if it trains at all."""
-        if self.processes.tell(False):
+        """Train beside the first process the clusters that it names."""
+        names = self.processes.tell(list[str]())
+        if names:
             rows = train_rows(self.resolved)
             assert rows is not None
-            prepared = prepare(self.resolved, rows)
-            trainer = self._trainer(prepared, rows, self.processes)
-            self.resolved.method.fit(prepared.adapter, trainer, prepared.tasks)
+            base = load_base(self.resolved, rows)
+            for cluster in clusters_of(self.resolved.spec):
+                if cluster.name in names:
+                    self._fit(cluster, base, rows, self.processes)
         self.processes.leave()
 
-    def _train(self, prepared: Prepared | None, rows: Rows | None) -> TrainingSummary:
-        from harness.memory import estimate
+    def _train(self, base: Base | None, rows: Rows | None) -> TrainingSummary | None:
+        """Train each cluster that is not trained yet; its adapter on disk is what says so."""
         from harness.processes import ALONE
 
-        assert prepared is not None
+        if Trait.TRAINS not in self.resolved.method.traits:
+            self.processes.tell(list[str]())
+            return None
+        assert base is not None
         assert rows is not None
         self.phase = "train"
-        trained = has_adapter(self.run.adapter)
-        self.processes.tell(not trained)
-        trainer = self._trainer(prepared, rows, ALONE if trained else self.processes)
-        self._say_all(trainer.warnings)
-        self.where = trainer.where
-        if trained:
-            load_into(self.run.adapter, prepared.adapter)
-        else:
-            self.resolved.method.fit(prepared.adapter, trainer, prepared.tasks)
-            save_adapter(self.run.adapter, prepared.adapter, self.resolved.spec)
-        return trainer.summary(estimate(prepared, self.resolved.spec.train, mixture(self.resolved, rows)))
+        clusters = clusters_of(self.resolved.spec)
+        missing = [c.name for c in clusters if not has_adapter(self.run.of(c.name).adapter)]
+        self.processes.tell(missing)
+        return trained_together(
+            [self._fit(c, base, rows, self.processes if c.name in missing else ALONE) for c in clusters]
+        )
 
-    def _trainer(self, prepared: Prepared, rows: Rows, processes: Processes) -> EngineTrainer:
+    def _fit(self, cluster: Cluster, base: Base, rows: Rows, processes: Processes) -> TrainingSummary:
+        """Train a cluster's adapter, where it is not on disk, and take it off the model again."""
+        from harness.memory import estimate
+
+        run, spec = self.run.of(cluster.name), self.resolved.spec
+        prepared = attach(self.resolved, base, cluster)
+        trainer = self._trainer(prepared, rows, run, processes)
+        self._say_all(trainer.warnings)
+        self.where = lambda: f"cluster {cluster.name}, {trainer.where()}" if cluster.name else trainer.where()
+        memory = None
+        if any(rows.counts[t] for t in cluster.tasks):
+            memory = estimate(prepared, spec.train, mixture(self.resolved, rows))
+            if not has_adapter(run.adapter):
+                self.resolved.method.fit(prepared.adapter, trainer, prepared.tasks)
+        if processes.first and not has_adapter(run.adapter):
+            save_adapter(run.adapter, prepared.adapter, spec, cluster.tasks)
+        summary = trainer.summary(memory)
+        prepared.adapter.detach()
+        return summary
+
+    def _trainer(self, prepared: Prepared, rows: Rows, run: RunDirectory, processes: Processes) -> EngineTrainer:
         from harness.train import EngineTrainer
 
         return EngineTrainer(
-            run=self.run,
+            run=run,
             run_id=run_id(self.resolved.spec),
             config=self.resolved.spec.train,
             method=self.resolved.method,
@@ -166,22 +186,15 @@ class _Work:
             generator=generator(self.resolved, prepared),
             encoder=prepared.encoder,
             tasks=self.resolved.suite.tasks,
-            examples=dev_examples(self.resolved),
+            examples={t: e for t, e in dev_examples(self.resolved).items() if t in prepared.tasks},
         )
-
-    def _answer(self, prepared: Prepared | None, rows: Rows | None) -> GenerationSummary | None:
-        self.phase, self.where = "generate", lambda: None
-        answers = Answers(run=self.run, examples={t: self.resolved.rows.of(t) for t in self.resolved.rows.by_task})
-        summary = make_answers(self.resolved, prepared, rows, answers, self.stop)
-        self._say_all(answers.warnings)
-        return summary
 
     def _record(
         self,
-        prepared: Prepared | None,
+        base: Base | None,
         rows: Rows | None,
         training: TrainingSummary | None,
-        generation: GenerationSummary | None,
+        answered: Answered,
     ) -> RunRecord:
         resolved = self.resolved
         tasks = list(resolved.rows.by_task)
@@ -190,15 +203,15 @@ class _Work:
         settings: dict[str, Any] = {"compile": train.compile, "gradient_checkpointing": train.gradient_checkpointing}
         if training is not None:
             settings |= {"micro_tokens": training.micro_tokens, "packed": training.packed}
-        if prepared is not None:
-            data["limits"] = dict(prepared.encoder.limits)
-            settings |= {"dtype": str(prepared.loaded.dtype), "device": str(prepared.loaded.device)}
+        if base is not None:
+            data["limits"] = dict(base.encoder.limits)
+            settings |= {"dtype": str(base.loaded.dtype), "device": str(base.loaded.device)}
         return RunRecord(
             run_id=run_id(resolved.spec),
             spec=resolved.spec,
-            parameters=parameters(resolved, prepared),
+            parameters=answered.parameters,
             training=training,
-            generation=generation,
+            generation=answered.generation,
             provenance=gather(data, settings),
             n_train={t: rows.counts[t] if rows is not None else 0 for t in tasks},
             sample=resolved.spec.data.sample,

@@ -79,9 +79,13 @@ def append_lines(path: Path, lines: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """The files of one run. Reading never needs a lock; only the process that holds ``lock()`` writes."""
+    """The files of one run. Reading never needs a lock; only the process that holds ``lock()`` writes.
+
+    part: the cluster of tasks whose adapter, checkpoints, log and artefacts are meant; "" where all tasks share one.
+    """
 
     path: Path
+    part: str = ""
 
     @property
     def name(self) -> str:
@@ -89,19 +93,24 @@ class RunDirectory:
 
     @property
     def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+        return self.path / "checkpoints" / self.part
 
     @property
     def adapter(self) -> Path:
-        return self.path / "adapter"
+        return self.path / "adapter" / self.part
 
     @property
     def artefacts(self) -> Path:
-        return self.path / "artefacts"
+        return self.path / "artefacts" / self.part
 
     @property
     def train_log(self) -> Path:
-        return self.path / "train.jsonl"
+        """train.jsonl, or train/<cluster>.jsonl."""
+        return self.path / f"{Path('train') / self.part}.jsonl"
+
+    def of(self, part: str) -> RunDirectory:
+        """The same run, with the files of one cluster."""
+        return RunDirectory(self.path, part)
 
     def prediction_file(self, task: str) -> Path:
         """predictions/<task>.jsonl; a slash in a task's name becomes an underscore."""

@@ -100,7 +100,7 @@ class EngineTrainer:
     ) -> None:
         if self.done(stage):
             return
-        plan = self.mixture.plan(tasks, share)
+        plan = self.mixture.plan(tasks or self.tasks, share)
         loop = self._start(stage, plan, parameters, tasks)
         with (
             Prefetch(lambda step: self._rows(plan, step), self._progress.step, plan.steps) as ahead,
