@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from harness.cli_bench import bench_command
 from harness.cli_boards import COMMANDS
 from harness.errors import HarnessError, UsageError
 
@@ -267,7 +268,7 @@ def compare_command(runs: tuple[Path, ...], others: tuple[Path, ...], protocol: 
         click.echo(render(found))
 
 
-for _command in COMMANDS:
+for _command in (*COMMANDS, bench_command):
     cli.add_command(_command)
 
 

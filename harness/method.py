@@ -6,11 +6,11 @@ Shapes: B rows, S tokens of a row, T tasks, d_in and d_out the widths of an adap
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from harness.errors import BudgetError
 from harness.task import Example
@@ -112,6 +112,30 @@ class Adapter(Protocol):
 
     def penalty(self) -> Tensor:
         """The method's own loss term, summed over the prompts of the last ``read``; the engine divides. A scalar."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experts:
+    """The E experts of one adapted layer one by one, so that `harness bench` can tell what a loop over them costs.
+
+    a: E of shape (r, d_in). b: E of shape (d_out, r).
+    weights: gives g (M, E), with its gradient, for each of the M labels of the route that is set.
+    merge: "output", s sum_k g_k B_k A_k x; or "factor", s (sum_k g_k B_k) (sum_k g_k A_k) x. scale: s.
+    """
+
+    a: Sequence[Tensor]
+    b: Sequence[Tensor]
+    weights: Callable[[], Tensor]
+    merge: str
+    scale: float
+
+
+@runtime_checkable
+class HasExperts(Protocol):
+    """An adapter that can name its experts. It need not: without, `harness bench` compares with no loop."""
+
+    def experts(self) -> Mapping[str, Experts]:
+        """By module name, the layers whose output is a weighed sum over experts."""
 
 
 class Trainer(Protocol):

@@ -81,7 +81,7 @@ def load_model(
     source = locate(name, revision)
     folder = fetch(source)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    dtype = _dtype(precision, place)
+    dtype = dtype_of(precision, place)
     tokenizer = _tokenizer(source, folder, trust_remote_code)
     model = _weights(source, folder, dtype, trust_remote_code)
     model = model.to(place).eval().requires_grad_(False)
@@ -96,7 +96,8 @@ def load_model(
     )
 
 
-def _dtype(precision: Precision, device: torch.device) -> torch.dtype:
+def dtype_of(precision: Precision, device: torch.device) -> torch.dtype:
+    """What ``precision`` means on a device."""
     import torch
 
     named = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import HarnessError, unknown
-from harness.method import LoRAFactors
+from harness.method import Experts, LoRAFactors
 from methods._bank import AdaptedLinear, TaskLinear
 from methods._route import Route, State
 
@@ -156,6 +156,9 @@ class LoRAAdapter:
             raise unknown("task", task, self.tasks)
         index = self.tasks.index(task)
         return {name: layer.fold(index) for name, layer in self.layers.items()}
+
+    def experts(self) -> Mapping[str, Experts]:
+        return {name: found for name, layer in self.layers.items() if (found := layer.bank()) is not None}
 
     def begin_step(self, stage: str, step: int) -> None:
         self._route.step = (stage, step)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, linear, one_hot
 
-from harness.method import LoRAFactors
+from harness.method import Experts, LoRAFactors
 from methods._gates import Gate
 from methods._route import Route, State
 from methods._site import Site
@@ -75,6 +75,10 @@ class AdaptedLinear(nn.Module):
     def tensors(self) -> Mapping[str, nn.Parameter]:
         """The layer's own parameters by name; gates have names of their own."""
         raise NotImplementedError
+
+    def bank(self) -> Experts | None:
+        """The experts of which every row uses a weighed sum; None where it does not."""
+        return None
 
     def forward(self, x: Tensor) -> Tensor:
         state = self.route.state
@@ -146,6 +150,17 @@ class GatedLinear(AdaptedLinear):
 
     def tensors(self) -> Mapping[str, nn.Parameter]:
         return {"A": self.a, "B": self.b}
+
+    def bank(self) -> Experts | None:
+        if self.gate.splits > 1:
+            return None
+        return Experts(
+            a=torch.split(self.a, self.rank),
+            b=torch.split(self.b, self.rank, 1),
+            weights=lambda: self.gate(self.route),
+            merge=self.merge,
+            scale=self.scale,
+        )
 
     def delta(self, out: Tensor, x: Tensor) -> Tensor:
         a, b = self.a.to(x.dtype), self.b.to(x.dtype)
