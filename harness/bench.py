@@ -251,7 +251,8 @@ class Stages:
                 absent[PEFT] = "PEFT is not installed: pip install 'mtlora-harness[peft]'"
         found[OURS] = own
         if whole and isinstance(self.adapter, HasExperts) and self.adapter.experts():
-            found[LOOP] = loop(base, self.method.attach(twin(base), self.tasks, seed=self.seed))
+            looped = loop(base, self.method.attach(twin(base), self.tasks, seed=self.seed))
+            found[LOOP] = dataclasses.replace(looped, reads=own.reads)
         else:
             absent[LOOP] = "the stage does not train experts that a gate weighs"
         return found, absent

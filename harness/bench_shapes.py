@@ -31,7 +31,7 @@ SHAPES = {
 
 
 def random_model(
-    name: str, blocks: int | None, precision: Precision = "auto", device: str | None = None
+    name: str, blocks: int | None = None, precision: Precision = "auto", device: str | None = None
 ) -> LoadedModel:
     """A Llama of a shape with random weights, frozen, without a tokenizer.
 
