@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -40,6 +41,15 @@ def save_adapter(folder: Path, adapter: Adapter, spec: RunSpec, tasks: Sequence[
 def has_adapter(folder: Path) -> bool:
     """True where a whole adapter has been saved."""
     return (folder / _META).exists()
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """What adapter.json says: run_id, method, tasks, ..., sha256 of the weights. Raises: StoreError."""
+    try:
+        meta: dict[str, Any] = json.loads((folder / _META).read_bytes())
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{folder / _META} cannot be read ({error})") from error
+    return meta
 
 
 def read_weights(folder: Path) -> bytes:

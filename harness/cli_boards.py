@@ -90,4 +90,28 @@ def leaderboard_command(name: str, form: str, write: bool, check: bool, out: Pat
         click.echo(rendered(board, form), nl=False)
 
 
-COMMANDS = (plan_command, sweep_command, leaderboard_command)
+@click.command("verify")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--data", help="where the run's data are now")
+@click.option("--publish", is_flag=True, help="copy the run to leaderboards/records, where it is one that may be")
+@click.option("--json", "as_json", is_flag=True, help="print JSON for programs")
+def verify_command(run: Path, data: str | None, publish: bool, as_json: bool) -> None:
+    """Is a RUN, or a published record, what it says? Hashes, data, and scores recomputed from predictions."""
+    from harness.boards import FOLDER, RECORDS
+    from harness.verify import Outcome, verify
+
+    checks = verify(run, data)
+    if as_json:
+        click.echo(json.dumps([vars(check) for check in checks], ensure_ascii=False, indent=1))
+    else:
+        for check in checks:
+            click.echo(check)
+    if publish:
+        from harness.publish import publish as copy
+
+        click.echo(copy(run, checks, FOLDER / RECORDS), err=as_json)
+    if any(check.outcome is Outcome.DIFFERS for check in checks):
+        sys.exit(1)
+
+
+COMMANDS = (plan_command, sweep_command, leaderboard_command, verify_command)

@@ -23,11 +23,16 @@ def rows_of(run: RunDirectory, data: str | None = None) -> tuple[RunSpec, Suite,
 
     Raises: DataError when they are no longer the data that the run was made with; StoreError without a spec.
     """
+    return rows_at(run, of_run(run, data).options.get("data"))
+
+
+def rows_at(run: RunDirectory, data: str | None) -> tuple[RunSpec, Suite, Rows]:
+    """``rows_of`` where nothing but ``data`` says where the data are; None: the embedded sample."""
     spec = run.spec()
     if spec is None:
         raise StoreError(f"{run.path} is no run (it has no spec.json). See: harness runs")
     suite = build(suite_class(spec.suite.name), spec.suite.fields, "suite")
-    source, found = locate_data(suite, of_run(run, data).options.get("data"))
+    source, found = locate_data(suite, data)
     if found.fingerprints != spec.data.fingerprints:
         changed = sorted(set(found.fingerprints.items()) ^ set(spec.data.fingerprints.items()))
         names = ", ".join(dict.fromkeys(name for name, _ in changed))
@@ -38,15 +43,20 @@ def rows_of(run: RunDirectory, data: str | None = None) -> tuple[RunSpec, Suite,
 
 def score(run: RunDirectory, spec: RunSpec, suite: Suite, rows: Rows, n_train: dict[str, int] | None) -> Scored:
     """Score a run's predictions under every protocol and write what follows from them."""
-    scored = score_predictions(
+    scored = scores_of(run, spec, suite, rows, n_train)
+    write_scored(run, scored)
+    return scored
+
+
+def scores_of(run: RunDirectory, spec: RunSpec, suite: Suite, rows: Rows, n_train: dict[str, int] | None) -> Scored:
+    """``score`` without writing anything."""
+    return score_predictions(
         suite,
         {t: rows.of(t) for t in rows.by_task},
         {t: run.predictions(t) for t in rows.by_task},
         n_train=n_train,
         min_rows=1 if spec.data.sample else MIN_ROWS,
     )
-    write_scored(run, scored)
-    return scored
 
 
 def rescore(run: RunDirectory, data: str | None = None) -> Scored:

@@ -13,7 +13,7 @@ from harness.record import Frozen
 from harness.store import RunDirectory, State, write_atomic
 
 FOLDER: Final = "tuning"  # of the folder of runs: out of the leaderboard's sight
-_FILE: Final = "tuning.json"
+FILE: Final = "tuning.json"
 _ALL: Final = "tune.json"
 
 
@@ -60,12 +60,12 @@ def diverged(run: RunDirectory) -> bool:
 def keep(run: RunDirectory, tuning: Tuning) -> None:
     """Write the grid into the directory of a run that it decided, where it is not there already."""
     if read_tuning(run) != tuning:
-        run.write(_FILE, tuning)
+        run.write(FILE, tuning)
 
 
 def read_tuning(run: RunDirectory) -> Tuning | None:
     """The grid that decided a run's learning rate; None where nobody tuned it. Raises: StoreError."""
-    path = run.path / _FILE
+    path = run.path / FILE
     try:
         return Tuning.model_validate_json(path.read_bytes())
     except FileNotFoundError:
