@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from harness.prepare import Prepared
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_CPU_SLACK, _CPU_BUFFERS, _CPU_MASK = 1.25, 60_000_000, 64  # share, bytes, bytes of two packed tokens
 _STEPS = 20  # whose micro-batches are looked at
 _MOMENTS = 16  # bytes of a trained float32: value, gradient and Adam's two moments
 
@@ -58,10 +59,13 @@ def estimate(prepared: Prepared, config: TrainConfig, mixture: Mixture) -> int:
     Weights; of each trained number its value, gradient and moments; and, of the largest micro-batch of the first
     steps, what the backward pass needs:
 
-    - of each token and block (one hidden state with gradient checkpointing, and one block in full): eight hidden states
-      (two normalised, the block's two inputs, query, attention's output and its copies), keys and values twice, four
-      states of the inner width, and the adapter's inner products;
+    - of each token and block (one hidden state with gradient checkpointing, and one block in full): nine hidden states
+      (the inputs of two norms and what they make of them, query, keys and values for every head, attention's output as
+      the kernel and as the next layer sees it), four states of the inner width, and the adapter's inner products;
     - of each target token the logits and, in float32, their log-probabilities and two gradients.
+
+    A CPU's allocator keeps part of what was freed, its libraries have buffers, and a packed row's mask is made from
+    pairs of tokens (all measured).
     """
     loaded, code = prepared.loaded, prepared.encoder
     trained = sum(p.numel() for p in prepared.adapter.trainable().values())
@@ -83,14 +87,16 @@ def _activations(loaded: LoadedModel, adapter: Adapter, config: TrainConfig, tok
     hidden = _size(text, "hidden_size", "d_model")
     inner = _size(text, "intermediate_size", "d_ff", otherwise=4 * hidden)
     blocks = _size(text, "num_hidden_layers", "num_layers", otherwise=1)
-    heads = _size(text, "num_attention_heads", "num_heads", otherwise=1)
-    width = _size(text, "head_dim", otherwise=hidden // heads)
-    kv = _size(text, "num_key_value_heads", otherwise=heads) * width
-    inside = 2 * sum(p.shape[0] for n, p in adapter.trainable().items() if n.endswith(".A")) // blocks
-    block = (8 * hidden + 4 * kv + 4 * inner + inside) * size + (0 if size >= 4 else 2 * 4 * hidden)
+    trainable = adapter.trainable()
+    inside = sum(min(p.shape) for p in trainable.values() if p.dim() == 2) // blocks
+    half = size < 4  # norms compute in float32, and an adapter's weights are cast
+    on_cpu = loaded.device.type == "cpu"
+    block = (9 * hidden + 4 * inner + inside) * size + half * 2 * hidden * 4
     kept = blocks * hidden * size + block if config.gradient_checkpointing else blocks * block
     logits = _size(text, "vocab_size") * (size + 12)
-    return tokens * kept + targets * logits
+    cast = half * size * sum(p.numel() for p in trainable.values())
+    needed = tokens * kept + targets * logits + cast
+    return round(_CPU_SLACK * (needed + _CPU_MASK * tokens**2)) + _CPU_BUFFERS if on_cpu else needed
 
 
 def _size(config: Any, *names: str, otherwise: int = 0) -> int:
