@@ -180,7 +180,7 @@ class EngineTrainer:
             peak_memory_bytes=None if peak is None else int(peak),
             memory_estimate_bytes=memory_estimate,
             micro_tokens=self._micro_tokens(),
-            packed=None if self._layout is None else self._layout.packed,
+            packed=self._laid_out().packed if count.get("steps") else None,
             final_loss=sum(recent) / len(recent) if recent else None,
             n_middle_cut=int(count.get("n_middle_cut", 0)),
         )
