@@ -13,6 +13,7 @@ import click
 
 from harness.cli_bench import bench_command
 from harness.cli_boards import COMMANDS
+from harness.cli_export import export_command
 from harness.errors import HarnessError, UsageError
 
 OUT = click.option("--out", default="runs", show_default=True, type=click.Path(path_type=Path), help="folder of runs")
@@ -268,7 +269,7 @@ def compare_command(runs: tuple[Path, ...], others: tuple[Path, ...], protocol: 
         click.echo(render(found))
 
 
-for _command in (*COMMANDS, bench_command):
+for _command in (*COMMANDS, bench_command, export_command):
     cli.add_command(_command)
 
 

@@ -10,6 +10,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,17 +25,32 @@ from harness.store import no_space_is_an_error, write_atomic, write_json
 SERVED_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the values of vLLM's --max-lora-rank
 
 
+@dataclass(frozen=True, kw_only=True)
+class BaseName:
+    """How others find the base model. name: a hub id, or the absolute path of a folder or file; revision: a commit."""
+
+    name: str
+    revision: str | None = None
+
+
 def export_lora(
-    model: nn.Module, factors: Mapping[str, LoRAFactors], out: Path, *, pad_to: Sequence[int] | None = None
-) -> None:
+    model: nn.Module,
+    factors: Mapping[str, LoRAFactors],
+    out: Path,
+    *,
+    pad_to: Sequence[int] | None = None,
+    base: BaseName | None = None,
+) -> int:
     """Write one task's folded LoRA as a PEFT folder.
 
     Args:
-        model: the base model, with or without its adapter: its name and kind go into the configuration.
+        model: the base model, with or without its adapter: its kind goes into the configuration.
         factors: of ``Adapter.fold``, by module name.
-        out: a folder that does not exist yet; it appears whole or not at all.
+        out: a folder that does not exist yet, or is empty; it appears whole or not at all.
         pad_to: ranks that a server takes (``SERVED_RANKS``); every module's rank is filled up with zeros to the
             smallest of them that holds the largest rank. None: ranks as they are.
+        base: what the configuration calls the base model (default: what the model calls itself).
+    Returns: the largest rank that was written.
     Raises: HarnessError without factors or for a rank above all of ``pad_to``, StoreError where ``out`` exists.
     """
     if not factors:
@@ -45,12 +61,14 @@ def export_lora(
     for name, lora in sized.items():
         tensors[f"base_model.model.{name}.lora_A.weight"] = _whole(lora.a)
         tensors[f"base_model.model.{name}.lora_B.weight"] = _whole(lora.b)
-    with _new_folder(out) as folder:
+    ranks = {name: int(lora.a.shape[0]) for name, lora in sized.items()}
+    with new_folder(out) as folder:
         write_atomic(folder / "adapter_model.safetensors", save(tensors, {"format": "pt"}))
-        write_json(folder / "adapter_config.json", peft_config(model, {n: f.a.shape[0] for n, f in sized.items()}))
+        write_json(folder / "adapter_config.json", peft_config(model, ranks, base))
+    return max(ranks.values())
 
 
-def peft_config(model: nn.Module, ranks: Mapping[str, int]) -> dict[str, Any]:
+def peft_config(model: nn.Module, ranks: Mapping[str, int], base: BaseName | None = None) -> dict[str, Any]:
     """The adapter_config.json of a LoRA with these ranks by module name.
 
     Modules whose rank is not the most common one need an entry in ``rank_pattern`` and in ``alpha_pattern``: without
@@ -60,10 +78,12 @@ def peft_config(model: nn.Module, ranks: Mapping[str, int]) -> dict[str, Any]:
     common = Counter(ranks.values()).most_common(1)[0][0]
     others = {name: rank for name, rank in sorted(ranks.items()) if rank != common}
     seq2seq = bool(getattr(config, "is_encoder_decoder", False))
+    named = base or BaseName(name=getattr(config, "name_or_path", ""))
     return {
         "peft_type": "LORA",
         "task_type": "SEQ_2_SEQ_LM" if seq2seq else "CAUSAL_LM",
-        "base_model_name_or_path": getattr(config, "name_or_path", "") or None,
+        "base_model_name_or_path": named.name or None,
+        "revision": named.revision,
         "r": common,
         "lora_alpha": common,
         "rank_pattern": others,
@@ -106,7 +126,7 @@ def merge_into(model: nn.Module, factors: Mapping[str, LoRAFactors]) -> None:
 def export_merged(model: Any, factors: Mapping[str, LoRAFactors], tokenizer: Any, out: Path) -> None:
     """Merge into a bare transformers model (see ``merge_into``) and save it, with its tokenizer where it has one."""
     merge_into(model, factors)
-    with _new_folder(out) as folder:
+    with new_folder(out) as folder:
         model.save_pretrained(folder)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
@@ -144,11 +164,16 @@ def _whole(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu").contiguous()
 
 
-@contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """A folder that is written aside and gets its name at the end. Raises: StoreError where that exists."""
-    if out.exists():
+def require_new(out: Path) -> None:
+    """Raises: StoreError where there is something at ``out`` already."""
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise StoreError(f"{out} exists already; choose another folder or remove it")
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder that is written aside and gets its name at the end. Raises: StoreError where that is taken."""
+    require_new(out)
     aside = out.with_name(f".{out.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
     try:
