@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from harness.clusters import clusters_of
 from harness.data import Rows
@@ -13,7 +14,7 @@ from harness.prepare import Base, open_adapter
 from harness.record import GenerationSummary, Parameters
 from harness.resolve import Resolved
 from harness.sizes import size_of, total
-from harness.store import RunDirectory
+from harness.store import RunDirectory, write_json
 from harness.summaries import answered_together
 
 
@@ -48,9 +49,29 @@ def answer_all(
         generations.append(make_answers(resolved, prepared, train, answers, stop))
         for line in answers.warnings:
             say(line)
+        if answers.chosen is not None:
+            write_json(directory.of(cluster.name).artefacts / "router_accuracy.json", router_accuracy(answers.chosen))
         if prepared is not None:
             sizes.append(size_of(resolved.method, prepared.adapter, cluster.tasks))
             prepared.adapter.detach()
     return Answered(
         generation=answered_together(generations), parameters=total(sizes, None if base is None else base.loaded)
     )
+
+
+def router_accuracy(chosen: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+    """For reports: the share of each task's prompts that an adapter gave to the task itself, knowing no label.
+
+    Args:
+        chosen: by task, how many of its prompts were given to which task; none is empty.
+    """
+    tasks = {
+        task: {
+            "n": sum(counts.values()),
+            "accuracy": counts.get(task, 0) / sum(counts.values()),
+            "chosen": dict(counts),
+        }
+        for task, counts in chosen.items()
+    }
+    mean = sum(found["accuracy"] for found in tasks.values()) / len(tasks) if tasks else None
+    return {"mean": mean, "tasks": tasks}

@@ -24,11 +24,15 @@ from harness.task import Example
 
 @dataclass(kw_only=True)
 class Answers:
-    """The predictions of a run while they are made."""
+    """The predictions of a run while they are made.
+
+    examples: by task. chosen: how many of each task's prompts the adapter gave to which task, where it chooses alone.
+    """
 
     run: RunDirectory
-    examples: Mapping[str, Sequence[Example]]  # by task
+    examples: Mapping[str, Sequence[Example]]
     warnings: list[str] = field(default_factory=list)
+    chosen: dict[str, dict[str, int]] | None = None
 
     def __post_init__(self) -> None:
         self._by_key = {(t, e.id): e for t, rows in self.examples.items() for e in rows}
@@ -132,6 +136,11 @@ def generate_answers(generator: Generator, encoder: Encoder, answers: Answers, s
             stop.check()
 
         stats = generator.run(requests, keep, finished=finished)
+    if stats.chosen is not None:
+        answers.chosen = {task: {} for task, examples in answers.examples.items() if examples}
+        for (own, _), route in stats.chosen.items():
+            counts = answers.chosen[tasks[own]]
+            counts[tasks[route]] = counts.get(tasks[route], 0) + 1
     return GenerationSummary(
         tokens=stats.tokens, seconds=time.perf_counter() - started, halved=stats.halved, unfolded=stats.unfolded
     )

@@ -59,6 +59,7 @@ class GenerationStats:
 
     tokens: generated, eos among them. seconds: of it all. switches, switch_seconds: changes to another task's fold.
     halved: batches made smaller after out-of-memory. unfolded: tasks whose rows were computed routed.
+    chosen: the route that the adapter chose by itself for each (route, id); None where tasks are the routes.
     """
 
     tokens: int = 0
@@ -67,6 +68,7 @@ class GenerationStats:
     switch_seconds: float = 0.0
     halved: int = 0
     unfolded: tuple[str, ...] = ()
+    chosen: Mapping[tuple[int, str], int] | None = None
 
 
 class _Row(Protocol):
@@ -205,6 +207,7 @@ class Generator:
             if chosen is None:
                 return routes
             routes.update({(r.route, r.id): int(route) for r, route in zip(batch, chosen, strict=True)})
+        self._stats = replace(self._stats, chosen=routes)
         return routes
 
     def _fold(self, route: int) -> Mapping[str, LoRAFactors] | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from harness.registry import METHODS, broken, method_class, plugins
 
@@ -229,3 +230,46 @@ def test_try_asks_a_method_without_a_model_too(toy_run: Command, harness: Comman
     assert toy_run("--method", "nearest").status == 0
     asked = answer(harness, only(tmp_path / "runs"), "colour", "colour: the red car 0 and a car =")
     assert asked.out == "red\n"
+
+
+def test_label_last_and_vote_come_from_one_training_with_the_routers_accuracy_where_they_chose(
+    toy_run: Command, harness: Command, plugin: Path, tmp_path: Path
+) -> None:
+    long = ("--set", "train.lr=0.02", "--set", "train.steps=20", "--set", "eval.per_task=8")
+    assert toy_run("--method", "moa", "--set", "method.eta=1", *long).status == 0
+    run = only(tmp_path / "runs")
+    before = contents(run)
+    found = {}
+    for routing in ("label", "last", "vote"):
+        folder = Path(harness("evaluate", run, "--set", f"method.routing={routing}", "--json").json["directory"])
+        made = folder / "artefacts" / "router_accuracy.json"
+        found[routing] = json.loads(made.read_text()) if made.exists() else None
+    assert contents(run) == before, "nothing was trained"
+    assert found["label"] is None, "with labels nothing is chosen"
+    assert json.loads((run / "artefacts" / "router_accuracy.json").read_text()) == found["last"]
+    for routing in ("last", "vote"):
+        tasks = found[routing]["tasks"]
+        assert list(tasks) == ["colour", "first", "last"]
+        for task, row in tasks.items():
+            assert sum(row["chosen"].values()) == row["n"] == 8
+            assert row["accuracy"] == row["chosen"].get(task, 0) / 8
+        assert found[routing]["mean"] == pytest.approx(sum(r["accuracy"] for r in tasks.values()) / 3)
+    # a prompt says in its first word which task it is of, and the routers have learned to read it
+    assert found["last"]["mean"] > 0.9
+
+
+def test_the_routers_accuracy_is_that_of_the_choices_made_one_by_one(
+    toy_run: Command, harness: Command, plugin: Path, tmp_path: Path
+) -> None:
+    from harness.reopen import open_model
+
+    assert toy_run("--method", "moa").status == 0
+    run = only(tmp_path / "runs")
+    said = json.loads((run / "artefacts" / "router_accuracy.json").read_text())["tasks"]
+    finished, prepared = open_model(run)
+    for task in prepared.tasks:
+        encoded = prepared.encoder.prompts(finished.resolved.rows.of(task))
+        routes = [prepared.adapter.assign([torch.tensor(ids)]) for ids, _ in encoded]
+        names = [prepared.tasks[route] for (route,) in routes]
+        assert said[task]["chosen"] == {name: names.count(name) for name in set(names)}
+        assert said[task]["n"] == len(names) == 4

@@ -226,3 +226,28 @@ def test_a_soft_mixture_weighs_the_loras_by_each_block_s_router() -> None:
 def test_a_model_without_hidden_states_is_refused() -> None:
     with pytest.raises(ModelError, match="not of Sequential"):
         MoA().attach(nn.Sequential(nn.Linear(2, 2)), ["a"], seed=0)
+
+
+def test_what_a_packed_row_is_filled_up_with_counts_for_nothing() -> None:
+    from harness.batch import Weighted, packed, padded, token_losses
+    from harness.encode import Encoded
+
+    model, adapter = attached(MoA(rank=2, eta=0.3))
+    rows = [
+        Weighted(row=Encoded(task=TASKS[t], prompt=tuple(p.tolist()), target=(4, 0), cut=False), task=t, weight=1.0)
+        for t, p in zip((2, 0, 1, 0), PROMPTS, strict=True)
+    ]
+    device = torch.device("cpu")
+    found = []
+    for batch in (padded(rows, device), packed(rows, device), packed(rows, device, multiple=64)):
+        with adapter.route(batch.routes):
+            losses = token_losses(model, adapter, batch, reads=True)
+            penalty = adapter.penalty()
+            (grad,) = torch.autograd.grad(penalty, [adapter.routers.weight])
+        found.append((losses.sum().item(), penalty.item(), grad))
+    assert packed(rows, device, multiple=64).routes.shape == (1, 64)
+    for losses, penalty, grad in found[1:]:
+        assert penalty == pytest.approx(found[0][1], abs=1e-9)
+        assert losses == pytest.approx(found[0][0], abs=1e-5)
+        assert (grad - found[0][2]).abs().max() < 1e-9
+    assert found[0][1] > 0
