@@ -65,13 +65,23 @@ def rendered(board: Board, form: str) -> str:
     if form == "json":
         text = json.dumps(to_json(board.content), ensure_ascii=False, indent=1)
     else:
-        text = render_markdown(board.content) if form == "markdown" else to_csv(board.content)
+        text = (
+            render_markdown(board.content, board.name, _drawn(board)) if form == "markdown" else to_csv(board.content)
+        )
     return text.rstrip("\n") + "\n"
 
 
 def write_board(board: Board) -> list[Path]:
-    """Write <name>.md, .csv and .json; returns their paths."""
-    paths = []
+    """Write the pictures into a folder <name>, then <name>.md, .csv and .json; returns their paths."""
+    from harness.plots import plots
+
+    found = plots(board.content)
+    pictures = board.folder / board.name
+    for old in set(pictures.glob("*.svg")) - {pictures / name for name in found}:
+        old.unlink()
+    for name, picture in found.items():
+        write_atomic(pictures / name, picture)
+    paths = [pictures] if found else []
     for form, suffix in _SUFFIX.items():
         path = board.folder / f"{board.name}{suffix}"
         write_atomic(path, rendered(board, form).encode())
@@ -91,10 +101,16 @@ def _board(
 ) -> Board:
     tasks = suite_class(suite)().tasks.values()
     first = next(iter(next(iter(tasks)).protocols))
-    content = build(runs, suite, protocol or first, reference=REFERENCE)
+    content = build(runs, suite, protocol or first, reference=REFERENCE, file=spec)
     if not content.tables and not content.unfinished:
         raise StoreError(f"no runs for {name!r}. Make one: harness run --suite {suite} --method …")
     return Board(name=name, folder=folder, content=content)
+
+
+def _drawn(board: Board) -> list[str]:
+    """The pictures that are there: published records keep no logs to draw them from again, so a check draws none."""
+    names = {p.stem for p in (board.folder / board.name).glob("*.svg")}
+    return sorted(n for n in names if f"{n}-dark" in names)
 
 
 def _belongs(run: RunSpec, board: BoardSpec) -> bool:

@@ -12,11 +12,16 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
+from harness.board_match import Matcher
+from harness.board_parts import Noise, Sweep, noise_of, sort_runs, sweeps_of
+from harness.board_spec import BoardSpec, Orientation
+from harness.clusters import describe
 from harness.groups import Finished, Group, by_seed, data_key, difference, differing, finished, flat
 from harness.spec import RunSpec, display_name
 from harness.stats import Estimate
 from harness.store import RunDirectory, State
 from harness.transfer import Transfer, transfer
+from harness.tuning import Tuning, read_tuning
 
 LIMITED: Final = "limited"  # trained or evaluated on some of the rows: shown, never ranked
 
@@ -59,6 +64,7 @@ class Row:
     cells: Mapping[str, Cell]
     unparsed: Mapping[str, float]
     flags: tuple[str, ...]  # "limited", ...: why the row is no full result
+    tuning: Tuning | None = None  # the grid that decided the learning rate
 
     @property
     def seconds(self) -> float | None:
@@ -69,6 +75,12 @@ class Row:
     def tokens_per_second(self) -> float | None:
         """In training, the mean over seeds."""
         return _mean([None if (t := r.record.training) is None else t.tokens_per_second for r in self.group.runs])
+
+    @property
+    def memory(self) -> int | None:
+        """The largest peak of training over the seeds, in bytes."""
+        peaks = [t.peak_memory_bytes for r in self.group.runs if (t := r.record.training) is not None]
+        return max((p for p in peaks if p is not None), default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +94,8 @@ class Table:
     mean_of: tuple[str, ...]
     rows: tuple[Row, ...]
     transfers: tuple[tuple[str, str, Transfer], ...]  # (row, reference, gains)
+    sweeps: tuple[Sweep, ...] = ()
+    noise: Noise | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,15 +114,29 @@ class Leaderboard:
     protocol: str
     tables: tuple[Table, ...]
     unfinished: tuple[Unfinished, ...]
+    file: BoardSpec | None = None  # what it compares, where a file says so
+
+    @property
+    def orientation(self) -> tuple[Orientation, ...]:
+        """Figures from elsewhere."""
+        return () if self.file is None else self.file.orientation
 
 
-def build(runs: Sequence[RunDirectory], suite: str, protocol: str, *, reference: str | None = None) -> Leaderboard:
+def build(
+    runs: Sequence[RunDirectory],
+    suite: str,
+    protocol: str,
+    *,
+    reference: str | None = None,
+    file: BoardSpec | None = None,
+) -> Leaderboard:
     """Group runs into tables and rows.
 
     Args:
         runs: of any suite, finished or not; those of other suites are passed over.
         protocol: whose scores are shown; a run without them is listed as unfinished.
         reference: the method that trains every task alone; where a table has it, transfer against it is shown.
+        file: what the leaderboard compares; its sweeps and its null row are no rows of the tables.
     """
     done: list[Finished] = []
     unfinished: list[Unfinished] = []
@@ -122,8 +150,17 @@ def build(runs: Sequence[RunDirectory], suite: str, protocol: str, *, reference:
             unfinished.append(Unfinished(name=directory.name, reason=f"no scores under the protocol {protocol}"))
         else:
             done.append(run)
-    tables = [_table(groups, reference) for groups in _comparable(by_seed(done, protocol))]
-    return Leaderboard(suite=suite, protocol=protocol, tables=tuple(tables), unfinished=tuple(unfinished))
+    matcher = None if file is None else Matcher(file)
+    sorted_runs = sort_runs(done, matcher)
+    tables = []
+    for groups in _comparable(by_seed(sorted_runs.rows, protocol)):
+        table = _table(groups, reference)
+        if matcher is not None:
+            like = next((g for g in groups if g.spec.model is not None), groups[0])
+            sweeps = sweeps_of(sorted_runs, matcher, like, protocol)
+            table = replace(table, sweeps=sweeps, noise=noise_of(sorted_runs, groups, protocol))
+        tables.append(table)
+    return Leaderboard(suite=suite, protocol=protocol, tables=tuple(tables), unfinished=tuple(unfinished), file=file)
 
 
 def _comparable(groups: Sequence[Group]) -> list[list[Group]]:
@@ -163,8 +200,11 @@ def _table(groups: Sequence[Group], reference: str | None) -> Table:
 
 
 def _labels(specs: Sequence[RunSpec]) -> list[str]:
-    """``cgc_lora+no_gate``, ``moe_lora (paper)``; rows of one name also show the keys in which they differ."""
-    names = [display_name(s) + (f" ({s.method.preset})" if s.method.preset else "") for s in specs]
+    """``cgc_lora+no_gate``, ``moe_lora (paper)``, ``lora_all (1+4 kind)``.
+
+    Rows of one name also show the keys in which they differ.
+    """
+    names = [_name(s) for s in specs]
     labels = []
     for name, spec in zip(names, specs, strict=True):
         same = [s for n, s in zip(names, specs, strict=True) if n == name]
@@ -172,6 +212,11 @@ def _labels(specs: Sequence[RunSpec]) -> list[str]:
         values = flat(spec)
         labels.append(" ".join([name, *(f"{k}={values[k]}" for k in keys if k in values)]))
     return labels
+
+
+def _name(spec: RunSpec) -> str:
+    notes = [note for note in (spec.method.preset, describe(spec)) if note]
+    return display_name(spec) + (f" ({', '.join(notes)})" if notes else "")
 
 
 def _row(group: Group, label: str, tasks: Sequence[str]) -> Row:
@@ -195,6 +240,7 @@ def _row(group: Group, label: str, tasks: Sequence[str]) -> Row:
         },
         unparsed={t: sum(s.n_unparsed or 0 for s in found) / n[t] for t, found in scores.items() if n[t]},
         flags=_flags(group),
+        tuning=read_tuning(group.runs[0].directory),
     )
 
 

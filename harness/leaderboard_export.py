@@ -6,6 +6,7 @@ import csv
 import io
 from typing import Any, Final
 
+from harness.board_parts import Noise, Sweep
 from harness.leaderboard import Cell, Kind, Leaderboard, Row
 from harness.leaderboard_text import verdicts
 from harness.stats import Estimate
@@ -14,7 +15,7 @@ from harness.transfer import transfer_in_words
 _COLUMNS: Final = (
     *("table", "suite", "protocol", "data", "model", "split", "prompt", "sample"),
     *("rank", "method", "kind", "ablation", "task", "value", "low", "high", "sd", "seeds"),
-    *("stored", "active", "percent", "lr", "seconds", "tokens_per_second", "flags"),
+    *("stored", "active", "percent", "lr", "seconds", "tokens_per_second", "peak_memory_bytes", "flags"),
 )
 
 
@@ -29,7 +30,8 @@ def to_csv(board: Leaderboard) -> str:
         head = [number, board.suite, board.protocol, spec.data.label, model, spec.eval.split, spec.prompt, table.sample]
         for row in table.rows:
             size = row.group.runs[0].record.parameters
-            cost = [size.stored, size.active, size.percent, row.group.spec.train.lr, row.seconds, row.tokens_per_second]
+            lr = row.group.spec.train.lr if row.kind is Kind.TRAINED else None
+            cost = [size.stored, size.active, size.percent, lr, row.seconds, row.tokens_per_second, row.memory]
             for task, cell in (("mean", row.mean), *row.cells.items()):
                 e = cell.estimate
                 ends = [None, None] if e is None else [e.low, e.high]
@@ -58,9 +60,12 @@ def to_json(board: Leaderboard) -> dict[str, Any]:
                 "rows": [_row_json(row) for row in t.rows],
                 "verdicts": verdicts(t),
                 "transfer": [transfer_in_words(*found) for found in t.transfers],
+                "noise": None if t.noise is None else _noise_json(t.noise),
+                "sweeps": [_sweep_json(sweep) for sweep in t.sweeps],
             }
             for t in board.tables
         ],
+        "orientation": [figure.model_dump() for figure in board.orientation],
         "unfinished": [{"run": run.name, "reason": run.reason} for run in board.unfinished],
     }
 
@@ -81,8 +86,31 @@ def _row_json(row: Row) -> dict[str, Any]:
         "lr": row.group.spec.train.lr if row.kind is Kind.TRAINED else None,
         "seconds": row.seconds,
         "tokens_per_second": row.tokens_per_second,
+        "peak_memory_bytes": row.memory,
+        "tuning": None if row.tuning is None else row.tuning.model_dump(mode="json"),
         "flags": list(row.flags),
     }
+
+
+def _noise_json(found: Noise) -> dict[str, Any]:
+    gap = None if found.difference is None else _estimate_json(found.difference)
+    runs = {"null": found.null.runs, "row": found.row.runs}
+    return {"difference": gap, **{k: [r.directory.name for r in v] for k, v in runs.items()}}
+
+
+def _sweep_json(found: Sweep) -> dict[str, Any]:
+    points = []
+    for point in found.points:
+        mean = point.group.estimate(None)
+        points.append(
+            {
+                "at": dict(point.at),
+                "runs": [r.directory.name for r in point.group.runs],
+                "mean": point.group.value(None),
+                "ci95": None if mean is None else [mean.low, mean.high],
+            }
+        )
+    return {"name": found.name, "method": found.method, "keys": list(found.keys), "points": points}
 
 
 def _cell_json(cell: Cell) -> dict[str, Any]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import html
-import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Final
 
 from harness.groups import difference
 from harness.leaderboard import LIMITED, Cell, Kind, Leaderboard, Row, Table
+from harness.leaderboard_more import orientation, pictures, sections
+from harness.markdown import cells, duration, escape, heading, short_names, size, span
 from harness.score import MISSING, percent
-from harness.stats import Estimate
 from harness.transfer import transfer_in_words
 from harness.verdict import points, verdict
 
@@ -20,13 +18,19 @@ _MANY_UNPARSED: Final = 0.01  # a smaller share of answers without the task's fo
 _SIGNS: Final = {Kind.TRIVIAL: "†", Kind.UNTRAINED: "‡", Kind.TRAINED: ""}
 
 
-def render_markdown(board: Leaderboard) -> str:
-    """The whole leaderboard; values in percent, missing as –."""
+def render_markdown(board: Leaderboard, folder: str = "", drawn: Sequence[str] = ()) -> str:
+    """The whole leaderboard; values in percent, missing as –.
+
+    Args: drawn: names of the pictures that stand in ``folder``.
+    """
+    claims = () if board.file is None else board.file.claim
     lines = [f"# {escape(board.suite)}, protocol {escape(board.protocol)}", ""]
     if not board.tables:
         lines += ["No finished runs.", ""]
     for table in board.tables:
         lines += [*_markdown_table(table), "", *(f"- {note}" for note in _notes(table, board.protocol)), ""]
+        lines += sections(table, claims)
+    lines += [*orientation(board.orientation), *pictures(folder, drawn)]
     if board.unfinished:
         lines += ["## Without a row", ""]
         lines += [f"- {escape(run.name)}: {escape(run.reason)}" for run in board.unfinished] + [""]
@@ -52,33 +56,6 @@ def verdicts(table: Table) -> list[str]:
     return found
 
 
-def escape(text: str) -> str:
-    """Text of unknown origin in one cell of a Markdown table: no markup, no HTML, no end of line."""
-    plain = "".join(c if c.isprintable() else " " for c in text)
-    return re.sub(r"([\\`*\[\]|~])", r"\\\1", html.escape(plain, quote=False))
-
-
-def short_names(tasks: Sequence[str]) -> list[str]:
-    """Names without the prefixes that several share: CHIP-STS, CHIP-CTC, MedDG -> STS, CTC, MedDG; always distinct."""
-    names = list(tasks)
-    while True:
-        heads = Counter(name.split("-")[0] for name in names if "-" in name)
-        shorter = [n.split("-", 1)[1] if "-" in n and heads[n.split("-")[0]] > 1 else n for n in names]
-        if shorter == names or len(set(shorter)) < len(names) or not all(shorter):
-            return names
-        names = shorter
-
-
-def duration(seconds: float | None) -> str:
-    """``45 s``, ``12 min``, ``3 h 05 min``."""
-    if seconds is None:
-        return MISSING
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
 def _markdown_table(table: Table) -> Iterator[str]:
     spec = table.spec
     model = "no base model" if spec.model is None else spec.model.label
@@ -96,19 +73,14 @@ def _markdown_table(table: Table) -> Iterator[str]:
     deltas = any(row.delta is not None for row in table.rows)
     names = [escape(name) for name in short_names(table.tasks)]
     head = ["#", "method", "mean", *(["Δ"] if deltas else []), *names]
-    head += ["stored", "active", "% of base", "1 % rule", "seeds", "lr", "training", "tokens/s"]
-    yield _line(head)
-    yield _line([":--" if name == "method" else "--:" for name in head])
+    head += ["stored", "active", "% of base", "1 % rule", "seeds", "lr", "training", "tokens/s", "memory"]
+    yield from heading(head)
     for row in table.rows:
-        yield _line(_cells(row, table.tasks, deltas=deltas))
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+        yield cells(_cells(row, table.tasks, deltas=deltas))
 
 
 def _cells(row: Row, tasks: Sequence[str], *, deltas: bool) -> list[str]:
-    size = row.group.runs[0].record.parameters
+    count = row.group.runs[0].record.parameters
     flags = f" ({', '.join(row.flags)})" if row.flags else ""
     name = ("&emsp;" if row.beneath else "") + escape(row.label) + _SIGNS[row.kind] + flags
     delta = [MISSING if row.delta is None else points(row.delta)] if deltas else []
@@ -119,14 +91,15 @@ def _cells(row: Row, tasks: Sequence[str], *, deltas: bool) -> list[str]:
         _mean_cell(row.mean),
         *delta,
         *(_cell(row.cells[task]) for task in tasks),
-        f"{size.stored:,}",
-        f"{size.active:,}",
-        MISSING if size.percent is None else f"{size.percent:.3g}",
-        MISSING if size.percent is None else "kept" if size.percent <= ONE_PERCENT else "broken",
+        f"{count.stored:,}",
+        f"{count.active:,}",
+        MISSING if count.percent is None else f"{count.percent:.3g}",
+        MISSING if count.percent is None else "kept" if count.percent <= ONE_PERCENT else "broken",
         str(len(row.group.runs)),
         f"{row.group.spec.train.lr:g}" if trained else MISSING,
         duration(row.seconds),
         MISSING if row.tokens_per_second is None else f"{row.tokens_per_second:,.0f}",
+        size(row.memory),
     ]
 
 
@@ -139,11 +112,7 @@ def _cell(cell: Cell) -> str:
 
 def _mean_cell(cell: Cell) -> str:
     spread = "" if cell.sd is None else f" ± {100 * cell.sd:.1f}"
-    return _cell(cell) + spread + _range(cell.estimate)
-
-
-def _range(found: Estimate | None) -> str:
-    return "" if found is None else f" ({percent(found.low)} to {percent(found.high)})"
+    return _cell(cell) + spread + span(cell.estimate)
 
 
 def _notes(table: Table, protocol: str) -> Iterator[str]:

@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 from harness.board_plan import Entry
 from harness.data import n_steps
-from harness.leaderboard_text import duration
+from harness.markdown import duration
 from harness.method import Trait
 from harness.prepare import train_rows
 from harness.record import Parameters, RunRecord

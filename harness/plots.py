@@ -1,73 +1,81 @@
-"""A leaderboard's tables as SVG: means against parameters, ablations, transfer. Equal input gives equal bytes."""
+"""A leaderboard's tables as SVG: means and costs, ablations, transfer, sweeps; light and dark."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from harness.leaderboard import Kind, Leaderboard, Row, Table
-from harness.leaderboard_text import short_names
+from harness.board_parts import Sweep
+from harness.groups import Group
+from harness.leaderboard import Kind, Leaderboard, Table
+from harness.markdown import short_names
+from harness.plot_style import Style, both, figure, on, plain
+from harness.plots_runs import run_plots
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_LINE: Final = "#444444"
-_DOT: Final = "#1f6fb2"
+_WIDE = 20.0  # a numeric sweep over more than this ratio has a logarithmic axis
 
 
 def plots(board: Leaderboard) -> dict[str, bytes]:
-    """SVG files by name (``table1-means.svg``, ...); a picture without anything to show is left out."""
-    found = {}
+    """SVG files by name (``table1-means.svg``, ``table1-means-dark.svg``, ...); empty pictures are left out."""
+    found: dict[str, bytes] = {}
     for number, table in enumerate(board.tables, start=1):
-        for name, draw in (("means", _means), ("ablations", _ablations), ("transfer", _transfer)):
-            figure = draw(table)
-            if figure is not None:
-                figure.suptitle(_title(table, board.protocol), fontsize=9)
-                found[f"table{number}-{name}.svg"] = _svg(figure)
+        title = _title(table, board.protocol)
+        drawings: dict[str, Callable[[Style], Figure | None]] = {
+            "means": partial(_means, table, "parameters"),
+            "times": partial(_means, table, "time"),
+            "ablations": partial(_ablations, table),
+            "transfer": partial(_transfer, table),
+            **{f"sweep-{s.name}": partial(_sweep, s) for s in table.sweeps},
+            **run_plots(table),
+        }
+        for name, draw in drawings.items():
+            found |= both(f"table{number}-{name}", draw, title)
     return found
 
 
-def _means(table: Table) -> Figure | None:
-    """Mean with its interval against stored parameters (log), trivial and untrained rows as dashed lines."""
+def _means(table: Table, cost: str, style: Style) -> Figure | None:
+    """Mean with its interval against stored parameters or training time (log); floors as dashed lines."""
     rows = [r for r in table.rows if r.kind is Kind.TRAINED and r.mean.value is not None and not r.beneath]
-    if not rows:
+    costs = [r.group.runs[0].record.parameters.stored if cost == "parameters" else r.seconds for r in rows]
+    known = [(r, x) for r, x in zip(rows, costs, strict=True) if x]
+    if not known:
         return None
-    figure, axes = _figure(7, 4.5)
-    for row in rows:
-        x, value = row.group.runs[0].record.parameters.stored, 100 * (row.mean.value or 0.0)
-        axes.errorbar([x], [value], yerr=_bars(row, value), fmt="o", color=_DOT, ecolor=_LINE, capsize=3)
-        axes.annotate(_plain(row.label), (x, value), xytext=(6, 4), textcoords="offset points", fontsize=8)
+    made, axes = figure(7, 4.5)
+    for row, x in known:
+        value = 100 * (row.mean.value or 0.0)
+        axes.errorbar([x], [value], yerr=_bars(row.group, value), fmt="o", color=style.dot, ecolor=style.ink, capsize=3)
+        axes.annotate(plain(row.label), (x, value), xytext=(6, 4), textcoords="offset points", fontsize=8)
     for row in table.rows:
         if row.kind is not Kind.TRAINED and row.mean.value is not None:
-            axes.axhline(100 * row.mean.value, color=_LINE, linestyle="--", linewidth=0.8)
-            axes.annotate(
-                _plain(row.label), (0.01, 100 * row.mean.value), xycoords=("axes fraction", "data"), fontsize=7
-            )
+            value = 100 * row.mean.value
+            axes.axhline(value, color=style.ink, linestyle="--", linewidth=0.8)
+            axes.annotate(plain(row.label), (0.01, value), xycoords=("axes fraction", "data"), fontsize=7)
     axes.set_xscale("log")
-    axes.set_xlabel("stored parameters")
+    axes.set_xlabel("stored parameters" if cost == "parameters" else "seconds of training, one seed")
     axes.set_ylabel(f"mean of {len(table.mean_of)} tasks, percent")
-    return figure
+    return made
 
 
-def _ablations(table: Table) -> Figure | None:
+def _ablations(table: Table, style: Style) -> Figure | None:
     """The mean of each ablation minus that of its method, with its interval."""
-    rows = [row for row in table.rows if row.delta is not None]
+    rows = [(row, row.delta) for row in table.rows if row.delta is not None]
     if not rows:
         return None
-    figure, axes = _figure(7, 1.2 + 0.4 * len(rows))
-    for y, row in enumerate(reversed(rows)):
-        if row.delta is not None:
-            axes.plot([100 * row.delta.low, 100 * row.delta.high], [y, y], color=_LINE)
-            axes.plot([100 * row.delta.value], [y], "o", color=_DOT)
-    axes.axvline(0, color=_LINE, linewidth=0.8)
-    axes.set_yticks(range(len(rows)), [_plain(row.label) for row in reversed(rows)])
+    made, axes = figure(7, 1.2 + 0.4 * len(rows))
+    for y, (_, delta) in enumerate(reversed(rows)):
+        axes.plot([100 * delta.low, 100 * delta.high], [y, y], color=style.ink)
+        axes.plot([100 * delta.value], [y], "o", color=style.dot)
+    axes.axvline(0, color=style.ink, linewidth=0.8)
+    axes.set_yticks(range(len(rows)), [plain(row.label) for row, _ in reversed(rows)])
     axes.set_xlabel("points to the method (95 % interval)")
-    return figure
+    return made
 
 
-def _transfer(table: Table) -> Figure | None:
+def _transfer(table: Table, style: Style) -> Figure | None:
     """Gain of each method on each task over training it alone; bold where the interval leaves out 0."""
     if not table.transfers:
         return None
@@ -75,53 +83,66 @@ def _transfer(table: Table) -> Figure | None:
     gains = [[found.gains.get(task) for task in table.tasks] for _, _, found in table.transfers]
     values = [[float("nan") if g is None else 100 * g.value for g in line] for line in gains]
     largest = max((abs(g.value) * 100 for line in gains for g in line if g is not None), default=1.0) or 1.0
-    figure, axes = _figure(2.5 + 0.55 * len(names), 1.6 + 0.4 * len(gains))
-    axes.imshow(values, cmap="RdBu", vmin=-largest, vmax=largest, aspect="auto")
+    made, axes = figure(2.5 + 0.55 * len(names), 1.6 + 0.4 * len(gains))
+    image = axes.imshow(values, cmap=style.around, vmin=-largest, vmax=largest, aspect="auto")
     for y, line in enumerate(gains):
         for x, gain in enumerate(line):
             if gain is not None:
-                style: dict[str, Any] = {
-                    "weight": "bold" if gain.shown else "normal",
-                    "fontsize": 7,
-                    "ha": "center",
-                    "va": "center",
-                }
-                colour = "white" if abs(100 * gain.value) > 0.6 * largest else "black"
-                axes.text(x, y, f"{100 * gain.value:+.1f}", color=colour, **style)
-    axes.set_xticks(range(len(names)), [_plain(n) for n in names], rotation=45, ha="right", fontsize=8)
-    axes.set_yticks(range(len(gains)), [_plain(label) for label, _, _ in table.transfers], fontsize=8)
-    axes.set_xlabel(f"points over {_plain(table.transfers[0][1])}; bold: shown (95 % interval)", fontsize=8)
-    return figure
+                look: dict[str, Any] = {"weight": "bold" if gain.shown else "normal", "fontsize": 7}
+                colour = on(image, 100 * gain.value)
+                axes.text(x, y, f"{100 * gain.value:+.1f}", color=colour, ha="center", va="center", **look)
+    axes.set_xticks(range(len(names)), [plain(n) for n in names], rotation=45, ha="right", fontsize=8)
+    axes.set_yticks(range(len(gains)), [plain(label) for label, _, _ in table.transfers], fontsize=8)
+    axes.set_xlabel(f"points over {plain(table.transfers[0][1])}; bold: shown (95 % interval)", fontsize=8)
+    return made
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure
+def _sweep(sweep: Sweep, style: Style) -> Figure | None:
+    """Mean with its interval against the first key; a line for each combination of the others."""
+    first, others = sweep.keys[0], sweep.keys[1:]
+    points = [p for p in sweep.points if p.group.value(None) is not None]
+    if not points:
+        return None
+    ticks = list(dict.fromkeys(p.at[first] for p in points))
+    numbers = [_number(t) for t in ticks]
+    numeric = [n for n in numbers if n is not None]
+    made, axes = figure(6, 4)
+    for line in dict.fromkeys(tuple(p.at[k] for k in others) for p in points):
+        mine = [p for p in points if tuple(p.at[k] for k in others) == line]
+        places = [numbers[ticks.index(p.at[first])] for p in mine]
+        xs = [
+            x if x is not None and len(numeric) == len(ticks) else ticks.index(p.at[first])
+            for x, p in zip(places, mine, strict=True)
+        ]
+        ys = [100 * (p.group.value(None) or 0.0) for p in mine]
+        bars = [_bars(p.group, y) or [[0.0], [0.0]] for p, y in zip(mine, ys, strict=True)]
+        errors = [[b[i][0] for b in bars] for i in (0, 1)]
+        label = ", ".join(f"{k}={v}" for k, v in zip(others, line, strict=True))
+        axes.errorbar(xs, ys, yerr=errors, fmt="o-", capsize=3, label=plain(label) or None)
+    if len(numeric) < len(ticks):
+        axes.set_xticks(range(len(ticks)), [plain(t) for t in ticks])
+    elif min(numeric) > 0 and max(numeric) / min(numeric) > _WIDE:
+        axes.set_xscale("log")
+    if others:
+        axes.legend(fontsize=8)
+    axes.set_xlabel(plain(first))
+    axes.set_ylabel(f"mean of {plain(sweep.method)}, percent")
+    return made
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
-def _svg(figure: Figure) -> bytes:
-    from matplotlib import rc_context
-
-    file = io.BytesIO()
-    settings: dict[str, Any] = {"svg.hashsalt": "harness", "svg.fonttype": "none"}
-    with rc_context(settings):
-        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
-    return file.getvalue()
-
-
-def _bars(row: Row, value: float) -> Sequence[Sequence[float]] | None:
-    found = row.mean.estimate
+def _bars(group: Group, value: float) -> Sequence[Sequence[float]] | None:
+    found = group.estimate(None)
     return None if found is None else [[max(0.0, value - 100 * found.low)], [max(0.0, 100 * found.high - value)]]
 
 
 def _title(table: Table, protocol: str) -> str:
     model = "no base model" if table.spec.model is None else table.spec.model.label
     sample = "embedded sample, no result. " if table.sample else ""
-    return _plain(f"{sample}{table.spec.data.label}, {model}, {table.spec.eval.split}, protocol {protocol}")
-
-
-def _plain(text: str) -> str:
-    """Text from outside: a dollar would start a formula."""
-    return text.replace("$", r"\$")
+    return plain(f"{sample}{table.spec.data.label}, {model}, {table.spec.eval.split}, protocol {protocol}")

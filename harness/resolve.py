@@ -119,7 +119,7 @@ def resolve(request: Request) -> Resolved:
         if not options[needed]:
             raise UsageError(f"--{needed} is missing. See: harness list")
     cls = method_class(options["method"])
-    sections = _by_section(_with_preset(request.keys, cls, options["preset"]))
+    sections = by_section(with_preset(request.keys, cls, options["preset"]))
     budget = options["budget"] or sections.pop("", {}).get("budget")
     suite = build(suite_class(options["suite"]), sections["suite"], "suite")
     notices: list[str] = []
@@ -144,18 +144,18 @@ def resolve(request: Request) -> Resolved:
             version=method.version,
             ablation=options["ablation"],
             preset=options["preset"],
-            fields=_changed(method, base),
+            fields=changed(method, base),
             resolved=dataclasses.asdict(method),
         ),
         suite=SuiteSpec(
             name=options["suite"],
             version=suite.version,
             tasks={t: suite.tasks[t].version for t in tasks},
-            fields=_changed(suite, type(suite)()),
+            fields=changed(suite, type(suite)()),
         ),
         model=identify_backend(backend) if backend else identify(model) if model else None,
         data=data,
-        train=train if Trait.TRAINS in method.traits else _data_only(train),
+        train=train if Trait.TRAINS in method.traits else data_only(train),
         eval=evaluation,
         budget=str(parse_budget(budget)) if budget else None,
         clusters=clusters,
@@ -221,7 +221,8 @@ def _wrong(error: ValidationError, section: str, values: Mapping[str, Any]) -> U
     return UsageError(f"{key} = {given!r}: {first['msg'].removeprefix('Value error, ')}")
 
 
-def _with_preset(keys: Mapping[str, Any], cls: type[Method], preset: str | None) -> dict[str, Any]:
+def with_preset(keys: Mapping[str, Any], cls: type[Method], preset: str | None) -> dict[str, Any]:
+    """The preset's keys, under those that were given. Raises: UsageError for an unknown preset."""
     if preset is None:
         return dict(keys)
     if preset not in cls.presets:
@@ -229,7 +230,8 @@ def _with_preset(keys: Mapping[str, Any], cls: type[Method], preset: str | None)
     return {**cls.presets[preset], **keys}
 
 
-def _by_section(keys: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def by_section(keys: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """``train.lr`` as ``["train"]["lr"]``; ``budget`` in "". Raises: UsageError for an unknown key."""
     sections: dict[str, dict[str, Any]] = {s: {} for s in ("", *_SECTIONS)}
     for key, value in keys.items():
         section, dot, name = key.partition(".")
@@ -273,12 +275,13 @@ def _model(method: Method, options: Mapping[str, Any], backend: Backend | None) 
     return None
 
 
-def _data_only(train: TrainConfig) -> TrainConfig:
-    # Untrained methods still use the training rows (answers, in-context examples, length limits), and nothing else.
+def data_only(train: TrainConfig) -> TrainConfig:
+    """What untrained methods use of the keys: rows (answers, in-context examples, length limits), and nothing else."""
     return TrainConfig(per_task=train.per_task, max_length=train.max_length, precision=train.precision)
 
 
-def _changed(value: Any, default: Any) -> dict[str, Any]:
+def changed(value: Any, default: Any) -> dict[str, Any]:
+    """The fields of a dataclass that differ from the default's."""
     names = [f.name for f in dataclasses.fields(value)]
     return {n: getattr(value, n) for n in names if getattr(value, n) != getattr(default, n)}
 

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from harness.board_plan import arguments
 from harness.interrupt import StopFlag, stop_gracefully
-from harness.leaderboard_text import duration
+from harness.markdown import duration
 from harness.store import State
 from harness.sweep_jobs import Job, Jobs
 from harness.tuning import diverged, keep, keep_all

@@ -16,7 +16,8 @@ from toy_runs import ToyRuns
 
 from harness.leaderboard import Kind, build
 from harness.leaderboard_export import to_csv, to_json
-from harness.leaderboard_text import duration, escape, render_markdown, short_names
+from harness.leaderboard_text import render_markdown
+from harness.markdown import duration, escape, short_names
 from harness.spec import EvalConfig, TrainConfig
 from harness.store import RunDirectory
 

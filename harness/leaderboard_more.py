@@ -1,0 +1,142 @@
+"""What a leaderboard's Markdown says beneath its table: learning rates, transfer, noise, claims, sweeps, pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from harness.board_parts import Noise, Sweep
+from harness.board_spec import Claim, Orientation
+from harness.groups import difference
+from harness.leaderboard import Row, Table
+from harness.markdown import cells, escape, heading, short_names, span
+from harness.score import MISSING, percent
+from harness.tuning import Tuning
+from harness.verdict import points, verdict
+
+
+def sections(table: Table, claims: Sequence[Claim]) -> Iterator[str]:
+    """Every section that has something to say, line by line."""
+    yield from learning_rates(table.rows)
+    yield from transfers(table)
+    if table.noise is not None:
+        yield from noise(table.noise)
+    if claims:
+        yield from answers(table, claims)
+    for sweep in table.sweeps:
+        yield from one_sweep(sweep)
+
+
+def learning_rates(rows: Sequence[Row]) -> Iterator[str]:
+    """The mean on dev of every rate that was tried; the chosen one in bold."""
+    tuned = [(row, row.tuning) for row in rows if row.tuning is not None]
+    if not tuned:
+        return
+    rates = sorted({t.lr for _, tuning in tuned for t in tuning.grid})
+    yield from ("### Learning rates", "")
+    yield from heading(["method", *(f"{lr:g}" for lr in rates)])
+    for row, tuning in tuned:
+        yield cells([escape(row.label), *(_tried(tuning, lr) for lr in rates)])
+    split, seeds = (", ".join(sorted({str(getattr(t, k)) for _, t in tuned})) for k in ("split", "seed"))
+    yield from ("", f"Mean on {split}, seed {seeds}, in percent; **bold**: chosen, and used for every seed.", "")
+
+
+def _tried(tuning: Tuning, lr: float) -> str:
+    found = next((t for t in tuning.grid if t.lr == lr), None)
+    if found is None:
+        return MISSING
+    text = "diverged" if found.mean is None else percent(found.mean)
+    return f"**{text}**" if tuning.chosen == lr else text
+
+
+def transfers(table: Table) -> Iterator[str]:
+    """What training together gains on each task over training it alone."""
+    if not table.transfers:
+        return
+    alone = table.transfers[0][1]
+    yield from ("### Transfer", "")
+    yield from heading(["method", "mean", *map(escape, short_names(table.tasks)), "tasks that lose (shown)"])
+    for label, _, found in table.transfers:
+        gains = [found.gains.get(task) for task in table.tasks]
+        shown = [
+            MISSING if g is None else f"**{100 * g.value:+.1f}**" if g.shown else f"{100 * g.value:+.1f}" for g in gains
+        ]
+        lose = f"{len(found.losing)} of {len(found.gains)} ({len(found.losing_shown)})"
+        yield cells([escape(label), MISSING if found.mean is None else points(found.mean), *shown, lose])
+    yield ""
+    yield f"Points over {escape(alone)}, which trains every task alone; **bold**: the 95 % interval leaves out 0."
+    yield ""
+
+
+def noise(found: Noise) -> Iterator[str]:
+    """How far apart two rows are that differ in nothing but their seeds."""
+    ours, theirs = ([str(r.record.spec.seed) for r in g.runs] for g in (found.row, found.null))
+    yield from ("### Noise", "")
+    gap = MISSING if found.difference is None else points(found.difference)
+    yield (
+        f"{escape(found.row.name)} with the seeds {', '.join(theirs)} instead of {', '.join(ours)}: mean "
+        f"{percent(found.null.value(None))} instead of {percent(found.row.value(None))}, a difference of {gap} that is "
+        "noise alone. Two methods that differ by no more than this may be as good as each other."
+    )
+    yield ""
+
+
+def answers(table: Table, claims: Sequence[Claim]) -> Iterator[str]:
+    """What papers claim, in words."""
+    yield from ("### Claims", "")
+    for claim in claims:
+        above, below = (_named(table, name) for name in (claim.above, claim.below))
+        said = f"{escape(claim.above)} above {escape(claim.below)} ({escape(claim.by)}): "
+        if table.sample:
+            yield f"- {said}the sample answers no such question"
+        elif above is None or below is None:
+            yield f"- {said}no finished runs of {escape(claim.above if above is None else claim.below)}"
+        else:
+            gain = difference(above.group, below.group, None)
+            yield f"- {said}" + ("no interval" if gain is None else escape(verdict(above.label, below.label, gain)))
+    yield ""
+
+
+def _named(table: Table, name: str) -> Row | None:
+    return next((r for r in table.rows if r.label == name), None) or next(
+        (r for r in table.rows if r.group.name == name and r.group.spec.method.preset is None), None
+    )
+
+
+def one_sweep(sweep: Sweep) -> Iterator[str]:
+    """A line for each point."""
+    yield from (f"### Sweep: {escape(sweep.name)} of {escape(sweep.method)}", "")
+    yield from heading([*map(escape, sweep.keys), "mean", "stored", "lr", "seeds"])
+    for point in sweep.points:
+        group = point.group
+        mean = percent(group.value(None)) + span(group.estimate(None))
+        stored = f"{group.runs[0].record.parameters.stored:,}"
+        at = [escape(point.at[key]) for key in sweep.keys]
+        yield cells([*at, mean, stored, f"{group.spec.train.lr:g}", str(len(group.runs))])
+    yield ""
+
+
+def orientation(figures: Sequence[Orientation]) -> Iterator[str]:
+    """Figures from elsewhere, in the file's order: never ranked."""
+    if not figures:
+        return
+    yield from ("## For orientation", "")
+    yield "Published figures and API models: other settings, not ranked, not comparable with the rows above."
+    yield ""
+    yield from heading(["name", "value", "note"], left=("name", "note"))
+    for figure in figures:
+        yield cells([escape(figure.name), f"{figure.value:.2f}", escape(figure.note)])
+    yield ""
+
+
+def pictures(folder: str, names: Sequence[str]) -> Iterator[str]:
+    """Pictures by file name without suffix, each light and dark."""
+    if not names:
+        return
+    yield from ("## Pictures", "")
+    for name in names:
+        light, dark = (f"{folder}/{name}{variant}.svg" for variant in ("", "-dark"))
+        yield (
+            f'<picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
+            f'<img alt="{name.replace("-", " ")}" src="{light}"></picture>'
+        )
+        yield ""

@@ -1,0 +1,61 @@
+"""Parts of Markdown tables. Names that came from a user, a file or a model are escaped."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from harness.score import MISSING, percent
+from harness.stats import Estimate
+
+
+def heading(names: Sequence[str], left: Sequence[str] = ("method",)) -> Iterator[str]:
+    """The first two lines of a table; columns are right-aligned but for those of ``left``."""
+    yield cells(names)
+    yield cells([":--" if name in left else "--:" for name in names])
+
+
+def cells(texts: Sequence[str]) -> str:
+    """One line of a table."""
+    return "| " + " | ".join(texts) + " |"
+
+
+def escape(text: str) -> str:
+    """Text of unknown origin in one cell of a Markdown table: no markup, no HTML, no end of line."""
+    plain = "".join(c if c.isprintable() else " " for c in text)
+    return re.sub(r"([\\`*\[\]|~])", r"\\\1", html.escape(plain, quote=False))
+
+
+def short_names(tasks: Sequence[str]) -> list[str]:
+    """Names without the prefixes that several share: CHIP-STS, CHIP-CTC, MedDG -> STS, CTC, MedDG; always distinct."""
+    names = list(tasks)
+    while True:
+        heads = Counter(name.split("-")[0] for name in names if "-" in name)
+        shorter = [n.split("-", 1)[1] if "-" in n and heads[n.split("-")[0]] > 1 else n for n in names]
+        if shorter == names or len(set(shorter)) < len(names) or not all(shorter):
+            return names
+        names = shorter
+
+
+def duration(seconds: float | None) -> str:
+    """``45 s``, ``12 min``, ``3 h 05 min``."""
+    if seconds is None:
+        return MISSING
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def size(n_bytes: int | None) -> str:
+    """``310 MiB``, ``14.2 GiB``."""
+    if n_bytes is None:
+        return MISSING
+    return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MiB"
+
+
+def span(found: Estimate | None) -> str:
+    """`` (80.1 to 86.0)``: a 95 % interval in percent; nothing where there is none."""
+    return "" if found is None else f" ({percent(found.low)} to {percent(found.high)})"

@@ -1,0 +1,106 @@
+"""How pictures look, light and dark. Equal input gives equal bytes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Style:
+    """Colours: of paper, text and lines, dots; the ends of a scale around 0 and of one from 0; of several lines."""
+
+    suffix: str
+    paper: str
+    ink: str
+    dot: str
+    around: str
+    upwards: str
+    lines: tuple[str, ...]
+
+
+LIGHT: Final = Style(
+    suffix="",
+    paper="#ffffff",
+    ink="#333333",
+    dot="#1f6fb2",
+    around="RdBu",
+    upwards="Blues",
+    lines=("#1f6fb2", "#c2571a", "#2f8f4e", "#8a4fb0", "#b03a48", "#7a6a2b", "#2a8c8c", "#777777"),
+)
+DARK: Final = Style(
+    suffix="-dark",
+    paper="#0d1117",
+    ink="#c9d1d9",
+    dot="#58a6ff",
+    around="RdBu",
+    upwards="cividis",
+    lines=("#58a6ff", "#f0883e", "#56d364", "#bc8cff", "#ff7b72", "#d2b94a", "#39c5cf", "#a0a0a0"),
+)
+
+
+@contextmanager
+def drawing(style: Style) -> Iterator[None]:
+    """Everything drawn and written inside has this style."""
+    from cycler import cycler
+    from matplotlib import rc_context
+
+    inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    papered = ("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor")
+    settings: dict[str, Any] = {
+        "svg.hashsalt": "harness",
+        "svg.fonttype": "none",
+        "axes.prop_cycle": cycler(color=style.lines),
+        **dict.fromkeys(inked, style.ink),
+        **dict.fromkeys(papered, style.paper),
+    }
+    with rc_context(settings):
+        yield
+
+
+def figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """One picture with one pair of axes; sizes in inches."""
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=(width, height), layout="constrained")
+    return made, made.subplots()
+
+
+def svg(made: Figure) -> bytes:
+    """The picture as SVG, without date and creator."""
+    file = io.BytesIO()
+    made.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    return file.getvalue()
+
+
+def both(name: str, draw: Callable[[Style], Figure | None], title: str) -> dict[str, bytes]:
+    """A picture light and dark by file name; nothing where there is nothing to draw."""
+    found = {}
+    for style in (LIGHT, DARK):
+        with drawing(style):
+            made = draw(style)
+            if made is not None:
+                made.suptitle(title, fontsize=9)
+                found[f"{name}{style.suffix}.svg"] = svg(made)
+    return found
+
+
+def plain(text: str) -> str:
+    """Text from outside: a dollar would start a formula."""
+    return text.replace("$", r"\$")
+
+
+def on(image: AxesImage, value: float) -> str:
+    """Black or white, whichever is legible on the colour that a picture gives to a value."""
+    red, green, blue, _ = (float(x) for x in image.to_rgba(np.asarray([value]))[0])
+    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.55 else "white"
