@@ -65,13 +65,9 @@ def router_accuracy(chosen: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
     Args:
         chosen: by task, how many of its prompts were given to which task; none is empty.
     """
+    shares = {task: counts.get(task, 0) / sum(counts.values()) for task, counts in chosen.items()}
     tasks = {
-        task: {
-            "n": sum(counts.values()),
-            "accuracy": counts.get(task, 0) / sum(counts.values()),
-            "chosen": dict(counts),
-        }
+        task: {"n": sum(counts.values()), "accuracy": shares[task], "chosen": dict(counts)}
         for task, counts in chosen.items()
     }
-    mean = sum(found["accuracy"] for found in tasks.values()) / len(tasks) if tasks else None
-    return {"mean": mean, "tasks": tasks}
+    return {"mean": sum(shares.values()) / len(shares) if shares else None, "tasks": tasks}
