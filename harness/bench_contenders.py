@@ -110,6 +110,9 @@ def peft_lora(model: nn.Module, layers: Sequence[str], rank: int) -> Contender:
 class LoopLinear(nn.Module):
     """A frozen layer and its experts, one after the other: what a bank has to be faster than, and equal to.
 
+    An output sum is computed in the order in which MOELoRA's released code does: each expert's output, whole, times
+    the scale, times its weight. (Scaling the weights first would save one pass of three over the outputs.)
+
     Args:
         base: the frozen layer, d_in to d_out.
         experts: whose factors are copied and whose weights are asked for in each forward.
@@ -128,7 +131,7 @@ class LoopLinear(nn.Module):
         g = g.repeat_interleave(x.shape[:-1].numel() // len(g), 0).view(*x.shape[:-1], -1)
         if self.merge == "output":
             for k, (a, b) in enumerate(zip(self.a, self.b, strict=True)):
-                out = out + self.scale * g[..., k : k + 1] * (x @ a.to(x.dtype).T @ b.to(x.dtype).T)
+                out = out + (x @ a.to(x.dtype).T @ b.to(x.dtype).T) * self.scale * g[..., k : k + 1]
             return out
         u = torch.zeros((), dtype=x.dtype, device=x.device)
         for k, a in enumerate(self.a):
