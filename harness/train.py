@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 import time
@@ -24,7 +23,7 @@ from harness.errors import TrainingError
 from harness.interrupt import Interrupted, StopFlag
 from harness.loop import Loop, NotFinite, Stage, StepResult, trainable_state
 from harness.memory import peak_bytes, reset_peak
-from harness.method import Adapter, Method, Trait
+from harness.method import Adapter, Method, Start, Trait
 from harness.model import LoadedModel
 from harness.packing import Layout, attention, checkpoint_activations, choose_layout, micro_tokens
 from harness.prefetch import Prefetch
@@ -33,10 +32,10 @@ from harness.record import TrainingSummary
 from harness.reuse import find_stage
 from harness.spec import TrainConfig
 from harness.store import RunDirectory, append_lines, write_json
+from harness.tally import count, count_peak, log_line, speed, summary
 from harness.task import Example
 from harness.watch import Watch
 
-_RECENT = 10
 Look = Callable[[Sequence[str]], float | None]
 
 
@@ -67,6 +66,7 @@ class EngineTrainer:
     look: Look | None = None
     memory_before: int | None = None
     processes: Processes = ALONE
+    start: Start | None = None
 
     def __post_init__(self) -> None:
         self._progress = Progress()
@@ -164,26 +164,9 @@ class EngineTrainer:
 
     def summary(self, memory_estimate: int | None = None) -> TrainingSummary:
         """What the training has cost so far, over all its processes and restarts."""
-        count = self._progress.counters
-        recent = self._progress.recent_losses
-        seconds = count.get("seconds", 0.0)
         self._measure()
-        peak = count.get("peak_memory_bytes")
-        return TrainingSummary(
-            steps=int(count.get("steps", 0)),
-            examples=int(count.get("examples", 0)),
-            target_tokens=int(count.get("target_tokens", 0)),
-            tokens=int(count.get("tokens", 0)),
-            seconds=seconds,
-            wait_seconds=count.get("wait_seconds", 0.0),
-            tokens_per_second=count["tokens"] / seconds if seconds else None,
-            peak_memory_bytes=None if peak is None else int(peak),
-            memory_estimate_bytes=memory_estimate,
-            micro_tokens=self._micro_tokens(),
-            packed=self._laid_out().packed if count.get("steps") else None,
-            final_loss=sum(recent) / len(recent) if recent else None,
-            n_middle_cut=int(count.get("n_middle_cut", 0)),
-        )
+        packed = self._laid_out().packed if self._progress.counters.get("steps") else None
+        return summary(self._progress, memory_estimate, self._micro_tokens(), packed)
 
     def where(self) -> str:
         """The stage and step at hand, for failure.json."""
@@ -258,9 +241,9 @@ class EngineTrainer:
             self._progress.micro_tokens = at.loop.micro_tokens
             self._say(f"out of memory: micro-batches of {at.loop.micro_tokens} tokens from here on, same numbers")
         self._progress.step += 1
-        self._count(result, rows, at.ahead.waited)
-        self._log(at.loop.stage.name, result)
-        at.watch.update(result.loss, result.lr, self._speed())
+        count(self._progress, result, rows, at.ahead.waited)
+        self._append(log_line(at.loop.stage.name, self._progress.step, result))
+        at.watch.update(result.loss, result.lr, speed(self._progress))
         return result
 
     @contextmanager
@@ -306,42 +289,8 @@ class EngineTrainer:
 
     # What is kept
 
-    def _count(self, result: StepResult, rows: Sequence[Encoded], waited: float) -> None:
-        added = {
-            "steps": 1,
-            "examples": len(rows),
-            "tokens": result.n_tokens,
-            "target_tokens": result.n_target_tokens,
-            "seconds": result.seconds + waited,
-            "wait_seconds": waited,
-            "n_middle_cut": sum(r.cut for r in rows),
-        }
-        for key, value in added.items():
-            self._progress.counters[key] = self._progress.counters.get(key, 0) + value
-        self._progress.recent_losses = [*self._progress.recent_losses, result.loss][-_RECENT:]
-
     def _measure(self) -> None:
-        peak = peak_bytes(self.loaded.device, self.memory_before)
-        if peak is not None:
-            counters = self._progress.counters
-            counters["peak_memory_bytes"] = max(peak, counters.get("peak_memory_bytes", 0))
-
-    def _speed(self) -> float:
-        return self._progress.counters["tokens"] / max(1e-9, self._progress.counters["seconds"])
-
-    def _log(self, stage: str, result: StepResult) -> None:
-        self._append(
-            {
-                "stage": stage,
-                "step": self._progress.step,
-                "loss": result.loss,
-                "lr": result.lr,
-                "grad_norm": result.grad_norm if math.isfinite(result.grad_norm) else None,
-                "tokens": result.n_tokens,
-                "seconds": round(result.seconds, 4),
-                "tasks": {t: round(v, 5) for t, v in result.by_task.items()},
-            }
-        )
+        count_peak(self._progress, peak_bytes(self.loaded.device, self.memory_before))
 
     def _append(self, line: Mapping[str, Any]) -> None:
         if self.processes.first:
