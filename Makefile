@@ -1,10 +1,11 @@
 # make run    the main job on the embedded sample, and the leaderboard it makes
 # make test   the tests            make check  ruff, mypy, import-linter
+# make sweep  the whole leaderboard of the embedded sample: every method and ablation, tuned (hours on two cores)
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: run test check
+.PHONY: run test check sweep
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -18,6 +19,9 @@ run: $(STAMP)
 	$(BIN)/harness run --method lora_all --suite promptcblue
 	$(BIN)/harness run --method cgc_lora --suite promptcblue
 	$(BIN)/harness leaderboard promptcblue
+
+sweep: $(STAMP)
+	$(BIN)/harness sweep leaderboards/promptcblue.toml --out runs/sweep
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

@@ -71,15 +71,22 @@ def entries(board: BoardSpec) -> Iterator[Entry]:
 
 def tuned(board: BoardSpec, config: RowSpec, *, fixed: bool = False) -> RowSpec | None:
     """The configuration whose learning rate is tuned; None where it is given, or where nothing is trained."""
-    if board.tune is None or fixed or LR in {**board.settings, **config.settings}:
+    cls = method_class(config.method)
+    given = {**cls.presets.get(config.preset or "", {}), **common(board, config), **config.settings}
+    if board.tune is None or fixed or LR in given:
         return None
-    return config if Trait.TRAINS in method_class(config.method).traits else None
+    return config if Trait.TRAINS in cls.traits else None
+
+
+def common(board: BoardSpec, config: RowSpec) -> Settings:
+    """The file's settings for a row; a preset keeps its paper's training, so it takes none of ``train.*``."""
+    return {k: v for k, v in board.settings.items() if config.preset is None or not k.startswith("train.")}
 
 
 def request(
     board: BoardSpec, config: RowSpec, seed: int, *, lr: float | None = None, split: str | None = None
 ) -> Request:
-    """What ``harness run`` is asked for. Settings of the row win over the file's, both over a preset."""
+    """What ``harness run`` is asked for. Settings of the row win over the file's and over a preset's."""
     trains = Trait.TRAINS in method_class(config.method).traits
     clusters = config.clusters or board.clusters
     options = {
@@ -96,7 +103,7 @@ def request(
         "clusters": clusters if trains and clusters != "none" else None,
         "seed": seed,
     }
-    keys: Settings = {**board.settings, **config.settings, "eval.split": split or board.split}
+    keys: Settings = {**common(board, config), **config.settings, "eval.split": split or board.split}
     if lr is not None:
         keys[LR] = lr
     return Request(options={k: v for k, v in options.items() if v is not None}, keys=keys)

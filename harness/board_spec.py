@@ -35,7 +35,8 @@ class Tune(Frozen):
 class RowSpec(Frozen):
     """One method as it is compared.
 
-    budget: default the file's, and none for a preset, which keeps its paper's ranks; "none" lifts it.
+    preset: keeps its paper's ranks, learning rate and training; of the file's settings it takes no ``train.*``.
+    budget: default the file's, and none for a preset; "none" lifts it.
     settings: keys such as ``method.rank``, flat (``"method.rank" = 8``) or as tables (``method.rank = 8``).
     """
 

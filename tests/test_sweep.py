@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from harness import inputs
-from harness.board_plan import Part, entries
+from harness.board_plan import Part, entries, request
 from harness.board_spec import read_board
 from harness.errors import HarnessError, TrainingError, UsageError
 from harness.resolve import resolve
@@ -104,10 +104,8 @@ null = { method = "toy_lora", seeds = [7, 8] }
 [[row]]
 method = "toy_lora"
 [[row]]
-method = "toy_lora"
+method = "moe_lora"
 preset = "paper"
-budget = "none"
-settings."train.lr" = 1e-4
 [[sweep]]
 name = "few"
 method = "toy_lora"
@@ -128,6 +126,10 @@ grid = { train.per_task = [4, "none"], train.loss = ["token", "task"] }
     assert {e.tuned_as for e in points if e.tuned_as is None} == set()
     assert all(e.tuned_as is not None and e.tuned_as.label == "toy_lora" for e in points)
     assert points[2].config.settings["train.per_task"] is None
+    paper = request(read_board(path), found[2].config, 0)
+    assert "budget" not in paper.options
+    assert not any(key.startswith("train.") for key in paper.keys)
+    assert paper.keys["eval.per_task"] == 2
 
 
 @pytest.mark.parametrize(
