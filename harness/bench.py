@@ -145,6 +145,7 @@ class Stages:
     """The trainer that measures each kind of stage a method trains, in place of training it."""
 
     seed = 0
+    start = None
 
     def __init__(self, loaded: LoadedModel, name: str, method: Method, plan: Plan, clock: Clock) -> None:
         self.loaded, self.name, self.method, self.plan, self.clock = loaded, name, method, plan, clock

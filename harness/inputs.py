@@ -23,7 +23,7 @@ def typed(options: Mapping[str, Any], assignments: Sequence[str], config: Path |
 def to_json(request: Request) -> dict[str, Any]:
     """The request with local paths made absolute, so that it means the same from another folder."""
     options = dict(request.options)
-    for name in ("data", "model"):
+    for name in ("data", "model", "from"):
         if options.get(name) and Path(options[name]).exists():
             options[name] = str(Path(options[name]).resolve())
     clusters = read_clusters(options.get("clusters"))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
-from harness.errors import BudgetError
+from harness.errors import BudgetError, UsageError
 from harness.task import Example
 
 if TYPE_CHECKING:
@@ -138,6 +138,14 @@ class HasExperts(Protocol):
         """By module name, the layers whose output is a weighed sum over experts."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """The finished run that a run goes on from: its tasks by route, and its adapter's ``state_dict``."""
+
+    tasks: tuple[str, ...]
+    state: Mapping[str, Tensor]
+
+
 class Trainer(Protocol):
     """Given to ``Method.fit`` by the engine. Finished stages are skipped on resume, an unfinished one goes on."""
 
@@ -186,6 +194,10 @@ class Trainer(Protocol):
     def seed(self) -> int:
         """The run's seed, for a method's own random choices."""
 
+    @property
+    def start(self) -> Start | None:
+        """What the run goes on from (``--from``), for methods that can (``Method.continues``)."""
+
 
 Answering = Mapping[str, Sequence[Example]]  # the train examples of each task
 
@@ -202,6 +214,7 @@ class Method(ABC):
     ablations: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # name -> fields that differ
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # "paper" -> keys (method.x, train.y) of the paper
     inference_fields: ClassVar[frozenset[str]] = frozenset()  # they change answers and never training
+    continues: ClassVar[bool] = False  # a run may go on from a finished one (Trainer.start)
     summary: ClassVar[str] = ""  # one line for `harness list`
 
     def attach(self, model: Model, tasks: Sequence[str], *, seed: int) -> Adapter:
@@ -226,6 +239,10 @@ class Method(ABC):
     def answer(self, task: str, prompts: Sequence[Example], train: Sequence[Example]) -> Sequence[str]:
         """Trait ANSWERS: a text for each prompt (whose targets are blank), from the task's train examples."""
         raise NotImplementedError(f"{type(self).__name__} does not answer by itself")
+
+    def check_start(self, method: Method, start: Sequence[str], tasks: Sequence[str]) -> None:
+        """Raises UsageError where a run on ``tasks`` cannot go on from a run of ``method`` on the tasks ``start``."""
+        raise UsageError(f"{type(self).__name__} does not go on from other runs")
 
     def lr_factor(self, parameter: str) -> float:
         """What the learning rate of a parameter of ``Adapter.trainable`` is multiplied by."""

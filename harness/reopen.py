@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness.clusters import clusters_of
 from harness.data import Rows
@@ -36,7 +38,12 @@ def find(path: Path, data: str | None = None, model: str | None = None) -> Finis
     record = run.record()
     if record is None:
         raise StoreError(f"{run.path} is not finished ({run.state().value}): give its harness run command again first")
-    resolved = resolve(of_run(run, data, model))
+    request = of_run(run, data, model)
+    # What a finished run went on from is in its adapter; the other run may be gone.
+    alone = {name: value for name, value in request.options.items() if name != "from"}
+    resolved = resolve(dataclasses.replace(request, options=alone))
+    spec = resolved.spec.model_copy(update={"parent": record.spec.parent})
+    resolved = dataclasses.replace(resolved, spec=spec)
     _check_same(run, record.spec, resolved)
     return Finished(run=run, record=record, resolved=resolved)
 
@@ -99,8 +106,14 @@ def _check_same(run: RunDirectory, then: RunSpec, resolved: Resolved) -> None:
             f"{resolved.model} is not the model that {run.name} was made with ({then.model and then.model.label}; its "
             "files have another hash): give the right --model"
         )
-    if (then.method.version, then.method.fields) != (now.method.version, now.method.fields):
+    if (then.method.version, _fields(then)) != (now.method.version, _fields(now)):
         raise StoreError(
             f"{run.name} was made with version {then.method.version} of {then.method.name}, and installed is version "
             f"{now.method.version}: make the run again, or install the version of harness that its record names"
         )
+
+
+def _fields(spec: RunSpec) -> dict[str, Any]:
+    """As JSON has them, where tuples are lists."""
+    fields: dict[str, Any] = spec.method.model_dump(mode="json")["fields"]
+    return fields

@@ -18,6 +18,7 @@ from harness.errors import DataError, UsageError, unknown
 from harness.fingerprint import file_sha256
 from harness.method import Budget, Method, Trait
 from harness.model import identify
+from harness.parent import going_on
 from harness.registry import method_class, suite_class
 from harness.spec import DataSpec, EvalConfig, MethodSpec, RunSpec, SuiteSpec, TrainConfig
 from harness.task import Suite
@@ -36,6 +37,7 @@ _OPTIONS = {
     "shots": int,
     "backend": str,
     "clusters": str,
+    "from": str,
 }
 _SECTIONS = ("train", "eval", "method", "suite")
 T = TypeVar("T")
@@ -51,7 +53,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved:
-    """A run with every choice made, and the objects that the spec names."""
+    """A run with every choice made, and the objects that the spec names. parent: the run that it goes on from."""
 
     spec: RunSpec
     method: Method
@@ -60,6 +62,7 @@ class Resolved:
     model: str | None
     rows: Rows  # of the split that is evaluated
     notices: tuple[str, ...]
+    parent: Path | None = None
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
@@ -137,16 +140,8 @@ def resolve(request: Request) -> Resolved:
     model = _model(method, options, backend)
     if model == "tiny" and not data.sample:
         notices.append("--model tiny is a toy made for the embedded sample; on real data give a real model")
-    base = type(method)()
     spec = _spec(
-        method=MethodSpec(
-            name=options["method"],
-            version=method.version,
-            ablation=options["ablation"],
-            preset=options["preset"],
-            fields=changed(method, base),
-            resolved=dataclasses.asdict(method),
-        ),
+        method=_method_spec(method, options),
         suite=SuiteSpec(
             name=options["suite"],
             version=suite.version,
@@ -162,9 +157,10 @@ def resolve(request: Request) -> Resolved:
         backend=options["backend"] or LOCAL,
         **{k: options[k] for k in ("prompt", "shots", "seed") if options[k] is not None},
     )
-    return Resolved(
+    made = Resolved(
         spec=spec, method=method, suite=suite, source=source, model=model, rows=rows, notices=tuple(notices)
     )
+    return going_on(made, options["from"])
 
 
 def build(cls: type[T], values: Mapping[str, Any], section: str) -> T:
@@ -192,6 +188,17 @@ def parse_budget(text: str) -> Budget:
     if kind not in ("active", "stored") or not rank.isdigit() or int(rank) < 1:
         raise UsageError(f"budget {text!r}: expected active:R or stored:R with a whole number R, such as active:16")
     return Budget(kind=kind, rank=int(rank))
+
+
+def _method_spec(method: Method, options: Mapping[str, Any]) -> MethodSpec:
+    return MethodSpec(
+        name=options["method"],
+        version=method.version,
+        ablation=options["ablation"],
+        preset=options["preset"],
+        fields=changed(method, type(method)()),
+        resolved=dataclasses.asdict(method),
+    )
 
 
 def _spec(**fields: Any) -> RunSpec:

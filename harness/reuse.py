@@ -14,7 +14,7 @@ from torch import Tensor
 from harness.adapter_file import read_weights
 from harness.errors import HarnessError, StoreError
 from harness.method import Method
-from harness.registry import method_class
+from harness.parent import method_of
 from harness.spec import RunSpec, canonical
 from harness.store import RunDirectory, State, find_runs
 
@@ -45,9 +45,9 @@ def find_stage(out: Path, spec: RunSpec, method: Method, stage: str) -> Reused |
 
 
 def training_key(spec: RunSpec) -> str:
-    """Everything that decides a training, the method left aside: data, model, settings, seed."""
+    """Everything that decides a stage, the method and what it goes on from left aside: data, model, settings, seed."""
     content = json.loads(canonical(spec))
-    for name in ("method", "eval", "budget"):
+    for name in ("method", "eval", "budget", "parent"):
         content.pop(name, None)
     return json.dumps(content, sort_keys=True)
 
@@ -57,12 +57,9 @@ def _state(run: RunDirectory, wanted: str, key: str, tasks: Sequence[str]) -> Ma
         return None
     try:
         spec = run.spec()
-        if spec is None or training_key(spec) != wanted:
+        if spec is None or spec.parent is not None or training_key(spec) != wanted:
             return None
-        cls = method_class(spec.method.name)
-        if cls.version != spec.method.version:
-            return None
-        other = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in spec.method.resolved.items()})
+        other = method_of(spec)
         if key not in {other.stage_key(s, tasks) for s in other.kept_stages(tasks)}:
             return None
         return load(read_weights(run.adapter))

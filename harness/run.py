@@ -16,6 +16,7 @@ from harness.data import Rows
 from harness.evaluate import generator
 from harness.interrupt import Interrupted, StopFlag, stop_gracefully
 from harness.method import Trait
+from harness.parent import load_start
 from harness.prepare import Base, Prepared, attach, load_base, mixture, train_rows
 from harness.provenance import gather
 from harness.record import Failure, RunRecord, Scores, TrainingSummary
@@ -24,6 +25,7 @@ from harness.resolve import Resolved
 from harness.spec import directory_name, run_id
 from harness.store import RunDirectory, write_json
 from harness.summaries import trained_together
+from harness.taken import Taken, take_training
 
 if TYPE_CHECKING:
     from harness.look import DevLook
@@ -89,6 +91,7 @@ class _Work:
     def __init__(self, resolved: Resolved, run: RunDirectory, stop: StopFlag, say: Say, processes: Processes) -> None:
         self.resolved, self.run, self.stop, self.say, self.processes = resolved, run, stop, say, processes
         self.started_at = datetime.now(UTC)
+        self.taken: Taken | None = None
         self.phase = "prepare"
         self.where: Callable[[], str | None] = lambda: None
 
@@ -128,6 +131,11 @@ class _Work:
         assert base is not None
         assert rows is not None
         self.phase = "train"
+        self.taken = take_training(self.run, self.resolved.spec)
+        if self.taken is not None:
+            self.say(f"the training is taken from {self.taken.run}, which has made it already")
+            self.processes.tell(list[str]())
+            return self.taken.training
         clusters = clusters_of(self.resolved.spec)
         missing = [c.name for c in clusters if not has_adapter(self.run.of(c.name).adapter)]
         self.processes.tell(missing)
@@ -173,6 +181,7 @@ class _Work:
             look=self._look(prepared),
             memory_before=prepared.memory_before,
             processes=processes,
+            start=None if has_adapter(run.adapter) else load_start(self.resolved),
         )
 
     def _look(self, prepared: Prepared) -> DevLook | None:
@@ -202,6 +211,7 @@ class _Work:
         train = resolved.spec.train
         settings: dict[str, Any] = {"compile": train.compile, "gradient_checkpointing": train.gradient_checkpointing}
         if training is not None:
+            settings |= {"trained_by": self.taken.run} if self.taken is not None else {}
             settings |= {"micro_tokens": training.micro_tokens, "packed": training.packed}
         if base is not None:
             data["limits"] = dict(base.encoder.limits)

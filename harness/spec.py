@@ -121,6 +121,13 @@ class ClusterSpec(Section):
     groups: dict[str, tuple[str, ...]]
 
 
+class ParentSpec(Section):
+    """The finished run that a run goes on from. adapter: the hash of its weights."""
+
+    run_id: str
+    adapter: str
+
+
 class RunSpec(Section):
     """Everything that decides a run's result. ``model`` is None for methods that answer without one."""
 
@@ -136,6 +143,7 @@ class RunSpec(Section):
     clusters: ClusterSpec | None = None
     backend: str = "hf"
     seed: int = 0
+    parent: ParentSpec | None = None
 
 
 def canonical(spec: RunSpec) -> bytes:

@@ -18,7 +18,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from harness.method import Adapter, Method, Trait
+from harness.method import Adapter, Method, Start, Trait
 from harness.task import Example
 
 VOCABULARY = 67
@@ -68,6 +68,7 @@ class ToyTrainer:
     """Stages of AdamW on batches drawn by the seed, in memory.
 
     data: each task's train examples; a task may have none. reusable: what ``reuse`` gives, by stage.
+    start: what the training goes on from.
     finished, remembered, artefacts: what the method has done so far, for tests to look at.
     """
 
@@ -83,6 +84,7 @@ class ToyTrainer:
     finished: list[str] = field(default_factory=list)
     remembered: dict[str, Any] = field(default_factory=dict)
     artefacts: dict[str, Any] = field(default_factory=dict)
+    start: Start | None = None
 
     def train(
         self,

@@ -23,7 +23,7 @@ from harness.errors import TrainingError
 from harness.interrupt import Interrupted, StopFlag
 from harness.loop import Loop, NotFinite, Stage, StepResult, trainable_state
 from harness.memory import peak_bytes, reset_peak
-from harness.method import Adapter, Method, Trait
+from harness.method import Adapter, Method, Start, Trait
 from harness.model import LoadedModel
 from harness.packing import Layout, attention, checkpoint_activations, choose_layout, micro_tokens
 from harness.prefetch import Prefetch
@@ -66,6 +66,7 @@ class EngineTrainer:
     look: Look | None = None
     memory_before: int | None = None
     processes: Processes = ALONE
+    start: Start | None = None
 
     def __post_init__(self) -> None:
         self._progress = Progress()

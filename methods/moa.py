@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness.errors import ModelError, NotFoldable, UsageError
-from harness.method import Adapter, Ranks, Trainer, Trait
+from harness.errors import ModelError, NotFoldable, UsageError, unknown
+from harness.method import Adapter, Method, Ranks, Start, Trainer, Trait
 from methods.base import (
     AdaptedLinear,
     Gate,
@@ -31,7 +31,10 @@ from methods.base import (
     one_of,
     train_alone,
 )
+from methods.lora_single import LoRASingle
 
+ROUTERS = "routers.weight"
+LOAD = "load"  # the stage that takes over what another run has trained
 PASS_TOKENS = 8192  # of one pass that reads prompts, padding included
 
 
@@ -121,6 +124,19 @@ class MoAAdapter(LoRAAdapter):
                 yield
             finally:
                 self.reading.scores = self.reading.owner = None
+
+    def take(self, start: Start) -> None:
+        """Load the LoRAs and the routers' rows of the tasks that another run has in common with this one."""
+        both = [task for task in self.tasks if task in start.tasks]
+        names = [name for task in both for name in self.own(task)]
+        state = dict(start.state)
+        if ROUTERS in state:
+            weight = self.routers.weight.detach().clone()
+            mine, theirs = ([tasks.index(task) for task in both] for tasks in (self.tasks, start.tasks))
+            weight[:, mine] = state[ROUTERS][:, theirs].to(weight)
+            state[ROUTERS] = weight
+            names.append(ROUTERS)
+        self.load_part(state, names)
 
     @contextmanager
     def deaf(self) -> Iterator[None]:
@@ -217,6 +233,9 @@ class MoA(LoRAMethod):
         labels do not exist: at inference the base's stand in.
     pooling: of a prompt's states, "mean" or "last" token. soft: a mixture by the routers, without labels and L_cls.
     routing: at inference by "label", by the "last" router or by "vote" of all but the first block's.
+    further: with ``--from`` a run of moa or lora_single, the tasks of that run whose LoRAs are trained on. Those of its
+        other tasks stay bit for bit; new tasks train theirs, and then the routers learn all domains; where nothing is
+        new, nothing is trained.
     """
 
     version: ClassVar[int] = 1
@@ -229,6 +248,7 @@ class MoA(LoRAMethod):
         "adapted_router": {"router_input": "adapted"},
     }
     inference_fields: ClassVar[frozenset[str]] = frozenset({"routing"})
+    continues: ClassVar[bool] = True
 
     rank: int = 16
     eta: float = 0.1
@@ -238,6 +258,7 @@ class MoA(LoRAMethod):
     pooling: str = "mean"
     soft: bool = False
     routing: str = "last"
+    further: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         one_of("method.pooling", self.pooling, ["mean", "last"])
@@ -247,6 +268,10 @@ class MoA(LoRAMethod):
             raise UsageError(f"method.stage1_share={self.stage1_share} is no share of the steps; use 0 to 1")
         if not self.joint and not self.stage1_share:
             raise UsageError("method.joint=false needs a method.stage1_share above 0: no stage would train the LoRAs")
+        if not self.joint and not self.eta and not self.soft:
+            raise UsageError(
+                "method.joint=false trains the routers alone, and method.eta=0 gives them nothing to learn"
+            )
         if self.soft and self.router_input == "adapted":
             raise UsageError("method.soft=true has no label whose LoRA could make states; use method.router_input=base")
 
@@ -261,15 +286,44 @@ class MoA(LoRAMethod):
         return MoAAdapter(parts, self)
 
     def stage_key(self, stage: str, tasks: Sequence[str]) -> str | None:
-        own = {alone_stage(t, self.stage1_share): t for t in tasks}
+        own = {alone_stage(t, self.stage1_share): t for t in tasks if t not in self.further}
         return self.alone_key(own[stage], self.rank, self.stage1_share) if stage in own else None
 
     def fit(self, adapter: Adapter, trainer: Trainer, tasks: Sequence[str]) -> None:
-        """Both stages."""
-        own = cast("MoAAdapter", adapter)
+        """Both stages; where the run goes on from another one, of what is new."""
+        own, start = cast("MoAAdapter", adapter), trainer.start
+        if self.further and start is None:
+            raise UsageError("method.further names LoRAs of a finished run: give --from RUN too")
+        if start is not None and not trainer.done(LOAD):
+            own.take(start)
+            trainer.finish(LOAD)
+        kept = [] if start is None else [t for t in tasks if t in start.tasks and t not in self.further]
+        fresh = [t for t in tasks if t not in kept]
         if self.stage1_share:
             with own.deaf():
-                train_alone(own, trainer, tasks, share=self.stage1_share)
-        if self.stage1_share < 1:
-            routers = [name for name in own.trainable() if name.startswith("routers.")]
-            trainer.train("together", None if self.joint else routers, share=1.0 - self.stage1_share)
+                train_alone(own, trainer, fresh, share=self.stage1_share)
+        routed = start is not None and ROUTERS in start.state
+        if self.stage1_share < 1 and (fresh or not routed):
+            names = [ROUTERS, *(name for task in fresh for name in own.own(task) if self.joint)]
+            # Without a loss of the routers' own, rows of LoRAs that stay as they are teach nothing.
+            seen = fresh if kept and not (self.eta or self.soft) else None
+            trainer.train("together", names if kept or not self.joint else None, seen, share=1.0 - self.stage1_share)
+
+    def check_start(self, method: Method, start: Sequence[str], tasks: Sequence[str]) -> None:
+        """LoRAs may come from runs of moa and of lora_single, routers from those of moa."""
+        if not isinstance(method, (MoA, LoRASingle)):
+            raise UsageError(f"moa goes on from runs of moa or lora_single, which {type(method).__name__} is not")
+        names = ["targets", "rank", "alpha"]
+        names += ["pooling", "router_input", "soft"] if isinstance(method, MoA) else []
+        for name in names:
+            mine, theirs = getattr(self, name), getattr(method, name)
+            if mine != theirs:
+                raise UsageError(
+                    f"method.{name} is {mine}, and {theirs} in the run of --from: set method.{name}={theirs}"
+                )
+        both = [task for task in tasks if task in start]
+        if not both:
+            raise UsageError(f"--from has none of these tasks: it has {', '.join(start)}")
+        for task in self.further:
+            if task not in both:
+                raise unknown("task of method.further", task, both)
