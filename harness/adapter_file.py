@@ -17,7 +17,7 @@ from harness.method import Adapter
 from harness.spec import RunSpec, run_id
 from harness.store import write_atomic, write_json
 
-_WEIGHTS, _META = "adapter.safetensors", "adapter.json"
+WEIGHTS, META = "adapter.safetensors", "adapter.json"
 
 
 def save_adapter(folder: Path, adapter: Adapter, spec: RunSpec, tasks: Sequence[str]) -> None:
@@ -26,7 +26,7 @@ def save_adapter(folder: Path, adapter: Adapter, spec: RunSpec, tasks: Sequence[
     Weights first, then the file that says whose they are: an adapter.json means a whole adapter.
     """
     data = save({k: v.contiguous() for k, v in trainable_state(adapter.state_dict()).items()})
-    write_atomic(folder / _WEIGHTS, data)
+    write_atomic(folder / WEIGHTS, data)
     meta = {
         "run_id": run_id(spec),
         "method": spec.method.model_dump(mode="json"),
@@ -35,30 +35,30 @@ def save_adapter(folder: Path, adapter: Adapter, spec: RunSpec, tasks: Sequence[
         "model": spec.model.model_dump(mode="json") if spec.model else None,
         "sha256": hashlib.sha256(data).hexdigest(),
     }
-    write_json(folder / _META, meta)
+    write_json(folder / META, meta)
 
 
 def has_adapter(folder: Path) -> bool:
     """True where a whole adapter has been saved."""
-    return (folder / _META).exists()
+    return (folder / META).exists()
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
     """What adapter.json says: run_id, method, tasks, ..., sha256 of the weights. Raises: StoreError."""
     try:
-        meta: dict[str, Any] = json.loads((folder / _META).read_bytes())
+        meta: dict[str, Any] = json.loads((folder / META).read_bytes())
     except (OSError, ValueError) as error:
-        raise StoreError(f"{folder / _META} cannot be read ({error})") from error
+        raise StoreError(f"{folder / META} cannot be read ({error})") from error
     return meta
 
 
 def read_weights(folder: Path) -> bytes:
     """The bytes of a saved adapter's weights, checked. Raises: StoreError for damaged files."""
     try:
-        meta = json.loads((folder / _META).read_bytes())
-        data = (folder / _WEIGHTS).read_bytes()
+        meta = json.loads((folder / META).read_bytes())
+        data = (folder / WEIGHTS).read_bytes()
         if hashlib.sha256(data).hexdigest() != meta["sha256"]:
-            raise ValueError(f"wrong hash of {_WEIGHTS}")
+            raise ValueError(f"wrong hash of {WEIGHTS}")
     except (OSError, ValueError, KeyError) as error:
         raise StoreError(f"{folder} holds no usable adapter ({error}). Delete the folder to train it again.") from error
     return data

@@ -1,4 +1,7 @@
-"""A leaderboard's runs, made one after another or side by side: tuning first, what is done left alone."""
+"""A leaderboard's runs, made one after another or side by side: tuning first, what is done left alone.
+
+The first seed of a chosen learning rate takes its training over from the run that tuned it (``harness.taken``).
+"""
 
 from __future__ import annotations
 

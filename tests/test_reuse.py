@@ -38,3 +38,40 @@ def test_another_seed_or_rank_trains_for_itself(toy_run: Command) -> None:
     hub = ["--method", "lorahub", "--set", "method.steps=2", "--set", "method.shots=1"]
     assert "taken from" not in toy_run(*hub, "--seed", "1").err
     assert "taken from" not in toy_run(*hub, "--set", "method.rank=4").err
+
+
+def test_a_training_that_was_evaluated_otherwise_is_taken_over_whole(toy_run: Command, tmp_path: Path) -> None:
+    cgc = ["--method", "cgc_lora", "--json"]
+    tuned = toy_run(*cgc, "--set", "eval.split=dev", "--out", tmp_path / "runs" / "tuning").json
+    done = toy_run(*cgc)
+    source, run = Path(tuned["directory"]), Path(done.json["directory"])
+    assert f"taken from {source.name}" in done.err
+    assert done.json["record"]["training"] == tuned["record"]["training"]
+    assert done.json["record"]["provenance"]["settings"]["trained_by"] == source.name
+    for name in ("adapter/adapter.safetensors", "train.jsonl", "artefacts/gates.json"):
+        assert (run / name).read_bytes() == (source / name).read_bytes()
+    texts = {p.name: p.read_text() for p in (run / "predictions").iterdir()}
+
+    (run / "record.json").unlink()
+    again = toy_run(*cgc)
+    assert again.json["record"]["training"] == tuned["record"]["training"]
+
+    (tmp_path / "runs").rename(tmp_path / "before")
+    alone = toy_run(*cgc)
+    assert "taken from" not in alone.err
+    own = Path(alone.json["directory"])
+    assert (own / "adapter" / "adapter.safetensors").read_bytes() == (
+        tmp_path / "before" / run.name / "adapter" / "adapter.safetensors"
+    ).read_bytes()
+    assert {p.name: p.read_text() for p in (own / "predictions").iterdir()} == texts
+
+
+def test_another_training_is_not_taken_over(toy_run: Command, harness: Command, tmp_path: Path) -> None:
+    first = toy_run("--method", "lora_all", "--json").json
+    for other in (["--set", "train.lr=2e-3"], ["--seed", "1"], ["--set", "eval.max_new_tokens=5"]):
+        assert "taken from" not in toy_run("--method", "lora_all", *other).err
+    weights = Path(first["directory"]) / "adapter" / "adapter.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    done = toy_run("--method", "lora_all", "--set", "eval.per_task=3")
+    assert done.status == 0
+    assert "taken from" not in done.err
