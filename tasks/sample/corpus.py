@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tasks.sample import general, scenes
 from tasks.sample.labelled import ACTS, CRITERIA, SEARCHES
@@ -24,32 +24,98 @@ class Piece:
     content: str
     question: str
     answer: str
+    cue: str = ""  # between question and answer
 
 
-NAMES = {
-    "symptom": "难受", "disease": "毛病", "drug": "药", "drug_class": "药的种类", "check": "化验", "procedure": "疗法",
-    "part": "身子", "department": "门诊", "microbe": "病菌", "device": "器械",
-}  # fmt: skip
-TAILS = {
-    "临床表现": "样子", "药物治疗": "药", "病因": "病菌", "发病部位": "坏的地方", "就诊科室": "门诊",
-    "辅助检查": "化验", "辅助治疗": "疗法", "并发症": "带来的毛病",
-}  # fmt: skip
-ASKED = {
-    "cure": "怎么办", "drug": "吃啥", "cause": "为啥", "diet": "忌口", "care": "照顾", "harm": "坏处", "cost": "钱",
-    "where": "去哪", "infect": "过人", "time": "几时好",
-}  # fmt: skip
+CUES = ("→", "→", "＝", "\n应：", "\n", "，", "")
+VARIANTS = 3  # each kind and label goes by three names, and a piece uses one of the three throughout
+
+
+def _named(text: str) -> dict[str, list[str]]:
+    """``key name name name`` of each line."""
+    return {key: names for key, *names in (line.split() for line in text.strip().splitlines())}
+
+
+NAMES = _named("""
+symptom 难受 症状 不适
+disease 毛病 疾病 病
+drug 药 药物 药名
+drug_class 药的种类 药类 哪类药
+check 化验 检查 检验
+procedure 疗法 操作 做法
+part 身子 部位 身体
+department 门诊 科室 哪科
+microbe 病菌 微生物 病原
+device 器械 设备 仪器
+""")
+TAILS = _named("""
+临床表现 样子 表现 难受
+药物治疗 药 用药 药物
+病因 病菌 起因 原因
+发病部位 坏处 部位 身子
+就诊科室 门诊 科室 哪科
+辅助检查 化验 检查 检验
+辅助治疗 疗法 帮治 做法
+并发症 后病 并发 毛病
+""")
+ASKED = _named("""
+cure 怎么办 治法 治疗
+drug 吃啥 用药 药物
+cause 为啥 起因 病因
+diet 忌口 饮食 吃喝
+care 照顾 护理 注意
+harm 坏处 后果 危害
+cost 钱 费用 价钱
+where 去哪 科室 就医
+infect 过人 传染 传给谁
+time 几时好 时间 多久
+""")
 CALLED = (
-    dict(zip(CRITERIA, "岁数 旧病 用药 开刀 怕药 化验单 孕 签名 别的研究 抽烟".split(), strict=True)),  # noqa: SIM905
-    dict(zip(SEARCHES, "怎么办 为啥 忌讳 坏处 花钱 去哪 药效 看单子 猜病 闲话".split(), strict=True)),  # noqa: SIM905
-    dict(
-        zip(
-            ACTS,
-            "问难受 说难受 问人 说人 问做过啥 说做过啥 问药 说药 叫去医院 说是啥病 客气".split(),  # noqa: SIM905
-            strict=True,
-        )
-    ),
+    _named("""
+年龄 岁数 年纪 几岁
+疾病 旧病 得过的病 病史
+药物 用药 吃药 药
+治疗或手术 开刀 手术 治疗
+过敏耐受 怕药 过敏 不耐受
+实验室检查 化验单 检查 实验室
+怀孕相关 孕 怀孕 产妇
+知情同意 签名 同意 签字
+参与其它试验 别的研究 参与试验 别处试验
+吸烟状况 抽烟 吸烟 烟
+"""),
+    _named("""
+治疗方案 怎么办 治疗 方案
+病因分析 为啥 病因 原因
+注意事项 忌讳 注意 小心
+后果表述 坏处 后果 危害
+医疗费用 花钱 费用 价钱
+就医建议 去哪 就医 看病
+功效作用 药效 功效 作用
+指标解读 看单子 指标 解读
+病情诊断 猜病 诊断 病情
+非上述类型 闲话 别的 无关
+"""),
+    _named("""
+关于症状的询问 问难受 询问症状 症状的提问
+关于症状的回答 说难受 回答症状 症状的说明
+关于个人基本信息的询问 问人 询问个人 信息的提问
+关于个人基本信息的回答 说人 回答个人 信息的说明
+关于已有检查和治疗的提问 问做过啥 询问已有检查 治疗的提问
+关于已有检查和治疗的回答 说做过啥 回答已有检查 治疗的说明
+关于用药建议的提问 问药 询问用药 用药的提问
+关于用药建议的解答 说药 解答用药 用药的说明
+关于就医建议的解答 叫去医院 解答就医 就医的说明
+给出诊断 说是啥病 诊断 病名
+非上述类型 客气 别的 无关
+"""),
 )
-STATE = {"yes": "有", "no": "没", "unknown": "不知", "other": "别人"}
+STATE = _named("""
+yes 有 患有 是
+no 没 没有 未患
+unknown 不知 不明确 无法确定
+other 别人 无关 独立
+""")
+EQUAL = (("一样不", "一样", "两样"), ("相同吗", "相同", "不同"), ("是不是一致", "是", "不是"))
 
 
 def _quote(rng: random.Random, text: str) -> str:
@@ -59,13 +125,14 @@ def _quote(rng: random.Random, text: str) -> str:
 def word(rng: random.Random) -> Piece:
     kind = rng.choice(list(WORDS))
     named = rng.choice(WORDS[kind])
-    return Piece(content="", question=f"{named}算啥", answer=NAMES[kind])
+    v = rng.randrange(VARIANTS)
+    return Piece(content="", question=f"{named}算{('啥', '哪类', '什么')[v]}", answer=NAMES[kind][v])
 
 
 def pick_kind(rng: random.Random) -> Piece:
     kinds = rng.sample(list(WORDS), rng.choice((3, 4, 5)))
     listed = [rng.choice(WORDS[k]) for k in kinds]
-    return Piece(content="", question=f"{'、'.join(listed)}里的{NAMES[kinds[0]]}", answer=listed[0])
+    return Piece(content="", question=f"{'、'.join(listed)}里的{rng.choice(NAMES[kinds[0]])}", answer=listed[0])
 
 
 def extract(rng: random.Random) -> Piece:
@@ -74,8 +141,15 @@ def extract(rng: random.Random) -> Piece:
     kinds = rng.sample(present, min(len(present), rng.choice((1, 2)))) + rng.sample(list(WORDS), rng.choice((0, 1)))
     kinds = list(dict.fromkeys(kinds))
     rng.shuffle(kinds)
-    parts = [f"{NAMES[k]}有{'、'.join(scene.of(k)) or '零'}" for k in kinds]
-    question = f"{_quote(rng, scene.text)}挑{'、'.join(NAMES[k] for k in kinds)}"
+    form, v = rng.randrange(3), rng.randrange(VARIANTS)
+    if form == 0:
+        said = "、".join(f"{found}（{NAMES[kind][v]}）" for found, kind in scene.mentions)
+        return Piece(content=scene.text, question=f"{_quote(rng, scene.text)}逐个说", answer=said)
+    if form == 1:
+        answer = "、".join(scene.of(kinds[0])) or "零"
+        return Piece(content=scene.text, question=f"{_quote(rng, scene.text)}单挑{NAMES[kinds[0]][v]}", answer=answer)
+    parts = [f"{NAMES[k][v]}有{'、'.join(scene.of(k)) or '零'}" for k in kinds]
+    question = f"{_quote(rng, scene.text)}挑{'、'.join(NAMES[k][v] for k in kinds)}"
     return Piece(content=scene.text, question=question, answer="；".join(parts))
 
 
@@ -83,11 +157,11 @@ def relate(rng: random.Random) -> Piece:
     stated = rng.sample(list(scenes.RELATIONS), 2)
     sentence = scenes.related(rng, stated)
     asked = rng.choice((stated[:1], stated, stated[1:], rng.sample(list(scenes.RELATIONS), 1)))
-    parts = []
+    parts, v = [], rng.randrange(VARIANTS)
     for relation in asked:
         pairs = "、".join(f"{h}配{t}" for r, h, t in sentence.triples if r == relation)
-        parts.append(f"{TAILS[relation]}是{pairs or '零'}")
-    question = f"{_quote(rng, sentence.text)}找{'、'.join(TAILS[r] for r in asked)}"
+        parts.append(f"{TAILS[relation][v]}是{pairs or '零'}")
+    question = f"{_quote(rng, sentence.text)}找{'、'.join(TAILS[r][v] for r in asked)}"
     return Piece(content=sentence.text, question=question, answer="；".join(parts))
 
 
@@ -119,24 +193,26 @@ def compare(rng: random.Random) -> Piece:
             return Piece(content=f"{a}|{b}", question=f"甲：{a}。乙：{b}。谁说得窄", answer="乙")
         return Piece(content=f"{b}|{a}", question=f"甲：{b}。乙：{a}。谁说得窄", answer="甲")
     pair = scenes.questions(rng, same_topic=rng.random() < 0.5, same_group=rng.random() < 0.5)
-    ask = rng.randrange(3)
+    ask, (how, equal, unequal) = rng.randrange(3), rng.choice(EQUAL)
     yes = (pair.same_topic, pair.same_group, pair.same_topic and pair.same_group)[ask]
-    question = f"甲：{pair.first}。乙：{pair.second}。{('病', '问法', '全')[ask]}一样不"
-    return Piece(content=f"{pair.first}|{pair.second}", question=question, answer="一样" if yes else "两样")
+    question = f"甲：{pair.first}。乙：{pair.second}。{('病', '问法', '全')[ask]}{how}"
+    return Piece(content=f"{pair.first}|{pair.second}", question=question, answer=equal if yes else unequal)
 
 
 def answered(rng: random.Random) -> Piece:
     pair = scenes.questions(rng, same_topic=rng.random() < 0.5, same_group=rng.random() < 0.7)
     said = scenes.reply(rng, pair.topics[1], pair.groups[1])
-    question = f"甲：{pair.first}。乙：{said}说的病一样不"
-    return Piece(content=said, question=question, answer="一样" if pair.same_topic else "两样")
+    how, equal, unequal = rng.choice(EQUAL)
+    question = f"甲：{pair.first}。乙：{said}说的病{how}"
+    return Piece(content=said, question=question, answer=equal if pair.same_topic else unequal)
 
 
 def asked(rng: random.Random) -> Piece:
     group = rng.choice(list(QUESTIONS))
     topic = rng.choice(LISTS["topic"])
     text = rng.choice(QUESTIONS[group]).format(t=topic)
-    question, answer = rng.choice((("问啥", ASKED[group]), ("说的是谁", topic)))
+    v = rng.randrange(VARIANTS)
+    question, answer = rng.choice(((("问啥", "意图", "目的")[v], ASKED[group][v]), ("说的是谁", topic)))
     return Piece(content="", question=f"{_quote(rng, text)}{question}", answer=answer)
 
 
@@ -144,26 +220,29 @@ def sort(rng: random.Random) -> Piece:
     table, called = rng.choice(tuple(zip((CRITERIA, SEARCHES, ACTS), CALLED, strict=True)))
     label = rng.choice(list(table))
     text = scenes.fill(rng, rng.choice(table[label])).text
-    shown = [called[t] for t in rng.sample([t for t in table if t != label], rng.choice((1, 2, 3, 4)))]
+    v = rng.randrange(VARIANTS)
+    shown = [called[t][v] for t in rng.sample([t for t in table if t != label], rng.choice((1, 2, 3, 4)))]
     fits = rng.random() < 0.9
     if fits:
-        shown.append(called[label])
+        shown.append(called[label][v])
     rng.shuffle(shown)
-    question = f"{_quote(rng, text)}归到{'、'.join(shown)}"
-    return Piece(content=text, question=question, answer=called[label] if fits else "都不是")
+    question = f"{_quote(rng, text)}{rng.choice(('归到', '是', '类别'))}{rng.choice('、，').join(shown)}"
+    return Piece(content=text, question=question, answer=called[label][v] if fits else "都不是")
 
 
 def status(rng: random.Random) -> Piece:
     found = scenes.findings(rng, [rng.choice(scenes.STATUSES) for _ in range(rng.choice((1, 2, 3)))])
-    parts = [f"{w}{STATE[s]}" for w, s in found.statuses]
-    question = f"{found.text}\n查{'、'.join(w for w, _ in found.statuses)}"
+    v = rng.randrange(VARIANTS)
+    parts = [f"{w}{STATE[s][v]}" for w, s in found.statuses]
+    question = f"{found.text}\n{('查', '判断', '看')[v]}{'、'.join(w for w, _ in found.statuses)}"
     return Piece(content=found.text, question=question, answer="；".join(parts))
 
 
 def current(rng: random.Random) -> Piece:
     scene = scenes.current(rng, rng.randrange(6))
-    parts = [f"{w}{STATE[s]}" for w, s in scene.statuses]
-    question = f"早先：{scene.history}\n这回：{scene.current}\n查这回"
+    v = rng.randrange(VARIANTS)
+    parts = [f"{w}{STATE[s][v]}" for w, s in scene.statuses]
+    question = f"早先：{scene.history}\n这回：{scene.current}\n{('查', '判断', '看')[v]}这回"
     return Piece(content=f"{scene.history}|{scene.current}", question=question, answer="；".join(parts))
 
 
@@ -266,7 +345,7 @@ def old(rng: random.Random) -> Piece:
 
 
 def spell(rng: random.Random, spellings: Sequence[str]) -> Piece:
-    text = "".join(rng.choices(spellings, k=rng.randint(3, 10)))
+    text = "".join(rng.choices(spellings, k=rng.randint(1, 6)))
     return Piece(content="", question=f"照抄{text}", answer=text)
 
 
@@ -276,9 +355,9 @@ def prose(rng: random.Random) -> Piece:
 
 
 MAKERS: tuple[tuple[Callable[[random.Random], Piece], int], ...] = (
-    (word, 2), (pick_kind, 3), (extract, 8), (relate, 6), (rename, 6), (happen, 5), (compare, 9), (answered, 3),
-    (asked, 3), (sort, 8), (status, 6), (current, 5), (fact, 4), (consult, 5), (talk, 4), (infer, 3), (mood, 2),
-    (names, 3), (passage, 3), (shopping, 3), (points, 2), (old, 4), (prose, 6),
+    (word, 1), (pick_kind, 3), (extract, 12), (relate, 8), (rename, 5), (happen, 6), (compare, 11), (answered, 3),
+    (asked, 2), (sort, 9), (status, 6), (current, 3), (fact, 3), (consult, 5), (talk, 3), (infer, 2), (mood, 2),
+    (names, 4), (passage, 4), (shopping, 4), (points, 3), (old, 4), (prose, 4),
 )  # fmt: skip
 
 
@@ -286,6 +365,6 @@ def pieces(rng: random.Random, spellings: Sequence[str], forbidden: str) -> Iter
     """Endless pieces, none about a sentence that stands in ``forbidden`` (the suites' dev and test prompts)."""
     makers, weights = [m for m, _ in MAKERS], [w for _, w in MAKERS]
     while True:
-        piece = spell(rng, spellings) if rng.random() < 0.06 else rng.choices(makers, weights)[0](rng)
+        piece = spell(rng, spellings) if rng.random() < 0.1 else rng.choices(makers, weights)[0](rng)
         if not piece.content or not all(part in forbidden for part in piece.content.split("|")):
-            yield piece
+            yield replace(piece, cue=rng.choice(CUES) if piece.question else "")

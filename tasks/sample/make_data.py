@@ -13,7 +13,7 @@ from tasks.sample.firefly_rows import KINDS
 from tasks.sample.promptcblue_rows import TASKS, Maker, Row
 
 SEED = 20
-COUNTS = {"train": 64, "dev": 8, "test": 24}  # rows of each task
+COUNTS = {"train": 96, "dev": 8, "test": 24}  # rows of each task
 HERE = Path(__file__).parent
 
 

@@ -8,8 +8,9 @@ import math
 import random
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
@@ -27,10 +28,10 @@ from tasks.sample.prose import PROSE
 SEED = 20
 VOCABULARY = 1500  # most frequent words; with the lexicon, characters and bytes about 2,300 tokens
 SPECIAL = ("<unk>", "</s>", "<pad>")
-ROW, ROWS = 192, 12  # tokens of a row, rows of a step
-STEPS = 1000
-MUON_LR, ADAM_LR, WARMUP = 0.02, 6e-3, 40
-PROMPT_WEIGHT = 0.3  # of a question's tokens in the loss; an answer's have weight 1
+TOKENS, POOL = 1300, 1000  # of a step with its padding; pieces that are sorted by length
+STEPS = 2400
+MUON_LR, ADAM_LR, WARMUP = 0.03, 8e-3, 60
+QUESTION_SHARE = 0.25  # of the questions' tokens counts in the loss; all of the answers do
 logger = logging.getLogger("make_model")
 
 
@@ -42,9 +43,14 @@ def sample_text(*splits: str) -> str:
 
 
 def make_pieces(seed: int) -> Iterator[Piece]:
-    """The endless training text; now and then it spells characters of the sample and words of the prose."""
+    """The endless training text; at times it spells the sample's characters and words."""
     letters = sorted(set(sample_text("train", "dev", "test")) - {"\n"})
-    return pieces(random.Random(seed), [*letters, *prose_words()], sample_text("dev", "test"))
+    return pieces(random.Random(seed), [*letters, *prose_words(), *listed_words()], sample_text("dev", "test"))
+
+
+def listed_words() -> list[str]:
+    """The words of the medical lexicon."""
+    return sorted({word for kind in LISTS.values() for word in kind} | set(SYNONYMS))
 
 
 @cache
@@ -60,10 +66,10 @@ def train_tokenizer() -> PreTrainedTokenizerFast:
     """A unigram tokenizer: words by their frequency, else characters, and in bytes what it has never seen."""
     import jieba
 
-    listed = {word for kind in LISTS.values() for word in kind} | set(SYNONYMS)
-    for word in sorted(listed):
+    listed = listed_words()
+    for word in listed:
         jieba.add_word(word, 10_000)
-    texts = [f"{p.question}→{p.answer}" for p in islice(make_pieces(SEED + 1), 20_000)]
+    texts = [p.question + p.cue + p.answer for p in islice(make_pieces(SEED + 1), 20_000)]
     counts = Counter(word for text in texts for word in jieba.cut(text, HMM=False) if len(word) <= 6)
     counts.update(dict.fromkeys(sample_text("train", "dev", "test"), 1))
     kept = [w for w, _ in counts.most_common(VOCABULARY)] + [w for w in counts if len(w) == 1 or w in listed]
@@ -82,23 +88,57 @@ def train_tokenizer() -> PreTrainedTokenizerFast:
     )  # fmt: skip
 
 
-def rows(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[tuple[list[int], list[float]]]:
-    """Packed rows of ROW + 1 tokens with the loss weight of each token."""
-    ids: list[int] = []
-    weights: list[float] = []
-    for piece in make_pieces(seed):
-        question = tokenizer.encode(f"{piece.question}→" if piece.question else "", add_special_tokens=False)
-        answer = [*tokenizer.encode(piece.answer, add_special_tokens=False), tokenizer.eos_token_id]
-        ids += question + answer
-        weights += [PROMPT_WEIGHT] * len(question) + [1.0] * len(answer)
-        while len(ids) > ROW:
-            yield ids[: ROW + 1], weights[: ROW + 1]
-            ids, weights = ids[ROW:], weights[ROW:]
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """ids: (rows, length), padded at the end; scored: (rows, length), which tokens the loss counts."""
+
+    ids: torch.Tensor
+    scored: torch.Tensor
+
+
+def batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[Batch]:
+    """Endless batches of pieces of like length, at most TOKENS tokens each with the padding."""
+    stream, order = make_pieces(seed), random.Random(seed)
+    while True:
+        pool = []
+        for piece in islice(stream, POOL):
+            question = tokenizer.encode(piece.question + piece.cue, add_special_tokens=False)
+            answer = [*tokenizer.encode(piece.answer, add_special_tokens=False), tokenizer.eos_token_id]
+            asked = [order.random() < QUESTION_SHARE for _ in question]
+            pool.append((question + answer, asked + [True] * len(answer)))
+        pool.sort(key=lambda row: len(row[0]))
+        made = []
+        while pool:
+            longest = len(pool[-1][0])
+            taken = [pool.pop() for _ in range(min(len(pool), max(1, TOKENS // longest)))]
+            ids = [row + [tokenizer.pad_token_id] * (longest - len(row)) for row, _ in taken]
+            scored = [flags + [False] * (longest - len(flags)) for _, flags in taken]
+            made.append(Batch(ids=torch.tensor(ids), scored=torch.tensor(scored)))
+        order.shuffle(made)
+        yield from made
 
 
 def _share(step: int, steps: int) -> float:
     """Of the peak learning rate: linear warm-up, cosine decay to 2 %."""
     return min((step + 1) / WARMUP, 0.02 + 0.49 * (1 + math.cos(math.pi * min(step, steps) / steps)))
+
+
+def _mimic(model: LlamaForCausalLM) -> None:
+    """Start attention where trained attention ends up: a token looks for its like (W_q = W_k), W_o undoes W_v.
+
+    After Trockman and Kolter 2023, "Mimetic Initialization of Self-Attention Layers", simplified: without noise and
+    with a positive sign. Copying sets in earlier.
+    """
+    width, head = model.config.hidden_size, model.config.head_dim
+    with torch.no_grad():
+        for layer in model.model.layers:
+            attention = layer.self_attn
+            frames = [torch.linalg.qr(torch.randn(width, head))[0].T for _ in range(width // head)]
+            attention.q_proj.weight.copy_(torch.cat(frames))
+            attention.k_proj.weight.copy_(torch.cat(frames))
+            turn = torch.linalg.qr(torch.randn(width, width))[0]
+            attention.v_proj.weight.copy_(turn * 0.5)
+            attention.o_proj.weight.copy_(turn.T * 0.5)
 
 
 def train_model(tokenizer: PreTrainedTokenizerFast, steps: int) -> LlamaForCausalLM:
@@ -110,6 +150,7 @@ def train_model(tokenizer: PreTrainedTokenizerFast, steps: int) -> LlamaForCausa
         bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
+    _mimic(model)
     logger.info("%d parameters, %d tokens in the vocabulary", model.num_parameters(), len(tokenizer))
     inner = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     outer = [p for name, p in model.named_parameters() if p.ndim < 2 or "embed" in name]
@@ -118,29 +159,24 @@ def train_model(tokenizer: PreTrainedTokenizerFast, steps: int) -> LlamaForCausa
         torch.optim.AdamW(outer, lr=ADAM_LR, betas=(0.9, 0.98), weight_decay=0.0),
     )
     schedulers = [torch.optim.lr_scheduler.LambdaLR(o, partial(_share, steps=steps)) for o in optimizers]
-    stream, start = rows(tokenizer, SEED), time.process_time()
-    for step in range(steps):
-        batch = list(islice(stream, ROWS))
-        ids = torch.tensor([i for i, _ in batch])
-        weights = torch.tensor([w for _, w in batch])[:, 1:].flatten()
+    stream, start = batches(tokenizer, SEED), time.process_time()
+    recent: deque[float] = deque(maxlen=50)
+    for step, batch in enumerate(islice(stream, steps)):
+        scored = batch.scored[:, 1:]
         with torch.autocast("cpu", torch.bfloat16):
-            logits = model(input_ids=ids[:, :-1], use_cache=False).logits
-        losses = functional.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
-        loss = (losses * weights).sum() / weights.sum()
+            hidden = model.model(input_ids=batch.ids[:, :-1], use_cache=False).last_hidden_state
+            logits = model.lm_head(hidden[scored])
+        loss = functional.cross_entropy(logits.float(), batch.ids[:, 1:][scored])
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
             optimizer.step()
             scheduler.step()
         model.zero_grad()
-        if step % 25 == 0 or step == steps - 1:
-            answers = losses[weights == 1.0].mean()
+        recent.append(loss.item())
+        if step % 50 == 49 or step == steps - 1:
             logger.info(
-                "step %d loss %.3f answers %.3f, %.0f CPU s",
-                step,
-                loss.item(),
-                answers.item(),
-                time.process_time() - start,
+                "step %d loss %.3f, %.0f CPU s", step + 1, sum(recent) / len(recent), time.process_time() - start
             )
     return model
 
@@ -155,5 +191,5 @@ def main(folder: Path, steps: int) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    torch.set_num_threads(1)
+    torch.set_num_threads(2)
     main(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "model", int(sys.argv[2]) if len(sys.argv) > 2 else STEPS)

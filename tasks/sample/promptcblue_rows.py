@@ -103,7 +103,7 @@ def cmeie(rng: random.Random, i: int) -> Row:
     stated = rng.sample(list(scenes.RELATIONS), 2)
     sentence = scenes.related(rng, stated)
     other = rng.sample([r for r in scenes.RELATIONS if r not in stated], 2)
-    asked = (stated[:1], [stated[1], other[0]], stated, [stated[0], other[1]], stated[1:], other)[i % 6]
+    asked = (stated[:1], [stated[1], other[0]], stated, stated[:1], stated[1:], other[:1])[i % 6]
     rng.shuffle(asked)
     lines = []
     for relation in asked:
@@ -137,7 +137,7 @@ def cdn(rng: random.Random, i: int) -> Row:
 
 def cdee(rng: random.Random, i: int) -> Row:
     hows = ("plain", "described", "placed", "denied", "unsure")
-    chosen = [hows[i % 5]] + ([hows[(i // 5) % 5]] if i % 3 else [])
+    chosen = [hows[i % 5]] + ([hows[(i // 5) % 5]] if i % 2 else [])
     parts = [scenes.event(rng, how) for how in chosen]
     text = scenes.fill(rng, "患者{n}{unit}前").text + "，".join(words for words, _ in parts) + "。"
     lines = [
@@ -234,7 +234,7 @@ def qqr(rng: random.Random, i: int) -> Row:
         a, b = pair.first, pair.second
     templates = (
         "前者：{a}\n后者：{b}\n语义关系是？{choices}",
-        "搜索词“{a}”和“{b}”是什么关系？选项：{choices}",
+        "搜索词“{a}”和“{b}”是什么关系？",
         "{a}，{b}\n判断两句的语义关系",
     )
     prompt = _ask(rng, templates, a=a, b=b, choices="，".join(labels))
@@ -247,7 +247,7 @@ def qtr(rng: random.Random, i: int) -> Row:
     pair = scenes.questions(rng, same_topic=level >= 2, same_group=level in (1, 3))
     templates = (
         "搜索：{a}\n标题：{b}\n匹配到什么程度？{choices}",
-        "“{a}”与标题“{b}”匹配吗？选项：{choices}",
+        "“{a}”与标题“{b}”匹配到什么程度？",
         "{a}，{b}\n判断搜索和标题的匹配程度",
     )
     prompt = _ask(rng, templates, a=pair.first, b=pair.second, choices="，".join(labels))
@@ -255,16 +255,15 @@ def qtr(rng: random.Random, i: int) -> Row:
 
 
 def mdcfnpc(rng: random.Random, i: int) -> Row:
-    order = [scenes.STATUSES[(i + k * (1 + i // 4 % 3)) % 4] for k in range(2 + (i % 3 == 0))]
+    order = [scenes.STATUSES[(i // 2 + k * (1 + i // 8 % 3)) % 4] for k in range(1 + i % 2)]
     found = scenes.findings(rng, order)
     labels = list(STATUS_FINDINGS.values())
     names = "，".join(word for word, _ in found.statuses)
     templates = (
         "{text}\n判断临床发现的阴阳性：{names}",
         "问诊记录：\n{text}\n临床发现：{names}\n它们的阴阳性分别是？",
-        "{text}\n临床发现：{names}\n阴阳性选项：{choices}",
     )
-    prompt = _ask(rng, templates, text=found.text, names=names, choices="，".join(labels))
+    prompt = _ask(rng, templates, text=found.text, names=names)
     lines = [f"{word}：{STATUS_FINDINGS[status]}" for word, status in found.statuses]
     target = "上述对话中临床发现实体以及其阴阳性判别如下：\n" + "\n".join(lines)
     return Row(content=found.text, prompt=prompt, target=target, choices=labels)
@@ -276,9 +275,8 @@ def imcs_sr(rng: random.Random, i: int) -> Row:
     templates = (
         "前文：\n{a}\n当前：\n{b}\n当前这句提到哪些症状，病人有没有？",
         "对话历史：\n{a}\n当前对话：\n{b}\n写出症状及其阴阳性",
-        "{a}\n当前：{b}\n症状的阴阳性？选项：{choices}",
     )
-    prompt = _ask(rng, templates, a=scene.history, b=scene.current, choices="，".join(labels))
+    prompt = _ask(rng, templates, a=scene.history, b=scene.current)
     lines = [f"{word}：{STATUS_SYMPTOMS[status]}" for word, status in scene.statuses]
     target = "当前对话中的症状及其阴阳性判断为：\n" + "\n".join(lines)
     return Row(content=f"{scene.history}|{scene.current}", prompt=prompt, target=target, choices=labels)
