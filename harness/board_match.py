@@ -9,6 +9,7 @@ from harness.board_plan import Entry, Part, entries, request
 from harness.board_spec import BoardSpec
 from harness.clusters import KIND, clusters_of
 from harness.errors import HarnessError
+from harness.folders import fingerprints
 from harness.method import Trait
 from harness.registry import method_class
 from harness.resolve import by_section, changed, choose_method, data_only, parse_budget, section_config, with_preset
@@ -30,6 +31,8 @@ class Matcher:
         config, method = entry.config, spec.method
         if (config.method, config.ablation, config.preset) != (method.name, method.ablation, method.preset):
             return False
+        if spec.parent is not None:  # a file's runs begin by themselves
+            return False
         if not _clustered(request(self.board, config, spec.seed).options.get("clusters"), spec):
             return False
         try:
@@ -46,10 +49,11 @@ class Matcher:
         budget = asked.options.get("budget")
         method = choose_method(cls, tables["method"], entry.config.ablation, budget, sizes)
         train = section_config(TrainConfig, "train", tables["train"])
+        fields = changed(method, type(method)())
         split = {"split": spec.eval.split}  # dev stands in where the data withhold the targets of test
         return spec.model_copy(
             update={
-                "method": spec.method.model_copy(update={"fields": changed(method, type(method)())}),
+                "method": spec.method.model_copy(update={"fields": fields, "files": fingerprints(method)}),
                 "train": train if Trait.TRAINS in method.traits else data_only(train),
                 "eval": section_config(EvalConfig, "eval", {**tables["eval"], **split}),
                 "prompt": self.board.prompt,

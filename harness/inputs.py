@@ -9,6 +9,8 @@ from typing import Any
 
 from harness.clusters import read_clusters
 from harness.errors import StoreError
+from harness.folders import absolute_keys
+from harness.registry import method_class
 from harness.resolve import Request, merge, parse_assignments, read_config
 from harness.spec import ClusterSpec
 from harness.store import RunDirectory
@@ -29,7 +31,8 @@ def to_json(request: Request) -> dict[str, Any]:
     clusters = read_clusters(options.get("clusters"))
     if isinstance(clusters, ClusterSpec):  # what the file says now, whatever becomes of it
         options["clusters"] = clusters.model_dump(mode="json")
-    return {"options": options, "keys": dict(request.keys)}
+    keys = absolute_keys(method_class(options["method"]), request.keys) if options.get("method") else request.keys
+    return {"options": options, "keys": dict(keys)}
 
 
 def of_run(run: RunDirectory, data: str | None = None, model: str | None = None) -> Request:

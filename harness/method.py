@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from harness.errors import BudgetError, UsageError
@@ -214,6 +215,9 @@ class Method(ABC):
     ablations: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # name -> fields that differ
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # "paper" -> keys (method.x, train.y) of the paper
     inference_fields: ClassVar[frozenset[str]] = frozenset()  # they change answers and never training
+    # Fields of folders ("DIR" or "name=DIR"), with the files of each that decide the result: their hashes, not the
+    # paths, are part of a run.
+    folders: ClassVar[Mapping[str, Sequence[str]]] = {}
     continues: ClassVar[bool] = False  # a run may go on from a finished one (Trainer.start)
     summary: ClassVar[str] = ""  # one line for `harness list`
 
@@ -262,6 +266,12 @@ class Method(ABC):
         if used > budget.rank:
             raise BudgetError(f"{type(self).__name__} needs {budget.kind} rank {used}; the budget is {budget}")
         return self
+
+
+def named_folder(entry: str) -> tuple[str | None, Path]:
+    """``name=DIR`` of a field of ``Method.folders`` as its two parts; name None for a DIR alone."""
+    name, sign, folder = entry.partition("=")
+    return (name.strip(), Path(folder.strip())) if sign and "/" not in name else (None, Path(entry.strip()))
 
 
 def iter_linear(model: Model) -> Iterator[tuple[str, nn.Linear]]:

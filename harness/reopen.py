@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from harness.clusters import clusters_of
 from harness.data import Rows
@@ -106,14 +105,10 @@ def _check_same(run: RunDirectory, then: RunSpec, resolved: Resolved) -> None:
             f"{resolved.model} is not the model that {run.name} was made with ({then.model and then.model.label}; its "
             "files have another hash): give the right --model"
         )
-    if (then.method.version, _fields(then)) != (now.method.version, _fields(now)):
+    if then.method.files != now.method.files:
+        raise StoreError(f"{run.name} was made with folders of another content ({', '.join(then.method.files)})")
+    if (then.method.version, then.method.deciding()) != (now.method.version, now.method.deciding()):
         raise StoreError(
             f"{run.name} was made with version {then.method.version} of {then.method.name}, and installed is version "
             f"{now.method.version}: make the run again, or install the version of harness that its record names"
         )
-
-
-def _fields(spec: RunSpec) -> dict[str, Any]:
-    """As JSON has them, where tuples are lists."""
-    fields: dict[str, Any] = spec.method.model_dump(mode="json")["fields"]
-    return fields

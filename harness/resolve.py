@@ -16,6 +16,7 @@ from harness.clusters import group_tasks, within
 from harness.data import Rows, group, without_targets
 from harness.errors import DataError, UsageError, unknown
 from harness.fingerprint import file_sha256
+from harness.folders import absolute, fingerprints
 from harness.method import Budget, Method, Trait
 from harness.model import identify
 from harness.parent import going_on
@@ -133,7 +134,7 @@ def resolve(request: Request) -> Resolved:
     tasks = list(rows.by_task)
     clusters = group_tasks(options["clusters"], suite, tasks)
     sizes = [len(tasks)] if clusters is None else [len(of) for of in clusters.groups.values()]
-    method = choose_method(cls, sections["method"], options["ablation"], budget, sizes)
+    method = absolute(choose_method(cls, sections["method"], options["ablation"], budget, sizes))
     if clusters is not None and Trait.TRAINS not in method.traits:
         raise UsageError(f"{options['method']} trains nothing that clusters could have of their own: no --clusters")
     backend = parse_backend(options["backend"])
@@ -198,6 +199,7 @@ def _method_spec(method: Method, options: Mapping[str, Any]) -> MethodSpec:
         preset=options["preset"],
         fields=changed(method, type(method)()),
         resolved=dataclasses.asdict(method),
+        files=fingerprints(method),
     )
 
 

@@ -80,7 +80,10 @@ class EvalConfig(Section):
 
 
 class MethodSpec(Section):
-    """A method. fields: what differs from its defaults; resolved: every field, for readers (not part of the run_id)."""
+    """A method. fields: what differs from its defaults; resolved: every field, for readers (not part of the run_id).
+
+    files: of the fields that name folders the hashes of their content, which count in place of the paths.
+    """
 
     name: str
     version: int
@@ -88,6 +91,13 @@ class MethodSpec(Section):
     preset: str | None = None
     fields: dict[str, Any] = {}
     resolved: dict[str, Any] = {}
+    files: dict[str, tuple[str, ...]] = {}
+
+    def deciding(self) -> dict[str, Any]:
+        """The fields that differ from their defaults, as JSON has them, with hashes in place of paths."""
+        content: dict[str, Any] = self.model_dump(mode="json", include={"fields", "files"})
+        fields: dict[str, Any] = content["fields"]
+        return fields | {name: prints for name, prints in content["files"].items() if name in fields}
 
 
 class SuiteSpec(Section):
@@ -156,7 +166,10 @@ def canonical(spec: RunSpec) -> bytes:
     for section in ("model", "data", "clusters"):
         if content.get(section):
             content[section].pop("label", None)
-    content["method"].pop("resolved", None)
+    for name in ("resolved", "files"):
+        content["method"].pop(name, None)
+    if spec.method.files:
+        content["method"]["fields"] = spec.method.deciding()
     return json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
 
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from harness.errors import HarnessError, unknown
+from harness.errors import HarnessError, ModelError, unknown
 from harness.method import Experts, LoRAFactors
 from methods._bank import AdaptedLinear, TaskLinear
+from methods._peft import PeftLoRA
 from methods._route import Route, State
 
 
@@ -95,6 +96,15 @@ class LoRAAdapter:
                 layer.mixing = mixing
 
     # Tensors
+
+    def put(self, expert: int, lora: PeftLoRA) -> None:
+        """Give one LoRA of every layer the factors that were read from a folder. Raises ModelError."""
+        try:
+            for name, layer in self.layers.items():
+                if isinstance(layer, TaskLinear):
+                    layer.put(expert, lora.factors.get(name))
+        except ValueError as error:
+            raise ModelError(f"{lora.folder} is of another base model: {error}") from error
 
     def trainable(self) -> Mapping[str, nn.Parameter]:
         return {name: tensor for name, tensor in self._tensors() if isinstance(tensor, nn.Parameter)}

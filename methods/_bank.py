@@ -205,6 +205,24 @@ class TaskLinear(AdaptedLinear):
         found.update({f"B{name}": b for name, b in zip(names, self.b, strict=True)})
         return found
 
+    @torch.no_grad()
+    def put(self, i: int, lora: LoRAFactors | None) -> None:
+        """Give LoRA i the factors of another one of no larger rank, filled up with zeros; None: no update at all.
+
+        Raises ValueError for other shapes.
+        """
+        a, b = self.a[i].zero_(), self.b[i].zero_()
+        if lora is None:
+            return
+        rank = lora.a.shape[0]
+        if rank > self.rank or lora.a.shape[1] != a.shape[1] or lora.b.shape[0] != b.shape[0]:
+            raise ValueError(
+                f"{self.name}: factors a {tuple(lora.a.shape)}, b {tuple(lora.b.shape)} for a LoRA of rank {self.rank} "
+                f"of a weight {tuple(self.weight.shape)}"
+            )
+        a[:rank] = lora.a.to(a)
+        b[:, :rank] = lora.b.to(b) / self.scale
+
     def delta(self, out: Tensor, x: Tensor) -> Tensor:
         if self.mixing and self.mixture is not None:
             a, b = self._stacked(range(len(self.a)), x.dtype)

@@ -17,17 +17,19 @@ class TwoExperts(LoRAMethod):
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
 from torch import Tensor, nn
 
-from harness.errors import BudgetError, UsageError, unknown
+from harness.errors import BudgetError, ModelError, UsageError, unknown
 from harness.method import Budget, Method, Trainer, iter_linear
 from methods._adapter import LoRAAdapter, Parts, require_bare
 from methods._bank import AdaptedLinear, GatedLinear, TaskLinear
 from methods._gates import EmbeddingScores, FreeScores, Gate, TaskEmbedding, TaskGate, UniformScores
+from methods._peft import peft_modules
 from methods._route import Route
 from methods._site import Site, generator, number
 
@@ -51,6 +53,7 @@ __all__ = [
     "generator",
     "number",
     "one_of",
+    "require_sites",
     "rounded",
     "train_alone",
 ]
@@ -77,6 +80,10 @@ class LoRAMethod(Method):
         """The adapted layer that takes one linear layer's place."""
         raise NotImplementedError
 
+    def sites(self, model: nn.Module) -> Mapping[str, nn.Linear]:
+        """The linear layers to adapt, by name. Raises UsageError where ``targets`` names none."""
+        return targeted(model, self.targets)
+
     def adapter(self, parts: Parts) -> LoRAAdapter:
         """The adapter made of all layers."""
         return LoRAAdapter(parts)
@@ -97,7 +104,7 @@ class LoRAMethod(Method):
                     modules=modules,
                 )
             )
-            for name, linear in targeted(model, self.targets).items()
+            for name, linear in self.sites(model).items()
         }
         return self.adapter(
             Parts(model=model, tasks=tuple(tasks), layers=layers, modules=modules, route=route, seed=seed)
@@ -148,6 +155,17 @@ def targeted(model: nn.Module, targets: str) -> dict[str, nn.Linear]:
     if not chosen:
         raise UsageError(f"targets {targets!r} name no layer; use 'all' or names such as 'q_proj,v_proj'")
     return {name: linear for name, linear in layers.items() if name in chosen}
+
+
+def require_sites(folder: Path, layers: Mapping[str, nn.Linear]) -> None:
+    """Raises ModelError where a LoRA read from a folder adapts layers that are not among these."""
+    strangers = [name for name in peft_modules(folder) if name not in layers]
+    if strangers:
+        more = f" and {len(strangers) - 3} more" if len(strangers) > 3 else ""
+        raise ModelError(
+            f"{folder} adapts {', '.join(strangers[:3])}{more}, which this base model does not have or method.targets "
+            "leaves out"
+        )
 
 
 def alone_stage(task: str, share: float = 1.0) -> str:

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.errors import HarnessError, UsageError
 from harness.method import Adapter, Ranks, Trainer, Trait
+from methods._peft import FILES, peft_modules, peft_rank, read_peft
 from methods.base import (
     AdaptedLinear,
     Gate,
     LoRAAdapter,
     LoRAMethod,
+    Parts,
     Site,
     TaskLinear,
     gate_weights,
     number,
     one_of,
+    require_sites,
     train_alone,
 )
 
@@ -34,13 +38,16 @@ REMEMBER = 10  # trials between two checkpoints of a search
 
 
 class HubGate(Gate):
-    """Searched weights of all LoRAs, a row for each task; a task that was not searched uses its own LoRA."""
+    """Searched weights of all LoRAs, a row for each task; a task that was not searched uses its own LoRA.
+
+    n_experts: of LoRAs that were read in and are no task's own; a task that was not searched uses none.
+    """
 
     weights: Tensor
 
-    def __init__(self, n_tasks: int) -> None:
+    def __init__(self, n_tasks: int, n_experts: int | None = None) -> None:
         super().__init__()
-        self.register_buffer("weights", torch.eye(n_tasks))
+        self.register_buffer("weights", torch.eye(n_tasks) if n_experts is None else torch.zeros(n_tasks, n_experts))
 
     def table(self) -> Tensor:
         return self.weights
@@ -55,6 +62,8 @@ class LoRAHub(LoRAMethod):
 
     rank: of each LoRA. merge: of LoRAs by "factor", as in the release, or by "output".
     exclude_target: a task's own LoRA takes no part in its mixture.
+    experts: folders of PEFT LoRAs, any number of them, in place of stage 1 (``rank`` is then theirs, the smaller ones
+        filled up with zeros).
     """
 
     version: ClassVar[int] = 1
@@ -64,6 +73,7 @@ class LoRAHub(LoRAMethod):
         "output": {"merge": "output"},
         "others": {"exclude_target": True},
     }
+    folders: ClassVar[Mapping[str, Sequence[str]]] = {"experts": FILES}
 
     rank: int = 16
     shots: int = 5
@@ -72,42 +82,73 @@ class LoRAHub(LoRAMethod):
     l1: float = 0.05
     merge: str = "factor"
     exclude_target: bool = False
+    experts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         one_of("method.merge", self.merge, ["factor", "output"])
+        if self.experts and self.exclude_target:
+            raise UsageError(
+                "method.exclude_target=true leaves out a task's own LoRA: method.experts are no task's own"
+            )
 
     def ranks(self, n_tasks: int) -> Ranks:
-        stored = n_tasks * self.rank
-        return Ranks(stored=stored, active=stored if self.merge == "output" else self.rank)
+        rank = self.rank_of_all()
+        stored = (len(self.experts) or n_tasks) * rank
+        return Ranks(stored=stored, active=stored if self.merge == "output" else rank)
+
+    def rank_of_all(self) -> int:
+        """Of the LoRAs: as told, or the largest of those that are read in."""
+        return max(map(peft_rank, map(Path, self.experts))) if self.experts else self.rank
+
+    def sites(self, model: nn.Module) -> Mapping[str, nn.Linear]:
+        """Of read LoRAs, the layers that any of them adapts."""
+        layers = super().sites(model)
+        if not self.experts:
+            return layers
+        for folder in map(Path, self.experts):
+            require_sites(folder, layers)
+        used = {name for folder in self.experts for name in peft_modules(Path(folder))}
+        return {name: layer for name, layer in layers.items() if name in used}
 
     def layer(self, site: Site) -> AdaptedLinear:
+        read = [f"expert{i}" for i in range(len(self.experts))]
+        rank = self.rank_of_all()
         return TaskLinear(
             site,
-            experts=site.tasks,
-            rank=self.rank,
-            scale=self.alpha / self.rank,
-            mixture=site.shared("hub", lambda: HubGate(len(site.tasks))),
+            experts=read or site.tasks,
+            rank=rank,
+            scale=1.0 if read else self.alpha / rank,
+            mixture=site.shared("hub", lambda: HubGate(len(site.tasks), len(read) or None)),
             merge=self.merge,
         )
 
+    def adapter(self, parts: Parts) -> LoRAAdapter:
+        made = super().adapter(parts)
+        for i, folder in enumerate(self.experts):
+            made.put(i, read_peft(Path(folder)))
+        return made
+
     def fit(self, adapter: Adapter, trainer: Trainer, tasks: Sequence[str]) -> None:
-        """Train each LoRA alone, search each task's weights, keep weights and trials for reports."""
+        """Train each LoRA alone, unless they are read in; search each task's weights; keep them for reports."""
         hub = cast("LoRAAdapter", adapter)
         if self.exclude_target and len(tasks) < 2:
             raise UsageError("method.exclude_target=true needs at least 2 tasks")
         require_nevergrad()
-        with hub.unmixed():
-            train_alone(hub, trainer, tasks)
+        if self.experts:
+            trainer.artefact("experts", list(self.experts))
+        else:
+            with hub.unmixed():
+                train_alone(hub, trainer, tasks)
         for task in tasks:
             self.search(hub, trainer, task)
         trainer.artefact("gates", gate_weights(hub))
         trainer.artefact("trials", {task: trainer.recall(f"search-{task}") for task in tasks})
 
     def stage_key(self, stage: str, tasks: Sequence[str]) -> str | None:
-        return self.alone_key(stage, self.rank) if stage in tasks else None
+        return self.alone_key(stage, self.rank) if stage in tasks and not self.experts else None
 
     def kept_stages(self, tasks: Sequence[str]) -> Sequence[str]:
-        return tasks
+        return () if self.experts else tasks
 
     def search(self, hub: LoRAAdapter, trainer: Trainer, task: str) -> None:
         """Find one task's weights. Raises: as ``tried``."""
@@ -116,8 +157,8 @@ class LoRAHub(LoRAMethod):
         if not examples:
             return
         mine = hub.tasks.index(task)
-        sources = [i for i in range(len(hub.tasks)) if not (self.exclude_target and i == mine)]
         row = cast("HubGate", hub.modules["hub"]).weights[mine]
+        sources = [i for i in range(len(row)) if not (self.exclude_target and i == mine)]
 
         def loss(weights: Weights) -> float:
             put(row, sources, weights)

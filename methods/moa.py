@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.errors import ModelError, NotFoldable, UsageError, unknown
-from harness.method import Adapter, Method, Ranks, Start, Trainer, Trait
+from harness.method import Adapter, Method, Ranks, Start, Trainer, Trait, named_folder
+from methods._peft import FILES, peft_rank, read_peft
 from methods.base import (
     AdaptedLinear,
     Gate,
@@ -29,6 +31,7 @@ from methods.base import (
     alone_stage,
     generator,
     one_of,
+    require_sites,
     train_alone,
 )
 from methods.lora_single import LoRASingle
@@ -236,6 +239,8 @@ class MoA(LoRAMethod):
     further: with ``--from`` a run of moa or lora_single, the tasks of that run whose LoRAs are trained on. Those of its
         other tasks stay bit for bit; new tasks train theirs, and then the routers learn all domains; where nothing is
         new, nothing is trained.
+    experts: folders of PEFT LoRAs in place of stage 1, as task=DIR for some of the tasks, or DIR for each in their
+        order; smaller ranks are filled up with zeros. Stage 2 trains them as any others (unless ``joint`` is false).
     """
 
     version: ClassVar[int] = 1
@@ -248,6 +253,7 @@ class MoA(LoRAMethod):
         "adapted_router": {"router_input": "adapted"},
     }
     inference_fields: ClassVar[frozenset[str]] = frozenset({"routing"})
+    folders: ClassVar[Mapping[str, Sequence[str]]] = {"experts": FILES}
     continues: ClassVar[bool] = True
 
     rank: int = 16
@@ -259,6 +265,7 @@ class MoA(LoRAMethod):
     soft: bool = False
     routing: str = "last"
     further: tuple[str, ...] = ()
+    experts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         one_of("method.pooling", self.pooling, ["mean", "last"])
@@ -282,11 +289,42 @@ class MoA(LoRAMethod):
         mixture = site.shared(f"{site.block}.mixture", lambda: RouterGate(site.block)) if self.soft else None
         return TaskLinear(site, experts=site.tasks, rank=self.rank, scale=self.alpha / self.rank, mixture=mixture)
 
+    def sites(self, model: nn.Module) -> Mapping[str, nn.Linear]:
+        layers = super().sites(model)
+        for entry in self.experts:
+            folder = named_folder(entry)[1]
+            require_sites(folder, layers)
+            if (rank := peft_rank(folder)) > self.rank:
+                raise UsageError(f"method.experts: {folder} has rank {rank}: set method.rank={rank}, or more")
+        return layers
+
     def adapter(self, parts: Parts) -> LoRAAdapter:
-        return MoAAdapter(parts, self)
+        made = MoAAdapter(parts, self)
+        for task, folder in self.given(parts.tasks).items():
+            made.put(parts.tasks.index(task), read_peft(folder))
+        return made
+
+    def given(self, tasks: Sequence[str]) -> dict[str, Path]:
+        """The folder of each task whose LoRA is read in. Raises: UsageError."""
+        named = [named_folder(entry) for entry in self.experts]
+        names = [name for name, _ in named if name is not None]
+        if not names:
+            if named and len(named) != len(tasks):
+                raise UsageError(
+                    f"method.experts: {len(named)} folders for {len(tasks)} tasks ({', '.join(tasks)}): say whose they "
+                    "are, as task=DIR"
+                )
+            return dict(zip(tasks, (folder for _, folder in named), strict=bool(named)))
+        if len(set(names)) < len(named):
+            raise UsageError("method.experts: give every folder as task=DIR, each task once")
+        for name in names:
+            if name not in tasks:
+                raise unknown("task of method.experts", name, tasks)
+        return {name: folder for name, folder in named if name is not None}
 
     def stage_key(self, stage: str, tasks: Sequence[str]) -> str | None:
-        own = {alone_stage(t, self.stage1_share): t for t in tasks if t not in self.further}
+        read = self.given(tasks)
+        own = {alone_stage(t, self.stage1_share): t for t in tasks if t not in self.further and t not in read}
         return self.alone_key(own[stage], self.rank, self.stage1_share) if stage in own else None
 
     def fit(self, adapter: Adapter, trainer: Trainer, tasks: Sequence[str]) -> None:
@@ -301,7 +339,8 @@ class MoA(LoRAMethod):
         fresh = [t for t in tasks if t not in kept]
         if self.stage1_share:
             with own.deaf():
-                train_alone(own, trainer, fresh, share=self.stage1_share)
+                given = self.given(tasks)
+                train_alone(own, trainer, [t for t in fresh if t not in given], share=self.stage1_share)
         routed = start is not None and ROUTERS in start.state
         if self.stage1_share < 1 and (fresh or not routed):
             names = [ROUTERS, *(name for task in fresh for name in own.own(task) if self.joint)]
@@ -327,3 +366,5 @@ class MoA(LoRAMethod):
         for task in self.further:
             if task not in both:
                 raise unknown("task of method.further", task, both)
+        if twice := [task for task in self.given(tasks) if task in both]:
+            raise UsageError(f"the LoRA of {', '.join(twice)} comes from --from and from method.experts: choose one")

@@ -143,6 +143,15 @@ def test_another_parent_is_another_run(toy_run: Command, two: Path) -> None:
 
     assert run_id(RunSpec.model_validate(plain)) != run_id(RunSpec.model_validate(gone_on))
 
+    from harness.board_match import Matcher
+    from harness.board_spec import BoardSpec, RowSpec
+
+    settings = {"train.steps": 4, "train.lr": 0.02, "eval.max_new_tokens": 6, "eval.per_task": 4}
+    board = BoardSpec(suite="toys", budget="none", settings=settings, row=(RowSpec(method="moa"),))
+    matcher = Matcher(board)
+    assert len(matcher.entries_of(RunSpec.model_validate(plain))) == 1
+    assert not matcher.entries_of(RunSpec.model_validate(gone_on)), "a leaderboard's rows begin by themselves"
+
 
 def test_what_cannot_go_on_says_why(toy_run: Command, two: Path, toy_model: Path, tmp_path: Path) -> None:
     floor = made(toy_run("--method", "majority", "--json"))
