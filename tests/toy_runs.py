@@ -34,7 +34,9 @@ class Toys(Suite):
     @property
     def tasks(self) -> Mapping[str, Task]:
         rule = Protocol(parse=lambda text, example: text, statistics=hits, headline="accuracy")
-        return {n: Task(name=n, version=1, kind="label", one_label=True, protocols={"official": rule}) for n in self.names}
+        return {
+            n: Task(name=n, version=1, kind="label", one_label=True, protocols={"official": rule}) for n in self.names
+        }
 
     def read(self, source: str, split: str) -> Dataset:
         raise NotImplementedError
