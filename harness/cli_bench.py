@@ -17,7 +17,13 @@ from harness.errors import UsageError
 @click.option("--blocks", type=click.IntRange(min=1), help="of --shape (default: 4 on a CPU, else all)")
 @click.option("--tokens-per-step", "tokens", type=click.IntRange(min=8), help="default: 1024 on a CPU, else 8192")
 @click.option("--tasks", default=8, show_default=True, type=click.IntRange(min=1), help="how many")
-@click.option("--routes", default="tokens", show_default=True, type=click.Choice(["tokens", "rows"]))
+@click.option(
+    "--routes",
+    default="tokens",
+    show_default=True,
+    type=click.Choice(["tokens", "rows"]),
+    help="packed training routes tokens",
+)
 @click.option("--rounds", default=20, show_default=True, type=click.IntRange(min=1))
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1), help="on a CPU")
 @click.option("--device", help="default: CUDA where there is one")
