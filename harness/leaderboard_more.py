@@ -20,7 +20,7 @@ def sections(table: Table, claims: Sequence[Claim]) -> Iterator[str]:
     yield from transfers(table)
     if table.noise is not None:
         yield from noise(table.noise)
-    if claims:
+    if claims and not table.sample:  # the sample answers no such question
         yield from answers(table, claims)
     for sweep in table.sweeps:
         yield from one_sweep(sweep)
@@ -86,9 +86,7 @@ def answers(table: Table, claims: Sequence[Claim]) -> Iterator[str]:
     for claim in claims:
         above, below = (_named(table, name) for name in (claim.above, claim.below))
         said = f"{escape(claim.above)} above {escape(claim.below)} ({escape(claim.by)}): "
-        if table.sample:
-            yield f"- {said}the sample answers no such question"
-        elif above is None or below is None:
+        if above is None or below is None:
             yield f"- {said}no finished runs of {escape(claim.above if above is None else claim.below)}"
         else:
             gain = difference(above.group, below.group, None)

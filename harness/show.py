@@ -98,7 +98,7 @@ def _progress(run: RunDirectory) -> str:
     texts = sum(_lines(p) for p in (run.path / "predictions").glob("*.jsonl"))
     if texts:
         return f"{texts} texts"
-    steps = _lines(run.train_log) if run.train_log.exists() else 0
+    steps = sum(_lines(p) for p in (run.path / "train.jsonl", *run.path.glob("train/*.jsonl")) if p.exists())
     return f"{steps} steps" if steps else "–"
 
 

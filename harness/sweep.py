@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from harness.board_plan import arguments
+from harness.errors import HarnessError
 from harness.interrupt import StopFlag, stop_gracefully
 from harness.markdown import duration
 from harness.store import State
@@ -22,7 +23,7 @@ from harness.tuning import diverged, keep, keep_all
 
 _LOOK_SECONDS: Final = 0.2
 _LOOK_ELSEWHERE_SECONDS: Final = 5.0
-_LOG: Final = "sweep.log"
+_LOGS: Final = "logs"
 Say = Callable[[str], None]
 
 
@@ -60,10 +61,10 @@ class Summary:
 
 
 def start(job: Job) -> Process:
-    """The installed command in a process of its own; what it says goes into the run's sweep.log."""
+    """The installed command in a process of its own; what it says goes into logs/<run>.log."""
     command = Path(sys.executable).with_name("harness")
-    job.run.path.mkdir(parents=True, exist_ok=True)
-    with (job.run.path / _LOG).open("wb") as log:
+    _log(job).parent.mkdir(parents=True, exist_ok=True)
+    with _log(job).open("wb") as log:
         return subprocess.Popen(
             [str(command), "run", *arguments(job.asked), "--out", str(job.out)],
             stdin=subprocess.DEVNULL,
@@ -82,7 +83,8 @@ def sweep(
         at_once: processes at a time.
         keep_going: False starts nothing more after the first failure.
 
-    Raises: Interrupted, once the runs at hand have kept their state; the same call goes on.
+    Raises: Interrupted, once the runs at hand have kept their state; the same call goes on. HarnessError where a run is
+        no longer the one that was planned.
     """
     with stop_gracefully() as stop:
         work = _Work(jobs, say, launch, stop)
@@ -191,6 +193,12 @@ class _Work:
             how = "diverged: this learning rate is out"
         elif job.run.path.is_dir() and job.run.state() is State.RUNNING:
             how = "another process has begun it"
+        elif status == 0:
+            self.terminate()
+            raise HarnessError(
+                f"{job.label} was planned as {job.run.name}, and the command made another run: the data, the model or "
+                "the code have changed meanwhile. Give the same command again"
+            )
         else:
             self.failed[job.run.path] = (job.label, _reason(job, status))
             how = f"failed: {self.failed[job.run.path][1]}"
@@ -227,6 +235,10 @@ def _reason(job: Job, status: int) -> str:
     failure = job.run.failure()
     if failure is not None:
         return f"{failure.error}: {failure.message}"
-    log = job.run.path / _LOG
+    log = _log(job)
     text = log.read_text("utf-8", errors="replace").strip() if log.exists() else ""
     return text.splitlines()[-1].removeprefix("error: ") if text else f"ended with status {status}"
+
+
+def _log(job: Job) -> Path:
+    return job.out / _LOGS / f"{job.run.name}.log"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from harness.errors import HarnessError, TrainingError, UsageError
 from harness.resolve import resolve
 from harness.run import execute
 from harness.store import find_runs
-from harness.sweep import Summary, sweep
+from harness.sweep import Launch, Summary, sweep
 from harness.sweep_jobs import Job, Jobs
 from harness.tuning import read_tuning
 
@@ -90,7 +91,7 @@ class Here:
         return fail
 
 
-def run_all(path: Path, here: Here, **options: Any) -> tuple[Summary, list[str]]:
+def run_all(path: Path, here: Launch, **options: Any) -> tuple[Summary, list[str]]:
     said: list[str] = []
     jobs = Jobs(read_board(path), path.parent.parent / "runs")
     return sweep(jobs, path.stem, said.append, launch=here, **options), said
@@ -252,6 +253,93 @@ grid = { train.per_task = ["none", 4] }
     done, _ = run_all(path, here)
     assert done.n_all == 4
     assert len(here.made) == 4
+
+
+@dataclass
+class Slow:
+    """Runs jobs in this process, each at its third look; counts how many go on at once."""
+
+    here: Here = field(default_factory=Here)
+    going: int = 0
+    most: int = 0
+
+    def __call__(self, job: Job) -> Any:
+        self.going += 1
+        self.most = max(self.most, self.going)
+        return SlowProcess(self, job)
+
+
+@dataclass
+class SlowProcess:
+    """See Slow."""
+
+    slow: Slow
+    job: Job
+    looks: int = 0
+    status: int = 0
+
+    def wait(self) -> int:
+        return self.status
+
+    def terminate(self) -> None:
+        raise AssertionError("nobody stops it")
+
+    def poll(self) -> int | None:
+        self.looks += 1
+        if self.looks < 3:
+            return None
+        if self.looks == 3:
+            self.status = self.slow.here(self.job).status
+            self.slow.going -= 1
+        return self.status
+
+
+def test_as_many_runs_as_asked_for_go_on_at_once(board_file: Callable[[str], Path], plugin: Path) -> None:
+    path = board_file('[[row]]\nmethod = "majority"\n[[row]]\nmethod = "nearest"\n')
+    slow = Slow()
+    done, _ = run_all(path, slow, at_once=3)
+    assert (done.ok, done.n_done, slow.most, slow.going) == (True, 4, 3, 0)
+
+
+def test_after_a_failure_nothing_more_is_started_where_that_was_asked_for(
+    board_file: Callable[[str], Path], plugin: Path
+) -> None:
+    path = board_file('[[row]]\nmethod = "toy_lora"\n')
+    here = Here(broken={"toy_lora, seed 0": HarnessError("no toys")})
+    done, _ = run_all(path, here, keep_going=False)
+    assert not done.ok
+    assert here.made == ["toy_lora, seed 0"]
+
+
+def test_a_sweep_whose_data_change_under_it_stops(board_file: Callable[[str], Path], plugin: Path) -> None:
+    path = board_file('trivial = ["majority", "nearest"]\n')
+    with pytest.raises(HarnessError, match=r"majority, seed 0 was planned as majority-toys-.*have changed"):
+        run_all(path, lambda job: Ended(0))
+
+
+def test_a_run_of_another_process_is_waited_for_and_not_begun(
+    board_file: Callable[[str], Path], plugin: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.sweep._LOOK_ELSEWHERE_SECONDS", 0.3)
+    path = board_file('trivial = ["majority"]\n')
+    (job,) = Jobs(read_board(path), path.parent.parent / "runs").all_jobs()
+    locked, release = threading.Event(), threading.Event()
+
+    def elsewhere() -> None:
+        with job.run.lock():
+            locked.set()
+            release.wait(20)
+
+    other = threading.Thread(target=elsewhere)
+    other.start()
+    locked.wait(20)
+    threading.Timer(1.0, release.set).start()
+    here = Here()
+    done, said = run_all(path, here)
+    other.join()
+    assert said[0] == "another process works on majority, seed 0: waiting for it"
+    assert done.ok
+    assert here.made == ["majority, seed 0"]
 
 
 def test_a_plan_counts_runs_parameters_steps_and_time(
