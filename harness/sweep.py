@@ -88,9 +88,11 @@ def sweep(
     """
     with stop_gracefully() as stop:
         work = _Work(jobs, say, launch, stop)
-        work.all(at_once, keep_going)
-    keep_all(jobs.out, board, [t for c in jobs.tuned() if (t := jobs.tuning(c)) is not None])
-    _keep_grids(jobs)
+        try:
+            work.all(at_once, keep_going)
+        finally:  # what a stopped sweep has tuned stands in the leaderboard too
+            keep_all(jobs.out, board, [t for c in jobs.tuned() if (t := jobs.tuning(c)) is not None])
+            _keep_grids(jobs)
     return work.summary()
 
 
