@@ -176,7 +176,7 @@ def _fault(loaded: LoadedModel, adapter: Adapter, layout: Layout, reads: bool) -
             parameter.requires_grad_(True)
         with torch.no_grad():
             alone = _losses(loaded, adapter, padded([row], loaded.device), reads)
-        with attention(loaded.model, layout.attention):
+        with torch.enable_grad(), attention(loaded.model, layout.attention):  # a search asks without gradients
             batch = layout.collate([row, row], loaded)
             with adapter.route(batch.routes):
                 losses = token_losses(loaded.model, adapter, batch, reads)
