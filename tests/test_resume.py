@@ -398,7 +398,7 @@ def kill_often(forks: Forks, model: Path, folder: Path, times: int, method: str,
         if (folder / "killed").exists() and (only(folder / "killed") / "record.json").exists():
             check_same(folder)
             shutil.rmtree(folder / "killed")
-    assert killed > times / 3
+    assert killed, "no kill came before the run had ended"
     assert forks.run(command, folder / "log") == 0, (folder / "log").read_text()
     check_same(folder)
 
