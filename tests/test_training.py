@@ -145,16 +145,17 @@ def test_a_run_interrupted_after_a_step_ends_with_the_same_bits(
     log = next((tmp_path / "runs").glob("*/train.jsonl")).read_text().splitlines()
     (tmp_path / "runs").rename(tmp_path / "whole")
 
-    count = EngineTrainer._count
+    step = EngineTrainer._step
     left = iter(range(3))
 
-    def stop_after_three(self: EngineTrainer, *args: Any) -> None:
-        count(self, *args)
+    def stop_after_three(self: EngineTrainer, *args: Any) -> Any:
+        done = step(self, *args)
         if next(left, None) is None:
             raise Interrupted(2)
+        return done
 
     with monkeypatch.context() as patch:
-        patch.setattr(EngineTrainer, "_count", stop_after_three)
+        patch.setattr(EngineTrainer, "_step", stop_after_three)
         stopped = toy_run(*often)
     assert stopped.status == 130
     assert "same command" in stopped.err
