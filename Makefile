@@ -13,11 +13,12 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
+# The toy model wants a higher learning rate than real ones.
 run: $(STAMP)
-	$(BIN)/harness run --method majority --suite promptcblue
-	$(BIN)/harness run --method no_finetune --suite promptcblue
-	$(BIN)/harness run --method lora_all --suite promptcblue
-	$(BIN)/harness run --method cgc_lora --suite promptcblue
+	$(BIN)/harness run --suite promptcblue --method majority
+	$(BIN)/harness run --suite promptcblue --method no_finetune
+	$(BIN)/harness run --suite promptcblue --method lora_all --set train.lr=5e-3
+	$(BIN)/harness run --suite promptcblue --method cgc_lora --set train.lr=5e-3
 	$(BIN)/harness leaderboard promptcblue
 
 sweep: $(STAMP)
