@@ -123,7 +123,7 @@ class _Share:
 
     def load(self) -> LoadedModel:
         """The base model, to hang adapters on: no forward is made, and a fold is of the adapter's own precision."""
-        return load_model(self.model, "bf16", "cpu")
+        return load_model(self.model, "fp32" if self.source.gguf else "bf16", "cpu")
 
     def folds(self, loaded: LoadedModel, tasks: Sequence[str]) -> dict[str, Mapping[str, LoRAFactors]]:
         """The folded LoRA of each task, of the adapter of its cluster; the model is bare again afterwards."""
