@@ -215,7 +215,7 @@ def _refused(source: Source, part: str, error: Exception) -> ModelError:
     text = " ".join(str(error).split())
     if "trust_remote_code" in text:
         return ModelError(
-            f"{source.label} brings Python code of its own, which harness does not run. Give a model whose architecture "
-            "transformers itself knows."
+            f"{source.label} brings Python code of its own, which harness does not run. Give a model whose "
+            "architecture transformers itself knows."
         )
     return ModelError(f"the {part} of {source.label} cannot be loaded: {type(error).__name__}: {text[:400]}")
