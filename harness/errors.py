@@ -40,6 +40,10 @@ class TrainingError(HarnessError):
     """Training cannot go on: the loss is not finite, or nothing is left to train."""
 
 
+class NotFinite(TrainingError):
+    """Training diverged: the loss or its gradient is infinite or no number; the step has changed nothing."""
+
+
 class NotFoldable(HarnessError):
     """An adapter's share of a task is no single LoRA: it is evaluated routed and cannot be exported."""
 

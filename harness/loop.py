@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from harness.batch import Weighted, token_losses, weigh
 from harness.data import stable_seed
 from harness.encode import Encoded
-from harness.errors import TrainingError
+from harness.errors import NotFinite, TrainingError
 from harness.method import Adapter
 from harness.model import LoadedModel
 from harness.packing import Layout, micro_tokens
@@ -39,10 +39,6 @@ class StepResult:
     n_target_tokens: int
     seconds: float
     stop: bool = False
-
-
-class NotFinite(TrainingError):
-    """The loss or its gradient is infinite or no number; nothing has been changed by this step."""
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:

@@ -19,9 +19,9 @@ from harness.batch import token_losses, weigh
 from harness.checkpoint import Checkpoint, Owner, Progress, load_newest, save_checkpoint
 from harness.data import Mixture, StepPlan
 from harness.encode import Encoded, Encoder, draw
-from harness.errors import TrainingError
+from harness.errors import NotFinite, TrainingError
 from harness.interrupt import Interrupted, StopFlag
-from harness.loop import Loop, NotFinite, Stage, StepResult, trainable_state
+from harness.loop import Loop, Stage, StepResult, trainable_state
 from harness.memory import peak_bytes, reset_peak
 from harness.method import Adapter, Method, Start, Trait
 from harness.model import LoadedModel

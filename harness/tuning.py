@@ -8,7 +8,7 @@ from typing import Final
 
 from pydantic import RootModel, ValidationError
 
-from harness.errors import StoreError, TrainingError
+from harness.errors import NotFinite, StoreError
 from harness.record import Frozen
 from harness.store import RunDirectory, State, write_atomic
 
@@ -54,7 +54,7 @@ def tuning_of(label: str, runs: Mapping[float, RunDirectory], split: str, seed: 
 def diverged(run: RunDirectory) -> bool:
     """True where training stopped by itself (a loss that is not finite): a result, and not tried again."""
     failure = run.failure()
-    return failure is not None and failure.stage == "train" and failure.error == TrainingError.__name__
+    return failure is not None and failure.stage == "train" and failure.error == NotFinite.__name__
 
 
 def keep(run: RunDirectory, tuning: Tuning) -> None:

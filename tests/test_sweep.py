@@ -16,7 +16,7 @@ import pytest
 from harness import inputs
 from harness.board_plan import Part, entries, request
 from harness.board_spec import read_board
-from harness.errors import HarnessError, TrainingError, UsageError
+from harness.errors import HarnessError, UsageError
 from harness.resolve import resolve
 from harness.run import execute
 from harness.store import find_runs
@@ -227,14 +227,14 @@ def test_an_impossible_budget_is_named_with_the_least_and_the_others_run(
 def test_a_rate_at_which_training_diverges_is_out_and_not_tried_again(
     board_file: Callable[[str], Path], plugin: Path, tmp_path: Path
 ) -> None:
-    path = board_file('tune = { lr = [1e-3, 9.0] }\n[[row]]\nmethod = "toy_lora"\n')
-    done, said = run_all(path, Here(broken={"toy_lora, lr 9 on dev": TrainingError("the loss is not finite")}))
+    path = board_file('tune = { lr = [1e-3, 1e30] }\n[[row]]\nmethod = "toy_lora"\nsettings.train.steps = 4\n')
+    done, said = run_all(path, Here())
     assert done.ok
     assert any("diverged" in line for line in said)
     run = next(r for r in find_runs(tmp_path / "runs"))
     tuning = read_tuning(run)
     assert tuning is not None
-    assert [(t.lr, t.mean is None) for t in tuning.grid] == [(1e-3, False), (9.0, True)]
+    assert [(t.lr, t.mean is None) for t in tuning.grid] == [(1e-3, False), (1e30, True)]
     again = Here()
     assert run_all(path, again)[0].ok
     assert again.made == []
