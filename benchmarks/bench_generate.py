@@ -118,7 +118,7 @@ def throughput_table(loaded: LoadedModel, adapter: Adapter, options: argparse.Na
     within = {"transformers generate, unmerged": lambda: adapter.apply(factors, merge=False)}
     if not options.no_lm_eval:
         judge = lm_eval_model(loaded, options.naive_batch)
-        ways["lm-eval HFLM, unmerged"] = lambda: lm_eval_texts(loaded, judge, requests)
+        ways["lm-eval HFLM, unmerged"] = lambda: tokenised(loaded, lm_eval_texts(loaded, judge, requests))
         within["lm-eval HFLM, unmerged"] = lambda: adapter.apply(factors, merge=False)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     texts: dict[str, list[list[int]]] = {}
@@ -192,8 +192,8 @@ def lm_eval_model(loaded: LoadedModel, size: int) -> Any:
     return HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, backend="causal", batch_size=size)
 
 
-def lm_eval_texts(loaded: LoadedModel, judge: Any, requests: Sequence[Request]) -> list[list[int]]:
-    """lm-eval takes and returns texts; they are tokenised again to be compared."""
+def lm_eval_texts(loaded: LoadedModel, judge: Any, requests: Sequence[Request]) -> list[str]:
+    """lm-eval takes and returns texts."""
     from lm_eval.api.instance import Instance
 
     prompts = [loaded.tokenizer.decode(r.prompt) for r in requests]
@@ -201,7 +201,10 @@ def lm_eval_texts(loaded: LoadedModel, judge: Any, requests: Sequence[Request]) 
         Instance("generate_until", {}, (p, {"until": [], "max_gen_toks": r.limit, "do_sample": False}), i)
         for i, (p, r) in enumerate(zip(prompts, requests, strict=True))
     ]
-    texts = judge.generate_until(asked, disable_tqdm=True)
+    return list(judge.generate_until(asked, disable_tqdm=True))
+
+
+def tokenised(loaded: LoadedModel, texts: Sequence[str]) -> list[list[int]]:
     return [loaded.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
 
 

@@ -47,6 +47,17 @@ def parse_backend(text: str | None) -> Backend | None:
     return backend
 
 
+def from_anywhere(text: str) -> str:
+    """The back end as typed, with the folder that ``pretrained`` names made absolute."""
+    backend = parse_backend(text)
+    name = backend.given.get("pretrained", "") if backend else ""
+    return (
+        text.replace(f"pretrained={name}", f"pretrained={Path(name).resolve()}")
+        if name and Path(name).is_dir()
+        else text
+    )
+
+
 def identify_backend(backend: Backend) -> ModelSpec:
     """Label and fingerprint: of the files where ``pretrained`` names a model, else what the back end calls it."""
     where = f"lm-eval:{backend.name}"

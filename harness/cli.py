@@ -122,15 +122,13 @@ def runs_command(out: Path) -> None:
 def score_command(
     what: Path, suite: str | None, gold: Path | None, data: str | None, protocol: str | None, as_json: bool
 ) -> None:
-    """Score a run's directory again, or a FILE of predictions against --gold. All protocols, no model."""
+    """Score a run (or RUN/evaluations/X) again, or a FILE of predictions against --gold. All protocols, no model."""
     from harness.score import to_json
 
     if what.is_dir():
         from harness.rescore import rescore
-        from harness.store import open_run
 
-        run = open_run(what)
-        scored, record = rescore(run, data), run.record()
+        scored, record = rescore(what, data)
     else:
         from harness.registry import suite_class
         from harness.score import score_file

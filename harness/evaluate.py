@@ -132,10 +132,13 @@ def generate_answers(generator: Generator, encoder: Encoder, answers: Answers, s
                 mine = [g for g in batch if tasks[g.route] == task and (g.route, g.id) not in finished]
                 texts = encoder.tokenizer.batch_decode([list(g.tokens) for g in mine], skip_special_tokens=True)
                 answers.write(task, [(g.id, x, len(g.tokens), g.cut) for g, x in zip(mine, texts, strict=True)])
-                bar.update(len(mine))
             stop.check()
 
-        stats = generator.run(requests, keep, finished=finished)
+        def ended(rows: int) -> None:
+            bar.update(min(rows, len(requests) - bar.n))  # rows of a batch that is made again are counted twice
+            stop.check()
+
+        stats = generator.run(requests, keep, finished=finished, ended=ended)
     if stats.chosen is not None:
         answers.chosen = {task: {} for task, examples in answers.examples.items() if examples}
         for (own, _), route in stats.chosen.items():

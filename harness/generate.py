@@ -85,16 +85,20 @@ class _Row(Protocol):
 R = TypeVar("R", bound=_Row)
 T = TypeVar("T")
 
+# A batch holds this many times the rows that share a forward: what is lost where one is interrupted, and what the
+# slots of ended rows are filled from.
+_FILLS = 4
+
 
 def plan(requests: Sequence[R], batch_tokens: int) -> list[list[R]]:
     """Batches by length, longest first: rows times (longest prompt + largest limit) is at most ``batch_tokens``.
 
-    A row that is too long by itself is a batch of its own. A function of the requests' contents, not of their order
-    (as long as ids are unique within a route).
+    A row that is too long by itself is a batch of its own. Rows of one limit (of one task) are neighbours. A function
+    of the requests' contents, not of their order (as long as ids are unique within a route).
     """
     batches: list[list[R]] = []
     longest = limit = 0
-    for row in sorted(requests, key=lambda r: (-len(r.prompt), -r.limit, r.route, r.id)):
+    for row in sorted(requests, key=lambda r: (-r.limit, -len(r.prompt), r.route, r.id)):
         longest, limit = max(longest, len(row.prompt)), max(limit, row.limit)
         if batches and (len(batches[-1]) + 1) * (longest + limit) <= batch_tokens:
             batches[-1].append(row)
@@ -104,6 +108,11 @@ def plan(requests: Sequence[R], batch_tokens: int) -> list[list[R]]:
     return batches
 
 
+def slots(batch: Sequence[_Row], batch_tokens: int) -> int:
+    """Rows of a batch that may share a forward: so many that their tokens are at most ``batch_tokens``, at least 1."""
+    return max(1, batch_tokens // (max(len(r.prompt) for r in batch) + max(r.limit for r in batch)))
+
+
 class Generator:
     """Generates through an adapter that is on the model.
 
@@ -111,7 +120,7 @@ class Generator:
         tasks: names of the routes, in the order given to ``Method.attach``.
         folds: fold a task's share before its rows (merged into float32 weights, else beside them); a share that does
             not fold is routed. False: everything is routed, and rows of several tasks share a batch.
-        batch_tokens: see ``plan``.
+        batch_tokens: prompt tokens and room for answers of the rows that share a forward.
         reads: the adapter reads prompts by itself (trait LABEL_FREE).
     """
 
@@ -134,19 +143,22 @@ class Generator:
         requests: Sequence[Request],
         on_batch: Callable[[Sequence[Generated]], None],
         finished: Collection[tuple[int, str]] = frozenset(),
+        ended: Callable[[int], object] = lambda rows: None,
     ) -> GenerationStats:
         """Generate every text; ``on_batch`` is told of each batch as soon as it ends.
 
         Args:
             finished: (route, id) of texts that exist already; a batch of such texts only is left out, any other one
                 is made whole, so that a text does not depend on interruptions.
+            ended: told of numbers of rows that have ended, as they do: long before ``on_batch`` of their batch.
 
         Raises: ModelError for a prompt that is empty, too long for the model or too large for the device.
         """
         self._stats, started = GenerationStats(), time.perf_counter()
 
-        def work(batch: list[Request], enter: Enter) -> list[Generated]:
-            rows = decode(self.loaded, [r.prompt for r in batch], [r.limit for r in batch], enter)
+        def work(batch: list[Request], n: int, enter: Enter) -> list[Generated]:
+            prompts, limits = [r.prompt for r in batch], [r.limit for r in batch]
+            rows = decode(self.loaded, prompts, limits, enter, slots=n, ended=ended)
             self._count(tokens=sum(map(len, rows)))
             return [self._generated(request, row) for request, row in zip(batch, rows, strict=True)]
 
@@ -163,8 +175,10 @@ class Generator:
     def likelihoods(self, choices: Sequence[Choice]) -> dict[tuple[int, str], Likelihood]:
         """``log_likelihoods``, and whether each choice is what greedy decoding would have written."""
 
-        def work(batch: list[Choice], enter: Enter) -> list[tuple[tuple[int, str], Likelihood]]:
-            found = likelihoods(self.loaded, [c.prompt for c in batch], [c.continuation for c in batch], enter)
+        def work(batch: list[Choice], n: int, enter: Enter) -> list[tuple[tuple[int, str], Likelihood]]:
+            found = likelihoods(
+                self.loaded, [c.prompt for c in batch], [c.continuation for c in batch], enter, at_once=n
+            )
             return [((c.route, c.id), one) for c, one in zip(batch, found, strict=True)]
 
         self._stats = GenerationStats()
@@ -173,7 +187,7 @@ class Generator:
     def _batches(
         self,
         requests: Sequence[R],
-        work: Callable[[list[R], Enter], list[T]],
+        work: Callable[[list[R], int, Enter], list[T]],
         finished: Collection[tuple[int, str]] = frozenset(),
     ) -> PyGenerator[list[T], None, None]:
         """The results of each batch: first task by task those that fold, then together those that do not."""
@@ -183,7 +197,7 @@ class Generator:
         unfolded: list[R] = []
         for route in sorted(set(routes.values())):
             mine = [r for r in requests if routes[r.route, r.id] == route]
-            batches = _unfinished(plan(mine, self.batch_tokens), finished)
+            batches = _unfinished(plan(mine, _FILLS * self.batch_tokens), finished)
             factors = self._fold(route)
             if factors is None:
                 unfolded += mine
@@ -191,7 +205,7 @@ class Generator:
                 with self._applied(factors):
                     for batch in batches:
                         yield self._fitting(batch, work, lambda rows, batch: nullcontext())
-        for batch in _unfinished(plan(unfolded, self.batch_tokens), finished):
+        for batch in _unfinished(plan(unfolded, _FILLS * self.batch_tokens), finished):
             yield self._fitting(batch, work, lambda rows, batch: self._routed([batch[i] for i in rows], routes))
         names = {self.tasks[routes[r.route, r.id]] for r in unfolded}
         self._count(unfolded=tuple(sorted(names)))
@@ -242,23 +256,25 @@ class Generator:
     def _fitting(
         self,
         batch: list[R],
-        work: Callable[[list[R], Enter], list[T]],
+        work: Callable[[list[R], int, Enter], list[T]],
         context: Callable[[list[int], list[R]], AbstractContextManager[None]],
     ) -> list[T]:
-        """Work on a batch; where the device's memory is too small, on its halves."""
-        try:
-            return work(batch, lambda rows: context(rows.tolist(), batch))
-        except torch.OutOfMemoryError as error:
-            if len(batch) == 1:
-                raise ModelError(
-                    f"{batch[0].id}: one prompt of {len(batch[0].prompt)} tokens and {batch[0].limit} more do not fit "
-                    f"into the memory of {self.loaded.device}. Lower train.max_length, or take a smaller model."
-                ) from error
-        if self.loaded.device.type == "cuda":
-            torch.cuda.empty_cache()
-        self._count(halved=1)
-        middle = len(batch) // 2
-        return [*self._fitting(batch[:middle], work, context), *self._fitting(batch[middle:], work, context)]
+        """Work on a batch; where the device's memory is too small, with half as many rows at once."""
+        n = min(len(batch), slots(batch, self.batch_tokens))
+        while True:
+            try:
+                return work(batch, n, lambda rows: context(rows.tolist(), batch))
+            except torch.OutOfMemoryError as error:
+                if n == 1:
+                    longest = max(batch, key=lambda r: len(r.prompt) + r.limit)
+                    raise ModelError(
+                        f"{longest.id}: one prompt of {len(longest.prompt)} tokens and {longest.limit} more do not fit "
+                        f"into the memory of {self.loaded.device}. Lower train.max_length, or take a smaller model."
+                    ) from error
+            if self.loaded.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self._count(halved=1)
+            n //= 2
 
     def _generated(self, request: Request, row: list[int]) -> Generated:
         ended = row[-1] in self.loaded.eos_ids

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.backend import from_anywhere
 from harness.clusters import read_clusters
 from harness.errors import StoreError
 from harness.folders import absolute_keys
@@ -28,6 +29,8 @@ def to_json(request: Request) -> dict[str, Any]:
     for name in ("data", "model", "from"):
         if options.get(name) and Path(options[name]).exists():
             options[name] = str(Path(options[name]).resolve())
+    if options.get("backend"):
+        options["backend"] = from_anywhere(options["backend"])
     clusters = read_clusters(options.get("clusters"))
     if isinstance(clusters, ClusterSpec):  # what the file says now, whatever becomes of it
         options["clusters"] = clusters.model_dump(mode="json")

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 from harness.data import Rows, group
 from harness.errors import DataError, StoreError
 from harness.inputs import of_run
+from harness.record import RunRecord
 from harness.registry import suite_class
 from harness.resolve import build, locate_data
 from harness.score import MIN_ROWS, Scored, score_predictions, write_scored
-from harness.spec import RunSpec
-from harness.store import RunDirectory
+from harness.spec import EvalConfig, RunSpec
+from harness.store import RunDirectory, open_run
 from harness.task import Suite
 
 
-def rows_of(run: RunDirectory, data: str | None = None) -> tuple[RunSpec, Suite, Rows]:
+def rows_of(
+    run: RunDirectory, data: str | None = None, config: EvalConfig | None = None
+) -> tuple[RunSpec, Suite, Rows]:
     """The spec, the suite and the evaluated rows of a run.
 
     Args:
         data: where the data are now, when they have moved.
+        config: of another evaluation than the run's own.
 
     Raises: DataError when they are no longer the data that the run was made with; StoreError without a spec.
     """
-    return rows_at(run, of_run(run, data).options.get("data"))
+    return rows_at(run, of_run(run, data).options.get("data"), config)
 
 
-def rows_at(run: RunDirectory, data: str | None) -> tuple[RunSpec, Suite, Rows]:
+def rows_at(run: RunDirectory, data: str | None, config: EvalConfig | None = None) -> tuple[RunSpec, Suite, Rows]:
     """``rows_of`` where nothing but ``data`` says where the data are; None: the embedded sample."""
     spec = run.spec()
     if spec is None:
@@ -37,7 +42,8 @@ def rows_at(run: RunDirectory, data: str | None) -> tuple[RunSpec, Suite, Rows]:
         changed = sorted(set(found.fingerprints.items()) ^ set(spec.data.fingerprints.items()))
         names = ", ".join(dict.fromkeys(name for name, _ in changed))
         raise DataError(f"{source} is not what {run.name} was made with ({names} differ): give the right --data")
-    rows = group(suite.read(source, spec.eval.split), spec.eval.split, list(spec.suite.tasks), spec.eval.per_task)
+    config = config or spec.eval
+    rows = group(suite.read(source, config.split), config.split, list(spec.suite.tasks), config.per_task)
     return spec, suite, dataclasses.replace(rows, by_task={t: i for t, i in rows.by_task.items() if len(i)})
 
 
@@ -59,7 +65,16 @@ def scores_of(run: RunDirectory, spec: RunSpec, suite: Suite, rows: Rows, n_trai
     )
 
 
-def rescore(run: RunDirectory, data: str | None = None) -> Scored:
-    """Parse and score a finished run's texts again (after a parser's change, say)."""
+def rescore(path: Path, data: str | None = None) -> tuple[Scored, RunRecord | None]:
+    """Parse and score the texts of a run, or of one of its ``evaluations/``, again (after a parser's change, say).
+
+    Returns: the scores, and the record of a finished run.
+    Raises: StoreError for a folder that is neither.
+    """
+    evaluation = RunDirectory(path).evaluation()
+    if evaluation is not None:
+        owner, again = open_run(path.resolve().parent.parent), RunDirectory(path)
+        return score(again, *rows_of(owner, data, evaluation.settings.eval), evaluation.n_train), owner.record()
+    run = open_run(path)
     record = run.record()
-    return score(run, *rows_of(run, data), record.n_train if record is not None else None)
+    return score(run, *rows_of(run, data), record.n_train if record is not None else None), record

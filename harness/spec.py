@@ -75,7 +75,7 @@ class EvalConfig(Section):
 
     split: Literal["train", "dev", "test"] = "test"
     per_task: int | None = Field(None, ge=1, description="rows of each task (default all)")
-    batch_tokens: int = Field(8192, ge=16, description="prompt tokens and room for the answer of one batch")
+    batch_tokens: int = Field(16384, ge=16, description="prompts and room for answers of rows that share a forward")
     max_new_tokens: int | None = Field(None, ge=1, description="default: from the lengths of the training targets")
 
 

@@ -119,6 +119,18 @@ def test_scores_that_were_deleted_are_made_again_from_the_texts(trained: Path, h
     assert harness("evaluate", trained, "--split", "dev", "--json").json["scores"] == first["scores"]
 
 
+def test_an_evaluation_inside_of_a_run_is_scored_again_like_a_run(trained: Path, harness: Command) -> None:
+    first = harness("evaluate", trained, "--split", "dev", "--set", "eval.per_task=1", "--json").json
+    folder = Path(first["directory"])
+    (folder / "scores.json").unlink()
+    again = harness("score", folder, "--json")
+    assert again.json["scores"] == first["scores"]
+    assert (folder / "scores.json").exists()
+    assert again.json["scores"] != harness("score", trained, "--json").json["scores"]
+    nothing = harness("score", folder / "predictions")
+    assert (nothing.status, "is no run" in nothing.err) == (1, True)
+
+
 def test_a_split_without_rows_of_a_task_keeps_the_routes_of_the_others(
     toy_run: Command, harness: Command, plugin: Path, tmp_path: Path
 ) -> None:

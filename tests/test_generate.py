@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import wraps
 from types import SimpleNamespace
 from typing import Any
 
@@ -119,6 +120,60 @@ def test_texts_are_those_of_transformers_for_every_batch_size(kind: str, llama: 
             batch = requests[start : start + size]
             texts += decode(model, [r.prompt for r in batch], [r.limit for r in batch], always)
         assert texts == expected
+        told: list[int] = []
+        prompts, limits = [r.prompt for r in requests], [r.limit for r in requests]
+        assert decode(model, prompts, limits, always, slots=size, ended=told.append) == expected
+        assert sum(told) == len(requests)
+
+
+def test_the_next_row_takes_the_slot_of_one_that_has_ended(llama: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = toy_requests()
+    prompts, limits = [r.prompt for r in requests], [r.limit for r in requests]
+    expected = [reference(llama.model, request) for request in requests]
+    steps = forwards(llama, monkeypatch)
+    assert decode(llama, prompts, limits, always, slots=4) == expected
+    one_token = [shape for shape in steps if shape[1] == 1]
+    tokens = sum(map(len, expected)) - len(expected)  # the first of each comes from its prompt
+    longest = max(map(len, expected))
+    assert len(one_token) <= tokens / 4 + longest  # every slot is in use until no row waits
+    all_begin_together = sum(max(map(len, expected[i : i + 4])) - 1 for i in range(0, len(expected), 4))
+    assert len(one_token) < 0.8 * all_begin_together
+
+
+def test_in_bfloat16_no_forwards_shape_depends_on_when_rows_end(
+    toy_llama: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = loaded(toy_llama(vocab_size=VOCABULARY), torch.bfloat16)
+    requests = toy_requests()
+    prompts, limits = [r.prompt for r in requests], [r.limit for r in requests]
+    shapes = []
+    for eos in (EOS, 7):  # another token ends the texts: other rows end at other times
+        model.model.generation_config.eos_token_id = eos
+        shapes.append(forwards(model, monkeypatch))
+        decode(model, prompts, limits, always, slots=8)
+        monkeypatch.undo()
+    assert len(shapes[0]) != len(shapes[1])
+    width = max(map(len, prompts)) + max(limits)
+    for seen in shapes:
+        assert {s for s in seen if s[1] == 1 and s[0] == 8} == {(8, 1, width)}
+        assert all(s[0] in (1, 8) for s in seen)
+    assert [s for s in shapes[0] if s[0] == 1] == [s for s in shapes[1] if s[0] == 1]  # prompts, one by one
+
+
+def forwards(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
+    """Rows, tokens of each and columns that they may look at, of every forward to come."""
+    seen: list[tuple[int, int, int]] = []
+    forward = type(loaded.model).forward
+
+    @wraps(forward)
+    def noted(self: Any, *args: Any, **arguments: Any) -> Any:
+        mask = arguments["attention_mask"]
+        ids = arguments["input_ids"]
+        seen.append((*ids.shape, ids.shape[1] if mask is None else mask.shape[1]))
+        return forward(self, *args, **arguments)
+
+    monkeypatch.setattr(type(loaded.model), "forward", noted)
+    return seen
 
 
 def test_looking_at_ended_rows_now_and_then_changes_no_text(
@@ -221,10 +276,12 @@ def test_ended_rows_leave_a_float32_batch_and_stay_in_a_bfloat16_one(toy_llama: 
         spy = Spy(NoFinetune().attach(model.model, TASKS, seed=0))
         Generator(model, spy, TASKS, folds=False, batch_tokens=10_000).run(toy_requests(), lambda batch: None)
         sizes[dtype] = spy.routes
-    assert sizes[torch.bfloat16] == [32]
-    assert sizes[torch.float32][0] == 32
-    assert sizes[torch.float32] == sorted(sizes[torch.float32], reverse=True)
-    assert 1 < len(sizes[torch.float32]) < 15
+    assert sizes[torch.bfloat16] == [4] * 8 + [32]  # prompts are read four at a time, then all go on
+    assert sizes[torch.float32][:8] == [4] * 8
+    left = sizes[torch.float32][8:]
+    assert left[0] >= 24
+    assert left == sorted(left, reverse=True)
+    assert 1 < len(left) < 15
 
 
 def test_a_task_that_does_not_fold_is_routed_and_named(llama: LoadedModel) -> None:
@@ -265,7 +322,7 @@ def test_too_little_memory_halves_the_batch_and_is_counted(llama: LoadedModel) -
     small = Spy(adapter, memory=3)
     batches: list[Sequence[Generated]] = []
     stats = Generator(llama, small, TASKS, folds=False, batch_tokens=10_000).run(requests, batches.append)
-    assert stats.halved == 3  # 8 rows, then two times 4
+    assert stats.halved == 2  # 8 rows at once, then 4, then 2
     assert len(batches) == 1
     assert {g.id: g.tokens for g in batches[0]} == expected
     with pytest.raises(ModelError, match="one prompt of"):
@@ -275,8 +332,8 @@ def test_too_little_memory_halves_the_batch_and_is_counted(llama: LoadedModel) -
 def test_batches_that_are_finished_are_left_out_and_others_made_whole(llama: LoadedModel) -> None:
     requests = toy_requests(16)
     adapter = NoFinetune().attach(llama.model, TASKS, seed=0)
-    generator = Generator(llama, adapter, TASKS, folds=False, batch_tokens=120)
-    whole = [{r.id for r in batch} for batch in plan(requests, 120)]
+    generator = Generator(llama, adapter, TASKS, folds=False, batch_tokens=30)
+    whole = [{r.id for r in batch} for batch in plan(requests, 4 * 30)]
     assert len(whole) > 3
     finished = {(0, i) for i in whole[0] | whole[1]} | {(0, min(whole[2]))}
     seen: list[set[str]] = []

@@ -213,6 +213,9 @@ def test_lm_evals_own_transformers_model_writes_what_ours_writes(
         for r in runs
     )
     assert one == other
+    inputs = json.loads((runs[0] / "inputs.json").read_text()), json.loads((runs[1] / "inputs.json").read_text())
+    (asked,) = (i["options"]["backend"] for i in inputs if i["options"].get("backend"))
+    assert f"pretrained={vivid_model.resolve()}," in asked
     assert len(set(one.values())) > 6
 
 
