@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
@@ -156,9 +156,21 @@ class RunSpec(Section):
     parent: ParentSpec | None = None
 
 
+# Of keys whose default has changed, what it was when the key was made: records of that time keep their run_id.
+_FIRST_DEFAULTS: Final = {("eval", "batch_tokens"): 8192}
+
+
 def canonical(spec: RunSpec) -> bytes:
     """The spec as JSON with sorted keys, without defaults, runtime keys and labels: equal bytes, equal run."""
     content = spec.model_dump(mode="json", exclude_defaults=True)
+    for (section, key), first in _FIRST_DEFAULTS.items():
+        given = content.setdefault(section, {})
+        value = getattr(getattr(spec, section), key)
+        given.pop(key, None)
+        if value != first:
+            given[key] = value
+        if not given:
+            del content[section]
     for section, config in (("train", TrainConfig), ("eval", EvalConfig)):
         for key, info in config.model_fields.items():
             if info.json_schema_extra == Runtime:
