@@ -74,14 +74,27 @@ def sweep_command(file: Path, data: str | None, model: str | None, out: Path, jo
 @click.option("--format", "form", type=click.Choice(["markdown", "csv", "json"]), default="markdown")
 @click.option("--write", is_flag=True, help="write leaderboards/NAME.md (.csv, .json, pictures) instead of printing")
 @click.option("--check", is_flag=True, help="exit 1 where leaderboards/NAME.md differs from what the runs say")
+@click.option("--publish", is_flag=True, help="verify its runs, copy them to leaderboards/records, write it from there")
 @OUT
 @PROTOCOL
-def leaderboard_command(name: str, form: str, write: bool, check: bool, out: Path, protocol: str | None) -> None:
+def leaderboard_command(
+    name: str, form: str, write: bool, check: bool, publish: bool, out: Path, protocol: str | None
+) -> None:
     """Markdown from runs and published records. NAME: a suite, or one of leaderboards/*.toml."""
-    from harness.boards import check_board, make_board, rendered, write_board
+    from harness.boards import FOLDER, RECORDS, check_board, make_board, rendered, write_board
 
     board = make_board(name, out, protocol)
-    if write:
+    if publish:
+        from harness.publish import publish_all
+
+        records = FOLDER / RECORDS
+        refused = publish_all(board.content, records, click.echo)
+        for run in refused:
+            click.echo(f"not published: {run.reason}", err=True)
+        if refused:
+            sys.exit(1)
+        board = make_board(name, records, protocol)
+    if write or publish:
         for path in write_board(board):
             click.echo(path)
     elif check:

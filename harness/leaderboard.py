@@ -195,7 +195,7 @@ def _table(groups: Sequence[Group], reference: str | None) -> Table:
         headlines={task: score.headline for task, score in table.tasks.items()},
         mean_of=table.mean_of,
         rows=tuple(rows),
-        transfers=() if sample else _transfers(rows, reference, tuple(table.tasks)),
+        transfers=_transfers(rows, reference, tuple(table.tasks)),
     )
 
 

@@ -59,7 +59,7 @@ def to_json(board: Leaderboard) -> dict[str, Any]:
                 "mean_of": list(t.mean_of),
                 "rows": [_row_json(row) for row in t.rows],
                 "verdicts": verdicts(t),
-                "transfer": [transfer_in_words(*found) for found in t.transfers],
+                "transfer": [] if t.sample else [transfer_in_words(*found) for found in t.transfers],
                 "noise": None if t.noise is None else _noise_json(t.noise),
                 "sweeps": [_sweep_json(sweep) for sweep in t.sweeps],
             }

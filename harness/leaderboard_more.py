@@ -10,6 +10,7 @@ from harness.groups import difference
 from harness.leaderboard import Row, Table
 from harness.markdown import cells, escape, heading, short_names, span
 from harness.score import MISSING, percent
+from harness.stats import Estimate
 from harness.tuning import Tuning
 from harness.verdict import points, verdict
 
@@ -54,17 +55,23 @@ def transfers(table: Table) -> Iterator[str]:
         return
     alone = table.transfers[0][1]
     yield from ("### Transfer", "")
-    yield from heading(["method", "mean", *map(escape, short_names(table.tasks)), "tasks that lose (shown)"])
+    yield from heading(["method", "mean (95 % interval)", "lose", *map(escape, short_names(table.tasks))])
     for label, _, found in table.transfers:
-        gains = [found.gains.get(task) for task in table.tasks]
-        shown = [
-            MISSING if g is None else f"**{100 * g.value:+.1f}**" if g.shown else f"{100 * g.value:+.1f}" for g in gains
-        ]
-        lose = f"{len(found.losing)} of {len(found.gains)} ({len(found.losing_shown)})"
-        yield cells([escape(label), MISSING if found.mean is None else points(found.mean), *shown, lose])
+        lose = f"{len(found.losing)} of {len(found.gains)}"
+        lose += "" if table.sample else f" ({len(found.losing_shown)} shown)"
+        gains = [_gain(found.gains.get(task), bold=not table.sample) for task in table.tasks]
+        yield cells([escape(label), MISSING if found.mean is None else points(found.mean), lose, *gains])
+    bold = "" if table.sample else "; **bold**: the 95 % interval leaves out 0"
     yield ""
-    yield f"Points over {escape(alone)}, which trains every task alone; **bold**: the 95 % interval leaves out 0."
+    yield f"Points over {escape(alone)}, which trains every task alone; lose: tasks that are worse off together{bold}."
     yield ""
+
+
+def _gain(found: Estimate | None, *, bold: bool) -> str:
+    if found is None:
+        return MISSING
+    text = f"{100 * found.value:+.1f}"
+    return f"**{text}**" if bold and found.shown else text
 
 
 def noise(found: Noise) -> Iterator[str]:

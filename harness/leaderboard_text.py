@@ -8,13 +8,11 @@ from typing import Final
 from harness.groups import difference
 from harness.leaderboard import LIMITED, Cell, Kind, Leaderboard, Row, Table
 from harness.leaderboard_more import orientation, pictures, sections
-from harness.markdown import cells, duration, escape, heading, short_names, size, span
+from harness.markdown import cells, count, duration, escape, heading, short_names, size, span
 from harness.score import MISSING, percent
-from harness.transfer import transfer_in_words
 from harness.verdict import points, verdict
 
 ONE_PERCENT: Final = 1.0  # PEFT parameters in percent of the base model's: the largest that PromptCBLUE's rule allows
-_MANY_UNPARSED: Final = 0.01  # a smaller share of answers without the task's format is not worth a line
 _SIGNS: Final = {Kind.TRIVIAL: "†", Kind.UNTRAINED: "‡", Kind.TRAINED: ""}
 
 
@@ -28,7 +26,8 @@ def render_markdown(board: Leaderboard, folder: str = "", drawn: Sequence[str] =
     if not board.tables:
         lines += ["No finished runs.", ""]
     for table in board.tables:
-        lines += [*_markdown_table(table), "", *(f"- {note}" for note in _notes(table, board.protocol)), ""]
+        lines += [*_markdown_table(table), "", *(f"- {note}" for note in _notes(table)), ""]
+        lines += [*_tasks(table, board.protocol), "", *_in_words(table)]
         lines += sections(table, claims)
     lines += [*orientation(board.orientation), *pictures(folder, drawn)]
     if board.unfinished:
@@ -71,36 +70,61 @@ def _markdown_table(table: Table) -> Iterator[str]:
         )
         yield ""
     deltas = any(row.delta is not None for row in table.rows)
-    names = [escape(name) for name in short_names(table.tasks)]
-    head = ["#", "method", "mean", *(["Δ"] if deltas else []), *names]
-    head += ["stored", "active", "% of base", "1 % rule", "seeds", "lr", "training", "tokens/s", "memory"]
+    head = ["#", "method", "mean ± sd", "95 % interval", *(["Δ (95 % interval)"] if deltas else [])]
+    head += ["seeds", "lr", "stored", "% of base", "≤ 1 %", "active", "training", "tokens/s", "memory", "no format"]
     yield from heading(head)
     for row in table.rows:
-        yield cells(_cells(row, table.tasks, deltas=deltas))
+        yield cells(_cells(row, deltas=deltas))
 
 
-def _cells(row: Row, tasks: Sequence[str], *, deltas: bool) -> list[str]:
-    count = row.group.runs[0].record.parameters
+def _cells(row: Row, *, deltas: bool) -> list[str]:
+    size_of = row.group.runs[0].record.parameters
+    part = size_of.percent
     flags = f" ({', '.join(row.flags)})" if row.flags else ""
-    name = ("&emsp;" if row.beneath else "") + escape(row.label) + _SIGNS[row.kind] + flags
+    spread = "" if row.mean.sd is None else f" ± {100 * row.mean.sd:.1f}"
     delta = [MISSING if row.delta is None else points(row.delta)] if deltas else []
-    trained = row.kind is Kind.TRAINED
     return [
         str(row.rank or MISSING),
-        name,
-        _mean_cell(row.mean),
+        _label(row) + flags,
+        _cell(row.mean) + spread,
+        span(row.mean.estimate).strip(" ()") or MISSING,
         *delta,
-        *(_cell(row.cells[task]) for task in tasks),
-        f"{count.stored:,}",
-        f"{count.active:,}",
-        MISSING if count.percent is None else f"{count.percent:.3g}",
-        MISSING if count.percent is None else "kept" if count.percent <= ONE_PERCENT else "broken",
         str(len(row.group.runs)),
-        f"{row.group.spec.train.lr:g}" if trained else MISSING,
+        f"{row.group.spec.train.lr:g}" if row.kind is Kind.TRAINED else MISSING,
+        count(size_of.stored),
+        MISSING if part is None else f"{part:.3g}",
+        MISSING if part is None else "yes" if part <= ONE_PERCENT else "no",
+        count(size_of.active),
         duration(row.seconds),
         MISSING if row.tokens_per_second is None else f"{row.tokens_per_second:,.0f}",
         size(row.memory),
+        percent(sum(row.unparsed.values()) / len(row.unparsed)) if row.unparsed else MISSING,
     ]
+
+
+def _label(row: Row) -> str:
+    return ("&emsp;" if row.beneath else "") + escape(row.label) + _SIGNS[row.kind]
+
+
+def _tasks(table: Table, protocol: str) -> Iterator[str]:
+    """The headline of each task, and which metric that is."""
+    yield from ("### Tasks", "")
+    yield from heading(["method", "mean", *map(escape, short_names(table.tasks))])
+    for row in table.rows:
+        yield cells([_label(row), _cell(row.mean), *(_cell(row.cells[task]) for task in table.tasks)])
+    headlines: dict[str, list[str]] = {}
+    for task, name in table.headlines.items():
+        headlines.setdefault(name, []).append(escape(task))
+    yield ""
+    yield f"Percent, protocol **{escape(protocol)}**: " + "; ".join(
+        f"{escape(name)} of {', '.join(tasks)}" for name, tasks in headlines.items()
+    )
+
+
+def _in_words(table: Table) -> Iterator[str]:
+    found = verdicts(table)
+    if found:
+        yield from ("### Verdicts", "", *(f"- {escape(words)}" for words in found), "")
 
 
 def _cell(cell: Cell) -> str:
@@ -110,19 +134,8 @@ def _cell(cell: Cell) -> str:
     return text + ("≈" if cell.tied else "") + ("°" if cell.no_train else "")
 
 
-def _mean_cell(cell: Cell) -> str:
-    spread = "" if cell.sd is None else f" ± {100 * cell.sd:.1f}"
-    return _cell(cell) + spread + span(cell.estimate)
-
-
-def _notes(table: Table, protocol: str) -> Iterator[str]:
+def _notes(table: Table) -> Iterator[str]:
     spec = table.spec
-    headlines: dict[str, list[str]] = {}
-    for task, name in table.headlines.items():
-        headlines.setdefault(name, []).append(escape(task))
-    yield f"Protocol **{escape(protocol)}**, in percent: " + "; ".join(
-        f"{escape(name)} of {', '.join(tasks)}" for name, tasks in headlines.items()
-    )
     left_out = [escape(task) for task in table.tasks if task not in table.mean_of]
     yield f"The mean is over {len(table.mean_of)} tasks: {', '.join(map(escape, table.mean_of)) or MISSING}" + (
         f"; without {', '.join(left_out)} (too few test rows)" if left_out else ""
@@ -131,13 +144,15 @@ def _notes(table: Table, protocol: str) -> Iterator[str]:
     model = "none" if spec.model is None else f"{escape(spec.model.label)} ({escape(spec.model.fingerprint)[:12]})"
     yield f"Data: {escape(spec.data.label)}" + (f" ({data})" if data else "") + f"; base model: {model}"
     yield (
-        "± is the standard deviation over seeds; in brackets 95 % intervals of a bootstrap over seeds and test rows "
-        "(over test rows alone with one seed)"
+        "In percent. ±: standard deviation over seeds; intervals: bootstrap over seeds and test rows (over test rows "
+        "alone with one seed; two or three seeds make them wide)"
+    )
+    yield (
+        "stored, active: parameters kept, and of one task's folded LoRA; ≤ 1 %: PromptCBLUE's rule, stored in percent "
+        "of the base model; training, tokens/s: of one seed; memory: peak; no format: answers that are not in the "
+        "task's format, mean over tasks"
     )
     yield from _signs(table)
-    yield from _unparsed(table)
-    yield from (escape(words) for words in verdicts(table))
-    yield from (escape(transfer_in_words(*found)) for found in table.transfers)
 
 
 def _signs(table: Table) -> Iterator[str]:
@@ -150,15 +165,6 @@ def _signs(table: Table) -> Iterator[str]:
         if any(row.kind is kind for row in table.rows):
             yield f"{_SIGNS[kind]} {words}: the floor, not ranked"
     if any(row.delta is not None for row in table.rows):
-        yield "Δ: mean of an ablation minus that of its method above it"
+        yield "Δ: points of the mean, an ablation minus its method above it"
     if any(LIMITED in row.flags for row in table.rows):
         yield "limited: trained or evaluated on some of the rows, not ranked"
-
-
-def _unparsed(table: Table) -> Iterator[str]:
-    found = []
-    for row in table.rows:
-        worst = max(row.unparsed, key=lambda task: row.unparsed[task], default=None)
-        if worst is not None and row.unparsed[worst] >= _MANY_UNPARSED:
-            found.append(f"{escape(row.label)} up to {percent(row.unparsed[worst])} % ({escape(worst)})")
-    yield "Answers without the task's format: " + ("; ".join(found) if found else "fewer than 1 % everywhere")

@@ -2,31 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from harness.digest import FILE as DIGEST
+from harness.digest import read_digest
 from harness.draws import FILE as DRAWS
 from harness.errors import HarnessError, StoreError
+from harness.leaderboard import Leaderboard
 from harness.record import RunRecord
-from harness.store import open_run, write_atomic
+from harness.store import RunDirectory, open_run, write_atomic
 from harness.tuning import FILE as TUNING
-from harness.verify import Check, Outcome
+from harness.verify import Check, Outcome, verify
 
 _LAST: Final = "record.json"  # a folder with a record is whole
 _FILES: Final = ("spec.json", "scores.json", DRAWS, TUNING)
 
 
-def publish(path: Path, checks: list[Check], records: Path) -> Path:
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """A run of a leaderboard that cannot be published, and why."""
+
+    name: str
+    reason: str
+
+
+def publish_all(board: Leaderboard, records: Path, say: Callable[[str], None]) -> list[Refused]:
+    """Verify and publish every run that a leaderboard shows; the others of it are published where one is refused."""
+    refused = []
+    for run, swept in _shown(board).items():
+        if run.path.resolve().parent == records.resolve():
+            continue
+        try:
+            say(f"published: {publish(run.path, verify(run.path), records, swept=swept)}")
+        except HarnessError as error:
+            refused.append(Refused(name=run.name, reason=str(error)))
+    return refused
+
+
+def _shown(board: Leaderboard) -> dict[RunDirectory, bool]:
+    """Every run behind a leaderboard, and whether it is a point of a sweep and nothing else."""
+    found: dict[RunDirectory, bool] = {}
+    for table in board.tables:
+        groups = [row.group for row in table.rows] + ([] if table.noise is None else [table.noise.null])
+        found |= {run.directory: False for group in groups for run in group.runs}
+        for sweep in table.sweeps:
+            for run in (run for point in sweep.points for run in point.group.runs):
+                found.setdefault(run.directory, True)
+    return found
+
+
+def publish(path: Path, checks: list[Check], records: Path, *, swept: bool = False) -> Path:
     """Copy what leaderboards need of a run to ``records/<its name>``; weights, texts and inputs stay where they are.
 
-    Args: checks: what ``verify`` found.
+    Args:
+        checks: what ``verify`` found.
+        swept: it is a point of a sweep, where a limit on the training rows is what is compared.
     Raises: HarnessError naming every reason against it; StoreError where another record is there already.
     """
     run = open_run(path)
     record = run.record()
     assert record is not None
-    reasons = [*objections(record), *(str(c) for c in checks if c.outcome is Outcome.DIFFERS)]
+    reasons = [*objections(record, swept=swept), *(str(c) for c in checks if c.outcome is Outcome.DIFFERS)]
     if reasons:
         raise HarnessError(f"{run.name} cannot be published: {'; '.join(reasons)}")
     folder = records / run.path.resolve().name
@@ -35,6 +74,8 @@ def publish(path: Path, checks: list[Check], records: Path) -> Path:
             return folder
         raise StoreError(f"{folder} is published already, from another run of the same spec: remove it to replace it")
     adapters = sorted(p.relative_to(run.path) for p in run.path.glob("adapter/**/adapter.json"))
+    folder.mkdir(parents=True, exist_ok=True)
+    RunDirectory(folder).write(DIGEST, read_digest(run))
     for name in [*map(Path, _FILES), *adapters, Path(_LAST)]:
         if (run.path / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -42,13 +83,13 @@ def publish(path: Path, checks: list[Check], records: Path) -> Path:
     return folder
 
 
-def objections(record: RunRecord) -> Iterator[str]:
+def objections(record: RunRecord, *, swept: bool = False) -> Iterator[str]:
     """Why nobody else could make this run again, or why it is no full result."""
     if record.provenance.commit is None:
         yield "it was not made in a git checkout, so nobody knows with which code"
     elif record.provenance.dirty is not False:
         yield "the code had uncommitted changes: commit them and run again"
-    for section in ("train", "eval"):
+    for section in ("eval",) if swept else ("train", "eval"):
         if (limit := getattr(record.spec, section).per_task) is not None:
             yield f"it is limited: {section}.per_task = {limit}"
     if record.generation is not None and record.generation.halved:

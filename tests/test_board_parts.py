@@ -132,7 +132,7 @@ def test_the_markdown_has_every_section(toy_run: ToyRuns, file: BoardSpec, plugi
     assert "| 5 | 60.0 (" in text
     assert "| a\\|model | 42.08 | published, in context |" in text
     columns = [line.count("|") - line.count("\\|") for line in text.splitlines() if line.startswith("|")]
-    assert sorted(set(columns)) == [4, 6, 15]  # learning rates and orientation, sweep, main table
+    assert sorted(set(columns)) == [4, 5, 6, 15]  # learning rates and orientation, tasks, sweep, means
     values = json.loads(json.dumps(to_json(board), allow_nan=False))
     assert values["tables"][0]["noise"]["difference"]["value"] == pytest.approx(0.02)
     assert values["tables"][0]["sweeps"][0]["points"][1]["mean"] == pytest.approx(0.7)

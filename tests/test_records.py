@@ -96,7 +96,7 @@ def test_a_published_record_stands_in_the_leaderboard_once_and_can_be_verified(
     assert published.status == 0, published.err
     folder = Path("leaderboards") / "records" / finished.name
     assert sorted(p.name for p in folder.rglob("*") if p.is_file()) == sorted(
-        ["record.json", "spec.json", "scores.json", "bootstrap.npz", "adapter.json", "adapter.json"]
+        ["record.json", "spec.json", "scores.json", "bootstrap.npz", "digest.json", "adapter.json", "adapter.json"]
     )
     board = harness("leaderboard", "toys", "--out", tmp_path / "runs").out
     assert board.count("lora_all") >= 1
