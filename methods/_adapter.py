@@ -14,6 +14,7 @@ from harness.method import Experts, LoRAFactors
 from methods._bank import AdaptedLinear, TaskLinear
 from methods._peft import PeftLoRA
 from methods._route import Route, State
+from methods._siblings import side_by_side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +71,16 @@ class LoRAAdapter:
         kept = {name: layer.base.weight for name, (layer, _) in chosen.items()}
         with self._route.within(State.MERGED if merge else State.FOLDED):
             try:
-                for layer, lora in chosen.values():
+                beside: dict[str, LoRAFactors] = {}
+                for name, (layer, lora) in chosen.items():
                     weight = layer.base.weight
                     a, b = lora.a.detach().to(weight), lora.b.detach().to(weight)
                     if merge:
                         layer.base.weight = nn.Parameter(weight + b @ a, requires_grad=False)
                     else:
-                        layer.folded = LoRAFactors(a=a, b=b)
+                        beside[name] = LoRAFactors(a=a, b=b)
+                for name, folded in side_by_side(beside).items():
+                    self.layers[name].folded = folded
                 yield
             finally:
                 for name, (layer, _) in chosen.items():

@@ -15,6 +15,7 @@ from torch.nn.functional import dropout, linear, one_hot
 from harness.method import Experts, LoRAFactors
 from methods._gates import Gate
 from methods._route import Route, State
+from methods._siblings import Folded
 from methods._site import Site
 
 
@@ -62,7 +63,7 @@ class AdaptedLinear(nn.Module):
         self.name = site.name
         self.route: Route = site.route
         self.dropout = site.dropout
-        self.folded: LoRAFactors | None = None
+        self.folded: Folded | None = None
 
     def delta(self, out: Tensor, x: Tensor) -> Tensor:
         """``out`` (M, n, d_out) plus the share of each label's task in x (M, n, d_in)."""
@@ -86,7 +87,7 @@ class AdaptedLinear(nn.Module):
         if state is State.ROUTED:
             return self._routed(out, x)
         if state is State.FOLDED and self.folded is not None:
-            return _plus(out, linear(x, self.folded.a), self.folded.b, 1.0)
+            return _plus(out, self.folded.down(x), self.folded.b, 1.0)
         return out
 
     def _routed(self, out: Tensor, x: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ T tasks, E experts, M labels (rows or tokens) of a route.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -32,9 +33,34 @@ class Gate(nn.Module):
         return None
 
     def forward(self, route: Route) -> Tensor:
-        """The weights of each label, (M, E)."""
+        """The weights of each label, (M, E).
+
+        Of rows, without gradients and out of training, they are made once for a route: a decoded token's layers ask
+        for the same ones again and again. (A route of tokens serves one forward, and its weights are many.)
+        """
+        once = not (self.training or route.tokens or torch.is_grad_enabled() or torch.compiler.is_compiling())
+        return route.kept(self, self.sources(route), partial(self.weigh, route)) if once else self.weigh(route)
+
+    def weigh(self, route: Route) -> Tensor:
+        """The weights of each label, (M, E), made anew."""
         assert route.labels is not None
         return self.table()[route.labels]
+
+    def sources(self, route: Route) -> list[Tensor]:
+        """The tensors that decide what ``weigh`` gives out of training."""
+        assert route.labels is not None
+        return [route.labels, *_tensors(self)]
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    """Parameters and buffers as they are now; quicker than the module's own iterators, which look for doubles."""
+    for tensors in (module._parameters, module._buffers):
+        for tensor in tensors.values():
+            if tensor is not None:
+                yield tensor
+    for child in module._modules.values():
+        if child is not None:
+            yield from _tensors(child)
 
 
 class TaskEmbedding(nn.Module):

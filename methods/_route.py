@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import Enum
 
 import torch
@@ -17,6 +18,18 @@ class State(Enum):
     ROUTED = "routed"  # each row's or token's own share
     FOLDED = "folded"  # one plain LoRA
     MERGED = "merged"  # nothing: the LoRA is in the base's weight
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Kept:
+    """A value, and of the tensors that it was made from: which they are, how often written to, and where they lie.
+
+    held: those tensors and what they looked at, so that no other tensor gets their id or their place in memory.
+    """
+
+    value: Tensor
+    stamp: Sequence[tuple[int, int, int]]
+    held: Sequence[Tensor]
 
 
 class Route:
@@ -40,6 +53,21 @@ class Route:
         self.place: Tensor | None = None
         self.step: tuple[str, int] | None = None
         self._open = False
+        self._kept: dict[object, _Kept] = {}
+
+    def kept(self, key: object, sources: Sequence[Tensor], make: Callable[[], Tensor]) -> Tensor:
+        """``make()``, without a gradient: once in the life of a route while ``sources`` stay as they are.
+
+        What is written through ``Tensor.data`` goes unseen, as it does by autograd.
+        """
+        if any(source.is_inference() for source in sources):  # nobody counts what is written to them
+            return make()
+        stamp = [(id(source), source._version, source.data_ptr()) for source in sources]
+        found = self._kept.get(key)
+        if found is None or found.stamp != stamp:
+            held = [*sources, *(source.detach() for source in sources)]
+            found = self._kept[key] = _Kept(value=make(), stamp=stamp, held=held)
+        return found.value
 
     @contextmanager
     def routed(self, labels: Tensor, device: torch.device) -> Iterator[None]:
@@ -55,10 +83,12 @@ class Route:
         with self.within(State.ROUTED):
             self.labels, self.place = labels.reshape(-1).to(device), place.to(device)
             self.present, self.tokens = present, labels.dim() == 2
+            self._kept = {}
             try:
                 yield
             finally:
                 self.labels, self.place, self.present, self.tokens = None, None, (), False
+                self._kept = {}
 
     @contextmanager
     def within(self, state: State) -> Iterator[None]:

@@ -61,7 +61,7 @@ class PolyGate(Gate):
     def table(self) -> Tensor:
         return self._weights(self.assignment)
 
-    def forward(self, route: Route) -> Tensor:
+    def weigh(self, route: Route) -> Tensor:
         assert route.labels is not None
         if not self.training:
             return self.table()[route.labels]

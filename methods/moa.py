@@ -89,12 +89,15 @@ class RouterGate(Gate):
             "a soft mixture of LoRAs depends on the prompt: it is evaluated routed and cannot be exported"
         )
 
-    def forward(self, route: Route) -> Tensor:
+    def weigh(self, route: Route) -> Tensor:
+        scores, owner = self.sources(route)
+        return scores[min(self.block, len(scores) - 1)].softmax(-1)[owner.clamp(min=0)]
+
+    def sources(self, route: Route) -> list[Tensor]:
         reading = self.reading
         if reading.scores is None or reading.owner is None:
             raise RuntimeError("forward without prompts: call adapter.read(prompts, owner) inside of the route")
-        scores = reading.scores[min(self.block, len(reading.scores) - 1)]
-        return scores.softmax(-1)[reading.owner.clamp(min=0)]
+        return [reading.scores, reading.owner]
 
 
 class MoAAdapter(LoRAAdapter):
