@@ -8,9 +8,8 @@ from pathlib import Path
 
 from harness.errors import UsageError
 from harness.model import identify
-from harness.spec import ModelSpec
+from harness.spec import LOCAL, ModelSpec
 
-LOCAL = "hf"
 _PREFIX = "lm-eval:"
 _SECRETS = ("api_key", "auth_token", "header", "token")
 

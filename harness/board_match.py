@@ -13,7 +13,7 @@ from harness.folders import fingerprints
 from harness.method import Trait
 from harness.registry import method_class
 from harness.resolve import by_section, changed, choose_method, data_only, parse_budget, section_config, with_preset
-from harness.spec import EvalConfig, RunSpec, TrainConfig, canonical
+from harness.spec import LOCAL, EvalConfig, RunSpec, TrainConfig, canonical
 
 
 class Matcher:
@@ -56,8 +56,9 @@ class Matcher:
                 "method": spec.method.model_copy(update={"fields": fields, "files": fingerprints(method)}),
                 "train": train if Trait.TRAINS in method.traits else data_only(train),
                 "eval": section_config(EvalConfig, "eval", {**tables["eval"], **split}),
-                "prompt": self.board.prompt,
-                "shots": self.board.shots,
+                "prompt": asked.options["prompt"],
+                "shots": asked.options["shots"],
+                "backend": asked.options.get("backend", LOCAL),
                 "budget": None if budget is None else str(parse_budget(budget)),
             }
         )

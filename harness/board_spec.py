@@ -37,6 +37,8 @@ class RowSpec(Frozen):
 
     preset: keeps its paper's ranks, learning rate and training; of the file's settings it takes no ``train.*``.
     budget: default the file's, and none for a preset; "none" lifts it.
+    backend: one of lm-eval's models answers, such as an API: such a row stands "for orientation" and is never ranked.
+    prompt, shots: default the file's; rows with others stand in a table of their own.
     settings: keys such as ``method.rank``, flat (``"method.rank" = 8``) or as tables (``method.rank = 8``).
     """
 
@@ -45,6 +47,9 @@ class RowSpec(Frozen):
     preset: str | None = None
     budget: str | None = None
     clusters: str | None = None
+    backend: str | None = None
+    prompt: Literal["plain", "chat"] | None = None
+    shots: int | None = Field(None, ge=0)
     settings: Settings = {}
 
     @field_validator("settings", mode="before")
@@ -58,7 +63,8 @@ class RowSpec(Frozen):
         words = [self.method + (f"+{self.ablation}" if self.ablation else "")]
         words += [f"({self.preset})"] if self.preset else []
         words += [f"clusters={self.clusters}"] if self.clusters else []
-        words += [f"budget={self.budget}"] if self.budget else []
+        for key in ("budget", "backend", "prompt", "shots"):
+            words += [f"{key}={value}"] if (value := getattr(self, key)) is not None else []
         return " ".join([*words, *(f"{k}={v}" for k, v in sorted(self.settings.items()))])
 
 

@@ -13,7 +13,7 @@ from harness.leaderboard import Leaderboard, build
 from harness.leaderboard_export import to_csv, to_json
 from harness.leaderboard_text import render_markdown
 from harness.registry import SUITES, plugins, suite_class
-from harness.spec import RunSpec
+from harness.spec import LOCAL, RunSpec
 from harness.store import RunDirectory, find_runs, write_atomic
 
 FOLDER = Path("leaderboards")
@@ -102,7 +102,7 @@ def _board(
     tasks = suite_class(suite)().tasks.values()
     first = next(iter(next(iter(tasks)).protocols))
     content = build(runs, suite, protocol or first, reference=REFERENCE, file=spec)
-    if not content.tables and not content.unfinished:
+    if not (content.tables or content.elsewhere or content.unfinished):
         raise StoreError(f"no runs for {name!r}. Make one: harness run --suite {suite} --method …")
     return Board(name=name, folder=folder, content=content)
 
@@ -114,5 +114,5 @@ def _drawn(board: Board) -> list[str]:
 
 
 def _belongs(run: RunSpec, board: BoardSpec) -> bool:
-    model = run.model is None or run.model.label in (board.model, Path(board.model).name)
+    model = run.model is None or run.backend != LOCAL or run.model.label in (board.model, Path(board.model).name)
     return model and run.data.sample == (board.data is None)

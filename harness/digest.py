@@ -97,4 +97,4 @@ def _mean(weights: Weights, gates: Sequence[str], task: str) -> tuple[float, ...
 
 
 def _round(value: float) -> float:
-    return round(value, _DIGITS)
+    return round(value, _DIGITS) + 0.0  # the sum makes -0.0 a plain zero

@@ -17,7 +17,7 @@ from harness.board_parts import Noise, Sweep, noise_of, sort_runs, sweeps_of
 from harness.board_spec import BoardSpec, Orientation
 from harness.clusters import describe
 from harness.groups import Finished, Group, by_seed, data_key, difference, differing, finished, flat
-from harness.spec import RunSpec, display_name
+from harness.spec import LOCAL, RunSpec, display_name
 from harness.stats import Estimate
 from harness.store import RunDirectory, State
 from harness.transfer import Transfer, transfer
@@ -114,6 +114,7 @@ class Leaderboard:
     protocol: str
     tables: tuple[Table, ...]
     unfinished: tuple[Unfinished, ...]
+    elsewhere: tuple[Row, ...] = ()  # answered by a back end: for orientation
     file: BoardSpec | None = None  # what it compares, where a file says so
 
     @property
@@ -151,7 +152,8 @@ def build(
         else:
             done.append(run)
     matcher = None if file is None else Matcher(file)
-    sorted_runs = sort_runs(done, matcher)
+    elsewhere = by_seed([r for r in done if r.record.spec.backend != LOCAL], protocol)
+    sorted_runs = sort_runs([r for r in done if r.record.spec.backend == LOCAL], matcher)
     tables = []
     for groups in _comparable(by_seed(sorted_runs.rows, protocol)):
         table = _table(groups, reference)
@@ -160,7 +162,24 @@ def build(
             sweeps = sweeps_of(sorted_runs, matcher, like, protocol)
             table = replace(table, sweeps=sweeps, noise=noise_of(sorted_runs, groups, protocol))
         tables.append(table)
-    return Leaderboard(suite=suite, protocol=protocol, tables=tuple(tables), unfinished=tuple(unfinished), file=file)
+    return Leaderboard(
+        suite=suite,
+        protocol=protocol,
+        tables=tuple(tables),
+        unfinished=tuple(unfinished),
+        elsewhere=tuple(_elsewhere(elsewhere)),
+        file=file,
+    )
+
+
+def _elsewhere(groups: Sequence[Group]) -> list[Row]:
+    """Rows of back ends, best first: ``gpt-x (lm-eval:openai-chat-completions)``."""
+    rows = []
+    for group in groups:
+        model = group.spec.model
+        name = group.name if model is None else model.label
+        rows.append(_row(group, name, tuple(group.runs[0].table.tasks)))
+    return sorted(rows, key=lambda r: -1.0 if r.mean.value is None else r.mean.value, reverse=True)
 
 
 def _comparable(groups: Sequence[Group]) -> list[list[Group]]:
@@ -209,8 +228,8 @@ def _labels(specs: Sequence[RunSpec]) -> list[str]:
     for name, spec in zip(names, specs, strict=True):
         same = [s for n, s in zip(names, specs, strict=True) if n == name]
         keys = [k for k in differing(same) if k not in ("train.lr", "model.label", "data.label")]
-        values = flat(spec)
-        labels.append(" ".join([name, *(f"{k}={values[k]}" for k in keys if k in values)]))
+        values = {k: v for k, v in flat(spec).items() if k in keys and not k.startswith("method.resolved.")}
+        labels.append(" ".join([name, *(f"{k.replace('.fields.', '.')}={v}" for k, v in values.items())]))
     return labels
 
 

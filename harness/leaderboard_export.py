@@ -65,7 +65,10 @@ def to_json(board: Leaderboard) -> dict[str, Any]:
             }
             for t in board.tables
         ],
-        "orientation": [figure.model_dump() for figure in board.orientation],
+        "orientation": [
+            *(figure.model_dump() for figure in board.orientation),
+            *({"backend": row.group.spec.backend, **_row_json(row)} for row in board.elsewhere),
+        ],
         "unfinished": [{"run": run.name, "reason": run.reason} for run in board.unfinished],
     }
 

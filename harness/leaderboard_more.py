@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator, Sequence
 
 from harness.board_parts import Noise, Sweep
 from harness.board_spec import Claim, Orientation
 from harness.groups import difference
 from harness.leaderboard import Row, Table
-from harness.markdown import cells, escape, heading, short_names, span
+from harness.markdown import cells, count, escape, heading, hold, short_names, span
 from harness.score import MISSING, percent
+from harness.spec import RunSpec
 from harness.stats import Estimate
 from harness.tuning import Tuning
 from harness.verdict import points, verdict
@@ -55,12 +57,12 @@ def transfers(table: Table) -> Iterator[str]:
         return
     alone = table.transfers[0][1]
     yield from ("### Transfer", "")
-    yield from heading(["method", "mean (95 % interval)", "lose", *map(escape, short_names(table.tasks))])
+    yield from heading(["method", hold("mean (95 % interval)"), "lose", *map(escape, short_names(table.tasks))])
     for label, _, found in table.transfers:
         lose = f"{len(found.losing)} of {len(found.gains)}"
         lose += "" if table.sample else f" ({len(found.losing_shown)} shown)"
         gains = [_gain(found.gains.get(task), bold=not table.sample) for task in table.tasks]
-        yield cells([escape(label), MISSING if found.mean is None else points(found.mean), lose, *gains])
+        yield cells([escape(label), hold(MISSING if found.mean is None else points(found.mean)), hold(lose), *gains])
     bold = "" if table.sample else "; **bold**: the 95 % interval leaves out 0"
     yield ""
     yield f"Points over {escape(alone)}, which trains every task alone; lose: tasks that are worse off together{bold}."
@@ -113,24 +115,54 @@ def one_sweep(sweep: Sweep) -> Iterator[str]:
     yield from heading([*map(escape, sweep.keys), "mean", "stored", "lr", "seeds"])
     for point in sweep.points:
         group = point.group
-        mean = percent(group.value(None)) + span(group.estimate(None))
-        stored = f"{group.runs[0].record.parameters.stored:,}"
+        mean = hold(percent(group.value(None)) + span(group.estimate(None)))
+        stored = hold(count(group.runs[0].record.parameters.stored))
         at = [escape(point.at[key]) for key in sweep.keys]
         yield cells([*at, mean, stored, f"{group.spec.train.lr:g}", str(len(group.runs))])
     yield ""
 
 
-def orientation(figures: Sequence[Orientation]) -> Iterator[str]:
-    """Figures from elsewhere, in the file's order: never ranked."""
-    if not figures:
+def orientation(figures: Sequence[Orientation], rows: Sequence[Row]) -> Iterator[str]:
+    """Figures from elsewhere, in the file's order, and answers of back ends, best first: never ranked."""
+    if not figures and not rows:
         return
     yield from ("## For orientation", "")
     yield "Published figures and API models: other settings, not ranked, not comparable with the rows above."
     yield ""
-    yield from heading(["name", "value", "note"], left=("name", "note"))
+    yield from heading(["name", "mean", hold("95 % interval"), "note"], left=("name", "note"))
     for figure in figures:
-        yield cells([escape(figure.name), f"{figure.value:.2f}", escape(figure.note)])
+        yield cells([escape(figure.name), f"{figure.value:.2f}", MISSING, escape(figure.note)])
+    for row in rows:
+        interval = hold(span(row.mean.estimate).strip(" ()")) or MISSING
+        yield cells([escape(row.label), percent(row.mean.value), interval, escape(_how(row.group.spec))])
     yield ""
+    tasks = list(dict.fromkeys(task for row in rows for task in row.cells))
+    if rows:
+        yield from heading(["name", *map(escape, short_names(tasks))], left=("name",))
+        for row in rows:
+            yield cells(
+                [escape(row.label), *(percent(row.cells[t].value) if t in row.cells else MISSING for t in tasks)]
+            )
+        yield ""
+
+
+def _how(spec: RunSpec) -> str:
+    """``sample, test split, chat prompt, 2 shots, 100 rows of each task``."""
+    shots = f", {spec.shots} shots" if spec.shots else ""
+    rows = f", {spec.eval.per_task} rows of each task" if spec.eval.per_task is not None else ""
+    return f"{spec.data.label}, {spec.eval.split} split, {spec.prompt} prompt{shots}{rows}"
+
+
+_CAPTIONS = {
+    "means": "Mean against the parameters stored",
+    "times": "Mean against the training time",
+    "ablations": "What each ablation changes",
+    "transfer": "Transfer: gains over training every task alone",
+    "curves": "Training loss",
+    "gates": "Gate weights by task, block and expert:",
+    "skills": "Skills that each task uses:",
+    "sweep": "Sweep:",
+}
 
 
 def pictures(folder: str, names: Sequence[str]) -> Iterator[str]:
@@ -138,10 +170,21 @@ def pictures(folder: str, names: Sequence[str]) -> Iterator[str]:
     if not names:
         return
     yield from ("## Pictures", "")
-    for name in names:
+    several = len({name.split("-")[0] for name in names}) > 1
+    for name in sorted(names, key=_place):
+        table, kind, *of = name.split("-", 2)
+        caption = " ".join([_CAPTIONS.get(kind, kind), *of]) + (f", {table}" if several else "")
+        yield from (f"### {escape(caption)}", "")
         light, dark = (f"{folder}/{name}{variant}.svg" for variant in ("", "-dark"))
         yield (
             f'<picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
-            f'<img alt="{name.replace("-", " ")}" src="{light}"></picture>'
+            f'<img alt="{html.escape(caption)}" src="{light}"></picture>'
         )
         yield ""
+
+
+def _place(name: str) -> tuple[str, int, str]:
+    """By table, then in the order of the captions."""
+    table, kind, *of = name.split("-", 2)
+    order = list(_CAPTIONS)
+    return table, order.index(kind) if kind in order else len(order), "".join(of)

@@ -8,7 +8,7 @@ from typing import Final
 from harness.groups import difference
 from harness.leaderboard import LIMITED, Cell, Kind, Leaderboard, Row, Table
 from harness.leaderboard_more import orientation, pictures, sections
-from harness.markdown import cells, count, duration, escape, heading, short_names, size, span
+from harness.markdown import cells, count, duration, escape, heading, hold, short_names, size, span
 from harness.score import MISSING, percent
 from harness.verdict import points, verdict
 
@@ -27,9 +27,9 @@ def render_markdown(board: Leaderboard, folder: str = "", drawn: Sequence[str] =
         lines += ["No finished runs.", ""]
     for table in board.tables:
         lines += [*_markdown_table(table), "", *(f"- {note}" for note in _notes(table)), ""]
-        lines += [*_tasks(table, board.protocol), "", *_in_words(table)]
+        lines += [*_tasks(table, board.protocol), "", *_in_words(table), *_costs(table)]
         lines += sections(table, claims)
-    lines += [*orientation(board.orientation), *pictures(folder, drawn)]
+    lines += [*orientation(board.orientation, board.elsewhere), *pictures(folder, drawn)]
     if board.unfinished:
         lines += ["## Without a row", ""]
         lines += [f"- {escape(run.name)}: {escape(run.reason)}" for run in board.unfinished] + [""]
@@ -70,36 +70,53 @@ def _markdown_table(table: Table) -> Iterator[str]:
         )
         yield ""
     deltas = any(row.delta is not None for row in table.rows)
-    head = ["#", "method", "mean ± sd", "95 % interval", *(["Δ (95 % interval)"] if deltas else [])]
-    head += ["seeds", "lr", "stored", "% of base", "≤ 1 %", "active", "training", "tokens/s", "memory", "no format"]
-    yield from heading(head)
+    ranked = any(row.rank is not None for row in table.rows)
+    head = [*(["#"] if ranked else []), "method", "mean ± sd", "95 % interval"]
+    head += [*(["Δ (95 % interval)"] if deltas else []), "seeds", "lr", "training", "no format"]
+    yield from heading(list(map(hold, head)))
     for row in table.rows:
-        yield cells(_cells(row, deltas=deltas))
+        yield cells(_cells(row, ranked=ranked, deltas=deltas))
 
 
-def _cells(row: Row, *, deltas: bool) -> list[str]:
-    size_of = row.group.runs[0].record.parameters
-    part = size_of.percent
-    flags = f" ({', '.join(row.flags)})" if row.flags else ""
+def _cells(row: Row, *, ranked: bool, deltas: bool) -> list[str]:
     spread = "" if row.mean.sd is None else f" ± {100 * row.mean.sd:.1f}"
-    delta = [MISSING if row.delta is None else points(row.delta)] if deltas else []
-    return [
-        str(row.rank or MISSING),
-        _label(row) + flags,
+    numbers = [
         _cell(row.mean) + spread,
         span(row.mean.estimate).strip(" ()") or MISSING,
-        *delta,
+        *([MISSING if row.delta is None else points(row.delta)] if deltas else []),
         str(len(row.group.runs)),
         f"{row.group.spec.train.lr:g}" if row.kind is Kind.TRAINED else MISSING,
-        count(size_of.stored),
-        MISSING if part is None else f"{part:.3g}",
-        MISSING if part is None else "yes" if part <= ONE_PERCENT else "no",
-        count(size_of.active),
         duration(row.seconds),
-        MISSING if row.tokens_per_second is None else f"{row.tokens_per_second:,.0f}",
-        size(row.memory),
         percent(sum(row.unparsed.values()) / len(row.unparsed)) if row.unparsed else MISSING,
     ]
+    flags = f" ({', '.join(row.flags)})" if row.flags else ""
+    return [*([str(row.rank or MISSING)] if ranked else []), _label(row) + flags, *map(hold, numbers)]
+
+
+def _costs(table: Table) -> Iterator[str]:
+    """What each row keeps in memory and on disk, and how fast it trained."""
+    yield from ("### Costs", "")
+    head = ["stored", "% of base", "≤ 1 %", "active", "training", "tokens/s", "memory"]
+    yield from heading(["method", *map(hold, head)])
+    for row in table.rows:
+        parameters = row.group.runs[0].record.parameters
+        part = parameters.percent
+        numbers = [
+            count(parameters.stored),
+            MISSING if part is None else f"{part:.3g}",
+            MISSING if part is None else "yes" if part <= ONE_PERCENT else "no",
+            count(parameters.active),
+            duration(row.seconds),
+            MISSING if row.tokens_per_second is None else f"{row.tokens_per_second:,.0f}",
+            size(row.memory),
+        ]
+        yield cells([_label(row), *map(hold, numbers)])
+    yield ""
+    yield (
+        "Parameters stored, also in percent of the base model's (PromptCBLUE's rule: at most 1 %), and active: of one "
+        "task's folded LoRA. Training time and tokens a second of one seed; the peak of memory."
+    )
+    yield ""
 
 
 def _label(row: Row) -> str:
@@ -147,11 +164,7 @@ def _notes(table: Table) -> Iterator[str]:
         "In percent. ±: standard deviation over seeds; intervals: bootstrap over seeds and test rows (over test rows "
         "alone with one seed; two or three seeds make them wide)"
     )
-    yield (
-        "stored, active: parameters kept, and of one task's folded LoRA; ≤ 1 %: PromptCBLUE's rule, stored in percent "
-        "of the base model; training, tokens/s: of one seed; memory: peak; no format: answers that are not in the "
-        "task's format, mean over tasks"
-    )
+    yield "training: time of one seed; no format: answers that are not in the task's format, the mean over tasks"
     yield from _signs(table)
 
 

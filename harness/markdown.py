@@ -39,19 +39,26 @@ def short_names(tasks: Sequence[str]) -> list[str]:
         names = shorter
 
 
-def count(n: int) -> str:
+def hold(text: str) -> str:
+    """Text that is not broken into lines."""
+    return text.replace(" ", "\u00a0")
+
+
+def count(n: float) -> str:
     """``0``, ``950``, ``198.7 k``, ``3.18 M``, ``7.62 G``: of parameters."""
     for unit, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
         if n >= unit:
             digits = 1 if letter == "k" else 2
             return f"{n / unit:.{digits}f} {letter}"
-    return str(n)
+    return f"{n:g}"
 
 
 def duration(seconds: float | None) -> str:
-    """``45 s``, ``12 min``, ``3 h 05 min``."""
+    """``0.4 s``, ``45 s``, ``12 min``, ``3 h 05 min``."""
     if seconds is None:
         return MISSING
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import math
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from harness.board_parts import Sweep
 from harness.groups import Group
 from harness.leaderboard import Kind, Leaderboard, Table
-from harness.markdown import short_names
+from harness.markdown import count, duration, short_names
 from harness.plot_style import Style, both, figure, on, plain
 from harness.plots_runs import run_plots
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_ASIDE = 1.03  # of rows of equal cost, each stands this much further right
+_MARKERS = ("o", "s", "^", "D")
+_FLOORS = ("--", ":", "-.")
 _WIDE = 20.0  # a numeric sweep over more than this ratio has a logarithmic axis
 
 
@@ -44,20 +51,42 @@ def _means(table: Table, cost: str, style: Style) -> Figure | None:
     known = [(r, x) for r, x in zip(rows, costs, strict=True) if x]
     if not known:
         return None
-    made, axes = figure(7, 4.5)
-    for row, x in known:
+    made, axes = figure(8.5, 4.4)
+    seen: Counter[int] = Counter()
+    for number, (row, x) in enumerate(known):
         value = 100 * (row.mean.value or 0.0)
-        axes.errorbar([x], [value], yerr=_bars(row.group, value), fmt="o", color=style.dot, ecolor=style.ink, capsize=3)
-        axes.annotate(plain(row.label), (x, value), xytext=(6, 4), textcoords="offset points", fontsize=8)
-    for row in table.rows:
-        if row.kind is not Kind.TRAINED and row.mean.value is not None:
-            value = 100 * row.mean.value
-            axes.axhline(value, color=style.ink, linestyle="--", linewidth=0.8)
-            axes.annotate(plain(row.label), (0.01, value), xycoords=("axes fraction", "data"), fontsize=7)
+        near = round(math.log(x) / math.log(_ASIDE) / 2)
+        place = x * _ASIDE ** seen[near]  # rows of nearly equal cost stand side by side
+        seen[near] += 1
+        look: dict[str, Any] = {
+            "color": style.lines[number % len(style.lines)],
+            "marker": _MARKERS[number // len(style.lines) % 4],
+        }
+        bars = _bars(row.group, value)
+        axes.errorbar([place], [value], yerr=bars, linestyle="", capsize=3, label=plain(row.label), **look)
+    floors = [r for r in table.rows if r.kind is not Kind.TRAINED and r.mean.value is not None]
+    for row, dashes in zip(floors, cycle(_FLOORS), strict=False):
+        value = 100 * (row.mean.value or 0.0)
+        axes.axhline(value, color=style.ink, linestyle=dashes, linewidth=0.9, label=plain(row.label))
     axes.set_xscale("log")
-    axes.set_xlabel("stored parameters" if cost == "parameters" else "seconds of training, one seed")
-    axes.set_ylabel(f"mean of {len(table.mean_of)} tasks, percent")
+    axes.xaxis.set_major_formatter(lambda x, _: _tick(cost, x))
+    axes.xaxis.set_minor_formatter(lambda x, _: _tick(cost, x) if _few(axes.get_xlim(), x) else "")
+    axes.tick_params(axis="x", which="both", labelsize=8)
+    axes.set_xlabel("stored parameters" if cost == "parameters" else "training time of one seed")
+    axes.set_ylabel(f"mean of {len(table.mean_of)} tasks, percent (95 % interval)")
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return made
+
+
+def _tick(cost: str, x: float) -> str:
+    """``200 k``, ``1 M``; ``0.2 s``, ``20 min``."""
+    return duration(x) if cost != "parameters" else re.sub(r"\.0+(?=\D|$)", "", count(x))
+
+
+def _few(limits: tuple[float, float], x: float) -> bool:
+    """Whether a minor tick of a logarithmic axis has a label: none but 2 and 5 where it is long."""
+    low, high = limits
+    return f"{x:e}"[0] in ("25" if high / low > _WIDE / 4 else "2345678")
 
 
 def _ablations(table: Table, style: Style) -> Figure | None:
@@ -65,13 +94,14 @@ def _ablations(table: Table, style: Style) -> Figure | None:
     rows = [(row, row.delta) for row in table.rows if row.delta is not None]
     if not rows:
         return None
-    made, axes = figure(7, 1.2 + 0.4 * len(rows))
+    made, axes = figure(8, 1.5 + 0.3 * len(rows))
     for y, (_, delta) in enumerate(reversed(rows)):
         axes.plot([100 * delta.low, 100 * delta.high], [y, y], color=style.ink)
         axes.plot([100 * delta.value], [y], "o", color=style.dot)
-    axes.axvline(0, color=style.ink, linewidth=0.8)
-    axes.set_yticks(range(len(rows)), [plain(row.label) for row, _ in reversed(rows)])
-    axes.set_xlabel("points to the method (95 % interval)")
+    axes.axvline(0, color=style.ink, linewidth=0.8, linestyle="--")
+    axes.set_ylim(-0.7, len(rows) - 0.3)
+    axes.set_yticks(range(len(rows)), [plain(row.label) for row, _ in reversed(rows)], fontsize=8)
+    axes.set_xlabel("points of the mean, ablation minus its method (95 % interval)", fontsize=9)
     return made
 
 
@@ -83,17 +113,20 @@ def _transfer(table: Table, style: Style) -> Figure | None:
     gains = [[found.gains.get(task) for task in table.tasks] for _, _, found in table.transfers]
     values = [[float("nan") if g is None else 100 * g.value for g in line] for line in gains]
     largest = max((abs(g.value) * 100 for line in gains for g in line if g is not None), default=1.0) or 1.0
-    made, axes = figure(2.5 + 0.55 * len(names), 1.6 + 0.4 * len(gains))
+    longest = max(len(label) for label, _, _ in table.transfers)
+    made, axes = figure(max(6.5, 2.0 + 0.07 * longest + 0.5 * len(names)), 1.8 + 0.3 * len(gains))
     image = axes.imshow(values, cmap=style.around, vmin=-largest, vmax=largest, aspect="auto")
     for y, line in enumerate(gains):
         for x, gain in enumerate(line):
             if gain is not None:
-                look: dict[str, Any] = {"weight": "bold" if gain.shown else "normal", "fontsize": 7}
+                bold = gain.shown and not table.sample
+                look: dict[str, Any] = {"weight": "bold" if bold else "normal", "fontsize": 8}
                 colour = on(image, 100 * gain.value)
                 axes.text(x, y, f"{100 * gain.value:+.1f}", color=colour, ha="center", va="center", **look)
     axes.set_xticks(range(len(names)), [plain(n) for n in names], rotation=45, ha="right", fontsize=8)
     axes.set_yticks(range(len(gains)), [plain(label) for label, _, _ in table.transfers], fontsize=8)
-    axes.set_xlabel(f"points over {plain(table.transfers[0][1])}; bold: shown (95 % interval)", fontsize=8)
+    words = "" if table.sample else "\nbold: shown"
+    made.colorbar(image, ax=axes, pad=0.01).set_label(f"points over {plain(table.transfers[0][1])}{words}", fontsize=8)
     return made
 
 

@@ -46,7 +46,7 @@ def _curves(kept: Sequence[tuple[Row, Digest]], style: Style) -> Figure | None:
         axes.plot(100 * middles, losses, label=plain(row.label), linestyle=_DASHES[i // len(style.lines)])
     axes.set_xlim(0, 100)
     axes.set_xlabel("percent of the training steps")
-    axes.set_ylabel("training loss per token")
+    axes.set_ylabel("training loss")
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return made
 
@@ -94,7 +94,7 @@ def _skills(row: Row, tasks: Sequence[str], digest: Digest, style: Style) -> Fig
     if matrix.shape[1] <= _NUMBERS:
         for (y, x), value in np.ndenumerate(matrix):
             look: dict[str, Any] = {"fontsize": 8, "color": on(image, float(value))}
-            axes.text(x, y, f"{value:.2f}", ha="center", va="center", **look)
+            axes.text(x, y, f"{round(value, 2) + 0.0:.2f}", ha="center", va="center", **look)
     axes.set_yticks(range(len(shown)), [plain(n) for n in short_names(shown)], fontsize=9)
     axes.set_xticks(range(matrix.shape[1]), [str(i + 1) for i in range(matrix.shape[1])], fontsize=9)
     axes.set_xlabel(f"skill of {plain(row.label)}, the mean over layers", fontsize=9)

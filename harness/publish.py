@@ -45,6 +45,7 @@ def publish_all(board: Leaderboard, records: Path, say: Callable[[str], None]) -
 def _shown(board: Leaderboard) -> dict[RunDirectory, bool]:
     """Every run behind a leaderboard, and whether it is a point of a sweep and nothing else."""
     found: dict[RunDirectory, bool] = {}
+    found |= {run.directory: False for row in board.elsewhere for run in row.group.runs}
     for table in board.tables:
         groups = [row.group for row in table.rows] + ([] if table.noise is None else [table.noise.null])
         found |= {run.directory: False for group in groups for run in group.runs}

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from harness.backend import LOCAL, Backend, identify_backend, parse_backend
+from harness.backend import Backend, identify_backend, parse_backend
 from harness.clusters import group_tasks, within
 from harness.data import Rows, group, without_targets
 from harness.errors import DataError, UsageError, unknown
@@ -21,7 +21,7 @@ from harness.method import Budget, Method, Trait
 from harness.model import identify
 from harness.parent import going_on
 from harness.registry import method_class, suite_class
-from harness.spec import DataSpec, EvalConfig, MethodSpec, RunSpec, SuiteSpec, TrainConfig
+from harness.spec import LOCAL, DataSpec, EvalConfig, MethodSpec, RunSpec, SuiteSpec, TrainConfig
 from harness.task import Suite
 
 _OPTIONS = {

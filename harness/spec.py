@@ -13,6 +13,9 @@ Runtime: dict[str, JsonValue] = {
 }  # marks keys that change speed but no result: they stay out of the run_id
 
 
+LOCAL: Final = "hf"  # the back end that is this process
+
+
 class Section(BaseModel):
     """A frozen group of keys; a misspelt one is an error."""
 
@@ -151,7 +154,7 @@ class RunSpec(Section):
     shots: int = Field(0, ge=0)
     budget: str | None = None
     clusters: ClusterSpec | None = None
-    backend: str = "hf"
+    backend: str = LOCAL
     seed: int = 0
     parent: ParentSpec | None = None
 

@@ -123,16 +123,16 @@ def test_the_markdown_has_every_section(toy_run: ToyRuns, file: BoardSpec, plugi
     grid = (Tried(lr=1e-3, mean=0.41, run="x"), Tried(lr=1e-2, mean=None, run="y"))
     keep(run, Tuning(label="lora_all", split="dev", seed=0, grid=grid, chosen=1e-3))
     board = make(toy_run, file)
-    text = render_markdown(board)
+    text = render_markdown(board).replace("\u00a0", " ")
     assert "| lora_all | **41.0** | diverged |" in text
     assert "Mean on dev, seed 0" in text
     assert "lora_all with the seeds 8, 9 instead of 0, 1: mean 52.0 instead of 50.0, a difference of +2.0" in text
     assert "- cgc_lora above lora_all (its paper): cgc_lora above lora_all: shown, +20.0" in text
     assert "- cgc_lora above nobody (nobody): no finished runs of nobody" in text
     assert "| 5 | 60.0 (" in text
-    assert "| a\\|model | 42.08 | published, in context |" in text
+    assert "| a\\|model | 42.08 | – | published, in context |" in text
     columns = [line.count("|") - line.count("\\|") for line in text.splitlines() if line.startswith("|")]
-    assert sorted(set(columns)) == [4, 5, 6, 15]  # learning rates and orientation, tasks, sweep, means
+    assert sorted(set(columns)) == [4, 5, 6, 9]  # rates, tasks and orientation, sweep, means and costs
     values = json.loads(json.dumps(to_json(board), allow_nan=False))
     assert values["tables"][0]["noise"]["difference"]["value"] == pytest.approx(0.02)
     assert values["tables"][0]["sweeps"][0]["points"][1]["mean"] == pytest.approx(0.7)

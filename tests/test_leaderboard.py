@@ -14,14 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy_runs import ToyRuns
 
-from harness.leaderboard import Kind, build
+from harness.leaderboard import Kind, Leaderboard, build
 from harness.leaderboard_export import to_csv, to_json
-from harness.leaderboard_text import render_markdown
-from harness.markdown import duration, escape, short_names
+from harness.leaderboard_text import render_markdown as render
+from harness.markdown import count, duration, escape, short_names
 from harness.spec import EvalConfig, TrainConfig
 from harness.store import RunDirectory
 
 Flags = list[bool]
+
+
+def render_markdown(board: Leaderboard) -> str:
+    """With plain spaces in place of those that hold a number together."""
+    return render(board).replace("\u00a0", " ")
 
 
 @pytest.fixture
@@ -163,7 +168,8 @@ def test_the_sample_names_no_winner(toy_run: ToyRuns) -> None:
     assert "≈" not in text
     assert "shown" not in text
     assert "tasks lose" not in text
-    assert re.findall(r"^\| (\S+) \| (?:moe|lora)", text, flags=re.MULTILINE) == ["–", "–"]
+    assert "| # |" not in text
+    assert re.findall(r"^\| moe \| [^|]*\| 0 of 2 \| \+30\.0 \|", text, flags=re.MULTILINE)
 
 
 def test_limited_and_unfinished_runs_are_named_and_never_ranked(toy_run: ToyRuns) -> None:
@@ -202,7 +208,7 @@ def test_a_task_without_a_score_prints_a_dash_and_leaves_no_mean(toy_run: ToyRun
     (row,) = board.tables[0].rows
     assert (row.mean.value, row.mean.estimate, row.rank, row.cells["sea"].value) == (None, None, None, None)
     text = render_markdown(board)
-    assert re.search(r"^\| – \| moe \| – \| – \|", text, flags=re.MULTILINE)
+    assert re.search(r"^\| moe \| – \| – \|", text, flags=re.MULTILINE)
     assert re.search(r"^\| moe \| – \| \*\*50\.0\*\* \| – \|$", text, flags=re.MULTILINE)
 
 
@@ -246,7 +252,7 @@ def test_names_from_outside_cannot_break_the_table_or_bring_markup(toy_run: ToyR
     assert "<script>" not in text
     assert "\\[click\\]" in text
     columns = [line.count("|") - line.count("\\|") for line in text.splitlines() if line.startswith("|")]
-    assert columns == [15] * 3 + [5] * 3  # the table of means, the table of tasks
+    assert columns == [9] * 3 + [5] * 3 + [9] * 3  # means, tasks, costs
 
 
 @given(st.text())
@@ -273,7 +279,17 @@ def test_short_names_stay_distinct(names: list[str], short: list[str]) -> None:
 
 
 def test_durations_are_in_words() -> None:
-    assert [duration(s) for s in (None, 45.2, 600, 11_100)] == ["–", "45 s", "10 min", "3 h 05 min"]
+    assert [duration(s) for s in (None, 0.42, 45.2, 600, 11_100)] == ["–", "0.4 s", "45 s", "10 min", "3 h 05 min"]
+
+
+def test_parameters_are_counted_in_three_or_four_digits() -> None:
+    assert [count(n) for n in (0, 950, 198_656, 3_178_496, 7_615_616_512)] == [
+        "0",
+        "950",
+        "198.7 k",
+        "3.18 M",
+        "7.62 G",
+    ]
 
 
 def test_csv_and_json_hold_the_same_numbers(toy_run: ToyRuns) -> None:
