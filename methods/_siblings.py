@@ -64,23 +64,19 @@ class Siblings:
 
     def product(self, place: int, x: Tensor) -> Tensor:
         """A x of one layer."""
+        recorded = x.requires_grad and torch.is_grad_enabled()
         last = self._last
-        if last is not None and last.x() is x and last.version == x._version and not _alone(x):
+        if last is not None and last.x() is x and last.version == x._version and not recorded:
             z = last.left.pop(place, None)
             if z is not None:
                 if not last.left:
                     self._last = None
                 return z
-        if len(self._own) == 1 or _alone(x):
+        if len(self._own) == 1 or recorded or x.is_inference() or torch.compiler.is_compiling():
             return linear(x, self._own[place])
         parts = torch.split_with_sizes(linear(x, self._all), self._sizes, -1)
         self._last = last = _Product(x, parts)
         return last.left.pop(place)
-
-
-def _alone(x: Tensor) -> bool:
-    recorded = x.requires_grad and torch.is_grad_enabled()
-    return recorded or x.is_inference() or torch.compiler.is_compiling()
 
 
 @dataclass(frozen=True, kw_only=True)
