@@ -9,7 +9,7 @@ from harness.board_parts import Noise, Sweep
 from harness.board_spec import Claim, Orientation
 from harness.groups import difference
 from harness.leaderboard import Row, Table
-from harness.markdown import cells, count, escape, heading, hold, short_names, span
+from harness.markdown import cells, count, escape, heading, hold, side_by_side, span
 from harness.score import MISSING, percent
 from harness.spec import RunSpec
 from harness.stats import Estimate
@@ -57,14 +57,16 @@ def transfers(table: Table) -> Iterator[str]:
         return
     alone = table.transfers[0][1]
     yield from ("### Transfer", "")
-    yield from heading(["method", hold("mean (95 % interval)"), "lose", *map(escape, short_names(table.tasks))])
-    for label, _, found in table.transfers:
-        lose = f"{len(found.losing)} of {len(found.gains)}"
-        lose += "" if table.sample else f" ({len(found.losing_shown)} shown)"
-        gains = [_gain(found.gains.get(task), bold=not table.sample) for task in table.tasks]
-        yield cells([escape(label), hold(MISSING if found.mean is None else points(found.mean)), hold(lose), *gains])
+    for names in side_by_side(table.tasks):
+        yield from heading(["method", hold("mean (95 % interval)"), "lose", *map(escape, names.values())])
+        for label, _, found in table.transfers:
+            lose = f"{len(found.losing)} of {len(found.gains)}"
+            lose += "" if table.sample else f" ({len(found.losing_shown)} shown)"
+            mean = MISSING if found.mean is None else points(found.mean)
+            gains = [_gain(found.gains.get(task), bold=not table.sample) for task in names]
+            yield cells([escape(label), hold(mean), hold(lose), *gains])
+        yield ""
     bold = "" if table.sample else "; **bold**: the 95 % interval leaves out 0"
-    yield ""
     yield f"Points over {escape(alone)}, which trains every task alone; lose: tasks that are worse off together{bold}."
     yield ""
 
@@ -137,18 +139,17 @@ def orientation(figures: Sequence[Orientation], rows: Sequence[Row]) -> Iterator
         yield cells([escape(row.label), percent(row.mean.value), interval, escape(_how(row.group.spec))])
     yield ""
     tasks = list(dict.fromkeys(task for row in rows for task in row.cells))
-    if rows:
-        yield from heading(["name", *map(escape, short_names(tasks))], left=("name",))
+    for names in side_by_side(tasks):
+        yield from heading(["name", *map(escape, names.values())], left=("name",))
         for row in rows:
-            yield cells(
-                [escape(row.label), *(percent(row.cells[t].value) if t in row.cells else MISSING for t in tasks)]
-            )
+            shown = [percent(row.cells[t].value) if t in row.cells else MISSING for t in names]
+            yield cells([escape(row.label), *shown])
         yield ""
 
 
 def _how(spec: RunSpec) -> str:
     """``sample, test split, chat prompt, 2 shots, 100 rows of each task``."""
-    shots = f", {spec.shots} shots" if spec.shots else ""
+    shots = f", {spec.shots} shot{'' if spec.shots == 1 else 's'}" if spec.shots else ""
     rows = f", {spec.eval.per_task} rows of each task" if spec.eval.per_task is not None else ""
     return f"{spec.data.label}, {spec.eval.split} split, {spec.prompt} prompt{shots}{rows}"
 

@@ -8,11 +8,12 @@ from typing import Final
 from harness.groups import difference
 from harness.leaderboard import LIMITED, Cell, Kind, Leaderboard, Row, Table
 from harness.leaderboard_more import orientation, pictures, sections
-from harness.markdown import cells, count, duration, escape, heading, hold, short_names, size, span
+from harness.markdown import cells, count, duration, escape, heading, hold, side_by_side, size, span
 from harness.score import MISSING, percent
 from harness.verdict import points, verdict
 
 ONE_PERCENT: Final = 1.0  # PEFT parameters in percent of the base model's: the largest that PromptCBLUE's rule allows
+_INDENT: Final = 3 * "&nbsp;"
 _SIGNS: Final = {Kind.TRIVIAL: "†", Kind.UNTRAINED: "‡", Kind.TRAINED: ""}
 
 
@@ -120,19 +121,20 @@ def _costs(table: Table) -> Iterator[str]:
 
 
 def _label(row: Row) -> str:
-    return ("&emsp;" if row.beneath else "") + escape(row.label) + _SIGNS[row.kind]
+    return (_INDENT if row.beneath else "") + escape(row.label) + _SIGNS[row.kind]
 
 
 def _tasks(table: Table, protocol: str) -> Iterator[str]:
     """The headline of each task, and which metric that is."""
     yield from ("### Tasks", "")
-    yield from heading(["method", "mean", *map(escape, short_names(table.tasks))])
-    for row in table.rows:
-        yield cells([_label(row), _cell(row.mean), *(_cell(row.cells[task]) for task in table.tasks)])
+    for names in side_by_side(table.tasks):
+        yield from heading(["method", "mean", *map(escape, names.values())])
+        for row in table.rows:
+            yield cells([_label(row), _cell(row.mean), *(_cell(row.cells[task]) for task in names)])
+        yield ""
     headlines: dict[str, list[str]] = {}
     for task, name in table.headlines.items():
         headlines.setdefault(name, []).append(escape(task))
-    yield ""
     yield f"Percent, protocol **{escape(protocol)}**: " + "; ".join(
         f"{escape(name)} of {', '.join(tasks)}" for name, tasks in headlines.items()
     )

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from harness.score import MISSING, percent
 from harness.stats import Estimate
 
+_COLUMNS = 10  # tasks of one table
+
 
 def heading(names: Sequence[str], left: Sequence[str] = ("method",)) -> Iterator[str]:
     """The first two lines of a table; columns are right-aligned but for those of ``left``."""
@@ -39,6 +41,14 @@ def short_names(tasks: Sequence[str]) -> list[str]:
         names = shorter
 
 
+def side_by_side(tasks: Sequence[str]) -> list[dict[str, str]]:
+    """Tasks with their short names, in as many tables as a page of GitHub's width needs."""
+    names = dict(zip(tasks, short_names(tasks), strict=True))
+    n = -(-len(tasks) // _COLUMNS) or 1
+    size_of = -(-len(tasks) // n)
+    return [{t: names[t] for t in tasks[i : i + size_of]} for i in range(0, len(tasks), size_of or 1)]
+
+
 def hold(text: str) -> str:
     """Text that is not broken into lines."""
     return text.replace(" ", "\u00a0")
@@ -57,7 +67,7 @@ def duration(seconds: float | None) -> str:
     """``0.4 s``, ``45 s``, ``12 min``, ``3 h 05 min``."""
     if seconds is None:
         return MISSING
-    if seconds < 9.95:
+    if 0 < seconds < 9.95:
         return f"{seconds:.1f} s"
     if seconds < 90:
         return f"{seconds:.0f} s"
