@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from harness.digest import FILE as DIGEST
 from harness.digest import read_digest
 from harness.draws import FILE as DRAWS
+from harness.draws import read_draws, write_draws
 from harness.errors import HarnessError, StoreError
 from harness.leaderboard import Leaderboard
 from harness.record import RunRecord
@@ -18,7 +19,7 @@ from harness.tuning import FILE as TUNING
 from harness.verify import Check, Outcome, verify
 
 _LAST: Final = "record.json"  # a folder with a record is whole
-_FILES: Final = ("spec.json", "scores.json", DRAWS, TUNING)
+_FILES: Final = ("spec.json", "scores.json", TUNING)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,7 @@ def publish_all(board: Leaderboard, records: Path, say: Callable[[str], None]) -
         if run.path.resolve().parent == records.resolve():
             continue
         try:
-            say(f"published: {publish(run.path, verify(run.path), records, swept=swept)}")
+            say(f"published: {publish(run.path, verify(run.path), records, board.protocol, swept=swept)}")
         except HarnessError as error:
             refused.append(Refused(name=run.name, reason=str(error)))
     return refused
@@ -55,11 +56,14 @@ def _shown(board: Leaderboard) -> dict[RunDirectory, bool]:
     return found
 
 
-def publish(path: Path, checks: list[Check], records: Path, *, swept: bool = False) -> Path:
+def publish(
+    path: Path, checks: list[Check], records: Path, protocol: str | None = None, *, swept: bool = False
+) -> Path:
     """Copy what leaderboards need of a run to ``records/<its name>``; weights, texts and inputs stay where they are.
 
     Args:
         checks: what ``verify`` found.
+        protocol: whose bootstrap draws are kept (they are most of a record's size); default all.
         swept: it is a point of a sweep, where a limit on the training rows is what is compared.
     Raises: HarnessError naming every reason against it; StoreError where another record is there already.
     """
@@ -77,11 +81,31 @@ def publish(path: Path, checks: list[Check], records: Path, *, swept: bool = Fal
     adapters = sorted(p.relative_to(run.path) for p in run.path.glob("adapter/**/adapter.json"))
     folder.mkdir(parents=True, exist_ok=True)
     RunDirectory(folder).write(DIGEST, read_digest(run))
+    _copy_draws(run, RunDirectory(folder), protocol)
     for name in [*map(Path, _FILES), *adapters, Path(_LAST)]:
         if (run.path / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             write_atomic(folder / name, (run.path / name).read_bytes())
     return folder
+
+
+def _copy_draws(run: RunDirectory, folder: RunDirectory, protocol: str | None) -> None:
+    draws = read_draws(run)
+    if draws is None or protocol is None:
+        if (run.path / DRAWS).exists():
+            write_atomic(folder.path / DRAWS, (run.path / DRAWS).read_bytes())
+        return
+    write_draws(
+        folder,
+        {
+            task: replace(
+                kept,
+                headlines={p: v for p, v in kept.headlines.items() if p == protocol},
+                right={p: v for p, v in kept.right.items() if p == protocol},
+            )
+            for task, kept in draws.items()
+        },
+    )
 
 
 def objections(record: RunRecord, *, swept: bool = False) -> Iterator[str]:

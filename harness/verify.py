@@ -169,7 +169,11 @@ def _draws(run: RunDirectory) -> Iterator[Check]:
     if draws is None or scores is None:
         yield Check(what="draws", outcome=Outcome.UNKNOWN, detail="there are none")
         return
-    for protocol, table in scores.root.items():
+    protocols = {protocol for of_task in draws.values() for protocol in of_task.headlines}
+    if left_out := [p for p in scores.root if p not in protocols]:
+        detail = f"none are kept of {', '.join(left_out)}"
+        yield Check(what="draws", outcome=Outcome.UNKNOWN, detail=detail)
+    for protocol, table in ((p, t) for p, t in scores.root.items() if p in protocols):
         for task, kept in table.tasks.items():
             found = draws[task].headlines.get(protocol) if task in draws else None
             if found is None:
