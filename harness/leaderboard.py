@@ -146,7 +146,7 @@ def build(
         if spec is None or spec.suite.name != suite:
             continue
         if (state := directory.state()) is not State.DONE:
-            unfinished.append(Unfinished(name=directory.name, reason=str(state)))
+            unfinished.append(Unfinished(name=directory.name, reason=_state(directory, state)))
         elif (run := finished(directory, protocol)) is None:
             unfinished.append(Unfinished(name=directory.name, reason=f"no scores under the protocol {protocol}"))
         else:
@@ -170,6 +170,14 @@ def build(
         elsewhere=tuple(_elsewhere(elsewhere)),
         file=file,
     )
+
+
+def _state(run: RunDirectory, state: State) -> str:
+    """``stopped``, ``failed in train: NotFinite: the loss is nan …`` (its first sentence)."""
+    failure = run.failure()
+    if state is not State.FAILED or failure is None:
+        return str(state)
+    return f"failed in {failure.stage}: {failure.error}: {failure.message.split('. ')[0]}"
 
 
 def _elsewhere(groups: Sequence[Group]) -> list[Row]:

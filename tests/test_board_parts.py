@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from toy_runs import ToyRuns
 
+from harness.board_plan import entries, request
 from harness.board_spec import BoardSpec, read_board
 from harness.boards import Board, check_board, rendered, write_board
 from harness.errors import HarnessError
@@ -139,6 +141,39 @@ def test_the_markdown_has_every_section(toy_run: ToyRuns, file: BoardSpec, plugi
     assert values["orientation"][0]["value"] == 42.08
     names = [n for n in plots(board) if "sweep" in n]
     assert names == ["table1-sweep-rows.svg", "table1-sweep-rows-dark.svg"]
+
+
+def test_what_a_back_end_answers_stands_for_orientation_and_never_in_a_table(
+    toy_run: ToyRuns, file: BoardSpec, plugin: Path
+) -> None:
+    asked = {"backend": "lm-eval:dummy,model=a|b", "trained": False, "prompt": "chat", "shots": 1}
+    board = make(toy_run, file, toy_run("no_finetune", sky(0.9), model="a|b (lm-eval:dummy)", **asked))
+    assert [r.label for r in board.tables[0].rows] == ["cgc_lora", "lora_all", "majority"]
+    assert len(board.tables) == 1
+    text = render_markdown(board).replace("\u00a0", " ")
+    shown = (
+        r"\| a\\\|b \(lm-eval:dummy\) \| 90\.0 \| \d+\.\d to \d+\.\d \| toy data, test split, chat prompt, 1 shot \|"
+    )
+    assert re.search(shown, text)
+    assert "| a\\|b (lm-eval:dummy) | 90.0 | 90.0 |" in text  # by task
+    assert text.index("published, in context") < text.index("lm-eval:dummy")
+    assert to_json(board)["orientation"][1]["mean"]["value"] == pytest.approx(0.9)
+
+
+def test_a_back_end_row_asks_for_no_model_and_no_budget_and_is_made_once(tmp_path: Path, plugin: Path) -> None:
+    path = tmp_path / "toys.toml"
+    path.write_text(FILE + '[[row]]\nmethod = "no_finetune"\nbackend = "lm-eval:dummy"\nprompt = "chat"\nshots = 2\n')
+    board = read_board(path)
+    (entry,) = (e for e in entries(board) if e.config.backend)
+    assert entry.seeds == (0,)
+    asked = request(board, entry.config, 0).options
+    assert {k: asked.get(k) for k in ("backend", "prompt", "shots", "model", "budget")} == {
+        "backend": "lm-eval:dummy",
+        "prompt": "chat",
+        "shots": 2,
+        "model": None,
+        "budget": None,
+    }
 
 
 def test_the_sample_answers_no_claim(toy_run: ToyRuns, file: BoardSpec, plugin: Path) -> None:
