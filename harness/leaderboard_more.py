@@ -14,7 +14,7 @@ from harness.score import MISSING, percent
 from harness.spec import RunSpec
 from harness.stats import Estimate
 from harness.tuning import Tuning
-from harness.verdict import points, verdict
+from harness.verdict import points, signed, verdict
 
 
 def sections(table: Table, claims: Sequence[Claim]) -> Iterator[str]:
@@ -74,7 +74,7 @@ def transfers(table: Table) -> Iterator[str]:
 def _gain(found: Estimate | None, *, bold: bool) -> str:
     if found is None:
         return MISSING
-    text = f"{100 * found.value:+.1f}"
+    text = signed(found.value)
     return f"**{text}**" if bold and found.shown else text
 
 

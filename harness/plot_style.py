@@ -36,7 +36,7 @@ LIGHT: Final = Style(
     dot="#1f6fb2",
     around="RdBu",
     upwards="Blues",
-    lines=("#1f6fb2", "#c2571a", "#2f8f4e", "#8a4fb0", "#b03a48", "#7a6a2b", "#2a8c8c", "#777777"),
+    lines=("#1f6fb2", "#c2571a", "#2f8f4e", "#8a4fb0", "#c2308a", "#7a6a2b", "#2a8c8c", "#777777"),
 )
 DARK: Final = Style(
     suffix="-dark",
@@ -45,7 +45,7 @@ DARK: Final = Style(
     dot="#58a6ff",
     around="RdBu",
     upwards="cividis",
-    lines=("#58a6ff", "#f0883e", "#56d364", "#bc8cff", "#ff7b72", "#d2b94a", "#39c5cf", "#a0a0a0"),
+    lines=("#58a6ff", "#f0883e", "#56d364", "#bc8cff", "#f778ba", "#d2b94a", "#39c5cf", "#a0a0a0"),
 )
 
 

@@ -16,6 +16,7 @@ from harness.leaderboard import Kind, Leaderboard, Table
 from harness.markdown import count, duration, short_names
 from harness.plot_style import Style, both, figure, on, plain
 from harness.plots_runs import run_plots
+from harness.verdict import signed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -122,7 +123,7 @@ def _transfer(table: Table, style: Style) -> Figure | None:
                 bold = gain.shown and not table.sample
                 look: dict[str, Any] = {"weight": "bold" if bold else "normal", "fontsize": 8}
                 colour = on(image, 100 * gain.value)
-                axes.text(x, y, f"{100 * gain.value:+.1f}", color=colour, ha="center", va="center", **look)
+                axes.text(x, y, signed(gain.value), color=colour, ha="center", va="center", **look)
     axes.set_xticks(range(len(names)), [plain(n) for n in names], rotation=45, ha="right", fontsize=8)
     axes.set_yticks(range(len(gains)), [plain(label) for label, _, _ in table.transfers], fontsize=8)
     words = "" if table.sample else "\nbold: shown"

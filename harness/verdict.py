@@ -22,7 +22,7 @@ def verdict(a: str, b: str, found: Estimate) -> str:
 
 def points(found: Estimate) -> str:
     """``+0.4 (-0.9 to 1.7)``: a difference and its 95 % interval in percent points."""
-    return f"{_signed(found.value)} ({_plain(found.low)} to {_plain(found.high)})"
+    return f"{signed(found.value)} ({_plain(found.low)} to {_plain(found.high)})"
 
 
 def seeds_in_words(seeds: Sequence[int]) -> str:
@@ -34,7 +34,8 @@ def seeds_in_words(seeds: Sequence[int]) -> str:
     return " and ".join(map(str, seeds)) + " seeds"
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
+    """``+0.4``: a difference in percent points; no minus stands before a zero."""
     return f"{_rounded(value):+.1f}"
 
 
