@@ -19,6 +19,11 @@ class Point:
     group: Group
 
 
+def shown(key: str, value: str) -> str:
+    """A value of a grid for people: no limit on the rows is all of them."""
+    return value if value != "None" else "all" if key.endswith("per_task") else "none"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
     """A method over a grid, in the file's order; points that have no run are left out."""

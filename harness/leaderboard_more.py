@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator, Sequence
 
-from harness.board_parts import Noise, Sweep
+from harness.board_parts import Noise, Sweep, shown
 from harness.board_spec import Claim, Orientation
 from harness.groups import difference
 from harness.leaderboard import Row, Table
@@ -119,7 +119,7 @@ def one_sweep(sweep: Sweep) -> Iterator[str]:
         group = point.group
         mean = hold(percent(group.value(None)) + span(group.estimate(None)))
         stored = hold(count(group.runs[0].record.parameters.stored))
-        at = [escape(point.at[key]) for key in sweep.keys]
+        at = [escape(shown(key, point.at[key])) for key in sweep.keys]
         yield cells([*at, mean, stored, f"{group.spec.train.lr:g}", str(len(group.runs))])
     yield ""
 
@@ -142,8 +142,8 @@ def orientation(figures: Sequence[Orientation], rows: Sequence[Row]) -> Iterator
     for names in side_by_side(tasks):
         yield from heading(["name", *map(escape, names.values())], left=("name",))
         for row in rows:
-            shown = [percent(row.cells[t].value) if t in row.cells else MISSING for t in names]
-            yield cells([escape(row.label), *shown])
+            values = [percent(row.cells[t].value) if t in row.cells else MISSING for t in names]
+            yield cells([escape(row.label), *values])
         yield ""
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
-from harness.board_parts import Sweep
+from harness.board_parts import Sweep, shown
 from harness.groups import Group
 from harness.leaderboard import Kind, Leaderboard, Table
 from harness.markdown import count, duration, short_names
@@ -151,10 +151,10 @@ def _sweep(sweep: Sweep, style: Style) -> Figure | None:
         ys = [100 * (p.group.value(None) or 0.0) for p in mine]
         bars = [_bars(p.group, y) or [[0.0], [0.0]] for p, y in zip(mine, ys, strict=True)]
         errors = [[b[i][0] for b in bars] for i in (0, 1)]
-        label = ", ".join(f"{k}={v}" for k, v in zip(others, line, strict=True))
+        label = ", ".join(f"{k}={shown(k, v)}" for k, v in zip(others, line, strict=True))
         axes.errorbar(xs, ys, yerr=errors, fmt="o-", capsize=3, label=plain(label) or None)
     if len(numeric) < len(ticks):
-        axes.set_xticks(range(len(ticks)), [plain(t) for t in ticks])
+        axes.set_xticks(range(len(ticks)), [plain(shown(first, t)) for t in ticks])
     elif min(numeric) > 0 and max(numeric) / min(numeric) > _WIDE:
         axes.set_xscale("log")
     if others:

@@ -132,6 +132,7 @@ def test_the_markdown_has_every_section(toy_run: ToyRuns, file: BoardSpec, plugi
     assert "- cgc_lora above lora_all (its paper): cgc_lora above lora_all: shown, +20.0" in text
     assert "- cgc_lora above nobody (nobody): no finished runs of nobody" in text
     assert "| 5 | 60.0 (" in text
+    assert "| all | 70.0 (" in text
     assert "| a\\|model | 42.08 | – | published, in context |" in text
     columns = [line.count("|") - line.count("\\|") for line in text.splitlines() if line.startswith("|")]
     assert sorted(set(columns)) == [4, 5, 6, 9]  # rates, tasks and orientation, sweep, means and costs
