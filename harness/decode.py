@@ -21,6 +21,7 @@ Enter = Callable[[Tensor], AbstractContextManager[object]]  # LongTensor (on the
 _LOOK = {"cpu": 1}
 _LOOK_ELSEWHERE = 8
 _GROUPS = 8  # of rows that are read together: an eighth of the slots waits for the next ones at most
+_SMALL = 1024  # tokens: a pass over fewer costs its calls more than its arithmetic
 
 
 @torch.no_grad()
@@ -77,7 +78,7 @@ class _Stream:
         self.state = new_state(loaded, slots, max(map(len, prompts)), room)
         self.shrinks = loaded.dtype.itemsize >= 4
         self.look = _LOOK.get(device.type, _LOOK_ELSEWHERE)
-        self.begun = self.going = 0  # rows that have or had a slot; rows on their way
+        self.slots, self.begun, self.going = slots, 0, 0  # the last two: rows that have or had a slot; on their way
         self.rows = torch.zeros(slots, dtype=torch.long)  # of each slot, on the CPU
         self.row = torch.zeros(slots, dtype=torch.long, device=device)  # the same
         self.count = torch.zeros(slots, dtype=torch.long, device=device)  # tokens of that row
@@ -118,9 +119,18 @@ class _Stream:
         """Whether to go on without these slots: each time costs a copy of the cache."""
         return self.shrinks and self.begun == len(self.prompts) and 4 * len(free) >= len(self.rows)
 
+    def _size(self) -> int:
+        """How many rows begin next: a group, or at the start so many as make a pass that is not too small.
+
+        It follows from the plan alone, never from when rows end.
+        """
+        unused = max(0, self.slots - self.begun)
+        first = min(unused, _SMALL // max(len(p) for p in self.prompts[self.begun :])) if unused else 0
+        return min(max(self.group, first), len(self.prompts) - self.begun)
+
     def _admit(self, free: list[int], enter: Enter) -> None:
         """Read the next prompts, into the first free slots; the first token of each."""
-        rows = torch.arange(self.begun, min(self.begun + self.group, len(self.prompts)))
+        rows = torch.arange(self.begun, self.begun + self._size())
         slots = torch.tensor(free[: len(rows)])
         with enter(rows):
             first = self.state.admit(slots, [self.prompts[i] for i in rows.tolist()]).argmax(-1)

@@ -158,6 +158,7 @@ def test_in_bfloat16_no_forwards_shape_depends_on_when_rows_end(
         assert {s for s in seen if s[1] == 1 and s[0] == 8} == {(8, 1, width)}
         assert all(s[0] in (1, 8) for s in seen)
     assert [s for s in shapes[0] if s[0] == 1] == [s for s in shapes[1] if s[0] == 1]  # prompts, one by one
+    assert len([s for s in shapes[0] if s[0] == 1]) == len(requests) - 8  # but the first eight, in one pass
 
 
 def forwards(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
@@ -174,6 +175,22 @@ def forwards(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> list[tuple
 
     monkeypatch.setattr(type(loaded.model), "forward", noted)
     return seen
+
+
+def test_many_short_prompts_begin_in_one_pass_and_long_ones_in_several(
+    llama: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = toy_requests(16)
+    prompts, limits = [r.prompt for r in requests], [r.limit for r in requests]
+    expected = [reference(llama.model, request) for request in requests]
+    for small, first in ((1024, 16), (3 * max(map(len, prompts)), 3), (1, 2)):
+        monkeypatch.setattr("harness.decode._SMALL", small)
+        seen = forwards(llama, monkeypatch)
+        assert decode(llama, prompts, limits, always) == expected
+        read = [rows for rows, tokens, _ in seen if tokens > 1]
+        assert read[0] == first
+        assert sum(read) == 16
+        monkeypatch.undo()
 
 
 def test_looking_at_ended_rows_now_and_then_changes_no_text(
@@ -276,9 +293,8 @@ def test_ended_rows_leave_a_float32_batch_and_stay_in_a_bfloat16_one(toy_llama: 
         spy = Spy(NoFinetune().attach(model.model, TASKS, seed=0))
         Generator(model, spy, TASKS, folds=False, batch_tokens=10_000).run(toy_requests(), lambda batch: None)
         sizes[dtype] = spy.routes
-    assert sizes[torch.bfloat16] == [4] * 8 + [32]  # prompts are read four at a time, then all go on
-    assert sizes[torch.float32][:8] == [4] * 8
-    left = sizes[torch.float32][8:]
+    assert sizes[torch.bfloat16] == [32, 32]  # prompts are read, then all go on
+    left = sizes[torch.float32][1:]
     assert left[0] >= 24
     assert left == sorted(left, reverse=True)
     assert 1 < len(left) < 15
