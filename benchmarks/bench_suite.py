@@ -19,6 +19,7 @@ import torch
 from bench_generate import lm_eval_model, lm_eval_texts, now, ratio
 from tabulate import tabulate
 
+from harness.data import group
 from harness.evaluate import generator
 from harness.generate import Generated, Request
 from harness.prepare import Prepared, train_rows
@@ -38,7 +39,7 @@ def main() -> None:
     spec = spec.model_copy(update={"train": train, "eval": evaluation})
     resolved = dataclasses.replace(finished.resolved, spec=spec)
     prepared = load(finished.run, resolved, train_rows(resolved))
-    requests = questions(resolved, prepared, options.per_task)
+    requests = questions(resolved, prepared, options.per_task, options.tasks)
     loaded = prepared.loaded
     print(f"{finished.run.name}, {loaded.dtype}, {loaded.device}, {torch.get_num_threads()} threads")
     compare(resolved, prepared, requests, options)
@@ -52,18 +53,20 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"])
     parser.add_argument("--batch-tokens", type=int, help="default: as in the run")
     parser.add_argument("--per-task", type=int, default=32, help="questions of each task")
+    parser.add_argument("--tasks", nargs="+", help="default: all of the run")
     parser.add_argument("--lm-eval-batch", type=int, nargs="+", default=[1, 16], help="1 is lm-eval's default")
     parser.add_argument("--rounds", type=int, default=3)
     return parser.parse_args()
 
 
-def questions(resolved: Resolved, prepared: Prepared, n: int) -> list[Request]:
-    """The first n test rows of each task whose prompts lm-eval, which takes texts, reads as the same tokens."""
-    tokenizer, encoder = prepared.loaded.tokenizer, prepared.encoder
+def questions(resolved: Resolved, prepared: Prepared, n: int, tasks: Sequence[str] | None) -> list[Request]:
+    """The first n rows of each task whose prompts lm-eval, which takes texts, reads as the same tokens."""
+    tokenizer, encoder, split = prepared.loaded.tokenizer, prepared.encoder, resolved.spec.eval.split
+    rows = group(resolved.suite.read(resolved.source, split), split, list(prepared.tasks))
     found = []
     for route, task in enumerate(prepared.tasks):
-        examples = resolved.rows.of(task)
-        kept = []
+        examples = rows.of(task) if tasks is None or task in tasks else []
+        kept: list[Request] = []
         for example, (prompt, _) in zip(examples, encoder.prompts(examples), strict=True):
             if list(tokenizer(tokenizer.decode(prompt))["input_ids"]) == list(prompt) and len(kept) < n:
                 limit = encoder.limit(task, prompt)
@@ -79,7 +82,7 @@ def compare(resolved: Resolved, prepared: Prepared, requests: Sequence[Request],
         ways[f"lm-eval, batch {size}"] = lambda r, size=size: theirs(prepared, r, size)  # type: ignore[misc]
     seconds: dict[str, dict[int, list[float]]] = {name: defaultdict(list) for name in ways}
     texts: dict[str, Texts] = {name: {} for name in ways}
-    by_route = {route: [r for r in requests if r.route == route] for route in range(len(prepared.tasks))}
+    by_route = {route: [r for r in requests if r.route == route] for route in sorted({r.route for r in requests})}
     for _ in range(options.rounds):
         for route, mine in by_route.items():
             for name, way in ways.items():
@@ -89,8 +92,6 @@ def compare(resolved: Resolved, prepared: Prepared, requests: Sequence[Request],
     print(f"{len(requests)} prompts, {sum(len(r.prompt) for r in requests)} tokens; {sum(made.values())} tokens made\n")
     table = []
     for route, mine in by_route.items():
-        if not mine:
-            continue
         lengths = sorted(made[r.route, r.id] for r in mine)
         row = [prepared.tasks[route], len(mine), f"{lengths[len(lengths) // 2]} to {lengths[-1]}"]
         table.append([*row, *figures(seconds, {route})])
@@ -129,8 +130,6 @@ def ours(
 
 
 def theirs(prepared: Prepared, requests: Sequence[Request], size: int) -> Texts:
-    if not requests:
-        return {}
     judge = lm_eval_model(prepared.loaded, size)
     task = prepared.tasks[requests[0].route]
     with prepared.adapter.apply(prepared.adapter.fold(task), merge=False):
