@@ -68,8 +68,14 @@ class Row:
 
     @property
     def seconds(self) -> float | None:
-        """Training time of one seed, the mean over seeds."""
-        return _mean([None if (t := r.record.training) is None else t.seconds for r in self.group.runs])
+        """Training time of one seed, the mean over seeds; None where nothing was trained for this row alone."""
+        return _mean([t.seconds if (t := r.record.training) is not None and t.steps else None for r in self.group.runs])
+
+    @property
+    def reused(self) -> bool:
+        """Whether another run had already trained every stage."""
+        steps = [None if r.record.training is None else r.record.training.steps for r in self.group.runs]
+        return self.kind is Kind.TRAINED and all(n == 0 for n in steps)
 
     @property
     def tokens_per_second(self) -> float | None:

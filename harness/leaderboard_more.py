@@ -40,7 +40,11 @@ def learning_rates(rows: Sequence[Row]) -> Iterator[str]:
     for row, tuning in tuned:
         yield cells([escape(row.label), *(_tried(tuning, lr) for lr in rates)])
     split, seeds = (", ".join(sorted({str(getattr(t, k)) for _, t in tuned})) for k in ("split", "seed"))
-    yield from ("", f"Mean on {split}, seed {seeds}, in percent; **bold**: chosen, and used for every seed.", "")
+    yield from ("", f"Mean on {split}, seed {seeds}, in percent; **bold**: chosen, and used for every seed.")
+    edge = [tuning for _, tuning in tuned if tuning.at_the_edge]
+    if edge:
+        yield f"{len(edge)} of {len(tuned)} rows chose an end of their grid: a better rate may lie beyond it."
+    yield ""
 
 
 def _tried(tuning: Tuning, lr: float) -> str:

@@ -87,11 +87,15 @@ def _cells(row: Row, *, ranked: bool, deltas: bool) -> list[str]:
         *([MISSING if row.delta is None else points(row.delta)] if deltas else []),
         str(len(row.group.runs)),
         f"{row.group.spec.train.lr:g}" if row.kind is Kind.TRAINED else MISSING,
-        duration(row.seconds),
+        _training(row),
         percent(sum(row.unparsed.values()) / len(row.unparsed)) if row.unparsed else MISSING,
     ]
     flags = f" ({', '.join(row.flags)})" if row.flags else ""
     return [*([str(row.rank or MISSING)] if ranked else []), _label(row) + flags, *map(hold, numbers)]
+
+
+def _training(row: Row) -> str:
+    return "reused" if row.reused else duration(row.seconds)
 
 
 def _costs(table: Table) -> Iterator[str]:
@@ -107,7 +111,7 @@ def _costs(table: Table) -> Iterator[str]:
             MISSING if part is None else f"{part:.3g}",
             MISSING if part is None else "yes" if part <= ONE_PERCENT else "no",
             count(parameters.active),
-            duration(row.seconds),
+            _training(row),
             MISSING if row.tokens_per_second is None else f"{row.tokens_per_second:,.0f}",
             size(row.memory),
         ]
@@ -181,5 +185,7 @@ def _signs(table: Table) -> Iterator[str]:
             yield f"{_SIGNS[kind]} {words}: the floor, not ranked"
     if any(row.delta is not None for row in table.rows):
         yield "Δ: points of the mean, an ablation minus its method above it"
+    if any(row.reused for row in table.rows):
+        yield "reused: another row's training of the same stages was taken over, and its time stands there"
     if any(LIMITED in row.flags for row in table.rows):
         yield "limited: trained or evaluated on some of the rows, not ranked"

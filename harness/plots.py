@@ -61,7 +61,7 @@ def _means(table: Table, cost: str, style: Style) -> Figure | None:
         seen[near] += 1
         look: dict[str, Any] = {
             "color": style.lines[number % len(style.lines)],
-            "marker": _MARKERS[number % len(_MARKERS)],
+            "marker": _MARKERS[(number + number // len(style.lines)) % len(_MARKERS)],
         }
         bars = _bars(row.group, value)
         axes.errorbar([place], [value], yerr=bars, linestyle="", capsize=3, label=plain(row.label), **look)

@@ -34,6 +34,12 @@ class Tuning(Frozen):
     grid: tuple[Tried, ...]
     chosen: float | None
 
+    @property
+    def at_the_edge(self) -> bool:
+        """Whether the smallest or the largest rate was the best, so that one beyond it may be better."""
+        rates = [tried.lr for tried in self.grid]
+        return self.chosen is not None and self.chosen in (min(rates), max(rates))
+
 
 class Tunings(RootModel[dict[str, list[Tuning]]]):
     """tune.json: every grid by leaderboard."""

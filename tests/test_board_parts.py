@@ -128,6 +128,7 @@ def test_the_markdown_has_every_section(toy_run: ToyRuns, file: BoardSpec, plugi
     text = render_markdown(board).replace("\u00a0", " ")
     assert "| lora_all | **41.0** | diverged |" in text
     assert "Mean on dev, seed 0" in text
+    assert "1 of 1 rows chose an end of their grid" in text
     assert "lora_all with the seeds 8, 9 instead of 0, 1: mean 52.0 instead of 50.0, a difference of +2.0" in text
     assert "- cgc_lora above lora_all (its paper): cgc_lora above lora_all: shown, +20.0" in text
     assert "- cgc_lora above nobody (nobody): no finished runs of nobody" in text
@@ -142,6 +143,22 @@ def test_the_markdown_has_every_section(toy_run: ToyRuns, file: BoardSpec, plugi
     assert values["orientation"][0]["value"] == 42.08
     names = [n for n in plots(board) if "sweep" in n]
     assert names == ["table1-sweep-rows.svg", "table1-sweep-rows-dark.svg"]
+
+
+def test_a_training_taken_over_costs_no_zero_seconds(toy_run: ToyRuns, file: BoardSpec, plugin: Path) -> None:
+    run = toy_run("lora_all", sky(0.55), train=TrainConfig(steps=11))
+    record = run.record()
+    assert record is not None
+    assert record.training is not None
+    nothing = record.training.model_copy(update={"steps": 0, "seconds": 0.0, "tokens_per_second": None})
+    run.write("record.json", record.model_copy(update={"training": nothing}))
+    board = make(toy_run, file, run)
+    row = next(r for r in board.tables[0].rows if r.reused)
+    assert row.seconds is None
+    text = render_markdown(board)
+    assert text.count("| reused |") == 2  # beside the means and in the costs
+    assert "reused: another row's training of the same stages" in text
+    assert [r for r in board.tables[0].rows if r.seconds] != []
 
 
 def test_what_a_back_end_answers_stands_for_orientation_and_never_in_a_table(
