@@ -31,31 +31,34 @@ class Board:
     content: Leaderboard
 
 
-def make_board(name: str, out: Path, protocol: str | None = None) -> Board:
+def make_board(name: str, out: Path, protocol: str | None = None, *, own: bool = False) -> Board:
     """The leaderboard of a suite (all its runs), or of ./leaderboards/<name>.toml (those on its model and data).
+
+    Args: own: of the runs below ``out`` alone where there are any, without the published records.
 
     Raises: UsageError for a name that is neither; StoreError where there are no runs.
     """
     path = FOLDER / f"{name}.toml"
     if path.exists():
-        return board_of_file(path, read_board(path), out, protocol)
+        return board_of_file(path, read_board(path), out, protocol, own=own)
     if name not in plugins(SUITES):
         raise unknown("suite or leaderboard", name, [*plugins(SUITES), *(p.stem for p in FOLDER.glob("*.toml"))])
-    return _board(name, FOLDER, name, None, runs_of(out, FOLDER), protocol)
+    return _board(name, FOLDER, name, None, runs_of(out, FOLDER, own=own), protocol)
 
 
-def board_of_file(path: Path, spec: BoardSpec, out: Path, protocol: str | None = None) -> Board:
+def board_of_file(path: Path, spec: BoardSpec, out: Path, protocol: str | None = None, *, own: bool = False) -> Board:
     """The leaderboard of a TOML file; one that has its suite's name shows all runs of the suite."""
-    runs = runs_of(out, path.parent)
+    runs = runs_of(out, path.parent, own=own)
     if path.stem != spec.suite:
         runs = [r for r in runs if (found := r.spec()) is not None and _belongs(found, spec)]
     return _board(path.stem, path.parent, spec.suite, spec, runs, protocol)
 
 
-def runs_of(out: Path, folder: Path) -> list[RunDirectory]:
-    """Runs and published records, each once."""
+def runs_of(out: Path, folder: Path, *, own: bool = False) -> list[RunDirectory]:
+    """Runs and published records, each once; own: runs alone, unless there are none."""
     found: dict[str, RunDirectory] = {}
-    for run in [*find_runs(out), *find_runs(folder / RECORDS)]:
+    runs = find_runs(out)
+    for run in runs if own and runs else [*runs, *find_runs(folder / RECORDS)]:
         found.setdefault(run.name, run)
     return list(found.values())
 

@@ -80,10 +80,13 @@ def sweep_command(file: Path, data: str | None, model: str | None, out: Path, jo
 def leaderboard_command(
     name: str, form: str, write: bool, check: bool, publish: bool, out: Path, protocol: str | None
 ) -> None:
-    """Markdown from runs and published records. NAME: a suite, or one of leaderboards/*.toml."""
+    """Markdown from runs and, where it is written or checked, published records too.
+
+    NAME: a suite, or one of leaderboards/*.toml.
+    """
     from harness.boards import FOLDER, RECORDS, check_board, make_board, rendered, write_board
 
-    board = make_board(name, out, protocol)
+    board = make_board(name, out, protocol, own=not (write or check or publish))
     if publish:
         from harness.publish import publish_all
 

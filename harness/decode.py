@@ -32,6 +32,7 @@ def decode(
     enter: Enter,
     *,
     slots: int | None = None,
+    together: bool = False,
     ended: Callable[[int], object] = lambda rows: None,
 ) -> list[list[int]]:
     """The greedy continuation of each prompt, up to and with its first eos token or of ``limit`` tokens.
@@ -46,11 +47,12 @@ def decode(
         limits: numbers of tokens, at least 1.
         enter: a context in which rows are computed (a route); left and entered again when others take their slots.
         slots: default: as many as there are rows.
+        together: no row begins before all of the rows before it have ended.
         ended: told of numbers of rows that have ended, as they do.
     """
     n = len(prompts)
     slots = min(slots or n, n)
-    later = admits_later(loaded)
+    later = not together and admits_later(loaded)
     group = -(-slots // _GROUPS) if later else slots
     if slots < n:
         slots -= slots % group  # a slot that no whole group can take would stay empty
@@ -79,6 +81,7 @@ class _Stream:
         self.shrinks = loaded.dtype.itemsize >= 4
         self.look = _LOOK.get(device.type, _LOOK_ELSEWHERE)
         self.slots, self.begun, self.going = slots, 0, 0  # the last two: rows that have or had a slot; on their way
+        self.left = 0  # steps that the row that began last may still need
         self.rows = torch.zeros(slots, dtype=torch.long)  # of each slot, on the CPU
         self.row = torch.zeros(slots, dtype=torch.long, device=device)  # the same
         self.count = torch.zeros(slots, dtype=torch.long, device=device)  # tokens of that row
@@ -92,7 +95,7 @@ class _Stream:
         while True:
             free = self._free(ended)
             if self._admits(free):
-                self._admit(free, enter)
+                self._admit(free, enter, ended)
             elif not self.going:
                 return [
                     _until(text[:most], self.eos) for text, most in zip(self.made.tolist(), self.limits, strict=False)
@@ -128,12 +131,17 @@ class _Stream:
         first = min(unused, _SMALL // max(len(p) for p in self.prompts[self.begun :])) if unused else 0
         return min(max(self.group, first), len(self.prompts) - self.begun)
 
-    def _admit(self, free: list[int], enter: Enter) -> None:
+    def _admit(self, free: list[int], enter: Enter, ended: Callable[[int], object]) -> None:
         """Read the next prompts, into the first free slots; the first token of each."""
         rows = torch.arange(self.begun, self.begun + self._size())
         slots = torch.tensor(free[: len(rows)])
         with enter(rows):
             first = self.state.admit(slots, [self.prompts[i] for i in rows.tolist()]).argmax(-1)
+            self._begin(slots, rows, first)
+            if len(rows) == len(self.rows):  # nobody else is on the way: the route is the same
+                self._go_on(ended)
+
+    def _begin(self, slots: Tensor, rows: Tensor, first: Tensor) -> None:
         self.rows[slots] = rows
         slots, rows = slots.to(self.row.device), rows.to(self.row.device)
         self.row[slots], self.token[slots], self.count[slots] = rows, first, 1
@@ -141,11 +149,14 @@ class _Stream:
         self.over[slots] = self._is_last(first, self.count[slots], rows)
         self.begun += len(rows)
         self.going += len(rows)
+        self.left = self.made.shape[1] - 1
 
     def _go_on(self, ended: Callable[[int], object]) -> None:
         """Token by token, until rows join or leave."""
         while True:
-            for _ in range(self.look):
+            steps = min(self.look, self.left)
+            self.left -= steps
+            for _ in range(steps):
                 going = ~self.over
                 self.token = self.state.step(self.token, going).argmax(-1)
                 wanted = torch.where(going, self.row, len(self.prompts))

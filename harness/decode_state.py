@@ -19,6 +19,7 @@ from harness.model import LoadedModel
 
 Tokens = Sequence[int]
 _PAD = 0  # never seen: padded places are masked
+_ROPES_BY_LENGTH = {"longrope", "dynamic"}
 
 
 class State(Protocol):
@@ -35,12 +36,25 @@ class State(Protocol):
 
 
 def admits_later(loaded: LoadedModel) -> bool:
-    """Whether rows may take over slots of rows that have ended: plain caches alone, and positions that we can say."""
+    """Whether rows may take over slots of rows that have ended.
+
+    Plain caches alone, positions that we can say, and no layer that reads more than a row's own positions: GPT-Neo's
+    local layers go by columns, and some rotary embeddings by the longest row of a forward.
+    """
     if loaded.encoder_decoder or memory_name(loaded) != "past_key_values":
+        return False
+    config = loaded.model.config.get_text_config(decoder=True)
+    if "local" in (getattr(config, "attention_layers", None) or ()) or _ROPES_BY_LENGTH & _rope_types(config):
         return False
     layers = DynamicCache(config=loaded.model.config).layers
     plain = bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
     return plain and "position_ids" in _parameters(type(loaded.model).forward)
+
+
+def _rope_types(config: Any) -> set[str]:
+    """The kinds of rotary embeddings that a configuration names, of the model or of its kinds of layers."""
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    return {str(part.get("rope_type")) for part in (rope, *rope.values()) if isinstance(part, dict)}
 
 
 def new_state(loaded: LoadedModel, n_slots: int, longest: int, room: int) -> State:
@@ -48,6 +62,14 @@ def new_state(loaded: LoadedModel, n_slots: int, longest: int, room: int) -> Sta
     if loaded.encoder_decoder:
         return _EncoderDecoder(loaded, room)
     return Slots(loaded, n_slots, longest + room) if admits_later(loaded) else _Causal(loaded, room)
+
+
+class _Step:
+    """Where the step that is under way writes and looks. Layers hold it and not the slots, which hold them."""
+
+    rows: Tensor  # LongTensor (S,): 0, 1, ...
+    at: Tensor  # LongTensor (S,): the column of each slot's new token
+    seen: int = 0  # columns that attention looks at
 
 
 class Slots:
@@ -63,7 +85,7 @@ class Slots:
         self.mask = torch.zeros(n_slots, width, dtype=torch.long, device=loaded.device)
         self.lengths = torch.zeros(n_slots, dtype=torch.long, device=loaded.device)
         self.reach = [0] * n_slots  # at least each slot's length, known without waiting for the device
-        self.at, self.rows, self.seen = self.lengths, self.lengths, 0  # of the step that is under way
+        self.now = _Step()
         self.layers: list[_SlotLayer] = []
         self.cache = DynamicCache(config=loaded.model.config)
 
@@ -72,7 +94,7 @@ class Slots:
         logits = reading.admit(torch.arange(len(prompts)), prompts)
         if not self.layers:
             shape = (len(self.reach), self.width)
-            self.layers = [_SlotLayer(self, layer, *shape) for layer in reading.cache.layers]
+            self.layers = [_SlotLayer(self.now, layer, *shape) for layer in reading.cache.layers]
             self.cache.layers = list(self.layers)
         places, lengths = slots.tolist(), [len(p) for p in prompts]
         for mine, read in zip(self.layers, reading.cache.layers, strict=True):
@@ -85,14 +107,15 @@ class Slots:
         return logits
 
     def step(self, tokens: Tensor, going: Tensor) -> Tensor:
-        self.at = self.lengths.clamp_max(self.width - 1)  # an ended row may stand at the end: it writes there again
-        self.rows = torch.arange(len(self.at), device=self.at.device)
-        self.seen = min(max(self.reach) + 1, self.width) if self.narrow else self.width
-        self.mask[self.rows, self.at] = 1
+        now = self.now
+        now.at = self.lengths.clamp_max(self.width - 1)  # an ended row may stand at the end: it writes there again
+        now.rows = torch.arange(len(now.at), device=now.at.device)
+        now.seen = min(max(self.reach) + 1, self.width) if self.narrow else self.width
+        self.mask[now.rows, now.at] = 1
         out = self.model(
             input_ids=tokens[:, None],
-            attention_mask=self.mask[:, : self.seen],
-            position_ids=self.at[:, None],
+            attention_mask=self.mask[:, : now.seen],
+            position_ids=now.at[:, None],
             past_key_values=self.cache,
             use_cache=True,
             **accepted(self.model, logits_to_keep=1),
@@ -112,9 +135,9 @@ class Slots:
 class _SlotLayer(DynamicLayer):  # type: ignore[misc]
     """One layer's keys and values (S, heads, width, head width), written in place."""
 
-    def __init__(self, owner: Slots, like: Any, n_slots: int, width: int) -> None:
+    def __init__(self, now: _Step, like: Any, n_slots: int, width: int) -> None:
         super().__init__()
-        self.owner = owner
+        self.now = now
         self.is_initialized = True
         self.dtype, self.device = like.keys.dtype, like.keys.device
         # zeros: what a mask hides is still multiplied, and 0 times nan is nan
@@ -124,21 +147,22 @@ class _SlotLayer(DynamicLayer):  # type: ignore[misc]
     def put(self, slots: Sequence[int], lengths: Sequence[int], keys: Tensor, values: Tensor) -> None:
         """Prompts that were read with padding on the left, into their slots from column 0 on."""
         for row, (slot, length) in enumerate(zip(slots, lengths, strict=True)):
-            self.keys[slot, :, :length] = keys[row, :, -length:]
-            self.values[slot, :, :length] = values[row, :, -length:]
+            for mine, read in ((self.keys, keys), (self.values, values)):
+                mine[slot, :, :length] = read[row, :, -length:]
+                mine[slot, :, length:] = 0  # what the row before left there may be nan
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Write (S, heads, 1, head width), each slot's into its own column; all that this step's attention sees."""
-        rows, at, seen = self.owner.rows, self.owner.at, self.owner.seen
-        self.keys[rows, :, at] = key_states[:, :, 0]
-        self.values[rows, :, at] = value_states[:, :, 0]
-        return self.keys[:, :, :seen], self.values[:, :, :seen]
+        now = self.now
+        self.keys[now.rows, :, now.at] = key_states[:, :, 0]
+        self.values[now.rows, :, now.at] = value_states[:, :, 0]
+        return self.keys[:, :, : now.seen], self.values[:, :, : now.seen]
 
     def keep(self, slots: Tensor) -> None:
         self.keys, self.values = self.keys[slots], self.values[slots]
 
     def get_seq_length(self) -> int:
-        return self.owner.seen - 1  # before the step's own token
+        return self.now.seen - 1  # before the step's own token
 
 
 class _Causal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from collections.abc import Generator as PyGenerator
@@ -137,6 +138,7 @@ class Generator:
         self.loaded, self.adapter, self.tasks = loaded, adapter, tuple(tasks)
         self.folds, self.batch_tokens, self.reads = folds, batch_tokens, reads
         self._stats = GenerationStats()
+        self._routing = False  # the batch at hand is computed routed
 
     def run(
         self,
@@ -158,7 +160,8 @@ class Generator:
 
         def work(batch: list[Request], n: int, enter: Enter) -> list[Generated]:
             prompts, limits = [r.prompt for r in batch], [r.limit for r in batch]
-            rows = decode(self.loaded, prompts, limits, enter, slots=n, ended=ended)
+            together = self._together(batch)
+            rows = decode(self.loaded, prompts, limits, enter, slots=n, together=together, ended=ended)
             self._count(tokens=sum(map(len, rows)))
             return [self._generated(request, row) for request, row in zip(batch, rows, strict=True)]
 
@@ -193,6 +196,7 @@ class Generator:
         """The results of each batch: first task by task those that fold, then together those that do not."""
         for request in requests:
             self._check(request)
+        self._routing = False
         routes = self._routes(requests)
         unfolded: list[R] = []
         for route in sorted(set(routes.values())):
@@ -205,6 +209,7 @@ class Generator:
                 with self._applied(factors):
                     for batch in batches:
                         yield self._fitting(batch, work, lambda rows, batch: nullcontext())
+        self._routing = True
         for batch in _unfinished(plan(unfolded, _FILLS * self.batch_tokens), finished):
             yield self._fitting(batch, work, lambda rows, batch: self._routed([batch[i] for i in rows], routes))
         names = {self.tasks[routes[r.route, r.id]] for r in unfolded}
@@ -223,6 +228,15 @@ class Generator:
             routes.update({(r.route, r.id): int(route) for r, route in zip(batch, chosen, strict=True)})
         self._stats = replace(self._stats, chosen=routes)
         return routes
+
+    def _together(self, batch: Sequence[Request]) -> bool:
+        """Whether rows must begin together where they are routed.
+
+        An adapter that reads prompts would read those in the slots again with every one that joins; and in lower
+        precision a layer's shapes, and its rounding, follow from which tasks are there.
+        """
+        mixed = len({r.route for r in batch}) > 1
+        return self._routing and (self.reads or (mixed and self.loaded.dtype.itemsize < 4))
 
     def _fold(self, route: int) -> Mapping[str, LoRAFactors] | None:
         if not self.folds:
@@ -272,6 +286,7 @@ class Generator:
                         f"into the memory of {self.loaded.device}. Lower train.max_length, or take a smaller model."
                     ) from error
             if self.loaded.device.type == "cuda":
+                gc.collect()
                 torch.cuda.empty_cache()
             self._count(halved=1)
             n //= 2

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the step or batch at hand, keep the state, then stop."""
+"""Ctrl-C and SIGTERM: finish the step or the row at hand, keep the state, then stop (a batch of texts is made anew)."""
 
 from __future__ import annotations
 

@@ -49,9 +49,24 @@ def loaded(model: Any, dtype: torch.dtype = torch.float32) -> LoadedModel:
 
 
 def toy(kind: str) -> LoadedModel:
-    from transformers import MistralConfig, MistralForCausalLM, T5Config, T5ForConditionalGeneration
+    from transformers import (
+        BloomConfig,
+        BloomForCausalLM,
+        GPTNeoConfig,
+        GPTNeoForCausalLM,
+        MistralConfig,
+        MistralForCausalLM,
+        T5Config,
+        T5ForConditionalGeneration,
+    )
 
     torch.manual_seed(0)
+    if kind == "no positions":
+        return loaded(BloomForCausalLM(BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4)))
+    if kind == "local columns":
+        kinds = [[["global", "local"], 1]]
+        small = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "window_size": 6, "max_position_embeddings": 64}
+        return loaded(GPTNeoForCausalLM(GPTNeoConfig(vocab_size=VOCABULARY, attention_types=kinds, **small)))
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
     if kind == "sliding window":
         sizes["num_key_value_heads"] = 2
@@ -108,7 +123,10 @@ def run(generator: Generator, requests: Sequence[Request]) -> dict[str, tuple[in
     return texts
 
 
-@pytest.mark.parametrize("kind", ["full attention", "sliding window", "encoder-decoder"])
+KINDS = ["full attention", "sliding window", "encoder-decoder", "no positions", "local columns"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_texts_are_those_of_transformers_for_every_batch_size(kind: str, llama: LoadedModel) -> None:
     model = llama if kind == "full attention" else toy(kind)
     requests = toy_requests()
@@ -193,13 +211,63 @@ def test_many_short_prompts_begin_in_one_pass_and_long_ones_in_several(
         monkeypatch.undo()
 
 
+@pytest.mark.parametrize("kind", KINDS)
 def test_looking_at_ended_rows_now_and_then_changes_no_text(
-    llama: LoadedModel, monkeypatch: pytest.MonkeyPatch
+    kind: str, llama: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    requests = toy_requests()
-    expected = [reference(llama.model, request) for request in requests]
-    monkeypatch.setitem(_LOOK, "cpu", 5)
-    assert decode(llama, [r.prompt for r in requests], [r.limit for r in requests], always) == expected
+    model = llama if kind == "full attention" else toy(kind)
+    requests = toy_requests(16)
+    prompts, limits = [r.prompt for r in requests], [r.limit for r in requests]
+    expected = [reference(model.model, request) for request in requests]
+    for look, size in ((5, None), (8, 4)):
+        monkeypatch.setitem(_LOOK, "cpu", look)
+        assert decode(model, prompts, limits, always, slots=size) == expected
+        assert decode(model, prompts, limits, always, slots=size, together=True) == expected
+
+
+def test_a_row_that_breaks_leaves_nothing_to_the_next_one_in_its_slot(llama: LoadedModel) -> None:
+    requests = toy_requests(12)
+    broken = 6  # a token whose embedding is no number
+    prompts = [[broken] * 18, *([t if t != broken else 7 for t in r.prompt] for r in requests)]
+    limits = [9, *(r.limit for r in requests)]
+    expected = [reference(llama.model, replace(r, prompt=p)) for r, p in zip(requests, prompts[1:], strict=True)]
+    llama.model.get_input_embeddings().weight.data[broken] = float("nan")
+    assert not llama.model.lm_head.weight.isnan().any()
+    found = decode(llama, prompts, limits, always, slots=2)
+    clean = [i for i, text in enumerate(expected) if broken not in text]
+    assert len(clean) > 4
+    assert [found[1 + i] for i in clean] == [expected[i] for i in clean]
+
+
+def test_a_batch_leaves_no_cache_behind(llama: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    import gc
+    import weakref
+
+    import harness.decode as module
+
+    made: list[weakref.ref[Any]] = []
+    new_state = module.new_state
+
+    def noted(*args: Any) -> Any:
+        state = new_state(*args)
+        made.append(weakref.ref(state))
+        return state
+
+    monkeypatch.setattr(module, "new_state", noted)
+    gc.disable()
+    try:
+        decode(llama, [[7, 8], [9]], [5, 5], always)
+        assert [state() for state in made] == [None]
+    finally:
+        gc.enable()
+
+
+def test_an_adapter_that_reads_prompts_reads_each_once(llama: LoadedModel) -> None:
+    requests = toy_requests(24, routes=3)
+    choosy = Spy(cgc(llama.model), choose=lambda prompt: len(prompt) % 3)
+    bfloat = replace(llama, dtype=torch.bfloat16)  # as far as the plan goes: no row leaves before the others
+    Generator(bfloat, choosy, TASKS, folds=False, batch_tokens=300, reads=True).run(requests, lambda batch: None)
+    assert sum(choosy.read_rows) == len(requests)
 
 
 @pytest.mark.gpu
@@ -293,8 +361,8 @@ def test_ended_rows_leave_a_float32_batch_and_stay_in_a_bfloat16_one(toy_llama: 
         spy = Spy(NoFinetune().attach(model.model, TASKS, seed=0))
         Generator(model, spy, TASKS, folds=False, batch_tokens=10_000).run(toy_requests(), lambda batch: None)
         sizes[dtype] = spy.routes
-    assert sizes[torch.bfloat16] == [32, 32]  # prompts are read, then all go on
-    left = sizes[torch.float32][1:]
+    assert sizes[torch.bfloat16] == [32]
+    left = sizes[torch.float32]
     assert left[0] >= 24
     assert left == sorted(left, reverse=True)
     assert 1 < len(left) < 15
