@@ -25,7 +25,7 @@ sweep: $(STAMP)
 	$(BIN)/harness sweep leaderboards/promptcblue.toml --out runs/sweep
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile
 
 check: $(STAMP)
 	$(BIN)/ruff check .

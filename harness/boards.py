@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.board_spec import BoardSpec, read_board
@@ -24,11 +24,12 @@ _SUFFIX = {"markdown": ".md", "csv": ".csv", "json": ".json"}
 
 @dataclass(frozen=True, kw_only=True)
 class Board:
-    """A leaderboard and where its files are: ``folder/name.md`` and so on."""
+    """A leaderboard and where its files are: ``folder/name.md`` and so on. own: it is another one than theirs."""
 
     name: str
     folder: Path
     content: Leaderboard
+    own: bool = False
 
 
 def make_board(name: str, out: Path, protocol: str | None = None, *, own: bool = False) -> Board:
@@ -40,10 +41,10 @@ def make_board(name: str, out: Path, protocol: str | None = None, *, own: bool =
     """
     path = FOLDER / f"{name}.toml"
     if path.exists():
-        return board_of_file(path, read_board(path), out, protocol, own=own)
+        return replace(board_of_file(path, read_board(path), out, protocol, own=own), own=own)
     if name not in plugins(SUITES):
         raise unknown("suite or leaderboard", name, [*plugins(SUITES), *(p.stem for p in FOLDER.glob("*.toml"))])
-    return _board(name, FOLDER, name, None, runs_of(out, FOLDER, own=own), protocol)
+    return replace(_board(name, FOLDER, name, None, runs_of(out, FOLDER, own=own), protocol), own=own)
 
 
 def board_of_file(path: Path, spec: BoardSpec, out: Path, protocol: str | None = None, *, own: bool = False) -> Board:
@@ -112,6 +113,8 @@ def _board(
 
 def _drawn(board: Board) -> list[str]:
     """The pictures that are there: published records keep no logs to draw them from again, so a check draws none."""
+    if board.own:
+        return []
     names = {p.stem for p in (board.folder / board.name).glob("*.svg")}
     return sorted(n for n in names if f"{n}-dark" in names)
 

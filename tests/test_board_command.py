@@ -103,6 +103,21 @@ def test_published_records_alone_make_the_same_leaderboard(folder: Path, harness
     assert "draws: same" in verified.out
 
 
+def test_a_printed_leaderboard_shows_ones_own_runs_without_published_ones_and_their_pictures(
+    folder: Path, harness: Command
+) -> None:
+    assert harness("leaderboard", "mini", "--out", "runs", "--publish").status == 0
+    for run in find_runs(folder / "runs"):
+        if not run.name.startswith("majority"):
+            shutil.rmtree(run.path)
+    own = harness("leaderboard", "mini").out
+    assert "majority" in own
+    assert "cgc_lora" not in own
+    assert "<picture>" not in own
+    shutil.rmtree(folder / "runs")
+    assert "cgc_lora" in harness("leaderboard", "mini").out
+
+
 def test_one_run_that_cannot_be_published_leaves_the_markdown_as_it_was(folder: Path, harness: Command) -> None:
     (run,) = (r for r in find_runs(folder / "runs") if r.name.startswith("lora_all"))
     scores = json.loads((run.path / "scores.json").read_text())

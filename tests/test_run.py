@@ -159,7 +159,7 @@ def test_the_leaderboard_names_the_sample_and_no_winner(toy_run: Command, harnes
         toy_run(*extra)
     board = harness("leaderboard", "toys", "--out", tmp_path / "runs").out
     assert "embedded sample" in board
-    assert "&emsp;toy_lora+narrow" in board
+    assert "&nbsp;toy_lora+narrow" in board
     assert "**" not in "".join(line for line in board.splitlines() if line.startswith("| "))
 
 
