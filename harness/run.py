@@ -79,7 +79,7 @@ def execute(resolved: Resolved, out: Path, inputs: dict[str, Any], say: Say) -> 
             record, scores = work.all()
         except (Interrupted, KeyboardInterrupt):
             raise
-        except Exception as error:
+        except Exception as error:  # whatever it is, failure.json names it for a sweep, and it goes on its way
             _write_failure(run, work, error)
             raise
         return Outcome(run=run, record=record, scores=scores, fresh=True)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from harness.decode import _LOOK, decode, log_likelihoods
+from harness.decode_state import admits_later
 from harness.errors import ModelError, NotFoldable
 from harness.generate import Choice, Generated, Generator, Request, plan
 from harness.model import LoadedModel, load_model
@@ -195,6 +196,16 @@ def forwards(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> list[tuple
     return seen
 
 
+@pytest.mark.parametrize(("rope", "later"), [("default", True), ("linear", True), ("dynamic", False)])
+def test_rows_join_others_only_where_positions_are_their_own(
+    toy_llama: Callable[..., Any], rope: str, later: bool
+) -> None:
+    parameters = {"rope_type": rope, "rope_theta": 10000.0, "factor": 2.0}
+    model = loaded(toy_llama(vocab_size=VOCABULARY, rope_parameters=parameters))
+    assert admits_later(model) is later
+    assert not admits_later(toy("local columns"))
+
+
 def test_many_short_prompts_begin_in_one_pass_and_long_ones_in_several(
     llama: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,6 +279,9 @@ def test_an_adapter_that_reads_prompts_reads_each_once(llama: LoadedModel) -> No
     bfloat = replace(llama, dtype=torch.bfloat16)  # as far as the plan goes: no row leaves before the others
     Generator(bfloat, choosy, TASKS, folds=False, batch_tokens=300, reads=True).run(requests, lambda batch: None)
     assert sum(choosy.read_rows) == len(requests)
+    mixed = Spy(choosy.adapter)  # tasks share batches below float32: no row joins there either
+    Generator(bfloat, mixed, TASKS, folds=False, batch_tokens=300).run(requests, lambda batch: None)
+    assert sum(mixed.routes) == len(requests)
 
 
 @pytest.mark.gpu
