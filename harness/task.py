@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from datasets import Dataset
 
+
 Floats = NDArray[np.float64]
+
+
 Answer = Any  # what a protocol's parser makes of a text: a label, a list of items, sections, or NOT_PARSED
 
 
@@ -148,35 +151,4 @@ def to_example(row: Mapping[str, Any]) -> Example:
         prompt=row["prompt"],
         target=row["target"],
         choices=None if choices is None else tuple(choices),
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Judged:
-    """Predictions of one task under one protocol, parsed: what statistics and counts are made from."""
-
-    golds: Sequence[Answer]
-    answers: Sequence[Answer]
-    statistics: Statistics
-    n_unparsed: int
-    n_invented: int | None = field(default=None)
-
-
-def judge(task: Task, protocol: str, examples: Sequence[Example], texts: Sequence[str]) -> Judged:
-    """Parse golds and predictions of one task and compute their statistics under one protocol.
-
-    Args: examples and texts of equal length n, in the same order.
-    """
-    rule = task.protocols[protocol]
-    golds = [rule.parse(e.target, e) for e in examples]
-    answers = [rule.parse(t, e) for t, e in zip(texts, examples, strict=True)]
-    invented = None
-    if task.invented is not None:
-        invented = sum(task.invented(a, e) for a, e in zip(answers, examples, strict=True))
-    return Judged(
-        golds=golds,
-        answers=answers,
-        statistics=rule.statistics(golds, answers),
-        n_unparsed=sum(a is NOT_PARSED for a in answers),
-        n_invented=invented,
     )

@@ -26,12 +26,12 @@ from torch import Tensor, nn
 
 from harness.errors import BudgetError, ModelError, UsageError, unknown
 from harness.method import Budget, Method, Trainer, iter_linear
-from methods._adapter import LoRAAdapter, Parts, require_bare
-from methods._bank import AdaptedLinear, GatedLinear, TaskLinear
-from methods._gates import EmbeddingScores, FreeScores, Gate, TaskEmbedding, TaskGate, UniformScores
-from methods._peft import peft_modules
-from methods._route import Route
-from methods._site import Site, generator, number
+from methods.layers.adapter import LoRAAdapter, Parts, require_bare
+from methods.layers.gates import EmbeddingScores, FreeScores, Gate, TaskEmbedding, TaskGate, UniformScores
+from methods.layers.linear import AdaptedLinear, GatedLinear, TaskLinear
+from methods.layers.peft_io import peft_modules
+from methods.layers.routing import Route
+from methods.layers.target import Site, generator, number
 
 __all__ = [
     "AdaptedLinear",

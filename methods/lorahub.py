@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from harness.errors import HarnessError, UsageError
 from harness.method import Adapter, Ranks, Trainer, Trait
-from methods._peft import FILES, peft_modules, peft_rank, read_peft
 from methods.base import (
     AdaptedLinear,
     Gate,
@@ -27,6 +26,7 @@ from methods.base import (
     require_sites,
     train_alone,
 )
+from methods.layers.peft_io import FILES, peft_modules, peft_rank, read_peft
 
 if TYPE_CHECKING:
     import numpy as np

@@ -18,7 +18,6 @@ from torch.nn import functional
 
 from harness.errors import ModelError, NotFoldable, UsageError, unknown
 from harness.method import Adapter, Method, Ranks, Start, Trainer, Trait, named_folder
-from methods._peft import FILES, peft_rank, read_peft
 from methods.base import (
     AdaptedLinear,
     Gate,
@@ -34,6 +33,7 @@ from methods.base import (
     require_sites,
     train_alone,
 )
+from methods.layers.peft_io import FILES, peft_rank, read_peft
 from methods.lora_single import LoRASingle
 
 ROUTERS = "routers.weight"

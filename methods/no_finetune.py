@@ -9,8 +9,8 @@ from typing import ClassVar
 from torch import nn
 
 from harness.method import Adapter, Method, Trainer, Trait
-from methods._adapter import LoRAAdapter, Parts
-from methods._route import Route
+from methods.layers.adapter import LoRAAdapter, Parts
+from methods.layers.routing import Route
 
 
 @dataclass(frozen=True, kw_only=True)

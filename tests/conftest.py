@@ -121,7 +121,7 @@ class Result:
 @pytest.fixture
 def harness(plugin: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """The installed command in this process: ``harness("run", "--method", ...)``."""
-    from harness.cli import main
+    from harness.cli.main import main
 
     def call(*arguments: Any) -> Result:
         monkeypatch.setattr(sys, "argv", ["harness", *map(str, arguments)])

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.errors import DataError, UsageError
 from harness.task import Example, Suite, Task
-from tasks._jsonlines import build_dataset
-from tasks.firefly import _source
-from tasks.firefly._kinds import CHECKABLE, TASKS, chosen
-from tasks.firefly._source import File, Folder, Hub, Selection
+from tasks.common.jsonl import build_dataset
+from tasks.firefly import source as _source
+from tasks.firefly.source import File, Folder, Hub, Selection
+from tasks.firefly.tasks import CHECKABLE, TASKS, chosen
 
 if TYPE_CHECKING:
     from datasets import Dataset

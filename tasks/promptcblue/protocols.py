@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from harness.task import NOT_PARSED, Answer, Example, Protocol, Statistics
-from tasks._metrics import label_statistics, rouge_statistics, set_statistics
-from tasks._rouge import Tokens
-from tasks.promptcblue import official, readme
+from tasks.common.metrics import label_statistics, rouge_statistics, set_statistics
+from tasks.common.rouge import Tokens
+from tasks.common.tokens import characters, words
+from tasks.promptcblue import parsers_official as official
+from tasks.promptcblue import parsers_readme as readme
 from tasks.promptcblue.answers import HEADINGS, Outside, Sections
-from tasks.promptcblue.tokens import characters, words
 
 Parse = Callable[[str, Example], Answer]
 Cut = Callable[[str], Tokens]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.errors import DataError, nearest
 from harness.task import Example, Suite, Task
-from tasks._jsonlines import build_dataset, read_json_lines, shown
-from tasks.promptcblue.table import ALIASES, NEEDS_CHOICES, TASKS
+from tasks.common.jsonl import build_dataset, read_json_lines, shown
+from tasks.promptcblue.tasks import ALIASES, NEEDS_CHOICES, TASKS
 
 if TYPE_CHECKING:
     from datasets import Dataset

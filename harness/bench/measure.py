@@ -1,0 +1,314 @@
+"""`harness bench`: what a training step of a method costs, beside PEFT's LoRA, a loop over experts, and no adapter.
+
+All are timed in one process in turn, on the same rows; ratios are medians of the rounds' own ratios.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.bench.clock import Clock, Interval, paired, undisturbed
+from harness.bench.contenders import Contender, floor, loop, optimiser_of, peft_lora, twin
+from harness.data.encoding import Encoded
+from harness.errors import UsageError
+from harness.method import HasExperts, Method, Trait, iter_linear
+from harness.models.loading import LoadedModel
+from harness.models.parameter_count import size_of
+from harness.registry import METHODS, method_class, plugins
+from harness.task import Example
+from harness.training.batch import Batch, Weighted, padded
+
+ROW = 256  # tokens
+TARGETS = 8  # one token in so many is a target
+OURS, PEFT, LOOP, FLOOR = "ours", "peft", "loop", "floor"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One contender: the median step, and what a GPU needs of it (None on a CPU).
+
+    kernel_seconds: of a GPU's own work, without waiting. peak_bytes: weights, adapter, optimiser and one step.
+    """
+
+    seconds: float
+    tokens_per_second: float
+    kernel_seconds: float | None
+    peak_bytes: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One kind of training stage of a method, all its parameters and tasks or some of them.
+
+    n_tasks: that the stage trains. n_trained: parameters that the stage trains. peft_rank: of PEFT's LoRA.
+    ours_to_peft, loop_to_ours, ours_to_floor: ratios of seconds. absent: why a contender is missing, by its name.
+    """
+
+    method: str
+    stage: str
+    n_tasks: int
+    stored_rank: int
+    active_rank: int
+    stored: int
+    active: int
+    n_trained: int
+    peft_rank: int
+    measured: Mapping[str, Measured]
+    ours_to_peft: Interval | None
+    loop_to_ours: Interval | None
+    ours_to_floor: Interval
+    absent: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is measured. tokens: of a step. routes: of "rows" or, as in packed training, of "tokens"."""
+
+    tokens: int
+    tasks: int
+    rounds: int
+    routes: str
+    threads: int
+
+    @property
+    def row(self) -> int:
+        """Tokens of a row."""
+        return min(ROW, self.tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Rows of all methods and what they were measured on. clock: "cpu" (computing time) or "wall"."""
+
+    model: str
+    n_parameters: int
+    device: str
+    dtype: str
+    clock: str
+    plan: Plan
+    rows: Sequence[Row]
+
+
+def bench(
+    loaded: LoadedModel, label: str, methods: Mapping[str, Method], plan: Plan, notice: Callable[[str], None]
+) -> Report:
+    """Measure methods on a model, one after the other.
+
+    Args:
+        label: the model's name, for people. methods: by name, see ``chosen``.
+        notice: is told what is being measured, in one line.
+
+    Raises: UsageError for a model with an encoder.
+    """
+    if loaded.encoder_decoder:
+        raise UsageError(f"{label} has an encoder and a decoder: harness bench measures decoders only")
+    clock = Clock(device=loaded.device, threads=plan.threads)
+    rows: list[Row] = []
+    with undisturbed(clock):
+        for name, method in methods.items():
+            notice(f"measuring {name}")
+            stages = Stages(loaded, name, method, plan, clock)
+            stages.run()
+            rows += stages.rows
+    return Report(
+        model=label,
+        n_parameters=loaded.n_parameters,
+        device=torch.cuda.get_device_name(loaded.device) if loaded.device.type == "cuda" else "CPU",
+        dtype=str(loaded.dtype).removeprefix("torch."),
+        clock=clock.kind,
+        plan=plan,
+        rows=rows,
+    )
+
+
+def chosen(names: Sequence[str]) -> dict[str, Method]:
+    """Methods with their default fields; without names all that train. Raises: UsageError for one that does not."""
+    methods = {name: method_class(name)() for name in names or plugins(METHODS)}
+    for name, method in methods.items():
+        if names and Trait.TRAINS not in method.traits:
+            raise UsageError(f"method {name!r} trains nothing: there is no training step to measure")
+    return {name: method for name, method in methods.items() if Trait.TRAINS in method.traits}
+
+
+class _EnoughError(Exception):
+    """All that the method trains with gradients has been measured."""
+
+
+class Stages:
+    """The trainer that measures each kind of stage a method trains, in place of training it."""
+
+    seed = 0
+    start = None
+
+    def __init__(self, loaded: LoadedModel, name: str, method: Method, plan: Plan, clock: Clock) -> None:
+        self.loaded, self.name, self.method, self.plan, self.clock = loaded, name, method, plan, clock
+        self.tasks = [f"task{i}" for i in range(plan.tasks)]
+        self.model = twin(loaded.model)
+        self.layers = [n for n, _ in iter_linear(self.model)]
+        linear = {n: self.model.get_submodule(n) for n in self.layers}
+        self.adapter = method.attach(self.model, self.tasks, seed=self.seed)
+        self.layers = [n for n in self.layers if self.model.get_submodule(n) is not linear[n]]
+        self.size = size_of(method, self.adapter, self.tasks)
+        self.rows: list[Row] = []
+
+    def run(self) -> None:
+        """Let the method go through its stages."""
+        try:
+            self.method.fit(self.adapter, self, self.tasks)
+        except _EnoughError:
+            return
+
+    def train(
+        self,
+        stage: str,
+        parameters: Sequence[str] | None = None,
+        tasks: Sequence[str] | None = None,
+        share: float = 1.0,
+    ) -> None:
+        everything = self.adapter.trainable()
+        names = list(everything if parameters is None else parameters)
+        n_tasks, n_trained = len(self.tasks if tasks is None else tasks), sum(everything[n].numel() for n in names)
+        if any((r.n_tasks, r.n_trained) == (n_tasks, n_trained) for r in self.rows):
+            return
+        for name, parameter in everything.items():
+            parameter.requires_grad_(name in set(names))
+        own = Contender(
+            forward=self.model,
+            adapter=self.adapter,
+            optimiser=optimiser_of([everything[n] for n in names]),
+            reads=Trait.LABEL_FREE in self.method.traits,
+        )
+        self.rows.append(self._row(stage, own, [*(self.tasks if tasks is None else tasks)], n_trained))
+        for parameter in everything.values():
+            parameter.requires_grad_(True)
+
+    def examples(self, task: str, n: int, stage: str) -> list[Example]:
+        return [Example(id=f"{task}-{i}", task=task, prompt="", target="") for i in range(n)]
+
+    def loss(self, examples: Sequence[Example]) -> float:
+        raise _EnoughError
+
+    def done(self, stage: str) -> bool:
+        return False
+
+    def finish(self, stage: str) -> None:
+        pass
+
+    def remember(self, key: str, value: Any) -> None:
+        pass
+
+    def recall(self, key: str) -> Any:
+        return None
+
+    def reuse(self, stage: str) -> Mapping[str, Tensor] | None:
+        return None
+
+    def artefact(self, name: str, value: Any) -> None:
+        pass
+
+    def _row(self, stage: str, own: Contender, tasks: Sequence[str], n_trained: int) -> Row:
+        ranks = self.method.ranks(len(self.tasks))
+        rank = round(ranks.stored * n_trained / self.size.stored)
+        contenders, absent = self._contenders(own, rank, n_trained == self.size.stored)
+        seconds, measured = self._measure(contenders, make_batch(self.loaded, self.tasks, tasks, self.plan))
+
+        def ratio(a: str, b: str) -> Interval | None:
+            return paired(seconds[a], seconds[b]) if {a, b} <= seconds.keys() else None
+
+        return Row(
+            method=self.name,
+            stage=stage,
+            n_tasks=len(tasks),
+            stored_rank=ranks.stored,
+            active_rank=ranks.active,
+            stored=self.size.stored,
+            active=self.size.active,
+            n_trained=n_trained,
+            peft_rank=rank,
+            measured=measured,
+            ours_to_peft=ratio(OURS, PEFT),
+            loop_to_ours=ratio(LOOP, OURS),
+            ours_to_floor=paired(seconds[OURS], seconds[FLOOR]),
+            absent=absent,
+        )
+
+    def _contenders(self, own: Contender, rank: int, whole: bool) -> tuple[dict[str, Contender], dict[str, str]]:
+        """Those of one row, neighbours where their ratio is asked for, and why others are missing."""
+        base: nn.Module = self.loaded.model
+        found, absent = {FLOOR: floor(base)}, {}
+        if not rank or not self.layers:
+            absent[PEFT] = "the method states no rank, or adapts no linear layer"
+        else:
+            try:
+                found[PEFT] = peft_lora(base, self.layers, rank)
+            except ImportError:
+                absent[PEFT] = "PEFT is not installed: pip install 'mtlora-harness[peft]'"
+        found[OURS] = own
+        if whole and isinstance(self.adapter, HasExperts) and self.adapter.experts():
+            looped = loop(base, self.method.attach(twin(base), self.tasks, seed=self.seed))
+            found[LOOP] = dataclasses.replace(looped, reads=own.reads)
+        else:
+            absent[LOOP] = "the stage does not train experts that a gate weighs"
+        return found, absent
+
+    def _measure(
+        self, contenders: Mapping[str, Contender], batch: Batch
+    ) -> tuple[dict[str, list[float]], dict[str, Measured]]:
+        """Seconds of each round and what they come to; every other round goes backwards."""
+        for contender in contenders.values():  # the first step makes the optimiser's state
+            contender.step(batch, 0)
+        seconds: dict[str, list[float]] = {name: [] for name in contenders}
+        for number in range(self.plan.rounds):
+            order = list(contenders)[:: -1 if number % 2 else 1]
+            for name in order:
+                work = _step(contenders[name], batch, number + 1)
+                seconds[name].append(self.clock.seconds(work))
+        return seconds, {n: self._measured(c, batch, seconds[n]) for n, c in contenders.items()}
+
+    def _measured(self, contender: Contender, batch: Batch, seconds: Sequence[float]) -> Measured:
+        median = statistics.median(seconds)
+        work = _step(contender, batch, self.plan.rounds + 1)
+        peak = self.clock.peak_bytes(work)
+        if peak is not None:
+            weights = {id(p): p.numel() * p.element_size() for p in self.loaded.model.parameters()}
+            peak += sum(weights.values()) + contender.state_bytes()
+        return Measured(
+            seconds=median,
+            tokens_per_second=batch.inputs["input_ids"].numel() / median,
+            kernel_seconds=self.clock.kernel_seconds(work),
+            peak_bytes=peak,
+        )
+
+
+def _step(contender: Contender, batch: Batch, number: int) -> Callable[[], None]:
+    return lambda: contender.step(batch, number)
+
+
+def make_batch(loaded: LoadedModel, known: Sequence[str], tasks: Sequence[str], plan: Plan) -> Batch:
+    """Rows of random tokens, of the tasks in turn, that hold the plan's tokens (one row at least)."""
+    vocabulary = int(loaded.model.config.get_text_config().vocab_size)
+    drawn = torch.Generator().manual_seed(0)
+    n_rows = max(1, plan.tokens // plan.row)
+    n_prompt = plan.row - max(1, plan.row // TARGETS)
+    rows = []
+    for i in range(n_rows):
+        ids = torch.randint(vocabulary, (plan.row,), generator=drawn).tolist()
+        task = tasks[i % len(tasks)]
+        row = Encoded(task=task, prompt=tuple(ids[:n_prompt]), target=tuple(ids[n_prompt:]), cut=False)
+        weight = 1 / (n_rows * len(row.target))
+        rows.append(Weighted(row=row, task=known.index(task), weight=weight))
+    batch = padded(rows, loaded.device)
+    if plan.routes == "rows":
+        return batch
+    return dataclasses.replace(
+        batch,
+        routes=batch.routes[:, None].expand(-1, plan.row).contiguous(),
+        owner=batch.owner[:, None].expand(-1, plan.row).contiguous(),
+    )

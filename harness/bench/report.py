@@ -1,0 +1,112 @@
+"""What `harness bench` has measured, as a table for people and as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from tabulate import tabulate
+
+from harness.bench.clock import LAUNCH_BOUND, Interval
+from harness.bench.measure import LOOP, OURS, PEFT, Measured, Report, Row
+
+MOST_TO_PEFT = 1.05  # of a gated bank, at FROM_TOKENS a step or more
+FROM_TOKENS = 8192
+LEAST_FROM_LOOP = 2.5  # on a CPU
+_MISSING = "–"
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """The report, and the goals for rows that have a loop to compare with."""
+    found = dataclasses.asdict(report)
+    for row, entry in zip(report.rows, found["rows"], strict=True):
+        entry["launch_bound"] = {name: _launch_bound(m) for name, m in row.measured.items()}
+    found["goals"] = {
+        "ours_to_peft": {"most": MOST_TO_PEFT, "from_tokens": FROM_TOKENS},
+        "loop_to_ours": {"least": LEAST_FROM_LOOP, "device": "CPU"},
+    }
+    return found
+
+
+def render(report: Report) -> str:
+    """A row for each method (and stage of training), then the goals and what has to be said beside the figures."""
+    plan = report.plan
+    head = (
+        f"{report.model}, {report.n_parameters / 1e6:.0f} M parameters, {report.dtype}, {report.device}"
+        f"{f', {plan.threads} threads' if report.device == 'CPU' and plan.threads > 1 else ''}. "
+        f"A step: {plan.tokens} tokens, rows of {plan.row}, routes of {plan.routes}, {plan.tasks} tasks; forward, "
+        f"backward and optimiser. Ratios: medians of {plan.rounds} rounds in turn "
+        f"({'computing' if report.clock == 'cpu' else 'wall'} time) and their 95 % intervals."
+    )
+    headers = [
+        "method",
+        "stage",
+        "rank",
+        "stored",
+        "active",
+        "s/step",
+        "tokens/s",
+        "peak",
+        "/ floor",
+        "/ PEFT",
+        "loop /",
+    ]
+    table = tabulate([_cells(row) for row in report.rows], headers, disable_numparse=True, stralign="right")
+    return "\n\n".join([head, table, "\n".join(_notes(report))])
+
+
+def _cells(row: Row) -> list[str]:
+    ours = row.measured[OURS]
+    return [
+        row.method,
+        row.stage,
+        f"{row.stored_rank}/{row.active_rank}",
+        f"{row.stored / 1e6:.2f} M",
+        f"{row.active / 1e6:.2f} M",
+        f"{ours.seconds:.3f}",
+        f"{ours.tokens_per_second:.0f}",
+        _MISSING if ours.peak_bytes is None else f"{ours.peak_bytes / 2**30:.2f} GiB",
+        _interval(row.ours_to_floor),
+        _interval(row.ours_to_peft),
+        _interval(row.loop_to_ours),
+    ]
+
+
+def _interval(found: Interval | None) -> str:
+    if found is None:
+        return _MISSING
+    if found.low is None:
+        return f"{found.median:.3f}"
+    return f"{found.median:.3f} [{found.low:.3f}, {found.high:.3f}]"
+
+
+def _notes(report: Report) -> list[str]:
+    notes = [
+        "floor: the frozen model, backward to its inputs. PEFT: its LoRA of the rank that the stage trains (all of it "
+        "stored, but for stages that train a part). loop: over the method's experts, one after the other.",
+        f"Goals of methods with experts: / PEFT at most {MOST_TO_PEFT} from {FROM_TOKENS} tokens a step on; "
+        f"loop / at least {LEAST_FROM_LOOP} on a CPU.",
+    ]
+    missing = {why for row in report.rows for name, why in row.absent.items() if name == PEFT}
+    notes += [f"/ PEFT is missing: {why}." for why in sorted(missing)]
+    for row in report.rows:
+        bound = {n: m for n, m in row.measured.items() if _launch_bound(m) and n in (OURS, PEFT, LOOP)}
+        if bound:
+            own = ", ".join(f"{n} {m.kernel_seconds:.4f} s of {m.seconds:.4f} s" for n, m in bound.items())
+            notes.append(
+                f"{row.method} is bound by launches, not by the GPU's work ({own}): its ratios say little of larger "
+                f"steps. Ratios of the GPU's own work: {_kernel_ratios(row)}."
+            )
+    return notes
+
+
+def _launch_bound(measured: Measured) -> bool:
+    kernel = measured.kernel_seconds
+    return bool(kernel) and measured.seconds > LAUNCH_BOUND * float(kernel or 0)
+
+
+def _kernel_ratios(row: Row) -> str:
+    kernels = {n: m.kernel_seconds for n, m in row.measured.items() if m.kernel_seconds}
+    pairs = {"/ PEFT": (OURS, PEFT), "loop /": (LOOP, OURS)}
+    found = [f"{name} {kernels[a] / kernels[b]:.3f}" for name, (a, b) in pairs.items() if {a, b} <= kernels.keys()]
+    return ", ".join(found) or _MISSING

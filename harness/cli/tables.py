@@ -1,0 +1,104 @@
+"""Tables and texts for people: what is installed, which keys there are, what a run would do, which runs exist."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tabulate import tabulate
+
+from harness.registry import METHODS, SUITES, broken, method_class, plugins, suite_class
+
+if TYPE_CHECKING:
+    from harness.store.run_directory import RunDirectory
+
+
+def installed(check: bool) -> str:
+    """Every method and suite by name, with the distribution that brings it; ``check`` imports them all."""
+    parts = []
+    for group, word in ((METHODS, "method"), (SUITES, "suite")):
+        reasons = broken(group) if check else {}
+        rows = []
+        for name, plugin in plugins(group).items():
+            state = "claimed by " + " and ".join(plugin.clashes) if plugin.clashes else reasons.get(name, "ok")
+            rows.append((name, plugin.distribution, *((state,) if check else ())))
+        parts.append(tabulate(rows, (word, "from", *(("state",) if check else ())), tablefmt="simple"))
+    return "\n\n".join(parts)
+
+
+def about(name: str) -> str:
+    """One method's fields, ablations and presets, or one suite's options and tasks."""
+    if name in plugins(SUITES):
+        return _about_suite(name)
+    cls = method_class(name)
+    parts = [f"{name}: {cls.summary}", f"traits: {', '.join(sorted(cls.traits)) or 'none'}", fields(cls, "method")]
+    for word, table in (("ablation", cls.ablations), ("preset", cls.presets)):
+        if table:
+            rows = [(k, ", ".join(f"{f} = {v!r}" for f, v in changes.items())) for k, changes in table.items()]
+            parts.append(tabulate(rows, (f"--{word}", "sets"), tablefmt="simple", disable_numparse=True))
+    return "\n\n".join(parts)
+
+
+def fields(cls: type[Any], section: str) -> str:
+    """The keys of a method or suite with their defaults."""
+    default = cls()
+    rows = [(f"{section}.{f.name}", _value(getattr(default, f.name))) for f in dataclasses.fields(cls)]
+    return tabulate(rows, ("key", "default"), tablefmt="simple", disable_numparse=True) if rows else "no keys"
+
+
+def config_keys() -> str:
+    """Every ``train.*`` and ``eval.*`` key with default and meaning."""
+    from harness.config.spec import EvalConfig, TrainConfig
+
+    rows = [
+        (f"{section}.{name}", _value(info.default), info.description or "")
+        for section, config in (("train", TrainConfig), ("eval", EvalConfig))
+        for name, info in config.model_fields.items()
+    ]
+    return tabulate(rows, ("key", "default", "meaning"), tablefmt="simple", disable_numparse=True)
+
+
+def runs_table(runs: list[RunDirectory]) -> str:
+    """Every run with its state, how far it is, and its mean."""
+    rows = []
+    for run in runs:
+        spec, scores, failure = run.spec(), run.scores(), run.failure()
+        mean = next(iter(scores.root.values())).mean if scores else None
+        far = f"{failure.stage}: {failure.error}" if failure else _progress(run)
+        model = spec.model.label if spec and spec.model else "–"
+        shown = "–" if mean is None else f"{100 * mean:.1f}"
+        rows.append((run.name, run.state().value, far, model, spec.seed if spec else "–", shown))
+    return tabulate(
+        rows, ("run", "state", "how far", "model", "seed", "mean"), tablefmt="simple", disable_numparse=True
+    )
+
+
+def _about_suite(name: str) -> str:
+    cls = suite_class(name)
+    suite = cls()
+    rows = [
+        (t.name, t.kind, ", ".join(t.protocols), next(iter(t.protocols.values())).headline)
+        for t in suite.tasks.values()
+    ]
+    table = tabulate(rows, ("task", "kind", "protocols", "headline"), tablefmt="simple")
+    return "\n\n".join([f"{name}: {(cls.__doc__ or '').strip().splitlines()[0]}", fields(cls, "suite"), table])
+
+
+def _progress(run: RunDirectory) -> str:
+    if (run.path / "record.json").exists():
+        return "–"
+    texts = sum(_lines(p) for p in (run.path / "predictions").glob("*.jsonl"))
+    if texts:
+        return f"{texts} texts"
+    steps = sum(_lines(p) for p in (run.path / "train.jsonl", *run.path.glob("train/*.jsonl")) if p.exists())
+    return f"{steps} steps" if steps else "–"
+
+
+def _lines(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(1 for _ in file)
+
+
+def _value(value: Any) -> str:
+    return "–" if value is None else ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

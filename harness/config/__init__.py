@@ -1,0 +1,1 @@
+"""What users choose: specs, keys, requests."""

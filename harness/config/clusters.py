@@ -1,0 +1,98 @@
+"""Clusters: tasks that share one adapter on the one base model (the papers' "1+N")."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.config.spec import ClusterSpec, RunSpec
+from harness.errors import UsageError, unknown
+from harness.task import Suite
+
+NONE, KIND = "none", "kind"
+
+
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Tasks with an adapter of their own. name: of its folders; "" for the one cluster of a run without clustering."""
+
+    name: str
+    tasks: tuple[str, ...]
+
+
+def clusters_of(spec: RunSpec) -> list[Cluster]:
+    """The clusters of a run, at least one; each task is in exactly one."""
+    if spec.clusters is None:
+        return [Cluster(name="", tasks=tuple(spec.suite.tasks))]
+    return [Cluster(name=name, tasks=tasks) for name, tasks in spec.clusters.groups.items()]
+
+
+def cluster_with(spec: RunSpec, task: str) -> Cluster:
+    """The cluster whose adapter a task uses."""
+    return next(c for c in clusters_of(spec) if task in c.tasks)
+
+
+def read_clusters(choice: str | Mapping[str, Any] | None) -> str | ClusterSpec | None:
+    """What ``--clusters`` names: None, "kind", or the content of a file. Raises: UsageError."""
+    if choice is None or choice == NONE:
+        return None
+    if isinstance(choice, Mapping):
+        return ClusterSpec(**choice)
+    if choice == KIND:
+        return KIND
+    path = Path(choice)
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--clusters {choice}: expected none, kind or a TOML file; {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"--clusters {path}: not valid TOML: {error}") from error
+    for name, tasks in content.items():
+        if not _NAME.fullmatch(name):
+            raise UsageError(f"--clusters {path}: the name {name!r} may have letters, digits, _ and - alone")
+        if not isinstance(tasks, list) or not all(isinstance(t, str) for t in tasks):
+            raise UsageError(f"--clusters {path}: {name} = {tasks!r} is no list of tasks, such as {name} = ['a', 'b']")
+    return ClusterSpec(label=path.stem, groups={n: tuple(t) for n, t in content.items()})
+
+
+def group_tasks(choice: str | Mapping[str, Any] | None, suite: Suite, tasks: Sequence[str]) -> ClusterSpec | None:
+    """The run's tasks in clusters, those in the suite's order; None where all share one adapter.
+
+    A file may name tasks of the suite that are not run. Raises: UsageError for a task that is unknown, in two clusters
+    or in none.
+    """
+    found = read_clusters(choice)
+    if found is None:
+        return None
+    if isinstance(found, str):
+        groups: dict[str, list[str]] = {}
+        for task in tasks:
+            groups.setdefault(re.sub(r"[^A-Za-z0-9_-]", "_", suite.tasks[task].kind), []).append(task)
+        return ClusterSpec(label=KIND, groups={name: tuple(of) for name, of in groups.items()})
+    home: dict[str, str] = {}
+    for name, of in found.groups.items():
+        for task in of:
+            if task not in suite.tasks:
+                raise unknown(f"task of cluster {name}", task, suite.tasks, see=f"harness list {suite.name}")
+            if task in home:
+                raise UsageError(f"--clusters {found.label}: {task} is in {home[task]} and in {name}; choose one")
+            home[task] = name
+    without = [t for t in tasks if t not in home]
+    if without:
+        raise UsageError(
+            f"--clusters {found.label}: in no cluster: {', '.join(without)}. Name every task, or give --tasks"
+        )
+    names = dict.fromkeys(home[t] for t in tasks)
+    return ClusterSpec(label=found.label, groups={n: tuple(t for t in tasks if home[t] == n) for n in names})
+
+
+def describe(spec: RunSpec) -> str | None:
+    """``1+4 kind``: one base model, four adapters; None without clustering."""
+    return None if spec.clusters is None else f"1+{len(spec.clusters.groups)} {spec.clusters.label}"

@@ -1,0 +1,99 @@
+"""Keys such as ``train.lr``: parsing, sections, building configurations from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from harness.config.spec import EvalConfig, TrainConfig
+from harness.errors import UsageError, unknown
+
+_SECTIONS = ("train", "eval", "method", "suite")
+
+
+T = TypeVar("T")
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """``--set key=value`` pairs; values as in TOML, bare words as strings, ``none`` as None."""
+    keys = {}
+    for text in assignments:
+        key, sign, value = text.partition("=")
+        if not sign or not key.strip():
+            raise UsageError(f"--set {text}: expected key=value, for example --set train.lr=3e-4")
+        keys[key.strip()] = parse_value(value.strip())
+    return keys
+
+
+def parse_value(text: str) -> Any:
+    """A TOML value, or the text itself where it is none."""
+    if text.lower() == "none":
+        return None
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def build(cls: type[T], values: Mapping[str, Any], section: str) -> T:
+    """A method or suite from its keys. Raises: UsageError for an unknown field or a wrong value."""
+    known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for name in values:
+        if name not in known:
+            raise unknown("key", f"{section}.{name}", [f"{section}.{k}" for k in known], see="harness list")
+    default = cls()
+    # A comma list is kind to people: --set suite.kinds=NLI,MRC
+    lists = {k: tuple(v.split(",")) for k, v in values.items() if isinstance(v, str) and _is_tuple(default, k)}
+    try:
+        return TypeAdapter(cls).validate_python({**values, **lists})
+    except ValidationError as error:
+        raise _wrong(error, section, values) from error
+
+
+def _is_tuple(value: Any, name: str) -> bool:
+    return isinstance(getattr(value, name), tuple)
+
+
+def section_config(cls: type[T], section: str, values: Mapping[str, Any]) -> T:
+    """``train.*`` or ``eval.*`` keys. Raises: UsageError for an unknown key or a wrong value."""
+    known = list(cls.model_fields)  # type: ignore[attr-defined]
+    for name in values:
+        if name not in known:
+            raise unknown("key", f"{section}.{name}", [f"{section}.{k}" for k in known], see="harness keys")
+    try:
+        return cls(**values)
+    except ValidationError as error:
+        raise _wrong(error, section, values) from error
+
+
+def _wrong(error: ValidationError, section: str, values: Mapping[str, Any]) -> UsageError:
+    first = error.errors()[0]
+    name = ".".join(str(p) for p in first["loc"])
+    key = f"{section}.{name}" if section and name else section or name
+    given = first.get("input", values)
+    return UsageError(f"{key} = {given!r}: {first['msg'].removeprefix('Value error, ')}")
+
+
+def by_section(keys: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """``train.lr`` as ``["train"]["lr"]``; ``budget`` in "". Raises: UsageError for an unknown key."""
+    sections: dict[str, dict[str, Any]] = {s: {} for s in ("", *_SECTIONS)}
+    for key, value in keys.items():
+        section, dot, name = key.partition(".")
+        if key == "budget":
+            sections[""]["budget"] = value
+        elif not dot or section not in _SECTIONS:
+            known = [f"train.{k}" for k in TrainConfig.model_fields] + [f"eval.{k}" for k in EvalConfig.model_fields]
+            raise unknown("key", key, [*known, "budget", "method.", "suite."], see="harness keys")
+        else:
+            sections[section][name] = value
+    return sections
+
+
+def changed(value: Any, default: Any) -> dict[str, Any]:
+    """The fields of a dataclass that differ from the default's."""
+    names = [f.name for f in dataclasses.fields(value)]
+    return {n: getattr(value, n) for n in names if getattr(value, n) != getattr(default, n)}

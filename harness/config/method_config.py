@@ -1,0 +1,120 @@
+"""Fields of a method that name folders: known by what is in them, wherever they are."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.config.keys import build
+from harness.config.spec import RunSpec, TrainConfig
+from harness.errors import StoreError, UsageError, unknown
+from harness.method import Budget, Method, Trait, named_folder
+from harness.registry import method_class
+from harness.runtime.hashing import file_sha256
+
+
+def absolute(method: Method) -> Method:
+    """The same method with absolute paths."""
+    changes = {name: tuple(map(_absolute, getattr(method, name))) for name in type(method).folders}
+    return dataclasses.replace(method, **changes) if changes else method
+
+
+def absolute_keys(cls: type[Method], keys: Mapping[str, Any]) -> dict[str, Any]:
+    """The same keys, as typed, with absolute paths in ``method.<field>``."""
+    found = dict(keys)
+    for name in cls.folders:
+        if value := found.get(f"method.{name}"):
+            found[f"method.{name}"] = [_absolute(e) for e in (value.split(",") if isinstance(value, str) else value)]
+    return found
+
+
+def fingerprints(method: Method) -> dict[str, tuple[str, ...]]:
+    """By field, of each folder one hash of its files, behind ``name=`` where it has a name.
+
+    Raises: UsageError for a folder that lacks a file.
+    """
+    folders = {name: (getattr(method, name), files) for name, files in type(method).folders.items()}
+    return {
+        name: tuple(_print(name, entry, files) for entry in entries)
+        for name, (entries, files) in folders.items()
+        if entries
+    }
+
+
+def _print(field: str, entry: str, files: Sequence[str]) -> str:
+    name, folder = named_folder(entry)
+    content = hashlib.sha256()
+    for file in files:
+        if not (folder / file).is_file():
+            what = "is no folder" if not folder.is_dir() else f"has no {file}"
+            raise UsageError(f"method.{field}: {folder} {what}. Give folders with {' and '.join(files)}")
+        content.update(f"{file} {file_sha256(folder / file)}\n".encode())
+    return (f"{name}=" if name else "") + content.hexdigest()
+
+
+def _absolute(entry: str) -> str:
+    name, folder = named_folder(entry)
+    path = Path(folder).expanduser().resolve()
+    return f"{name}={path}" if name else str(path)
+
+
+def method_of(spec: RunSpec) -> Method:
+    """The method of a finished run with its fields. Raises: StoreError where another version is installed."""
+    cls = method_class(spec.method.name)
+    if cls.version != spec.method.version:
+        raise StoreError(
+            f"the run was made with version {spec.method.version} of {spec.method.name}, and installed is version "
+            f"{cls.version}: make it again"
+        )
+    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in spec.method.resolved.items()})
+
+
+def parse_budget(text: str) -> Budget:
+    """``active:16`` or ``stored:64``."""
+    kind, _, rank = text.partition(":")
+    if kind not in ("active", "stored") or not rank.isdigit() or int(rank) < 1:
+        raise UsageError(f"budget {text!r}: expected active:R or stored:R with a whole number R, such as active:16")
+    return Budget(kind=kind, rank=int(rank))
+
+
+def with_preset(keys: Mapping[str, Any], cls: type[Method], preset: str | None) -> dict[str, Any]:
+    """The preset's keys, under those that were given. Raises: UsageError for an unknown preset."""
+    if preset is None:
+        return dict(keys)
+    if preset not in cls.presets:
+        raise unknown("preset", preset, cls.presets, see="harness list")
+    return {**cls.presets[preset], **keys}
+
+
+def choose_method(
+    cls: type[Method], values: Mapping[str, Any], ablation: str | None, budget: str | None, sizes: Sequence[int]
+) -> Method:
+    """The method with its fields, ablation and budget; ``sizes``: how many tasks each cluster has."""
+    changes: Mapping[str, Any] = {}
+    if ablation is not None:
+        if ablation not in cls.ablations:
+            raise unknown("ablation", ablation, cls.ablations, see="harness list")
+        changes = cls.ablations[ablation]
+        both = sorted(set(changes) & set(values))
+        if both:
+            raise UsageError(f"--ablation {ablation} sets method.{both[0]} itself: leave it out of --set")
+    method = build(cls, {**values, **changes}, "method")
+    return within(method, parse_budget(budget), sizes) if budget and Trait.TRAINS in method.traits else method
+
+
+def data_only(train: TrainConfig) -> TrainConfig:
+    """What untrained methods use of the keys: rows (answers, in-context examples, length limits), and nothing else."""
+    return TrainConfig(per_task=train.per_task, max_length=train.max_length, precision=train.precision)
+
+
+def within(method: Method, budget: Budget, sizes: Sequence[int]) -> Method:
+    """The method within a budget in clusters of these sizes.
+
+    An active rank is one task's, so it holds in each cluster; a stored rank is divided among the clusters.
+    Raises: BudgetError naming the least possible.
+    """
+    share = Budget(kind=budget.kind, rank=budget.rank // len(sizes)) if budget.kind == "stored" else budget
+    return method.within(share, max(sizes))

@@ -1,0 +1,1 @@
+"""Examples: splits, mixtures, encoding, validation."""

@@ -1,0 +1,143 @@
+"""Prompts and targets as tokens: what training and generation both see."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from harness.data.rows import Rows
+from harness.errors import UsageError
+from harness.seeding import stable_seed
+from harness.task import Example
+
+DEFAULT_LIMIT = 256  # generated tokens where no training target tells how long answers are
+_SAMPLE = 2000  # training targets per task that the limit is estimated from
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """One row: prompt tokens, target tokens with eos last. cut: the prompt lost its middle."""
+
+    task: str
+    prompt: tuple[int, ...]
+    target: tuple[int, ...]
+    cut: bool
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.target)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoder:
+    """Tokenises examples: ``tok(prompt) + tok(target) + eos``, the two apart.
+
+    limits: generated tokens allowed per task. shots: in-context examples per task. max_length: of a whole row.
+    """
+
+    tokenizer: Any
+    style: str
+    eos: int
+    max_length: int
+    limits: Mapping[str, int]
+    shots: Mapping[str, Sequence[Example]] = field(default_factory=dict)
+    n_shots: int = 0
+
+    def rows(self, examples: Sequence[Example]) -> list[Encoded]:
+        """Training rows."""
+        prompts = self.prompts(examples)
+        targets = self.targets(examples)
+        return [
+            Encoded(task=e.task, prompt=p, target=(*t[: self.max_length - len(p) - 1], self.eos), cut=cut)
+            for e, (p, cut), t in zip(examples, prompts, targets, strict=True)
+        ]
+
+    def targets(self, examples: Sequence[Example]) -> list[list[int]]:
+        """Target tokens without eos."""
+        ids: list[list[int]] = self.tokenizer([e.target for e in examples], add_special_tokens=False)["input_ids"]
+        return ids
+
+    def prompts(self, examples: Sequence[Example]) -> list[tuple[tuple[int, ...], bool]]:
+        """Prompt tokens, and whether the middle was cut.
+
+        In-context examples give way first; then the middle of the prompt, so that the instruction at either end stays.
+        """
+        if not examples:
+            return []
+        full = self._tokens([self.text(e, self.n_shots) for e in examples])
+        out = []
+        for example, ids in zip(examples, full, strict=True):
+            room = self.room(example.task)
+            shots = self.n_shots
+            while len(ids) > room and shots:
+                shots -= 1
+                ids = self._tokens([self.text(example, shots)])[0]
+            cut = len(ids) > room
+            if cut:
+                head = room // 2
+                ids = ids[:head] + ids[len(ids) - (room - head) :]
+            # An empty prompt still needs one token to predict the answer from.
+            out.append((tuple(ids) or (self.eos,), cut or shots < self.n_shots))
+        return out
+
+    def room(self, task: str) -> int:
+        """Tokens that a prompt of the task may have."""
+        return max(self.max_length - self.limits[task], self.max_length // 2)
+
+    def limit(self, task: str, prompt: Sequence[int]) -> int:
+        """Tokens that may be generated after this prompt."""
+        return min(self.limits[task], self.max_length - len(prompt))
+
+    def text(self, example: Example, n_shots: int) -> str:
+        """The prompt as text, in-context examples first; never the example itself."""
+        chosen = [s for s in self.shots.get(example.task, ()) if s.id != example.id][:n_shots]
+        if self.style == "chat":
+            turns = [t for s in chosen for t in (_turn("user", s.prompt), _turn("assistant", s.target))]
+            turns.append(_turn("user", example.prompt))
+            rendered: str = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            return rendered
+        return "\n\n".join([f"{s.prompt}{_gap(s.prompt)}{s.target}" for s in chosen] + [example.prompt])
+
+    def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        # A chat template writes its own special tokens; a plain prompt gets those that the tokenizer itself adds.
+        ids: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=self.style == "plain")["input_ids"]
+        return ids
+
+
+def _turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def _gap(prompt: str) -> str:
+    return "" if prompt.endswith(("：", ":", "\n")) else "\n"
+
+
+def check_style(tokenizer: Any, style: str) -> None:
+    """Raises: UsageError for --prompt chat with a tokenizer that has no chat template."""
+    if style == "chat" and not getattr(tokenizer, "chat_template", None):
+        raise UsageError("this model's tokenizer has no chat template: use --prompt plain, or a chat model")
+
+
+def generation_limits(tokenizer: Any, train: Rows | None, tasks: Sequence[str], told: int | None) -> dict[str, int]:
+    """Generated tokens allowed per task: 1.25 times the 99.5 % quantile of its training targets' lengths, with eos.
+
+    A task without training rows gets the largest limit of the others.
+    """
+    if told is not None:
+        return dict.fromkeys(tasks, told)
+    limits = {}
+    for task in tasks:
+        if train is not None and len(train.by_task[task]):
+            texts = train.dataset.select(train.by_task[task][:_SAMPLE])["target"]
+            lengths = [len(i) + 1 for i in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+            limits[task] = int(np.ceil(1.25 * np.quantile(lengths, 0.995)))
+    return {task: limits.get(task, max(limits.values(), default=DEFAULT_LIMIT)) for task in tasks}
+
+
+def draw(rows: Rows, task: str, n: int, *key: object) -> list[Example]:
+    """n rows of a task (fewer if there are fewer), drawn without replacement by the key."""
+    indices = rows.by_task.get(task, np.zeros(0, np.int64))
+    generator = np.random.Generator(np.random.PCG64(stable_seed("draw", task, *key)))
+    return rows.examples(generator.permutation(indices)[:n])

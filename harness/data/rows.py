@@ -1,0 +1,85 @@
+"""The examples of a split, grouped by task."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.config.spec import DataSpec
+from harness.errors import UsageError
+from harness.runtime.hashing import file_sha256
+from harness.task import Example, Suite, to_example
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """The rows of one split, grouped by task. by_task: positions in the data set, in the source's order."""
+
+    split: str
+    dataset: Dataset
+    by_task: Mapping[str, Indices]
+
+    def examples(self, indices: Sequence[int] | Indices) -> list[Example]:
+        """Rows of the data set as examples."""
+        if len(indices) == 0:
+            return []
+        columns = self.dataset[[int(i) for i in indices]]
+        return [to_example({k: columns[k][i] for k in columns}) for i in range(len(indices))]
+
+    def of(self, task: str) -> list[Example]:
+        """All rows of a task."""
+        return self.examples(self.by_task[task])
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {task: len(indices) for task, indices in self.by_task.items()}
+
+
+def group(dataset: Dataset, split: str, tasks: Sequence[str], per_task: int | None = None) -> Rows:
+    """Group a split's rows by task.
+
+    per_task keeps the rows whose ids have the smallest hashes: the same rows for every seed, and a smaller number is
+    a subset of a larger one.
+    """
+    names = np.asarray(dataset.with_format(None)["task"], dtype=object)
+    by_task = {}
+    for task in tasks:
+        indices = np.flatnonzero(names == task).astype(np.int64)
+        if per_task is not None and len(indices) > per_task:
+            ids = dataset.select(indices)["id"]
+            order = sorted(range(len(indices)), key=lambda i: hashlib.sha256(ids[i].encode()).digest())
+            indices = np.sort(indices[order[:per_task]])
+        by_task[task] = indices
+    return Rows(split=split, dataset=dataset, by_task=by_task)
+
+
+def without_targets(rows: Rows) -> bool:
+    """True where every target of the split is blank, as in a published test file."""
+    used = np.concatenate([np.zeros(0, np.int64), *rows.by_task.values()])
+    return len(used) > 0 and not any(t.strip() for t in rows.dataset.select(used)["target"])
+
+
+def locate_data(suite: Suite, given: str | None) -> tuple[str, DataSpec]:
+    """Where the rows are, and what identifies them; without ``given`` the embedded sample."""
+    if given is None:
+        if suite.sample is None:
+            raise UsageError(f"--data is missing: suite {suite.name!r} has no embedded sample")
+        source, label = str(suite.sample), "sample"
+    else:
+        source, label = given, Path(given).name if Path(given).exists() else given
+    files = suite.files(source)
+    prints = {p.name: file_sha256(p) for p in files}
+    prints |= {k: str(v) for k, v in suite.describe(source).items() if k in ("revision", "split")}
+    return source, DataSpec(label=label, sample=given is None, fingerprints=prints)

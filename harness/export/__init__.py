@@ -1,0 +1,1 @@
+"""Adapters of finished runs as PEFT folders or merged models."""

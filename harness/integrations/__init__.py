@@ -1,0 +1,1 @@
+"""Doors to other evaluation tools; the only importers of lm_eval."""

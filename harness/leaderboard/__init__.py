@@ -1,0 +1,1 @@
+"""Leaderboards: tables, Markdown, exports, pictures, verification and publication."""

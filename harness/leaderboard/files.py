@@ -1,0 +1,126 @@
+"""A leaderboard from the runs of a folder and the published records, and its files beside its TOML file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness.config.spec import LOCAL, RunSpec
+from harness.errors import HarnessError, StoreError, unknown
+from harness.leaderboard.build import build
+from harness.leaderboard.export import to_csv, to_json
+from harness.leaderboard.markdown import render_markdown
+from harness.leaderboard.tables import Leaderboard
+from harness.registry import SUITES, plugins, suite_class
+from harness.store.files import write_atomic
+from harness.store.run_directory import RunDirectory, find_runs
+from harness.sweep.spec import BoardSpec, read_board
+
+FOLDER = Path("leaderboards")
+RECORDS = "records"  # of the folder: published runs
+REFERENCE = "lora_single"  # transfer is what a method gains over a LoRA per task
+_SUFFIX = {"markdown": ".md", "csv": ".csv", "json": ".json"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    """A leaderboard and where its files are: ``folder/name.md`` and so on. own: it is another one than theirs."""
+
+    name: str
+    folder: Path
+    content: Leaderboard
+    own: bool = False
+
+
+def make_board(name: str, out: Path, protocol: str | None = None, *, own: bool = False) -> Board:
+    """The leaderboard of a suite (all its runs), or of ./leaderboards/<name>.toml (those on its model and data).
+
+    Args: own: of the runs below ``out`` alone where there are any, without the published records.
+
+    Raises: UsageError for a name that is neither; StoreError where there are no runs.
+    """
+    path = FOLDER / f"{name}.toml"
+    if path.exists():
+        return replace(board_of_file(path, read_board(path), out, protocol, own=own), own=own)
+    if name not in plugins(SUITES):
+        raise unknown("suite or leaderboard", name, [*plugins(SUITES), *(p.stem for p in FOLDER.glob("*.toml"))])
+    return replace(_board(name, FOLDER, name, None, runs_of(out, FOLDER, own=own), protocol), own=own)
+
+
+def board_of_file(path: Path, spec: BoardSpec, out: Path, protocol: str | None = None, *, own: bool = False) -> Board:
+    """The leaderboard of a TOML file; one that has its suite's name shows all runs of the suite."""
+    runs = runs_of(out, path.parent, own=own)
+    if path.stem != spec.suite:
+        runs = [r for r in runs if (found := r.spec()) is not None and _belongs(found, spec)]
+    return _board(path.stem, path.parent, spec.suite, spec, runs, protocol)
+
+
+def runs_of(out: Path, folder: Path, *, own: bool = False) -> list[RunDirectory]:
+    """Runs and published records, each once; own: runs alone, unless there are none."""
+    found: dict[str, RunDirectory] = {}
+    runs = find_runs(out)
+    for run in runs if own and runs else [*runs, *find_runs(folder / RECORDS)]:
+        found.setdefault(run.name, run)
+    return list(found.values())
+
+
+def rendered(board: Board, form: str) -> str:
+    """The board as markdown, csv or json text, ending in one newline."""
+    if form == "json":
+        text = json.dumps(to_json(board.content), ensure_ascii=False, indent=1)
+    else:
+        text = (
+            render_markdown(board.content, board.name, _drawn(board)) if form == "markdown" else to_csv(board.content)
+        )
+    return text.rstrip("\n") + "\n"
+
+
+def write_board(board: Board) -> list[Path]:
+    """Write the pictures into a folder <name>, then <name>.md, .csv and .json; returns their paths."""
+    from harness.leaderboard.plots.tables import plots
+
+    found = plots(board.content)
+    pictures = board.folder / board.name
+    for old in set(pictures.glob("*.svg")) - {pictures / name for name in found}:
+        old.unlink()
+    for name, picture in found.items():
+        write_atomic(pictures / name, picture)
+    paths = [pictures] if found else []
+    for form, suffix in _SUFFIX.items():
+        path = board.folder / f"{board.name}{suffix}"
+        write_atomic(path, rendered(board, form).encode())
+        paths.append(path)
+    return paths
+
+
+def check_board(board: Board) -> None:
+    """Raises: HarnessError where the committed Markdown is not what the runs say."""
+    path = board.folder / f"{board.name}.md"
+    if not path.exists() or path.read_text(encoding="utf-8") != rendered(board, "markdown"):
+        raise HarnessError(f"{path} is not what the runs say. Make it again: harness leaderboard {board.name} --write")
+
+
+def _board(
+    name: str, folder: Path, suite: str, spec: BoardSpec | None, runs: Sequence[RunDirectory], protocol: str | None
+) -> Board:
+    tasks = suite_class(suite)().tasks.values()
+    first = next(iter(next(iter(tasks)).protocols))
+    content = build(runs, suite, protocol or first, reference=REFERENCE, file=spec)
+    if not (content.tables or content.elsewhere or content.unfinished):
+        raise StoreError(f"no runs for {name!r}. Make one: harness run --suite {suite} --method …")
+    return Board(name=name, folder=folder, content=content)
+
+
+def _drawn(board: Board) -> list[str]:
+    """The pictures that are there: published records keep no logs to draw them from again, so a check draws none."""
+    if board.own:
+        return []
+    names = {p.stem for p in (board.folder / board.name).glob("*.svg")}
+    return sorted(n for n in names if f"{n}-dark" in names)
+
+
+def _belongs(run: RunSpec, board: BoardSpec) -> bool:
+    model = run.model is None or run.backend != LOCAL or run.model.label in (board.model, Path(board.model).name)
+    return model and run.data.sample == (board.data is None)

@@ -1,0 +1,100 @@
+"""What pictures show of a run, in a few kilobytes: published records keep it in place of logs and artefacts."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from pydantic import ValidationError
+
+from harness.errors import StoreError
+from harness.store.record import Frozen
+from harness.store.run_directory import RunDirectory
+
+FILE: Final = "digest.json"
+_PARTS: Final = 20  # that a curve is averaged in
+_DIGITS: Final = 4
+_BLOCK: Final = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")
+
+Weights = Mapping[str, Mapping[str, Sequence[float]]]  # gate -> task -> a number for each expert
+
+
+class Digest(Frozen):
+    """Numbers of a run's pictures, to four digits.
+
+    losses: of training, averaged over equal parts of its steps, stages behind one another.
+    gates: task -> block of the model (the first on top, gates of one block averaged) -> a weight for each expert.
+    skills: task -> how much of each skill it uses, the mean over layers.
+    Both are empty where the run keeps none, and where clusters keep several.
+    """
+
+    losses: tuple[float, ...] = ()
+    gates: dict[str, tuple[tuple[float, ...], ...]] = {}
+    skills: dict[str, tuple[float, ...]] = {}
+
+
+def read_digest(run: RunDirectory) -> Digest:
+    """Of a published record its digest.json, of a run what its logs and artefacts say. Raises: StoreError."""
+    path = run.path / FILE
+    try:
+        return Digest.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return make_digest(run)
+    except ValidationError as error:
+        raise StoreError(f"{path} is damaged. Publish the run again: harness verify RUN --publish") from error
+
+
+def make_digest(run: RunDirectory) -> Digest:
+    """From train.jsonl (or train/*.jsonl) and artefacts/gates.json, skills.json."""
+    losses = np.asarray(list(_losses(run.path)))
+    parts = np.array_split(losses, min(_PARTS, len(losses))) if len(losses) else []
+    gates, skills = (_weights(run.artefacts / f"{name}.json") for name in ("gates", "skills"))
+    blocks = list(_blocks(gates).values())
+    return Digest(
+        losses=tuple(_round(float(p.mean())) for p in parts),
+        gates={t: tuple(_mean(gates, names, t) for names in blocks) for t in _tasks(gates)},
+        skills={t: _mean(skills, list(skills), t) for t in _tasks(skills)},
+    )
+
+
+def _losses(run: Path) -> Iterator[float]:
+    for log in (run / "train.jsonl", *sorted((run / "train").glob("*.jsonl"))):
+        for line in log.read_text("utf-8").splitlines() if log.exists() else ():
+            loss = json.loads(line).get("loss")
+            if isinstance(loss, float):
+                yield loss
+
+
+def _weights(path: Path) -> Weights:
+    """A file of weights; nothing where it is missing, or where gates have different numbers of experts."""
+    value: Any = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    lines = [line for of_gate in value.values() for line in of_gate.values()]
+    numbers = all(isinstance(line, list) and all(isinstance(x, int | float) for x in line) for line in lines)
+    return value if numbers and len({len(line) for line in lines}) == 1 else {}
+
+
+def _tasks(weights: Weights) -> list[str]:
+    """Those with a weight in every gate."""
+    found = dict.fromkeys(task for of_gate in weights.values() for task in of_gate)
+    return [t for t in found if all(t in of_gate for of_gate in weights.values())]
+
+
+def _blocks(weights: Weights) -> dict[int, list[str]]:
+    """The gates of each block of the model, by its number; -1 for gates outside of blocks."""
+    found: dict[int, list[str]] = {}
+    for gate in weights:
+        number = _BLOCK.search(gate)
+        found.setdefault(int(number.group(1)) if number else -1, []).append(gate)
+    return dict(sorted(found.items()))
+
+
+def _mean(weights: Weights, gates: Sequence[str], task: str) -> tuple[float, ...]:
+    return tuple(_round(float(x)) for x in np.mean([weights[g][task] for g in gates], axis=0))
+
+
+def _round(value: float) -> float:
+    return round(value, _DIGITS) + 0.0  # the sum makes -0.0 a plain zero

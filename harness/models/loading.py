@@ -1,0 +1,221 @@
+"""The base model and its tokenizer: frozen, in one precision, from a folder, a GGUF file or the model hub."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from harness.config.spec import ModelSpec
+from harness.errors import ModelError
+from harness.models.source import Source, check_folder, fetch, fingerprint, locate
+
+if TYPE_CHECKING:
+    import torch
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+_ENDLESS = 1_000_000_000  # tokenizers without a stated length claim about 1e30 tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A frozen base model in eval mode with its tokenizer.
+
+    max_context: the longest sequence in tokens (of the encoder alone, where there is one); None: no limit is known.
+    n_parameters: every parameter once, tied ones too.
+    """
+
+    model: Any
+    tokenizer: Any
+    device: torch.device
+    dtype: torch.dtype
+    n_parameters: int
+    max_context: int | None
+    encoder_decoder: bool
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Every token that ends an answer: the tokenizer's eos, and those of the generation config."""
+        configured = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        more = configured if isinstance(configured, list) else [configured]
+        return tuple(dict.fromkeys(int(i) for i in [self.tokenizer.eos_token_id, *more] if i is not None))
+
+
+def identify(name: str, revision: str | None = None) -> ModelSpec:
+    """The model's label and fingerprint, without loading weights; ``revision`` is for hub ids. Raises: ModelError."""
+    source = locate(name, revision)
+    return ModelSpec(label=source.label, fingerprint=fingerprint(source))
+
+
+def load_tokenizer(name: str, revision: str | None = None, *, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a model. Raises: ModelError where there is none, or where it has no eos token."""
+    source = locate(name, revision)
+    return _tokenizer(source, fetch(source), trust_remote_code)
+
+
+def load_model(
+    name: str,
+    precision: Precision = "auto",
+    device: str | None = None,
+    *,
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+) -> LoadedModel:
+    """Load a language model for training adapters or generating with them.
+
+    Args:
+        name: as for ``locate``: a registered name, a folder, a ``.gguf`` file (dequantised), a hub id.
+        precision: of the weights; auto: bfloat16 where the GPU computes in it, else float32.
+        device: a torch device (default: CUDA where there is one, else the CPU).
+        trust_remote_code: let the model's own Python files run.
+        revision: of a hub id; give the recorded fingerprint to load exactly that version.
+
+    Raises: ModelError, saying what to do.
+    """
+    import torch
+
+    source = locate(name, revision)
+    folder = fetch(source)
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    dtype = dtype_of(precision, place)
+    tokenizer = _tokenizer(source, folder, trust_remote_code)
+    model = _weights(source, folder, dtype, trust_remote_code)
+    model = model.to(place).eval().requires_grad_(False)
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        device=place,
+        dtype=dtype,
+        n_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        max_context=_max_context(model.config, tokenizer),
+        encoder_decoder=bool(model.config.is_encoder_decoder),
+    )
+
+
+def dtype_of(precision: Precision, device: torch.device) -> torch.dtype:
+    """What ``precision`` means on a device."""
+    import torch
+
+    named = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if precision in named:
+        return named[precision]
+    # emulated bfloat16 (older GPUs claim it) is slower than float32
+    fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if fast else torch.float32
+
+
+def _tokenizer(source: Source, folder: Path, trust_remote_code: bool) -> Any:
+    from transformers import AutoTokenizer
+
+    extra = _gguf(source)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, **extra)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise _refused(source, "tokenizer", error) from error
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            f"the tokenizer of {source.label} has no eos token, so no answer could end. "
+            'Set "eos_token" in its tokenizer_config.json.'
+        )
+    return tokenizer
+
+
+def _weights(source: Source, folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> Any:
+    from safetensors import SafetensorError
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    extra = {**_gguf(source), "trust_remote_code": trust_remote_code}
+    auto = AutoModelForCausalLM
+    try:
+        if not source.gguf:
+            check_folder(folder)
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+            _check_kind(source, config)
+            auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else auto
+        with _bars_on_terminals_only():
+            model, report = auto.from_pretrained(
+                folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **extra
+            )
+    except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError) as error:
+        raise _refused(source, "model", error) from error
+    if report["missing_keys"]:
+        names = sorted(report["missing_keys"])
+        raise ModelError(
+            f"the files of {source.label} lack {len(names)} of its weights ({', '.join(names[:3])}), which would be "
+            "random. Is it a language model with its output head, and the download complete?"
+        )
+    if source.gguf and getattr(model, "hf_quantizer", None) is not None:
+        # the weights are plain tensors by now; with the quantiser's mark on it the model could not be saved
+        model.hf_quantizer.remove_quantization_config(model)
+    return model
+
+
+@contextmanager
+def _bars_on_terminals_only() -> Iterator[None]:
+    """transformers draws its loading bars into log files too; ours do not."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _check_kind(source: Source, config: Any) -> None:
+    """Refuse what is no language model: transformers would load its body and draw the output head at random."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    )
+
+    if getattr(config, "auto_map", None):
+        return
+    known = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES if config.is_encoder_decoder else {}
+    known = {**MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, **known}
+    heads = {head for heads in known.values() for head in ([heads] if isinstance(heads, str) else heads)}
+    stated = getattr(config, "architectures", None) or []
+    if config.model_type not in known or (stated and not heads & set(stated)):
+        raise ModelError(
+            f"{source.label} is no language model that writes text: its config.json says model_type "
+            f"{config.model_type!r}, architectures {stated}. Give a causal or an encoder-decoder language model."
+        )
+
+
+def _gguf(source: Source) -> dict[str, str]:
+    if source.gguf is None:
+        return {}
+    if importlib.util.find_spec("gguf") is None:
+        raise ModelError(f"{source.gguf} needs the package gguf: pip install 'mtlora-harness[gguf]'")
+    return {"gguf_file": source.gguf}
+
+
+def _max_context(config: Any, tokenizer: Any) -> int | None:
+    text = config.get_text_config()
+    if hasattr(text, "relative_attention_num_buckets"):  # T5 states a length that nothing in it depends on
+        return None
+    for field in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"):
+        limit = getattr(text, field, None)
+        if isinstance(limit, int) and limit > 0:
+            return limit
+    stated = tokenizer.model_max_length
+    return int(stated) if stated < _ENDLESS else None
+
+
+def _refused(source: Source, part: str, error: Exception) -> ModelError:
+    if isinstance(error, ModelError):
+        return error
+    text = " ".join(str(error).split())
+    if "trust_remote_code" in text:
+        return ModelError(
+            f"{source.label} brings Python code of its own, which harness does not run. Give a model whose "
+            "architecture transformers itself knows."
+        )
+    return ModelError(f"the {part} of {source.label} cannot be loaded: {type(error).__name__}: {text[:400]}")

@@ -1,0 +1,1 @@
+"""One run: resolve, prepare, train, predict, score, and coming back to it."""

@@ -1,0 +1,154 @@
+"""What a run would do and cost, without training."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tabulate import tabulate
+
+from harness.config.clusters import clusters_of
+from harness.config.spec import directory_name
+from harness.data.rows import Rows
+from harness.method import Trait
+from harness.models.parameter_count import size_of, total
+from harness.pipeline.prepare import Base, attach, load_base, mixture, train_rows
+from harness.pipeline.resolve import Resolved
+from harness.store.record import Parameters
+from harness.training.memory import estimate
+
+if TYPE_CHECKING:
+    from harness.models.loading import LoadedModel
+
+
+_SAMPLED = 200  # rows per task whose lengths stand for the rest
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskPlan:
+    """One task's rows and the mean lengths of its training rows, in tokens; None where there are none."""
+
+    n_train: int
+    n_eval: int
+    prompt_tokens: float | None
+    target_tokens: float | None
+    n_cut: int
+    limit: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DryRun:
+    """Counts and costs. memory_bytes: an estimate of the peak of training."""
+
+    directory: str
+    tasks: dict[str, TaskPlan]
+    steps: int | None
+    tokens: int | None
+    parameters: Parameters
+    memory_bytes: int | None
+
+
+def dry_run(resolved: Resolved) -> DryRun:
+    """Load the model, attach the adapter, count; nothing is trained and nothing written."""
+    rows = train_rows(resolved)
+    base = None if resolved.model is None else load_base(resolved, rows)
+    tasks = {t: _task(t, resolved, base, rows) for t in resolved.rows.by_task}
+    steps = tokens = needed = None
+    if Trait.TRAINS in resolved.method.traits and rows is not None and base is not None:
+        plan = mixture(resolved, rows)
+        steps = plan.steps
+        mean = sum(plan.shares[t] * ((p.prompt_tokens or 0) + (p.target_tokens or 0)) for t, p in tasks.items())
+        tokens = round(steps * plan.batch_size * mean)
+        needed = _memory(resolved, base, rows)
+    return DryRun(
+        directory=directory_name(resolved.spec),
+        tasks=tasks,
+        steps=steps,
+        tokens=tokens,
+        parameters=parameters(resolved, None if base is None else base.loaded),
+        memory_bytes=needed,
+    )
+
+
+def _memory(resolved: Resolved, base: Base, rows: Rows) -> int:
+    """The estimate of the cluster that needs most; one is trained at a time."""
+    needed = []
+    for cluster in clusters_of(resolved.spec):
+        if any(rows.counts[t] for t in cluster.tasks):
+            prepared = attach(resolved, base, cluster)
+            needed.append(estimate(prepared, resolved.spec.train, mixture(resolved, rows)))
+            prepared.adapter.detach()
+    return max(needed)
+
+
+def to_json(plan: DryRun) -> dict[str, Any]:
+    """The plan as JSON values."""
+    return {**dataclasses.asdict(plan), "parameters": plan.parameters.model_dump()}
+
+
+def render(plan: DryRun, resolved: Resolved) -> str:
+    """The plan for people."""
+    rows = [
+        (t, p.n_train, p.n_eval, _mean(p.prompt_tokens), _mean(p.target_tokens), p.n_cut, p.limit or "–")
+        for t, p in plan.tasks.items()
+    ]
+    header = ("task", "train", resolved.rows.split, "prompt tok", "target tok", "cut", "limit")
+    count = plan.parameters
+    lines = [
+        resolved_spec(resolved),
+        "",
+        tabulate(rows, header, tablefmt="simple"),
+        "",
+        f"run         {plan.directory}",
+        f"steps       {'–' if plan.steps is None else plan.steps}",
+        f"tokens      {'–' if plan.tokens is None else f'about {plan.tokens:,}'}",
+        f"parameters  stored {count.stored:,}, active {count.active:,}"
+        + (f", {count.percent:.2f} % of the base's {count.base:,}" if count.percent is not None else ""),
+        f"memory      {'–' if plan.memory_bytes is None else f'about {plan.memory_bytes / 2**30:.2f} GiB'}",
+        "nothing was trained (--dry-run)",
+    ]
+    return "\n".join(lines)
+
+
+def _task(task: str, resolved: Resolved, base: Base | None, rows: Rows | None) -> TaskPlan:
+    n_train = rows.counts[task] if rows is not None else 0
+    n_eval = resolved.rows.counts[task]
+    empty: dict[str, Any] = {"prompt_tokens": None, "target_tokens": None, "n_cut": 0, "limit": None}
+    if base is None:
+        return TaskPlan(n_train=n_train, n_eval=n_eval, **empty)
+    limit = base.encoder.limits[task]
+    if rows is None or not n_train:
+        return TaskPlan(n_train=n_train, n_eval=n_eval, **{**empty, "limit": limit})
+    encoded = base.encoder.rows(rows.examples(rows.by_task[task][:_SAMPLED]))
+    return TaskPlan(
+        n_train=n_train,
+        n_eval=n_eval,
+        prompt_tokens=float(np.mean([len(r.prompt) for r in encoded])),
+        target_tokens=float(np.mean([len(r.target) for r in encoded])),
+        n_cut=round(sum(r.cut for r in encoded) * n_train / len(encoded)),
+        limit=limit,
+    )
+
+
+def _mean(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0f}"
+
+
+def parameters(resolved: Resolved, loaded: LoadedModel | None) -> Parameters:
+    """What ``total`` says of a run that is not made yet: each cluster's adapter is attached, counted, detached."""
+    if loaded is None:
+        return total([], None)
+    sizes = []
+    for cluster in clusters_of(resolved.spec):
+        adapter = resolved.method.attach(loaded.model, cluster.tasks, seed=resolved.spec.seed)
+        sizes.append(size_of(resolved.method, adapter, cluster.tasks))
+        adapter.detach()
+    return total(sizes, loaded)
+
+
+def resolved_spec(resolved: Resolved) -> str:
+    """The resolved spec as JSON, for --dry-run."""
+    return json.dumps(resolved.spec.model_dump(mode="json"), ensure_ascii=False, indent=1)

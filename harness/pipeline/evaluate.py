@@ -1,0 +1,163 @@
+"""A finished run evaluated again, on another split or with another inference setting: nothing is trained.
+
+Results have a directory of their own inside of the run, ``evaluations/<hash of the settings>/``: settings.json,
+predictions/, evaluation.json and, last, scores.json. The run's own files stay as they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from harness.config.keys import build, section_config
+from harness.config.spec import EvalConfig
+from harness.data.rows import Rows, group
+from harness.errors import DataError, UsageError, unknown
+from harness.method import Method
+from harness.pipeline.predict import answer_all
+from harness.pipeline.prepare import train_rows
+from harness.pipeline.reopen import Finished, base_of, find
+from harness.pipeline.rescore import score
+from harness.pipeline.resolve import Resolved
+from harness.runtime.signals import StopFlag, stop_gracefully
+from harness.store.provenance import gather
+from harness.store.record import Evaluation, EvaluationSettings, Scores
+from harness.store.run_directory import RunDirectory
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """An evaluation that is done. fresh: False where it had been done before."""
+
+    directory: RunDirectory
+    evaluation: Evaluation
+    scores: Scores
+    fresh: bool
+
+
+def evaluate_again(
+    path: Path, keys: Mapping[str, Any], say: Say, *, data: str | None = None, model: str | None = None
+) -> Evaluated:
+    """Evaluate a finished run; the same call again resumes, and does nothing when all is done.
+
+    Args:
+        keys: ``eval.*``, and ``method.*`` for the method's inference fields; what is not given is as in the run.
+        say: takes notices for people, one line each.
+        data, model: where these are now, when they have moved.
+
+    Raises: UsageError for a key that cannot change without training; RunLocked; Interrupted; errors of
+        ``harness.reopen``.
+    """
+    finished = find(path, data, model)
+    resolved, settings = _changed(finished, keys)
+    directory = finished.run.evaluation_directory(_key(settings))
+    with directory.lock(), stop_gracefully() as stop:
+        evaluation = directory.evaluation()
+        fresh = evaluation is None
+        if evaluation is None:
+            directory.write("settings.json", settings)
+            evaluation = _evaluate(finished, resolved, settings, directory, stop, say)
+            directory.write("evaluation.json", evaluation)
+        scores = directory.scores()
+        if scores is None:
+            scored = score(directory, resolved.spec, resolved.suite, _with_rows(resolved.rows), evaluation.n_train)
+            scores = scored.scores
+            for note in scored.notes:
+                say(note)
+    return Evaluated(directory=directory, evaluation=evaluation, scores=scores, fresh=fresh)
+
+
+def to_json(evaluated: Evaluated) -> dict[str, Any]:
+    """What ``--json`` prints; ``record`` is evaluation.json."""
+    return {
+        "directory": str(evaluated.directory.path),
+        "record": evaluated.evaluation.model_dump(mode="json"),
+        "scores": evaluated.scores.model_dump(mode="json"),
+    }
+
+
+def _evaluate(
+    finished: Finished,
+    resolved: Resolved,
+    settings: EvaluationSettings,
+    directory: RunDirectory,
+    stop: StopFlag,
+    say: Say,
+) -> Evaluation:
+    started = datetime.now(UTC)
+    train = train_rows(resolved)
+    base = base_of(finished.run, resolved, train) if resolved.model is not None else None
+    answered = answer_all(finished.run, resolved, base, train, directory, stop, say)
+    about: dict[str, Any] = {"label": resolved.spec.data.label, **resolved.suite.describe(resolved.source)}
+    machine: dict[str, Any] = {}
+    if base is not None:
+        about["limits"] = dict(base.encoder.limits)
+        machine = {"dtype": str(base.loaded.dtype), "device": str(base.loaded.device)}
+    return Evaluation(
+        settings=settings,
+        generation=answered.generation,
+        provenance=gather(about, machine),
+        n_train=finished.record.n_train,
+        sample=finished.record.sample,
+        started_at=started,
+        finished_at=datetime.now(UTC),
+    )
+
+
+def _changed(finished: Finished, keys: Mapping[str, Any]) -> tuple[Resolved, EvaluationSettings]:
+    """The run as resolved, with other evaluation keys, rows and inference fields."""
+    before = finished.resolved
+    tables: dict[str, dict[str, Any]] = {"eval": {}, "method": {}}
+    for key, value in keys.items():
+        section, _, name = key.partition(".")
+        if section not in tables:
+            raise UsageError(f"{key} cannot change without training: harness evaluate takes eval.* and method.* keys")
+        tables[section][name] = value
+    config = section_config(EvalConfig, "eval", {**before.spec.eval.model_dump(), **tables["eval"]})
+    method = _with_fields(before.method, tables["method"])
+    rows = _rows(before, config)
+    spec = before.spec.model_copy(update={"eval": config})
+    fields = {n: v for n, v in tables["method"].items() if getattr(method, n) != getattr(before.method, n)}
+    settings = EvaluationSettings(run_id=finished.record.run_id, eval=config, method=fields, suite=spec.suite)
+    return dataclasses.replace(before, spec=spec, method=method, rows=rows), settings
+
+
+def _with_fields(method: Method, values: Mapping[str, Any]) -> Method:
+    known = {f.name for f in dataclasses.fields(method)}
+    for name in values:
+        if name not in known:
+            raise unknown("key", f"method.{name}", [f"method.{k}" for k in known], see="harness list")
+        if name not in method.inference_fields:
+            free = ", ".join(f"method.{n}" for n in sorted(method.inference_fields)) or "none"
+            raise UsageError(
+                f"method.{name} changes training, so it needs a run of its own (harness run). Fields of this method "
+                f"that change answers alone: {free}"
+            )
+    return build(type(method), {**dataclasses.asdict(method), **values}, "method")
+
+
+def _rows(resolved: Resolved, config: EvalConfig) -> Rows:
+    suite, source = resolved.suite, resolved.source
+    if config.split not in suite.splits(source):
+        raise DataError(f"{source} has no {config.split} split, only {', '.join(suite.splits(source))}")
+    rows = group(suite.read(source, config.split), config.split, list(resolved.rows.by_task), config.per_task)
+    if not sum(rows.counts.values()):
+        raise DataError(f"{source}: the {config.split} split has no rows of {', '.join(rows.by_task)}")
+    return rows
+
+
+def _with_rows(rows: Rows) -> Rows:
+    return dataclasses.replace(rows, by_task={t: i for t, i in rows.by_task.items() if len(i)})
+
+
+def _key(settings: EvaluationSettings) -> str:
+    content = json.dumps(settings.model_dump(mode="json", exclude_defaults=True), sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(content.encode()).hexdigest()[:8]

@@ -1,0 +1,1 @@
+"""Numbers and Markdown for people."""

@@ -1,0 +1,1 @@
+"""Processes, signals, memory, progress: what knows nothing of runs."""

@@ -1,0 +1,295 @@
+"""Two groups of runs on the same test rows: the difference task by task and in the mean, and what can be said of it.
+
+Everything comes from the runs' own files; neither data nor model is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from harness.config.spec import RunSpec
+from harness.errors import StoreError, UsageError, unknown
+from harness.reporting.numbers import MISSING, percent
+from harness.scoring import statistics as stats
+from harness.scoring.groups import Finished, Group, by_seed, data_key, difference, differing, finished, flat
+from harness.scoring.statistics import Estimate
+from harness.scoring.verdict import Transfer, points, verdict
+from harness.store.run_directory import RunDirectory, State
+
+ALPHA: Final = 1 - stats.LEVEL
+_QUESTION: Final = ("suite", "data", "eval", "prompt", "shots", "model")  # sections that must be equal
+_FREE: Final = ("data.label", "model.label", "eval.batch_tokens", "eval.max_new_tokens")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskComparison:
+    """One task. p: of the headline's difference, by the bootstrap; p_holm: adjusted over the tasks.
+
+    mcnemar: p of McNemar's exact test that both sides are right equally often, where answers are one label and each
+        side is one run. It looks at accuracy, which a macro-F1 need not follow, and so decides nothing here.
+
+    Everything is None where one side has no score.
+    """
+
+    task: str
+    headline: str
+    a: float | None
+    b: float | None
+    difference: Estimate | None
+    p: float | None
+    p_holm: float | None
+    mcnemar: float | None
+
+    @property
+    def outcome(self) -> str | None:
+        """``win``, ``loss`` (of a; shown after Holm's correction) or ``tie``."""
+        if self.difference is None or self.p_holm is None:
+            return None
+        if self.p_holm >= ALPHA:
+            return "tie"
+        return "win" if self.difference.value > 0 else "loss"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """a against b under one protocol. mean: over ``mean_of``; None where a side has no mean."""
+
+    a: str
+    b: str
+    protocol: str
+    sample: bool
+    tasks: tuple[TaskComparison, ...]
+    mean_of: tuple[str, ...]
+    a_mean: float | None
+    b_mean: float | None
+    mean: Estimate | None
+
+    @property
+    def verdict(self) -> str:
+        """The mean's difference in words."""
+        if self.mean is None:
+            return f"{self.a} against {self.b}: no verdict, because a task of the mean has no score"
+        return verdict(self.a, self.b, self.mean)
+
+    @property
+    def transfer(self) -> Transfer:
+        """Which tasks gain and which lose."""
+        gains = {t.task: t.difference for t in self.tasks if t.difference is not None}
+        return Transfer(gains=gains, mean=self.mean)
+
+    def count(self, outcome: str) -> int:
+        """How many tasks are a ``win``, ``tie`` or ``loss``."""
+        return sum(t.outcome == outcome for t in self.tasks)
+
+
+def compare(a: Sequence[RunDirectory], b: Sequence[RunDirectory], protocol: str | None = None) -> Comparison:
+    """Compare two groups of runs; each group's runs differ in the seed alone.
+
+    Args: protocol: by default the first one that the runs were scored under.
+    Raises: UsageError naming the difference when the runs did not answer the same questions or a group is mixed;
+        StoreError when a run is not finished or keeps no draws.
+    """
+    protocol = protocol or _first_protocol(a[0])
+    left, right = _group(a, protocol), _group(b, protocol)
+    _check_same_questions(left, right)
+    a_name, b_name = _names(left, right)
+    first = left.runs[0].table
+    return Comparison(
+        a=a_name,
+        b=b_name,
+        protocol=protocol,
+        sample=any(run.record.sample for run in (*left.runs, *right.runs)),
+        tasks=_tasks(left, right),
+        mean_of=first.mean_of,
+        a_mean=left.value(None),
+        b_mean=right.value(None),
+        mean=difference(left, right, None) if first.mean_of == right.runs[0].table.mean_of else None,
+    )
+
+
+def render(found: Comparison) -> str:
+    """The comparison as plain text, in percent points."""
+    from tabulate import tabulate
+
+    header = ("task", "headline", "A", "B", "A - B (95 % interval)", "sees", "p", "p Holm", "McNemar", "")
+    rows = [
+        (
+            t.task,
+            t.headline,
+            percent(t.a),
+            percent(t.b),
+            MISSING if t.difference is None else points(t.difference),
+            MISSING if t.difference is None else f"{100 * t.difference.sees:.1f}",
+            MISSING if t.p is None else f"{t.p:.3g}",
+            MISSING if t.p_holm is None else f"{t.p_holm:.3g}",
+            MISSING if t.mcnemar is None else f"{t.mcnemar:.3g}",
+            t.outcome or MISSING,
+        )
+        for t in found.tasks
+    ]
+    align = ("left", "left", *["right"] * 7, "left")
+    transfer = found.transfer
+    lines = [
+        *(["This is the embedded sample: it says nothing about which method is better.", ""] if found.sample else []),
+        f"A {found.a}, B {found.b}; protocol {found.protocol}; percent",
+        tabulate(rows, header, tablefmt="simple", disable_numparse=True, colalign=align),
+        "",
+        f"mean of {len(found.mean_of)} tasks: A {percent(found.a_mean)}, B {percent(found.b_mean)}",
+        f"tasks (Holm, {100 * ALPHA:.0f} %): {found.count('win')} won, {found.count('tie')} tied, "
+        f"{found.count('loss')} lost",
+        *(
+            [
+                f"lower in {len(transfer.losing)} of {len(transfer.gains)} tasks, most in {transfer.losing[0]} "
+                f"{points(transfer.gains[transfer.losing[0]])}"
+            ]
+            if transfer.losing
+            else []
+        ),
+        found.verdict,
+    ]
+    return "\n".join(lines)
+
+
+def to_json(found: Comparison) -> dict[str, Any]:
+    """The comparison as JSON values; differences between -1 and 1."""
+    return {
+        "a": found.a,
+        "b": found.b,
+        "protocol": found.protocol,
+        "sample": found.sample,
+        "tasks": {
+            t.task: {
+                "headline": t.headline,
+                "a": t.a,
+                "b": t.b,
+                "difference": _estimate_json(t.difference),
+                "p": t.p,
+                "p_holm": t.p_holm,
+                "mcnemar": t.mcnemar,
+                "outcome": t.outcome,
+            }
+            for t in found.tasks
+        },
+        "mean_of": list(found.mean_of),
+        "a_mean": found.a_mean,
+        "b_mean": found.b_mean,
+        "mean": _estimate_json(found.mean),
+        "won": found.count("win"),
+        "tied": found.count("tie"),
+        "lost": found.count("loss"),
+        "losing": list(found.transfer.losing),
+        "verdict": found.verdict,
+    }
+
+
+def _estimate_json(found: Estimate | None) -> dict[str, Any] | None:
+    return (
+        None
+        if found is None
+        else {**asdict(found), "seeds": list(found.seeds), "sees": found.sees, "shown": found.shown}
+    )
+
+
+def _first_protocol(run: RunDirectory) -> str:
+    scores = run.scores()
+    if scores is None or not scores.root:
+        raise StoreError(f"{run.path} has no scores. Make them: harness score {run.path}")
+    return next(iter(scores.root))
+
+
+def _group(runs: Sequence[RunDirectory], protocol: str) -> Group:
+    """The runs as one group; errors as ``compare``."""
+    groups = by_seed([_load(run, protocol) for run in runs], protocol)
+    if len(groups) > 1:
+        keys = ", ".join(differing([g.spec for g in groups[:2]]))
+        one, two = (g.runs[0].directory.name for g in groups[:2])
+        raise UsageError(
+            f"{one} and {two} differ in {keys}; the runs of one side may differ in the seed alone. "
+            "Put --with before the runs of the other side."
+        )
+    return groups[0]
+
+
+def _load(run: RunDirectory, protocol: str) -> Finished:
+    if run.state() is not State.DONE:
+        raise StoreError(f"{run.path} is not finished ({run.state()}). Give its command again, then compare.")
+    scores = run.scores()
+    if scores is not None and protocol not in scores.root:
+        raise unknown(f"protocol of {run.name}", protocol, scores.root)
+    found = finished(run, protocol)
+    if found is None or found.draws is None:
+        raise StoreError(f"{run.path} has no scores, or keeps no bootstrap draws. Make them: harness score {run.path}")
+    return found
+
+
+def _check_same_questions(a: Group, b: Group) -> None:
+    one, two = a.runs[0].directory.name, b.runs[0].directory.name
+    models = {None if s.model is None else s.model.fingerprint for s in (a.spec, b.spec)} - {None}
+    if data_key(a.spec) != data_key(b.spec) or len(models) > 1:
+        keys = [k for k in differing([a.spec, b.spec]) if k.split(".")[0] in _QUESTION and k not in _FREE]
+        left, right = flat(a.spec), flat(b.spec)
+        said = "; ".join(f"{k}: {left.get(k, MISSING)} and {right.get(k, MISSING)}" for k in keys)
+        raise UsageError(
+            f"{one} and {two} did not answer the same questions ({said}). Compare runs of one leaderboard table."
+        )
+    both = {run.record.run_id for run in a.runs} & {run.record.run_id for run in b.runs}
+    if both:
+        raise UsageError(f"run {min(both)[:8]} is on both sides. Compare it with other runs.")
+    for task in a.runs[0].table.tasks:
+        rows = {r for run in (*a.runs, *b.runs) for r in run.rows(task)}
+        if len(rows) > 1:
+            raise UsageError(
+                f"{task}: {one} and {two} were scored on different test rows, though their specs are the same. "
+                "Score them again with the same data: harness score RUN --data DIR"
+            )
+
+
+def _names(a: Group, b: Group) -> tuple[str, str]:
+    """The methods' names, with what tells them apart when they are the same."""
+    if a.name != b.name:
+        return a.name, b.name
+    keys = [k for k in differing([a.spec, b.spec]) if not k.endswith(".label")]
+    if not keys:
+        return _with_seeds(a), _with_seeds(b)
+    return _with_keys(a.name, a.spec, keys), _with_keys(b.name, b.spec, keys)
+
+
+def _with_keys(name: str, spec: RunSpec, keys: Sequence[str]) -> str:
+    values = flat(spec)
+    return f"{name} ({', '.join(f'{k}={values.get(k, MISSING)}' for k in keys)})"
+
+
+def _with_seeds(group: Group) -> str:
+    return f"{group.name} (seed {', '.join(str(run.record.spec.seed) for run in group.runs)})"
+
+
+def _tasks(a: Group, b: Group) -> tuple[TaskComparison, ...]:
+    table = a.runs[0].table
+    found = {task: difference(a, b, task) for task in table.tasks}
+    p = {task: gain.p for task, gain in found.items() if gain is not None}
+    adjusted = dict(zip(p, stats.holm(list(p.values())), strict=True))
+    return tuple(
+        TaskComparison(
+            task=task,
+            headline=score.headline,
+            a=a.value(task),
+            b=b.value(task),
+            difference=found[task],
+            p=p.get(task),
+            p_holm=adjusted.get(task),
+            mcnemar=_mcnemar(a, b, task),
+        )
+        for task, score in table.tasks.items()
+    )
+
+
+def _mcnemar(a: Group, b: Group, task: str) -> float | None:
+    if len(a.runs) > 1 or len(b.runs) > 1:
+        return None
+    left, right = a.runs[0].draws, b.runs[0].draws
+    if left is None or right is None or task not in left or task not in right:
+        return None
+    flags = left[task].right.get(a.protocol), right[task].right.get(b.protocol)
+    return None if flags[0] is None or flags[1] is None else stats.mcnemar(flags[0], flags[1]).p

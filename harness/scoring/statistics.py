@@ -1,0 +1,260 @@
+"""One bootstrap for everything: seeds are resampled, then test rows, the same rows on both sides of a comparison.
+
+A protocol's metrics are functions of column sums over test rows (``harness.task.Statistics``), so a metric on B
+resampled test sets is one matrix product: counts (B, n) @ rows (n, k) -> sums (B, k) -> values (B,). The counts of a
+task depend on its name and n alone: draws of two runs on the same rows are paired however far apart they were made,
+and a run keeps its draws (``harness.draws``) instead of its texts.
+
+An estimate over S seeds (the crossed design: every seed answers the same rows) is, for draw b,
+
+    mean_s v_s + row_b + scale_b * sum_s (w_{b,s} - 1/S) v_s
+
+    v_s      the metric of seed s on the real test rows
+    row_b    the mean over seeds of its draw b, minus the mean of all draws (macro-averages are biased on resampled
+             rows because classes vanish, and an interval that misses its own value helps nobody); with several seeds
+             shrunk by what single seeds make of single rows, which the next term holds already (see ``_row_part``)
+    w_b      shares of S - 1 seeds drawn with replacement; S - 1, not S, because then the variance of the draws is the
+             unbiased estimate s^2 / S (the rescaled bootstrap of Rao and Wu, JASA 83, 1988)
+    scale_b  sqrt(df / chi2_df): a few seeds know their own spread badly, and this is how badly (Student's t)
+
+Intervals are the 2.5 % and 97.5 % quantiles of the draws. With one seed there is no second term and the interval is
+about the test rows alone (``Estimate.rows_only``). Rows are taken to be independent of each other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.errors import HarnessError
+from harness.seeding import stable_seed
+from harness.task import Floats, Statistics
+
+DRAWS: Final = 2000
+LEVEL: Final = 0.95
+_Z80: Final = 0.8416  # the normal quantile of 80 % power
+_ZERO: Final = 1e-12  # rounding of a difference that is 0
+_BIASED: Final = 4.0  # standard errors between a value and the mean of its draws
+_EXACT: Final = 1000  # discordant rows up to which McNemar's test is the exact binomial one
+_ROUNDING: Final = 1e-9
+_LARGEST: Final = 4_000_000  # numbers of one block of column sums
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Resampled:
+    """One metric of one run: on the real test rows (value) and on B resampled sets of them (draws, (B,))."""
+
+    value: float
+    draws: Floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A metric, or a difference of metrics, over a group of runs.
+
+    low, high: the 95 % interval. error: its standard error. sd: over seeds, None with one seed. p: two-sided, that the
+    true value is 0 (of use for differences). rows_only: no seed was resampled, the interval is about test rows alone.
+    """
+
+    value: float
+    low: float
+    high: float
+    error: float
+    sd: float | None
+    p: float
+    seeds: tuple[int, ...]  # runs on each side
+    rows_only: bool
+
+    @property
+    def shown(self) -> bool:
+        """True where the interval leaves out 0."""
+        return self.low > 0 or self.high < 0
+
+    @property
+    def sees(self) -> float:
+        """The smallest true difference that this design shows with 80 % power.
+
+        A difference is shown when it is farther from 0 than half the interval; the estimate of a true difference d is
+        above d - 0.84 standard errors in 80 % of the cases.
+        """
+        return (self.high - self.low) / 2 + _Z80 * self.error
+
+
+def row_counts(task: str, n: int, draws: int = DRAWS) -> Floats:
+    """How often each of n test rows is in each of the resampled test sets: (draws, n), every row sums to n."""
+    rng = np.random.default_rng(stable_seed("rows", task, n, draws))
+    picked = rng.integers(0, n, size=(draws, n))
+    flat = (picked + np.arange(draws)[:, None] * n).ravel()
+    return np.bincount(flat, minlength=draws * n).reshape(draws, n).astype(np.float64)
+
+
+def metrics(statistics: Statistics) -> dict[str, float]:
+    """Every metric on the real test rows."""
+    return {name: float(value) for name, value in statistics.values(statistics.rows.sum(axis=0)).items()}
+
+
+def resample(statistics: Statistics, metric: str, counts: Floats) -> Resampled:
+    """One metric on the real and on the resampled test rows.
+
+    Args: counts from ``row_counts``, (B, n).
+    Raises: HarnessError where the metric is not a number between 0 and 1 on some test set.
+    """
+    block = max(1, _LARGEST // max(1, statistics.rows.shape[1]))
+    blocks = [statistics.values(counts[i : i + block] @ statistics.rows) for i in range(0, len(counts), block)]
+    draws = np.concatenate([b[metric] for b in blocks])
+    value = float(statistics.values(statistics.rows.sum(axis=0))[metric])
+    outside = [x for x in (value, draws.min(), draws.max()) if not -_ROUNDING <= x <= 1 + _ROUNDING]
+    if outside:
+        raise HarnessError(
+            f"metric {metric!r} is {outside[0]} on some test rows; a metric must be between 0 and 1 there"
+        )
+    return Resampled(value=value, draws=draws)
+
+
+def mean_over_tasks(tasks: Sequence[Resampled]) -> Resampled:
+    """The plain mean of one run's tasks; draws of different tasks are independent."""
+    return Resampled(value=float(np.mean([t.value for t in tasks])), draws=np.mean([t.draws for t in tasks], axis=0))
+
+
+def interval(run: Resampled) -> tuple[float, float]:
+    """The 95 % interval of one run's metric, about test rows alone, within 0 and 1."""
+    found = estimate([run])
+    return found.low, found.high
+
+
+def estimate(runs: Sequence[Resampled]) -> Estimate:
+    """A metric over the seeds of one method (at least one run)."""
+    return _estimate([runs], bounds=(0.0, 1.0))
+
+
+def difference(a: Sequence[Resampled], b: Sequence[Resampled]) -> Estimate:
+    """a's metric minus b's on the same test rows, each side's seeds resampled for themselves (at least one a side).
+
+    ``difference(b, a)`` is its mirror to the last bit, so that no verdict depends on who is named first.
+    """
+    if [run.value for run in b] < [run.value for run in a]:
+        found = _estimate([b, a], bounds=(-1.0, 1.0))
+        return replace(
+            found, value=0.0 - found.value, low=0.0 - found.high, high=0.0 - found.low, seeds=found.seeds[::-1]
+        )
+    return _estimate([a, b], bounds=(-1.0, 1.0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class McNemar:
+    """only_a, only_b: test rows that one side alone answered correctly. p: two-sided, that both are equally often."""
+
+    only_a: int
+    only_b: int
+    p: float
+
+
+def mcnemar(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> McNemar:
+    """McNemar's test (1947) of two runs' right answers on the same rows, (n,) each.
+
+    Exact (binomial) up to 1,000 rows that differ, above that by the normal law with continuity correction.
+    """
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    n, least = only_a + only_b, min(only_a, only_b)
+    if n == 0:
+        p = 1.0
+    elif n <= _EXACT:
+        p = min(1.0, 2 * sum(math.comb(n, i) for i in range(least + 1)) / 2**n)
+    else:
+        p = math.erfc(max(0.0, abs(only_a - only_b) - 1) / math.sqrt(2 * n))
+    return McNemar(only_a=only_a, only_b=only_b, p=p)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p values adjusted for their number (Holm 1979): each may be held against 0.05 by itself."""
+    adjusted = [0.0] * len(p)
+    largest = 0.0
+    for rank, i in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
+        largest = max(largest, min(1.0, (len(p) - rank) * p[i]))
+        adjusted[i] = largest
+    return adjusted
+
+
+def _estimate(sides: Sequence[Sequence[Resampled]], bounds: tuple[float, float]) -> Estimate:
+    values = [np.array([run.value for run in runs]) for runs in sides]
+    value = sum(sign * float(v.mean()) for sign, v in zip((1, -1), values, strict=False))
+    rows = _row_part(sides)
+    draws = value + rows + _seed_part(values, len(rows))
+    variances = [float(v.var(ddof=1)) if len(v) > 1 else 0.0 for v in values]
+    error = math.sqrt(float(rows.var()) + sum(s2 / len(v) for s2, v in zip(variances, values, strict=True)))
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).clip(*bounds)
+    tail = min(int((draws <= _ZERO).sum()), int((draws >= -_ZERO).sum()))
+    return Estimate(
+        value=value,
+        low=float(low),
+        high=float(high),
+        error=error,
+        sd=math.sqrt(variances[0]) if len(sides) == 1 and len(values[0]) > 1 else None,
+        p=min(1.0, (2 * tail + 1) / (len(draws) + 1)),
+        seeds=tuple(len(v) for v in values),
+        rows_only=all(len(v) == 1 for v in values),
+    )
+
+
+def _row_part(sides: Sequence[Sequence[Resampled]]) -> Floats:
+    """The spread that other test rows would make: (B,), around 0.
+
+    What a row does to one seed alone is part of the spread between seeds already. Where a side has several seeds, its
+    variance here is therefore the mean covariance between two of them, not the variance of their mean.
+    """
+    means, variance = [], 0.0
+    for runs in sides:
+        draws = np.stack([run.draws for run in runs])
+        draws -= np.array([_centre(run) for run in runs])[:, None]
+        mean = draws.mean(axis=0)
+        means.append(mean)
+        n = len(runs)
+        alone = float(draws.var(axis=1).mean())
+        variance += float(mean.var()) if n == 1 else (n * float(mean.var()) - alone) / (n - 1)
+    if len(means) == 1:
+        part: Floats = means[0]
+    else:
+        part = means[0] - means[1]
+        variance -= 2 * float(np.cov(means[0], means[1], ddof=0)[0, 1])
+    naive = float(part.var())
+    if naive > 0:
+        part *= math.sqrt(max(0.0, variance) / naive)
+    return part
+
+
+def _centre(run: Resampled) -> float:
+    """What a run's draws spread around: its value, or their mean where that is shown to be another one.
+
+    A macro-F1 with invented labels is biased under resampling. Elsewhere the draws keep their own grid: where one row
+    makes the whole difference, the draws without it must be exactly 0.
+    """
+    mean = float(run.draws.mean())
+    noise = float(run.draws.std()) / math.sqrt(len(run.draws))
+    return mean if abs(mean - run.value) > _BIASED * noise else run.value
+
+
+def _seed_part(values: Sequence[Floats], draws: int) -> Floats:
+    """The spread that other seeds would make: (B,). The degrees of freedom of two sides are Welch's (1947)."""
+    part = np.zeros(draws)
+    variances, above = 0.0, 0.0
+    for side, v in enumerate(values):
+        n = len(v)
+        if n == 1:
+            continue
+        rng = np.random.default_rng(stable_seed("seeds", side, n, draws))
+        shares = rng.multinomial(n - 1, np.full(n, 1 / n), size=draws) / (n - 1)
+        part += (-1) ** side * ((shares - 1 / n) @ v)
+        variance = float(v.var(ddof=1)) / n
+        variances += variance
+        above += variance**2 / (n - 1)
+    if above == 0.0:
+        return part
+    df = variances**2 / above
+    chi2 = np.random.default_rng(stable_seed("scale", draws)).chisquare(df, size=draws)
+    scaled: Floats = part * np.sqrt(df / chi2)
+    return scaled

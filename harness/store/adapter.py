@@ -1,0 +1,78 @@
+"""A trained adapter on disk: adapter.safetensors and adapter.json."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from harness.config.spec import RunSpec, run_id
+from harness.errors import StoreError
+from harness.method import Adapter
+from harness.store.files import write_atomic, write_json
+
+WEIGHTS, META = "adapter.safetensors", "adapter.json"
+
+
+def save_adapter(folder: Path, adapter: Adapter, spec: RunSpec, tasks: Sequence[str]) -> None:
+    """Save the adapter of some of a run's tasks.
+
+    Weights first, then the file that says whose they are: an adapter.json means a whole adapter.
+    """
+    data = save({k: v.contiguous() for k, v in trainable_state(adapter.state_dict()).items()})
+    write_atomic(folder / WEIGHTS, data)
+    meta = {
+        "run_id": run_id(spec),
+        "method": spec.method.model_dump(mode="json"),
+        "tasks": list(tasks),
+        "suite": spec.suite.model_dump(mode="json"),
+        "model": spec.model.model_dump(mode="json") if spec.model else None,
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
+    write_json(folder / META, meta)
+
+
+def has_adapter(folder: Path) -> bool:
+    """True where a whole adapter has been saved."""
+    return (folder / META).exists()
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """What adapter.json says: run_id, method, tasks, ..., sha256 of the weights. Raises: StoreError."""
+    try:
+        meta: dict[str, Any] = json.loads((folder / META).read_bytes())
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{folder / META} cannot be read ({error})") from error
+    return meta
+
+
+def read_weights(folder: Path) -> bytes:
+    """The bytes of a saved adapter's weights, checked. Raises: StoreError for damaged files."""
+    try:
+        meta = json.loads((folder / META).read_bytes())
+        data = (folder / WEIGHTS).read_bytes()
+        if hashlib.sha256(data).hexdigest() != meta["sha256"]:
+            raise ValueError(f"wrong hash of {WEIGHTS}")
+    except (OSError, ValueError, KeyError) as error:
+        raise StoreError(f"{folder} holds no usable adapter ({error}). Delete the folder to train it again.") from error
+    return data
+
+
+def load_into(folder: Path, adapter: Adapter) -> None:
+    """Load saved weights into an adapter of the same method. Raises: StoreError for damaged or foreign files."""
+    data = read_weights(folder)
+    try:
+        adapter.load_state_dict(load(data))
+    except (ValueError, SafetensorError) as error:
+        raise StoreError(f"{folder} holds no usable adapter ({error}). Delete the folder to train it again.") from error
+
+
+def trainable_state(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """A state dict on the CPU, ready to be saved."""
+    return {k: v.detach().to("cpu") for k, v in state.items()}

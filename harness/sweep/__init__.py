@@ -1,0 +1,1 @@
+"""The runs of a leaderboard file: entries, jobs, learning rates, scheduling."""

@@ -1,0 +1,125 @@
+"""The runs of a leaderboard's file as jobs: which there are, which are done, which learning rate was chosen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from harness.config.request import Request
+from harness.config.spec import directory_name
+from harness.errors import HarnessError
+from harness.pipeline.resolve import Resolved, resolve
+from harness.store.run_directory import FOLDER, RunDirectory
+from harness.sweep.entries import Entry, entries, request
+from harness.sweep.spec import BoardSpec, RowSpec
+from harness.sweep.tuning import Tuning, tuning_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run. out: the folder that its directory is in. tuning: it is one point of a grid of learning rates."""
+
+    label: str
+    asked: Request
+    out: Path
+    run: RunDirectory
+    tuning: bool = False
+
+
+class Jobs:
+    """Every job of a leaderboard's file. What is done is read from disk each time, so nothing is lost with a process.
+
+    impossible: why entries cannot be run (a budget that is too small, an unknown name), by label.
+    """
+
+    def __init__(self, board: BoardSpec, out: Path) -> None:
+        self.board, self.out = board, out
+        self.impossible: dict[str, str] = {}
+        self.notices: dict[str, None] = {}
+        self._resolved: dict[str, Resolved] = {}
+
+    @cached_property
+    def entries(self) -> list[Entry]:
+        """Those that can be run; the others are named in ``impossible``."""
+        possible = []
+        for entry in entries(self.board):
+            try:
+                found = self.resolved(self.example(entry))
+                if entry.tuned_as is not None:
+                    self.tuning_jobs(entry.tuned_as)
+            except HarnessError as error:
+                self.impossible[entry.label] = str(error)
+            else:
+                self.notices |= dict.fromkeys(found.notices)
+                possible.append(entry)
+        return possible
+
+    def example(self, entry: Entry) -> Request:
+        """One of the entry's runs: the first seed, and the first learning rate of its grid."""
+        return request(self.board, entry.config, entry.seeds[0], lr=self._lrs(entry)[0])
+
+    def resolved(self, asked: Request) -> Resolved:
+        """``resolve``, once for each request."""
+        key = json.dumps([asked.options, asked.keys], sort_keys=True, default=str)
+        if key not in self._resolved:
+            self._resolved[key] = resolve(asked)
+        return self._resolved[key]
+
+    def tuning_jobs(self, config: RowSpec) -> dict[float, Job]:
+        """The runs of a grid, by learning rate."""
+        assert self.board.tune is not None
+        seed, split = self.board.seeds[0], self.board.tune.by
+        found = {}
+        for lr in self.board.tune.lr:
+            asked = request(self.board, config, seed, lr=lr, split=split)
+            job = self._job(f"{config.label}, lr {lr:g} on {split}", asked, self.out / FOLDER)
+            found[lr] = replace(job, tuning=True)
+        return found
+
+    def tuning(self, config: RowSpec) -> Tuning | None:
+        """A grid's outcome; None while its runs are not done."""
+        assert self.board.tune is not None
+        runs = {lr: job.run for lr, job in self.tuning_jobs(config).items()}
+        return tuning_of(config.label, runs, self.board.tune.by, self.board.seeds[0])
+
+    def final_jobs(self, entry: Entry, lr: float | None) -> Iterator[Job]:
+        """The entry's run for every seed, with the learning rate that was chosen (None: not tuned)."""
+        for seed in entry.seeds:
+            asked = request(self.board, entry.config, seed, lr=lr)
+            yield self._job(f"{entry.label}, seed {seed}", asked, self.out)
+
+    def all_jobs(self) -> list[Job]:
+        """Every job once; a learning rate that is not chosen yet is the grid's first."""
+        found: dict[Path, Job] = {}
+        for job in self.tuning_stage():
+            found.setdefault(job.run.path, job)
+        for entry in self.entries:
+            lr = self.chosen(entry)
+            for job in self.final_jobs(entry, self._lrs(entry)[0] if lr is None else lr):
+                found.setdefault(job.run.path, job)
+        return list(found.values())
+
+    def tuning_stage(self) -> Iterator[Job]:
+        """Every job of every grid, in the file's order."""
+        for config in self.tuned():
+            yield from self.tuning_jobs(config).values()
+
+    def tuned(self) -> list[RowSpec]:
+        """Every configuration with a grid, once."""
+        found = {e.tuned_as.model_dump_json(): e.tuned_as for e in self.entries if e.tuned_as is not None}
+        return list(found.values())
+
+    def chosen(self, entry: Entry) -> float | None:
+        """The learning rate of an entry; None where it is not tuned, or not yet."""
+        tuning = None if entry.tuned_as is None else self.tuning(entry.tuned_as)
+        return None if tuning is None else tuning.chosen
+
+    def _lrs(self, entry: Entry) -> list[float | None]:
+        return [None] if entry.tuned_as is None or self.board.tune is None else list(self.board.tune.lr)
+
+    def _job(self, label: str, asked: Request, out: Path) -> Job:
+        name = directory_name(self.resolved(asked).spec)
+        return Job(label=label, asked=asked, out=out, run=RunDirectory(out / name))

@@ -1,0 +1,192 @@
+"""What a leaderboard's file would run: how many runs, how large, how long, and what is impossible."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from tabulate import tabulate
+
+from harness.data.mixture import n_steps
+from harness.method import Trait
+from harness.pipeline.prepare import train_rows
+from harness.pipeline.resolve import Resolved
+from harness.reporting.numbers import MISSING, duration
+from harness.store.record import Parameters, RunRecord
+from harness.store.run_directory import FOLDER, RunDirectory, find_runs
+from harness.sweep.entries import Entry
+from harness.sweep.jobs import Job, Jobs
+from harness.sweep.scheduler import settled
+
+if TYPE_CHECKING:
+    from harness.models.loading import LoadedModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One entry of the file. runs: how many it needs, its grid among them; seconds: of what is missing, where known."""
+
+    label: str
+    steps: int | None
+    parameters: Parameters
+    runs: int
+    done: int
+    seconds: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """n_runs and n_done count runs that several entries share once. impossible: reasons by label."""
+
+    lines: tuple[Line, ...]
+    impossible: dict[str, str]
+    notices: tuple[str, ...]
+    n_runs: int
+    n_done: int
+    seconds: float | None
+
+
+class Speeds:
+    """Seconds per training example and per answer, from the records of finished runs on this base model."""
+
+    def __init__(self, runs: Iterable[RunDirectory], model: str | None) -> None:
+        self._train: dict[str, list[float]] = {}
+        self._answer: dict[str, list[float]] = {}
+        for run in runs:
+            record = run.record()
+            if record is not None and (record.spec.model and record.spec.model.fingerprint) == model:
+                self._learn(run, record)
+
+    def _learn(self, run: RunDirectory, record: RunRecord) -> None:
+        name, training = record.spec.method.name, record.training
+        scores = run.scores()
+        rows = 0 if scores is None else sum(t.n for t in next(iter(scores.root.values())).tasks.values())
+        if training is not None and training.examples:
+            self._train.setdefault(name, []).append(training.seconds / training.examples)
+        if record.generation is not None and rows:
+            self._answer.setdefault(name, []).append(record.generation.seconds / rows)
+
+    def seconds(self, resolved: Resolved, steps: int | None) -> float | None:
+        """One run's training and answers; by all methods where this one has no finished run; None without any."""
+        if resolved.model is None:
+            return 0.0
+        name, rows = resolved.spec.method.name, sum(resolved.rows.counts.values())
+        answer, train = _rate(self._answer, name), _rate(self._train, name)
+        if answer is None or (steps is not None and train is None):
+            return None
+        return rows * answer + (steps or 0) * resolved.spec.train.batch_size * (train or 0.0)
+
+
+def make_plan(jobs: Jobs) -> Plan:
+    """Count, attach and estimate; nothing is trained. Raises: ModelError where the base model cannot be loaded."""
+    resolved = [jobs.resolved(jobs.example(entry)) for entry in jobs.entries]
+    loaded = _load(resolved)
+    finished = [*find_runs(jobs.out), *find_runs(jobs.out / FOLDER)]
+    model = next((r.spec.model.fingerprint for r in resolved if r.spec.model is not None), None)
+    speeds = Speeds(finished, model)
+    steps = _Steps()
+    lines = [_line(jobs, e, r, loaded, speeds, steps) for e, r in zip(jobs.entries, resolved, strict=True)]
+    every = jobs.all_jobs()
+    left = [_seconds(jobs, job, speeds, steps) for job in every if not settled(job)]
+    return Plan(
+        lines=tuple(lines),
+        impossible=dict(jobs.impossible),
+        notices=tuple(jobs.notices),
+        n_runs=len(every),
+        n_done=len(every) - len(left),
+        seconds=_sum(left),
+    )
+
+
+def render(plan: Plan) -> str:
+    """The plan for people."""
+    rows = [
+        (
+            line.label,
+            MISSING if line.steps is None else line.steps,
+            f"{line.parameters.stored:,}",
+            f"{line.parameters.active:,}",
+            MISSING if line.parameters.percent is None else f"{line.parameters.percent:.3g}",
+            f"{line.done}/{line.runs}",
+            duration(line.seconds),
+        )
+        for line in plan.lines
+    ]
+    header = ("row", "steps", "stored", "active", "% of base", "done", "time left")
+    table = tabulate(rows, header, tablefmt="simple", disable_numparse=True, colalign=("left", *["right"] * 6))
+    left = f", about {duration(plan.seconds)} one after another" if plan.seconds else ""
+    unknown = " (no finished run tells how fast they are)" if plan.seconds is None else ""
+    return "\n".join(
+        [
+            table,
+            "",
+            f"{plan.n_runs} runs, {plan.n_done} done, {plan.n_runs - plan.n_done} left{left}{unknown}",
+            *(f"impossible: {label}: {reason}" for label, reason in plan.impossible.items()),
+        ]
+    )
+
+
+def to_json(plan: Plan) -> dict[str, Any]:
+    """The plan as JSON values."""
+    lines = [{**vars(line), "parameters": line.parameters.model_dump()} for line in plan.lines]
+    return {**asdict(plan), "lines": lines}
+
+
+class _Steps:
+    """Optimiser steps of a run; the training rows are counted once for each limit on them."""
+
+    def __init__(self) -> None:
+        self._n_rows: dict[tuple[str, int | None], int] = {}
+
+    def of(self, resolved: Resolved) -> int | None:
+        if Trait.TRAINS not in resolved.method.traits:
+            return None
+        train = resolved.spec.train
+        key = (str(resolved.spec.suite), train.per_task)
+        if key not in self._n_rows:
+            rows = train_rows(resolved)
+            self._n_rows[key] = 0 if rows is None else sum(rows.counts.values())
+        return n_steps(self._n_rows[key], train.batch_size, train.epochs, train.steps)
+
+
+def _line(
+    jobs: Jobs, entry: Entry, resolved: Resolved, loaded: LoadedModel | None, speeds: Speeds, steps: _Steps
+) -> Line:
+    from harness.pipeline.dry_run import parameters
+
+    lr = jobs.chosen(entry)
+    grid = [] if entry.tuned_as is None else list(jobs.tuning_jobs(entry.tuned_as).values())
+    first = resolved.spec.train.lr if entry.tuned_as is not None else None
+    mine = [*grid, *jobs.final_jobs(entry, first if lr is None else lr)]
+    left = [_seconds(jobs, job, speeds, steps) for job in mine if not settled(job)]
+    return Line(
+        label=entry.label,
+        steps=steps.of(resolved),
+        parameters=parameters(resolved, loaded if resolved.model is not None else None),
+        runs=len(mine),
+        done=len(mine) - len(left),
+        seconds=_sum(left),
+    )
+
+
+def _seconds(jobs: Jobs, job: Job, speeds: Speeds, steps: _Steps) -> float | None:
+    resolved = jobs.resolved(job.asked)
+    return speeds.seconds(resolved, steps.of(resolved))
+
+
+def _load(resolved: Sequence[Resolved]) -> LoadedModel | None:
+    from harness.models.loading import load_model
+
+    first = next((r for r in resolved if r.model is not None), None)
+    return None if first is None or first.model is None else load_model(first.model, first.spec.train.precision)
+
+
+def _rate(rates: dict[str, list[float]], name: str) -> float | None:
+    known = rates.get(name) or [rate for of_method in rates.values() for rate in of_method]
+    return sum(known) / len(known) if known else None
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return sum(known) if len(known) == len(values) else None

@@ -1,0 +1,191 @@
+"""What a leaderboard compares: a TOML file, read and checked."""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, JsonValue, ValidationError, field_validator
+
+from harness.config.keys import parse_value
+from harness.errors import UsageError, unknown
+from harness.store.record import Frozen
+
+Settings = dict[str, JsonValue]
+NO_BUDGET = "none"
+
+
+class Tune(Frozen):
+    """The learning rates that every trained row tries, on dev with the first seed."""
+
+    lr: tuple[float, ...] = Field(min_length=1)
+    by: Literal["dev"] = "dev"
+
+    @field_validator("lr")
+    @classmethod
+    def _ascending(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if min(values) <= 0:
+            raise ValueError("learning rates are above 0")
+        return tuple(sorted(set(values)))
+
+
+class RowSpec(Frozen):
+    """One method as it is compared.
+
+    preset: keeps its paper's ranks, learning rate and training; of the file's settings it takes no ``train.*``.
+    budget: default the file's, and none for a preset; "none" lifts it.
+    backend: one of lm-eval's models answers, such as an API: such a row stands "for orientation" and is never ranked.
+    prompt, shots: default the file's; rows with others stand in a table of their own.
+    settings: keys such as ``method.rank``, flat (``"method.rank" = 8``) or as tables (``method.rank = 8``).
+    """
+
+    method: str
+    ablation: str | None = None
+    preset: str | None = None
+    budget: str | None = None
+    clusters: str | None = None
+    backend: str | None = None
+    prompt: Literal["plain", "chat"] | None = None
+    shots: int | None = Field(None, ge=0)
+    settings: Settings = {}
+
+    @field_validator("settings", mode="before")
+    @classmethod
+    def _flat(cls, value: Any) -> Settings:
+        return flatten(value)
+
+    @property
+    def label(self) -> str:
+        """``cgc_lora+no_gate (paper) method.rank=8``."""
+        words = [self.method + (f"+{self.ablation}" if self.ablation else "")]
+        words += [f"({self.preset})"] if self.preset else []
+        words += [f"clusters={self.clusters}"] if self.clusters else []
+        for key in ("budget", "backend", "prompt", "shots"):
+            words += [f"{key}={value}"] if (value := getattr(self, key)) is not None else []
+        return " ".join([*words, *(f"{k}={v}" for k, v in sorted(self.settings.items()))])
+
+
+class SweepSpec(RowSpec):
+    """A method at each point of a grid, with a plot.
+
+    grid: values by key; several keys are crossed. tune: every point has learning rates of its own; else they are all
+    trained with the one chosen for the method without the grid's keys.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
+    grid: dict[str, list[JsonValue]] = Field(min_length=1)
+    tune: bool = True
+
+    @field_validator("grid", mode="before")
+    @classmethod
+    def _flat_grid(cls, value: Any) -> Settings:
+        return flatten(value)
+
+    def points(self) -> Iterator[Settings]:
+        """Every point as keys and values, in the grid's order."""
+        for values in itertools.product(*self.grid.values()):
+            yield {k: _plain(v) for k, v in zip(self.grid, values, strict=True)}
+
+
+class NullSpec(RowSpec):
+    """A row's method again under seeds that no other row has: what differs between the two is noise."""
+
+    seeds: tuple[int, ...] = Field(min_length=1)
+
+
+class Orientation(Frozen):
+    """A figure from elsewhere, shown in a table of its own and never ranked. value: in percent."""
+
+    name: str
+    value: float = Field(ge=0, le=100)
+    note: str
+
+
+class Claim(Frozen):
+    """That one row is above another, and who says so: answered in words."""
+
+    above: str
+    below: str
+    by: str
+
+
+class BoardSpec(Frozen):
+    """A leaderboard's file. ``row``, ``sweep``, ``orientation`` and ``claim`` are arrays of tables (``[[row]]``)."""
+
+    suite: str
+    model: str = "tiny"
+    data: str | None = None
+    tasks: str | None = None
+    split: Literal["train", "dev", "test"] = "test"
+    prompt: Literal["plain", "chat"] = "plain"
+    shots: int = Field(0, ge=0)
+    budget: str = "active:16"
+    clusters: str | None = None
+    seeds: tuple[int, ...] = Field((0, 1, 2, 3, 4), min_length=1)
+    tune: Tune | None = None
+    settings: Settings = {}
+    row: tuple[RowSpec, ...] = ()
+    trivial: tuple[str, ...] = ()
+    null: NullSpec | None = None
+    sweep: tuple[SweepSpec, ...] = ()
+    orientation: tuple[Orientation, ...] = ()
+    claim: tuple[Claim, ...] = ()
+
+    @field_validator("settings", mode="before")
+    @classmethod
+    def _flat(cls, value: Any) -> Settings:
+        return flatten(value)
+
+    @field_validator("sweep")
+    @classmethod
+    def _names_differ(cls, sweeps: tuple[SweepSpec, ...]) -> tuple[SweepSpec, ...]:
+        names = [s.name for s in sweeps]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two sweeps are called {name!r}")
+        return sweeps
+
+
+def read_board(path: Path) -> BoardSpec:
+    """Read a leaderboard's file. Raises: UsageError naming file, key, value and remedy."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}. See leaderboards/ for files that compare methods") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not valid TOML: {error}") from error
+    for key in content:
+        if key not in BoardSpec.model_fields:
+            raise unknown(f"key of {path.name}", key, BoardSpec.model_fields)
+    try:
+        board = BoardSpec.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(p + 1) if isinstance(p, int) else p for p in first["loc"])
+        raise UsageError(f"{path}: {where} = {first.get('input')!r}: {first['msg']}") from error
+    if not (board.row or board.trivial or board.sweep):
+        raise UsageError(f"{path} compares nothing: give it a [[row]] with a method")
+    if board.null is not None and set(board.null.seeds) & set(board.seeds):
+        raise UsageError(f"{path}: null.seeds and seeds share a seed: the null row needs seeds of its own")
+    return board
+
+
+def flatten(value: Any, prefix: str = "") -> Settings:
+    """Nested tables as ``{"train.lr": …}``; the word "none" means None."""
+    if not isinstance(value, Mapping):
+        raise ValueError("expected a table of keys such as train.steps = 100")
+    found: Settings = {}
+    for key, inner in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(inner, Mapping):
+            found |= flatten(inner, f"{name}.")
+        else:
+            found[name] = _plain(inner)
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return parse_value(value) if isinstance(value, str) and value.lower() == "none" else value

@@ -1,0 +1,1 @@
+"""What tests of methods share: contracts, toys, a pytest plug-in."""

@@ -1,0 +1,1 @@
+"""Adapted layers: expert layers, gates, routing, PEFT files."""

@@ -1,0 +1,168 @@
+"""A run from the command to its record, on toys."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Command = Callable[..., Any]
+
+
+def only(folder: Path) -> Path:
+    """The one run of a folder."""
+    (run,) = (folder / "runs").iterdir()
+    return run
+
+
+def test_a_run_leaves_what_the_design_names_and_the_record_last(toy_run: Command, tmp_path: Path) -> None:
+    done = toy_run("--method", "cgc_lora")
+    assert done.status == 0, done.err
+    run = only(tmp_path)
+    files = {p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file()}
+    for name in ("spec.json", "adapter/adapter.safetensors", "adapter/adapter.json", "train.jsonl", "scores.json"):
+        assert name in files
+    assert {"predictions/colour.jsonl", "predictions/first.jsonl", "predictions/last.jsonl"} <= files
+    assert "failure.json" not in files
+    others = [p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file() and p.name not in ("record.json", ".lock")]
+    assert (run / "record.json").stat().st_mtime_ns >= max(others)
+
+
+def test_json_has_the_promised_shape_and_progress_stays_out_of_it(toy_run: Command) -> None:
+    value = toy_run("--method", "lora_all", "--json").json
+    assert set(value) == {"directory", "record", "scores"}
+    table = value["scores"]["official"]
+    assert set(table["tasks"]) == {"colour", "first", "last"} == set(table["mean_of"])
+    score = table["tasks"]["colour"]
+    for key in ("headline", "value", "ci95", "metrics", "n", "n_train", "n_unparsed", "n_cut"):
+        assert key in score
+    assert 0 <= score["value"] <= 1
+    assert score["n"] == 4
+    assert score["n_train"] == 24
+    record = value["record"]
+    assert record["training"]["steps"] == 4
+    assert record["training"]["examples"] == 64
+    assert record["parameters"]["stored"] == record["parameters"]["active"] > 0
+    assert record["sample"] is True
+
+
+def test_the_same_command_again_does_nothing_and_says_so(toy_run: Command, tmp_path: Path) -> None:
+    toy_run("--method", "lora_all")
+    before = {p: p.stat().st_mtime_ns for p in only(tmp_path).rglob("*.json*")}
+    again = toy_run("--method", "lora_all")
+    assert "all done before" in again.err
+    assert {p: p.stat().st_mtime_ns for p in only(tmp_path).rglob("*.json*")} == before
+
+
+def test_runtime_keys_do_not_make_another_run_but_a_learning_rate_does(toy_run: Command, tmp_path: Path) -> None:
+    toy_run("--method", "lora_all")
+    toy_run("--method", "lora_all", "--set", "train.micro_tokens=64")
+    only(tmp_path)
+    toy_run("--method", "lora_all", "--set", "train.lr=0.5e-3")
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+
+
+@pytest.mark.parametrize("method", ["majority", "nearest", "no_finetune", "lora_single"])
+def test_every_kind_of_method_goes_through_the_same_door(toy_run: Command, method: str) -> None:
+    value = toy_run("--method", method, "--json").json
+    trained = method == "lora_single"
+    assert (value["record"]["training"] is not None) == trained
+    assert value["scores"]["official"]["mean"] is not None
+
+
+def test_shots_stand_in_the_prompt_of_every_method(toy_run: Command) -> None:
+    for method in ("no_finetune", "lora_all"):
+        value = toy_run("--method", method, "--shots", "1", "--json").json
+        assert value["record"]["spec"]["shots"] == 1
+
+
+def test_a_dry_run_shows_spec_counts_and_costs_and_writes_nothing(toy_run: Command, tmp_path: Path) -> None:
+    plan = toy_run("--method", "cgc_lora", "--dry-run", "--json").json
+    assert plan["plan"]["steps"] == 4
+    assert plan["plan"]["tasks"]["colour"]["n_train"] == 24
+    assert plan["plan"]["parameters"]["stored"] > plan["plan"]["parameters"]["active"] > 0
+    assert plan["plan"]["memory_bytes"] > 0
+    assert plan["spec"]["method"]["resolved"]["n_common"] == 7
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_failure_is_written_down_and_the_same_command_goes_on(
+    toy_run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import harness.pipeline.predict
+
+    def crash(*_: object) -> None:
+        raise ValueError("the second task went wrong")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(harness.pipeline.predict, "generate_answers", crash)
+        with pytest.raises(ValueError, match="went wrong"):
+            toy_run("--method", "lora_all")
+    failure = json.loads((only(tmp_path) / "failure.json").read_text())
+    assert failure["stage"] == "generate"
+    assert "went wrong" in failure["traceback"]
+    assert not (only(tmp_path) / "record.json").exists()
+    trained_at = (only(tmp_path) / "adapter" / "adapter.json").stat().st_mtime_ns
+    assert toy_run("--method", "lora_all").status == 0
+    assert not (only(tmp_path) / "failure.json").exists()
+    assert (only(tmp_path) / "adapter" / "adapter.json").stat().st_mtime_ns == trained_at
+
+
+def test_a_task_without_training_rows_is_served_and_marked(toy_run: Command, plugin: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for split in ("train", "dev", "test"):
+        lines = (plugin / "toy_plugin" / "data" / f"{split}.jsonl").read_text().splitlines()
+        kept = [x for x in lines if split != "train" or '"task": "last"' not in x]
+        (data / f"{split}.jsonl").write_text("\n".join(kept) + "\n")
+    for method in ("cgc_lora", "lora_single"):
+        done = toy_run("--method", method, "--data", data, "--json")
+        assert done.status == 0, done.err
+        assert done.json["scores"]["official"]["tasks"]["last"]["n_train"] == 0
+        assert "no training rows" in done.err
+
+
+def test_a_test_split_without_targets_means_evaluating_on_dev(toy_run: Command, plugin: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for split in ("train", "dev", "test"):
+        rows = [json.loads(x) for x in (plugin / "toy_plugin" / "data" / f"{split}.jsonl").read_text().splitlines()]
+        for row in rows:
+            row["target"] = "" if split == "test" else row["target"]
+        (data / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    done = toy_run("--method", "majority", "--data", data, "--json")
+    assert "evaluating on the dev split" in done.err
+    assert done.json["record"]["spec"]["eval"]["split"] == "dev"
+
+
+def test_a_method_from_another_package_runs_by_the_same_command(toy_run: Command, harness: Command) -> None:
+    done = toy_run("--method", "toy_lora", "--ablation", "narrow", "--json")
+    assert done.status == 0, done.err
+    assert done.json["record"]["spec"]["method"]["fields"]["rank"] == 2
+    assert "toy-plugin" in harness("list").out
+    assert "missing" in harness("list", "--check").out
+
+
+def test_scoring_a_run_again_gives_the_same_scores(toy_run: Command, harness: Command, tmp_path: Path) -> None:
+    scores = toy_run("--method", "lora_all", "--json").json["scores"]
+    (only(tmp_path) / "scores.json").unlink()
+    again = harness("score", only(tmp_path), "--json").json
+    assert again["scores"] == scores
+    assert again["record"]["run_id"]
+
+
+def test_the_leaderboard_names_the_sample_and_no_winner(toy_run: Command, harness: Command, tmp_path: Path) -> None:
+    for extra in (["--method", "majority"], ["--method", "toy_lora"], ["--method", "toy_lora", "--ablation", "narrow"]):
+        toy_run(*extra)
+    board = harness("leaderboard", "toys", "--out", tmp_path / "runs").out
+    assert "embedded sample" in board
+    assert "&nbsp;toy_lora+narrow" in board
+    assert "**" not in "".join(line for line in board.splitlines() if line.startswith("| "))
+
+
+def test_runs_are_listed_with_their_state(toy_run: Command, harness: Command, tmp_path: Path) -> None:
+    toy_run("--method", "majority")
+    assert "done" in harness("runs", "--out", tmp_path / "runs").out

@@ -1,0 +1,101 @@
+"""Twenty steps of a toy in float64, by itself or under torchrun: python tests/ddp_steps.py OUT.json."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness.config.spec import TrainConfig
+from harness.data.encoding import Encoded
+from harness.method import Trait
+from harness.models.loading import LoadedModel
+from harness.registry import method_class
+from harness.runtime.distributed import Processes, join
+from harness.testing.toys import VOCABULARY, perturb, toy_model
+from harness.training.packing import Layout
+from harness.training.step import Loop, Stage
+
+TASKS = ("one", "two", "three")
+RUNS = (("cgc_lora", "task"), ("lora_single", "token"), ("moa", "example"))
+STEPS = 20
+
+
+def make_rows(step: int) -> list[Encoded]:
+    """Five rows in most steps; one alone in every fourth, so that the second process has none."""
+    draw = np.random.default_rng(step)
+
+    def tokens(low: int, high: int) -> tuple[int, ...]:
+        return tuple(int(t) for t in draw.integers(1, VOCABULARY, draw.integers(low, high)))
+
+    n = 1 if step % 4 == 3 else 5
+    return [
+        Encoded(task=TASKS[draw.integers(3)], prompt=tokens(1, 20), target=tokens(1, 9), cut=False) for _ in range(n)
+    ]
+
+
+def run(name: str, kind: str, processes: Processes) -> dict[str, Any]:
+    """Loss, norm and task losses of each step, gradients of the first, weights after the last."""
+    method = method_class(name)()
+    model = toy_model()
+    adapter = method.attach(model, TASKS, seed=0)
+    perturb(adapter)
+    parameters = adapter.trainable()
+    stage = Stage(
+        name="all",
+        steps=STEPS,
+        key=(0,),
+        reads=Trait.LABEL_FREE in method.traits,
+        parameters=parameters,
+        factors=dict.fromkeys(parameters, 1.0),
+    )
+    loaded = LoadedModel(
+        model=model,
+        tokenizer=None,
+        device=torch.device("cpu"),
+        dtype=torch.float64,
+        n_parameters=0,
+        max_context=128,
+        encoder_decoder=False,
+    )
+    config = TrainConfig(loss=kind, micro_tokens=40, lr=1e-3)
+    loop = Loop(loaded, adapter, config, stage, Layout(packed=True), processes)
+    first: dict[str, Any] = {}
+
+    def remember(optimiser: Any, *_: Any) -> None:
+        if not first:
+            first.update({n: None if p.grad is None else p.grad.flatten().tolist() for n, p in parameters.items()})
+
+    loop.optimiser.register_step_pre_hook(remember)
+    model.train()
+    results = [loop.step(step, make_rows(step), TASKS, stop=step == 7 and not processes.first) for step in range(STEPS)]
+    return {
+        "losses": [r.loss for r in results],
+        "norms": [r.grad_norm for r in results],
+        "tasks": [dict(r.by_task) for r in results],
+        "stops": [i for i, r in enumerate(results) if r.stop],
+        "gradients": first,
+        "weights": {n: p.detach().flatten().tolist() for n, p in parameters.items()},
+    }
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Write what every method and weighting gives, from the first process."""
+    torch.set_num_threads(1)
+    processes = join()
+    found = {name: run(name, kind, processes) for name, kind in RUNS}
+    weights = {name: one["weights"] for name, one in found.items()}
+    same = processes.tell(weights) == weights  # bit for bit
+    if processes.first:
+        Path(arguments[0]).write_text(json.dumps({"count": processes.count, "runs": found}))
+    processes.leave()
+    sys.exit(0 if same else 3)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,308 @@
+"""Leaderboards of toy runs: what stands where, what is marked, what is escaped."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from toy_runs import ToyRuns
+
+from harness.config.spec import EvalConfig, TrainConfig
+from harness.leaderboard.build import build
+from harness.leaderboard.export import to_csv, to_json
+from harness.leaderboard.markdown import render_markdown as render
+from harness.leaderboard.tables import Kind, Leaderboard
+from harness.reporting.markdown import escape, short_names
+from harness.reporting.numbers import count, duration
+from harness.store.run_directory import RunDirectory
+
+Flags = list[bool]
+
+
+def render_markdown(board: Leaderboard) -> str:
+    """With plain spaces in place of those that hold a number together."""
+    return render(board).replace("\u00a0", " ")
+
+
+@pytest.fixture
+def toy_run(tmp_path: Path) -> ToyRuns:
+    return ToyRuns(tmp_path / "runs")
+
+
+def share(p: float, n: int = 200, seed: int = 0) -> Flags:
+    """n answers, a share p of them right; the right ones of a smaller share are among those of a larger one."""
+    return [bool(x) for x in np.random.default_rng(seed).permutation(n) < p * n]
+
+
+def sky(p: float) -> dict[str, Flags]:
+    return {"sky": share(p), "sea": share(p, seed=1)}
+
+
+def labels(runs: list[RunDirectory]) -> list[str]:
+    (table,) = build(runs, "toys", "official").tables
+    return [row.label for row in table.rows]
+
+
+def test_rows_are_ordered_by_mean_and_only_trained_ones_are_ranked(toy_run: ToyRuns) -> None:
+    runs = [
+        toy_run("lora", sky(0.5)),
+        toy_run("moe", sky(0.7)),
+        toy_run("majority", sky(0.6), model=None),
+        toy_run("as_it_is", sky(0.8), trained=False),
+    ]
+    (table,) = build(runs, "toys", "official").tables
+    assert [(r.label, r.rank, r.kind) for r in table.rows] == [
+        ("as_it_is", None, Kind.UNTRAINED),
+        ("moe", 1, Kind.TRAINED),
+        ("majority", None, Kind.TRIVIAL),
+        ("lora", 2, Kind.TRAINED),
+    ]
+
+
+def test_runs_that_differ_in_the_seed_are_one_row(toy_run: ToyRuns) -> None:
+    runs = [toy_run("lora", {"sky": share(p, seed=i)}, seed=i) for i, p in enumerate((0.5, 0.6, 0.7))]
+    (table,) = build([*runs, runs[0]], "toys", "official").tables
+    (row,) = table.rows
+    assert len(row.group.runs) == 3
+    assert row.mean.value == pytest.approx(0.6)
+    assert row.mean.sd == pytest.approx(0.1)
+    assert row.mean.estimate is not None
+    assert row.mean.estimate.low < 0.5
+    assert row.mean.estimate.high > 0.7
+
+
+def test_an_ablation_stands_beneath_its_method_with_the_difference(toy_run: ToyRuns) -> None:
+    runs = [
+        toy_run("moe", sky(0.6), ablation="no_gate"),
+        toy_run("lora", sky(0.65)),
+        toy_run("moe", sky(0.7)),
+        toy_run("other", sky(0.1), ablation="alone"),
+    ]
+    (table,) = build(runs, "toys", "official").tables
+    assert [(r.label, r.beneath) for r in table.rows] == [
+        ("moe", False),
+        ("moe+no_gate", True),
+        ("lora", False),
+        ("other+alone", False),
+    ]
+    delta = table.rows[1].delta
+    assert delta is not None
+    assert delta.value == pytest.approx(-0.1)
+    assert table.rows[1].rank is None
+    text = render_markdown(build(runs, "toys", "official"))
+    assert "&nbsp;moe+no_gate" in text
+    assert re.search(r"-10\.0 \(-\d+\.\d to -\d+\.\d\)", text)
+    assert "moe+no_gate below moe: shown" in text
+
+
+def test_an_ablation_stands_beneath_the_row_that_is_most_like_it(toy_run: ToyRuns) -> None:
+    fast, slow = TrainConfig(lr=1e-2), TrainConfig(lr=1e-4)
+    runs = [
+        toy_run("moe", sky(0.7), train=fast),
+        toy_run("moe", sky(0.6), train=slow),
+        toy_run("moe", sky(0.5), ablation="no_gate", train=slow),
+    ]
+    (table,) = build(runs, "toys", "official").tables
+    assert table.rows[2].beneath
+    assert table.rows[2].delta is not None
+    assert table.rows[2].delta.value == pytest.approx(-0.1)
+
+
+def test_other_models_splits_prompts_limits_and_data_stand_in_tables_of_their_own(toy_run: ToyRuns) -> None:
+    runs = [
+        toy_run("lora", sky(0.5)),
+        toy_run("moe", sky(0.5)),
+        toy_run("lora", sky(0.5), model="larger"),
+        toy_run("lora", sky(0.5), prompt="chat"),
+        toy_run("lora", sky(0.5), eval=EvalConfig(split="dev")),
+        toy_run("lora", sky(0.5), eval=EvalConfig(per_task=10)),
+        toy_run("lora", sky(0.5), data="other"),
+        toy_run("lora", sky(0.5), shots=2),
+        toy_run("lora", {"sky": share(0.5)}),
+        toy_run("majority", sky(0.2), model=None),
+    ]
+    tables = build(runs, "toys", "official").tables
+    assert sorted(len(t.rows) for t in tables) == [1] * 6 + [2, 3]
+    with_majority = [t.spec.model.label for t in tables if t.spec.model and any(not r.group.spec.model for r in t.rows)]
+    assert sorted(with_majority) == ["larger", "tiny"]
+
+
+def test_rows_without_a_model_have_a_table_when_they_are_all_there_is(toy_run: ToyRuns) -> None:
+    board = build([toy_run("majority", sky(0.2), model=None)], "toys", "official")
+    assert len(board.tables) == 1
+    assert "no base model" in render_markdown(board)
+
+
+def test_the_best_is_bold_and_what_is_not_shown_to_differ_is_marked(toy_run: ToyRuns) -> None:
+    runs = [toy_run("moe", sky(0.7)), toy_run("poor", sky(0.4))]
+    board = build(runs, "toys", "official")
+    moe, poor = board.tables[0].rows
+    assert (moe.mean.best, moe.cells["sky"].best, poor.mean.best) == (True, True, False)
+    assert (moe.mean.tied, poor.mean.tied) == (False, False)
+    text = render_markdown(board)
+    assert "**70.0**" in text
+    assert "moe above poor: shown, +30.0" in text
+
+
+def test_equal_methods_are_tied(toy_run: ToyRuns) -> None:
+    runs = [
+        toy_run("moe", {"sky": share(0.61, seed=3)}),
+        toy_run("lora", {"sky": share(0.60, seed=4)}),
+    ]
+    board = build(runs, "toys", "official")
+    assert [r.mean.tied for r in board.tables[0].rows] == [False, True]
+    assert "60.0≈" in render_markdown(board)
+    assert "moe above lora: not shown" in render_markdown(board)
+
+
+def test_the_sample_names_no_winner(toy_run: ToyRuns) -> None:
+    runs = [toy_run("moe", sky(0.7), sample=True), toy_run("lora", sky(0.4), sample=True)]
+    text = render_markdown(build(runs, "toys", "official", reference="lora"))
+    assert "embedded sample, not toys" in text
+    assert "**70.0**" not in text
+    assert "≈" not in text
+    assert "shown" not in text
+    assert "tasks lose" not in text
+    assert "| # |" not in text
+    assert re.findall(r"^\| moe \| [^|]*\| 0 of 2 \| \+30\.0 \|", text, flags=re.MULTILINE)
+
+
+def test_limited_and_unfinished_runs_are_named_and_never_ranked(toy_run: ToyRuns) -> None:
+    runs = [
+        toy_run("moe", sky(0.7), train=TrainConfig(per_task=5)),
+        toy_run("lora", sky(0.4)),
+        toy_run("slow", sky(0.4), finished=False),
+    ]
+    board = build(runs, "toys", "official")
+    assert [(r.label, r.rank, r.mean.best) for r in board.tables[0].rows] == [("moe", None, False), ("lora", 1, True)]
+    text = render_markdown(board)
+    assert "moe (limited)" in text
+    assert f"- {runs[2].name}: stopped" in text
+    other = build(runs, "toys", "readme")
+    assert other.tables == ()
+    assert {u.reason for u in other.unfinished} == {"stopped", "no scores under the protocol readme"}
+    assert build(runs, "another suite", "official").unfinished == ()
+
+
+def test_tasks_without_training_rows_are_marked(toy_run: ToyRuns) -> None:
+    runs = [toy_run("moe", sky(0.5), n_train={"sky": 9, "sea": 0})]
+    (row,) = build(runs, "toys", "official").tables[0].rows
+    assert (row.cells["sky"].no_train, row.cells["sea"].no_train) == (False, True)
+    assert "**50.0**°" in render_markdown(build(runs, "toys", "official"))
+
+
+def test_a_task_without_a_score_prints_a_dash_and_leaves_no_mean(toy_run: ToyRuns) -> None:
+    runs = [toy_run("moe", sky(0.5))]
+    scores = runs[0].scores()
+    assert scores is not None
+    table = scores.root["official"]
+    tasks = {**table.tasks, "sea": table.tasks["sea"].model_copy(update={"value": None, "ci95": None})}
+    broken = table.model_copy(update={"tasks": tasks, "mean": None, "mean_ci95": None})
+    runs[0].write_scores(type(scores)({"official": broken}))
+    board = build(runs, "toys", "official")
+    (row,) = board.tables[0].rows
+    assert (row.mean.value, row.mean.estimate, row.rank, row.cells["sea"].value) == (None, None, None, None)
+    text = render_markdown(board)
+    assert re.search(r"^\| moe \| – \| – \|", text, flags=re.MULTILINE)
+    assert re.search(r"^\| moe \| – \| \*\*50\.0\*\* \| – \|$", text, flags=re.MULTILINE)
+
+
+def test_rows_of_one_name_show_what_differs(toy_run: ToyRuns) -> None:
+    assert labels(
+        [toy_run("lora", sky(0.6)), toy_run("lora", sky(0.5), budget="stored:8"), toy_run("moe", sky(0.4))]
+    ) == ["lora budget=null", 'lora budget="stored:8"', "moe"]
+
+
+def test_transfer_counts_the_tasks_that_lose_against_the_reference(toy_run: ToyRuns) -> None:
+    runs = [
+        toy_run("single", {"sky": share(0.5), "sea": share(0.5)}),
+        toy_run("moe", {"sky": share(0.8), "sea": share(0.3)}),
+    ]
+    board = build(runs, "toys", "official", reference="single")
+    ((name, alone, found),) = board.tables[0].transfers
+    assert (name, alone) == ("moe", "single")
+    assert found.gains["sky"].value == pytest.approx(0.3)
+    assert (found.losing, found.losing_shown) == (("sea",), ("sea",))
+    assert re.search(
+        r"^\| moe \| \+5\.0 \(.*\) \| 1 of 2 \(1 shown\) \| \*\*\+30\.0\*\* \| \*\*-20\.0\*\* \|$",
+        render_markdown(board),
+        flags=re.M,
+    )
+    (words,) = to_json(board)["tables"][0]["transfer"]
+    assert "1 of 2 tasks lose (1 shown), the worst sea -20.0" in words
+
+
+def test_runs_without_draws_have_values_and_no_intervals(toy_run: ToyRuns) -> None:
+    runs = [toy_run("moe", sky(0.7)), toy_run("lora", sky(0.4))]
+    for run in runs:
+        (run.path / "bootstrap.npz").unlink()
+    board = build(runs, "toys", "official")
+    assert [(r.mean.value, r.mean.estimate) for r in board.tables[0].rows] == [(0.7, None), (0.4, None)]
+    assert "shown" not in "".join(line for line in render_markdown(board).splitlines() if "above" in line)
+
+
+def test_names_from_outside_cannot_break_the_table_or_bring_markup(toy_run: ToyRuns) -> None:
+    evil = "a|b\n<script>x</script> [click](http://x) **bold** `code`"
+    text = render_markdown(build([toy_run("moe", sky(0.5), data=evil, model=evil)], "toys", "official"))
+    assert "<script>" not in text
+    assert "\\[click\\]" in text
+    columns = [line.count("|") - line.count("\\|") for line in text.splitlines() if line.startswith("|")]
+    assert columns == [9] * 3 + [5] * 3 + [9] * 3  # means, tasks, costs
+
+
+@given(st.text())
+def test_escaped_text_is_one_line_without_markup(text: str) -> None:
+    safe = escape(text)
+    assert len(safe.splitlines()) <= 1
+    assert "<" not in safe
+    assert ">" not in safe
+    for sign in "`*[]|~":
+        assert not re.search(rf"(?<!\\)(\\\\)*{re.escape(sign)}", safe)
+
+
+@pytest.mark.parametrize(
+    ("names", "short"),
+    [
+        (["CHIP-STS", "CHIP-CTC", "MedDG", "A-V2"], ["STS", "CTC", "MedDG", "A-V2"]),
+        (["I-V2-NER", "I-V2-SR", "X"], ["NER", "SR", "X"]),
+        (["A-x", "A-y", "B-x", "B-z"], ["A-x", "A-y", "B-x", "B-z"]),
+        (["x", "A-x", "A-y"], ["x", "A-x", "A-y"]),
+    ],
+)
+def test_short_names_stay_distinct(names: list[str], short: list[str]) -> None:
+    assert short_names(names) == short
+
+
+def test_durations_are_in_words() -> None:
+    assert [duration(s) for s in (None, 0.42, 45.2, 600, 11_100)] == ["–", "0.4 s", "45 s", "10 min", "3 h 05 min"]
+
+
+def test_parameters_are_counted_in_three_or_four_digits() -> None:
+    assert [count(n) for n in (0, 950, 198_656, 3_178_496, 7_615_616_512)] == [
+        "0",
+        "950",
+        "198.7 k",
+        "3.18 M",
+        "7.62 G",
+    ]
+
+
+def test_csv_and_json_hold_the_same_numbers(toy_run: ToyRuns) -> None:
+    runs = [toy_run("moe", sky(0.7), data="=cmd()"), toy_run("lora", sky(0.4), data="=cmd()")]
+    board = build(runs, "toys", "official")
+    lines = list(csv.DictReader(io.StringIO(to_csv(board))))
+    assert [(x["method"], x["task"], float(x["value"])) for x in lines] == [
+        (m, t, v) for m, v in (("moe", 0.7), ("lora", 0.4)) for t in ("mean", "sky", "sea")
+    ]
+    assert {x["data"] for x in lines} == {"'=cmd()"}
+    values = json.loads(json.dumps(to_json(board), allow_nan=False))
+    rows = values["tables"][0]["rows"]
+    assert [(r["method"], r["rank"], r["mean"]["value"]) for r in rows] == [("moe", 1, 0.7), ("lora", 2, 0.4)]
+    assert float(lines[0]["low"]) == rows[0]["mean"]["ci95"][0]

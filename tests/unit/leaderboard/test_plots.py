@@ -1,0 +1,80 @@
+"""Pictures of toy leaderboards: which there are, that they are SVG, and that they are the same every time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from toy_runs import ToyRuns
+
+from harness.leaderboard.build import build
+from harness.leaderboard.plots.tables import plots
+from harness.store.files import write_json
+
+
+@pytest.fixture
+def toy_run(tmp_path: Path) -> ToyRuns:
+    return ToyRuns(tmp_path / "runs")
+
+
+def rows(p: float) -> dict[str, list[bool]]:
+    return {t: [bool(x) for x in np.random.default_rng(i).random(60) < p] for i, t in enumerate(("A-sky", "A-sea"))}
+
+
+def words(svg: bytes) -> str:
+    return " ".join(
+        "".join(node.itertext()) for node in ElementTree.fromstring(svg).iter() if node.tag.endswith("text")
+    )
+
+
+def test_a_full_table_has_its_pictures_with_its_rows(toy_run: ToyRuns) -> None:
+    runs = [
+        toy_run("moe", rows(0.7), model="a$b$c"),
+        toy_run("moe", rows(0.6), ablation="no_gate", model="a$b$c"),
+        toy_run("single", rows(0.5), model="a$b$c"),
+        toy_run("majority", rows(0.1), model=None),
+    ]
+    board = build(runs, "toys", "official", reference="single")
+    found = plots(board)
+    names = ["table1-means", "table1-times", "table1-ablations", "table1-transfer"]
+    assert list(found) == [f"{name}{variant}.svg" for name in names for variant in ("", "-dark")]
+    assert {"moe", "single", "majority"} <= set(words(found["table1-means.svg"]).split())
+    assert "a$b$c" in words(found["table1-means.svg"])
+    assert "moe+no_gate" in words(found["table1-ablations.svg"])
+    gain = board.tables[0].transfers[0][2].gains["A-sky"].value
+    assert f"{100 * gain:+.1f}" in words(found["table1-transfer.svg"]).replace("−", "-")
+    assert plots(board) == found
+
+
+def test_pictures_without_anything_to_show_are_left_out(toy_run: ToyRuns) -> None:
+    assert plots(build([toy_run("majority", rows(0.2), model=None)], "toys", "official")) == {}
+    sample = plots(build([toy_run("moe", rows(0.2), sample=True)], "toys", "official"))
+    assert [name for name in sample if "dark" not in name] == ["table1-means.svg", "table1-times.svg"]
+    assert "embedded sample, no result" in words(sample["table1-means.svg"])
+
+
+def test_light_and_dark_pictures_have_other_papers_and_the_same_words(toy_run: ToyRuns) -> None:
+    found = plots(build([toy_run("moe", rows(0.7))], "toys", "official"))
+    light, dark = found["table1-means.svg"], found["table1-means-dark.svg"]
+    assert words(light) == words(dark)
+    assert b"#0d1117" in dark
+    assert b"#0d1117" not in light
+
+
+def test_what_a_run_leaves_is_drawn(toy_run: ToyRuns) -> None:
+    run = toy_run("moe", rows(0.7))
+    assert not any("curves" in name or "gates" in name for name in plots(build([run], "toys", "official")))
+    lines = [json.dumps({"stage": "all", "step": i, "loss": 3.0 / (i + 1)}) for i in range(50)]
+    run.train_log.write_text("\n".join(lines) + "\n")
+    gates = {f"model.layers.{i}.q.gate": {"A-sky": [0.25, 0.75], "A-sea": [1.0, 0.0]} for i in range(2)}
+    write_json(run.artefacts / "gates.json", gates)
+    write_json(run.artefacts / "skills.json", gates)
+    found = plots(build([run], "toys", "official"))
+    light = {name.removeprefix("table1-") for name in found if "dark" not in name}
+    assert {"curves.svg", "gates-moe.svg", "skills-moe.svg"} <= light
+    assert {"0.25", "0.75", "1.00", "0.00", "sky", "sea"} <= set(words(found["table1-skills-moe.svg"]).split())
+    assert {"sky", "sea"} <= set(words(found["table1-gates-moe.svg"]).split())
+    assert "training loss" in words(found["table1-curves.svg"])

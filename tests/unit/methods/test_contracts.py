@@ -1,0 +1,13 @@
+"""Every registered method, ours or anyone's, keeps what its traits promise."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.registry import METHODS, plugins
+from harness.testing.contract import Trial, contract
+
+
+@pytest.mark.parametrize("trial", [trial for name in plugins(METHODS) for trial in contract(name)], ids=str)
+def test_contract(trial: Trial) -> None:
+    trial()

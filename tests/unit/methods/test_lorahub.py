@@ -1,0 +1,145 @@
+"""LoRAHub's search: what it minimises, what it keeps, how it goes on."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from harness.errors import HarnessError, UsageError
+from harness.testing.toys import TASKS, ToyTrainer, perturb, toy_data, toy_model
+from methods.lorahub import LoRAHub
+
+SMALL = LoRAHub(rank=2, steps=15)
+BEST = np.array([0.5, -0.2, 1.0])
+
+
+class Stopped(Exception):
+    """The process was killed."""
+
+
+class Bowl(ToyTrainer):
+    """A loss that is known: the squared distance of the asked task's weights from the best ones."""
+
+    stop_after: int | None = None
+
+    def train(self, stage: str, parameters: Any = None, tasks: Any = None, share: float = 1.0) -> None:
+        self.finish(stage)
+
+    def loss(self, examples: Any) -> float:
+        if self.stop_after is not None:
+            self.stop_after -= 1
+            if self.stop_after < 0:
+                raise Stopped
+        (task,) = {e.task for e in examples}
+        weights: Any = self.adapter.state_dict()["hub.weights"][list(self.data).index(task)]
+        return float(((weights.numpy() - BEST) ** 2).sum())
+
+
+def bowl(method: LoRAHub, **options: Any) -> Bowl:
+    model = toy_model()
+    adapter = method.attach(model, list(TASKS), seed=0)
+    return Bowl(method=method, adapter=adapter, model=model, data=toy_data(), **options)
+
+
+def fit(found: ToyTrainer) -> None:
+    found.method.fit(found.adapter, found, list(found.data))
+
+
+def test_the_search_starts_at_zero_and_ends_at_its_best_trial_or_better() -> None:
+    found = bowl(LoRAHub(rank=2))
+    fit(found)
+    for task in TASKS:
+        trials = found.artefacts["trials"][task]
+        assert len(trials) == 40
+        assert trials[0][0] == [0.0, 0.0, 0.0]
+        for weights, value in trials:
+            expected = ((np.array(weights) - BEST) ** 2).sum() + 0.05 * np.abs(weights).mean()
+            assert value == pytest.approx(expected, abs=1e-9)
+            assert np.abs(weights).max() <= 1.5
+        chosen = np.array(found.artefacts["gates"]["hub"][task])
+        value = ((chosen - BEST) ** 2).sum() + 0.05 * np.abs(chosen).mean()
+        assert value <= min(v for _, v in trials) + 1e-6
+        assert value < 0.5 * trials[0][1]
+
+
+def test_a_search_that_fails_leaves_no_thread_behind_that_would_keep_the_process_alive() -> None:
+    before = set(threading.enumerate())
+    found = bowl(SMALL)
+    found.stop_after = 4
+    with pytest.raises(Stopped) as kept:  # and with it the traceback, with all its frames
+        fit(found)
+    left = [thread for thread in threading.enumerate() if thread not in before]
+    for thread in left:
+        thread.join(timeout=5)
+    assert not any(thread.is_alive() for thread in left), kept
+
+
+@pytest.mark.parametrize("killed_at", [3, 12, 20])
+def test_a_search_that_was_killed_goes_on_to_the_same_weights(killed_at: int) -> None:
+    whole = bowl(SMALL)
+    fit(whole)
+    part = bowl(SMALL)
+    part.stop_after = killed_at
+    with pytest.raises(Stopped):
+        fit(part)
+    again = bowl(SMALL, finished=part.finished, remembered=part.remembered)
+    again.adapter.load_state_dict(part.adapter.state_dict())
+    fit(again)
+    assert again.artefacts == whole.artefacts
+
+
+def test_trials_of_another_optimiser_stop_the_search() -> None:
+    found = bowl(SMALL, remembered={"search-first": [[[0.1, 0.2, 0.3], 1.0]]})
+    with pytest.raises(HarnessError, match="search-first cannot go on: nevergrad asks for other weights at trial 1"):
+        fit(found)
+
+
+def test_without_the_target_s_lora_its_weight_is_zero() -> None:
+    found = bowl(LoRAHub(rank=2, steps=15, exclude_target=True))
+    fit(found)
+    weights = found.adapter.state_dict()["hub.weights"]
+    assert not weights.diagonal().any()
+    assert {len(w) for w, _ in found.artefacts["trials"]["first"]} == {2}
+    alone = LoRAHub(exclude_target=True)
+    with pytest.raises(UsageError, match="at least 2 tasks"):
+        alone.fit(alone.attach(toy_model(), ["one"], seed=0), found, ["one"])
+
+
+def test_a_task_without_examples_uses_its_own_lora() -> None:
+    found = bowl(SMALL)
+    found.data = {**toy_data(), TASKS[1]: []}
+    fit(found)
+    weights = found.adapter.state_dict()["hub.weights"]
+    assert weights[1].tolist() == [0.0, 1.0, 0.0]
+    assert found.artefacts["trials"][TASKS[1]] is None
+
+
+def test_stage_one_trains_loras_unmixed_even_when_weights_are_there_already() -> None:
+    model = toy_model()
+    adapter = SMALL.attach(model, list(TASKS), seed=0)
+    perturb(adapter)
+    tokens, labels = torch.ones(3, 4, dtype=torch.long), torch.tensor([0, 1, 2])
+
+    def logits() -> torch.Tensor:
+        with adapter.route(labels):
+            return model(input_ids=tokens).logits.detach()
+
+    own = logits()
+    state = adapter.state_dict()
+    adapter.load_state_dict({**state, "hub.weights": torch.rand(3, 3, dtype=torch.float64)})
+    mixed = logits()
+    with adapter.unmixed():
+        assert (logits() - own).abs().max() < 1e-6
+    assert torch.equal(logits(), mixed)
+    assert (mixed - own).abs().max() > 1e-4
+
+
+def test_without_nevergrad_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nevergrad", None)
+    with pytest.raises(HarnessError, match=r"pip install 'mtlora-harness\[lorahub\]'"):
+        fit(bowl(SMALL))

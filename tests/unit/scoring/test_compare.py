@@ -1,0 +1,178 @@
+"""Comparisons of toy runs: what is paired, what is refused, what is said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+from toy_runs import ToyRuns
+
+from harness.config.spec import EvalConfig, TrainConfig
+from harness.errors import HarnessError, StoreError, UsageError
+from harness.scoring.compare import compare, render, to_json
+from harness.store.run_directory import RunDirectory
+
+Make = Callable[..., RunDirectory]
+
+
+@pytest.fixture
+def toy_run(tmp_path: Path) -> ToyRuns:
+    return ToyRuns(tmp_path / "runs")
+
+
+def right(p: float, seed: int = 0, n: int = 200) -> list[bool]:
+    return [bool(x) for x in np.random.default_rng(seed).random(n) < p]
+
+
+def two_tasks(sky: float, sea: float, seed: int = 0) -> dict[str, list[bool]]:
+    return {"sky": right(sky, seed), "sea": right(sea, seed + 100)}
+
+
+def test_two_runs_compare_by_mcnemar_on_their_common_rows(toy_run: ToyRuns) -> None:
+    a = two_tasks(0.8, 0.5)
+    b = {"sky": right(0.6, seed=7), "sea": [not a["sea"][0], *a["sea"][1:]]}
+    found = compare([toy_run("moe", a)], [toy_run("lora", b)])
+    sky = found.tasks[0]
+    only_a = sum(x and not y for x, y in zip(a["sky"], b["sky"], strict=True))
+    only_b = sum(y and not x for x, y in zip(a["sky"], b["sky"], strict=True))
+    assert sky.mcnemar == pytest.approx(binomtest(only_a, only_a + only_b).pvalue)
+    assert sky.p == pytest.approx(sky.mcnemar, abs=0.01)  # accuracy is the headline here: both look at the same
+    assert sky.difference is not None
+    assert sky.difference.value == pytest.approx(np.mean(a["sky"]) - np.mean(b["sky"]))
+    assert sky.p_holm == pytest.approx(2 * sky.p)
+    assert [t.outcome for t in found.tasks] == ["win", "tie"]
+    assert found.mean is not None
+    assert found.mean.value == pytest.approx(np.mean([np.mean(a[t]) - np.mean(b[t]) for t in a]))
+
+
+def test_groups_of_seeds_compare_by_the_bootstrap(toy_run: ToyRuns) -> None:
+    a = [toy_run("moe", two_tasks(0.8, 0.3, seed=s), seed=s) for s in range(3)]
+    b = [toy_run("lora", two_tasks(0.5, 0.6, seed=s + 10), seed=s) for s in range(2)]
+    found = compare(a, b)
+    assert [t.mcnemar for t in found.tasks] == [None, None]
+    assert found.mean is not None
+    assert found.mean.seeds == (3, 2)
+    assert "3 and 2 seeds" in found.verdict
+    assert found.transfer.losing == ("sea",)
+
+
+def test_one_seed_says_that_the_interval_is_about_rows(toy_run: ToyRuns) -> None:
+    found = compare([toy_run("moe", two_tasks(0.8, 0.8))], [toy_run("lora", two_tasks(0.5, 0.5))])
+    assert "moe above lora: shown" in found.verdict
+    assert "test rows alone" in found.verdict
+
+
+def test_the_same_method_under_other_seeds_is_named_by_seeds(toy_run: ToyRuns) -> None:
+    found = compare(
+        [toy_run("moe", two_tasks(0.6, 0.6, seed=s), seed=s) for s in (0, 1)],
+        [toy_run("moe", two_tasks(0.6, 0.6, seed=s), seed=s) for s in (2, 3)],
+    )
+    assert (found.a, found.b) == ("moe (seed 0, 1)", "moe (seed 2, 3)")
+
+
+def test_one_method_at_two_settings_is_named_by_what_differs(toy_run: ToyRuns) -> None:
+    rows = two_tasks(0.6, 0.6)
+    found = compare([toy_run("moe", rows)], [toy_run("moe", rows, train=TrainConfig(lr=0.5))])
+    assert (found.a, found.b) == ("moe (train.lr=0.001)", "moe (train.lr=0.5)")
+    assert found.mean is not None
+    assert found.mean.value == 0.0
+    assert "not shown, +0.0" in found.verdict
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"model": "larger"}, r"model\.fingerprint"),
+        ({"data": "others"}, r"data\.fingerprints"),
+        ({"prompt": "chat"}, 'prompt: "plain" and "chat"'),
+        ({"shots": 3}, "shots: 0 and 3"),
+        ({"eval": EvalConfig(split="dev")}, r'eval\.split: "test" and "dev"'),
+        ({"eval": EvalConfig(per_task=20)}, r"eval\.per_task"),
+    ],
+)
+def test_runs_that_answered_other_questions_are_refused_by_name(
+    toy_run: ToyRuns, other: dict[str, Any], message: str
+) -> None:
+    rows = two_tasks(0.6, 0.6)
+    with pytest.raises(UsageError, match=message):
+        compare([toy_run("moe", rows)], [toy_run("lora", rows, **other)])
+
+
+def test_other_tasks_and_other_rows_are_refused(toy_run: ToyRuns) -> None:
+    moe = toy_run("moe", {"sky": right(0.5)})
+    with pytest.raises(UsageError, match=r"suite\.tasks\.sea"):
+        compare([moe], [toy_run("lora", two_tasks(0.5, 0.5))])
+    with pytest.raises(UsageError, match=r"sky: .* different test rows"):
+        compare([moe], [toy_run("lora", {"sky": right(0.5)}, prefix="new ")])
+
+
+def test_a_side_of_unlike_runs_is_refused(toy_run: ToyRuns) -> None:
+    rows = two_tasks(0.6, 0.6)
+    mixed = [toy_run("moe", rows), toy_run("moe", rows, train=TrainConfig(lr=0.5))]
+    with pytest.raises(UsageError, match=r"differ in train\.lr"):
+        compare(mixed, [toy_run("lora", rows)])
+
+
+def test_a_run_cannot_be_compared_with_itself(toy_run: ToyRuns) -> None:
+    run = toy_run("moe", two_tasks(0.6, 0.6))
+    with pytest.raises(UsageError, match="on both sides"):
+        compare([run], [run])
+
+
+def without_draws(run: RunDirectory) -> None:
+    (run.path / "bootstrap.npz").unlink()
+
+
+def without_record(run: RunDirectory) -> None:
+    (run.path / "record.json").unlink()
+
+
+def without_scores(run: RunDirectory) -> None:
+    (run.path / "scores.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (without_draws, "harness score"),
+        (without_record, "not finished"),
+        (without_scores, "harness score"),
+    ],
+)
+def test_a_run_without_what_is_needed_says_how_to_get_it(
+    toy_run: ToyRuns, damage: Callable[[RunDirectory], None], message: str
+) -> None:
+    a, b = toy_run("moe", two_tasks(0.6, 0.6)), toy_run("lora", two_tasks(0.6, 0.6))
+    damage(b)
+    with pytest.raises(StoreError, match=message):
+        compare([a], [b])
+
+
+def test_an_unknown_protocol_is_named(toy_run: ToyRuns) -> None:
+    a, b = toy_run("moe", two_tasks(0.6, 0.6)), toy_run("lora", two_tasks(0.6, 0.6))
+    with pytest.raises(HarnessError, match=r"'offical'.*Did you mean 'official'"):
+        compare([a], [b], "offical")
+
+
+def test_the_text_and_the_json_say_the_same(toy_run: ToyRuns) -> None:
+    found = compare([toy_run("moe", two_tasks(0.8, 0.3))], [toy_run("lora", two_tasks(0.5, 0.6))])
+    text, values = render(found), json.loads(json.dumps(to_json(found), allow_nan=False))
+    assert found.verdict in text
+    assert values["verdict"] == found.verdict
+    assert "1 won, 0 tied, 1 lost" in text
+    assert (values["won"], values["tied"], values["lost"]) == (1, 0, 1)
+    assert values["losing"] == ["sea"]
+    assert "lower in 1 of 2 tasks, most in sea -" in text
+    assert values["tasks"]["sky"]["difference"]["low"] == found.tasks[0].difference.low  # type: ignore[union-attr]
+    assert "protocol official" in text
+
+
+def test_the_sample_is_called_a_sample(toy_run: ToyRuns) -> None:
+    rows = two_tasks(0.6, 0.6)
+    found = compare([toy_run("moe", rows, sample=True)], [toy_run("lora", rows, sample=True)])
+    assert "embedded sample" in render(found)

@@ -1,0 +1,247 @@
+"""The bootstrap and the tests against scipy, scikit-learn and naive loops, and their coverage by simulation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest, bootstrap, t
+from sklearn.metrics import f1_score
+
+from harness.errors import HarnessError
+from harness.scoring.statistics import (
+    Estimate,
+    Resampled,
+    difference,
+    estimate,
+    holm,
+    interval,
+    mcnemar,
+    mean_over_tasks,
+    metrics,
+    resample,
+    row_counts,
+)
+from harness.scoring.verdict import verdict
+from harness.task import Floats, Statistics
+
+
+def mean_metric(x: Floats) -> Statistics:
+    rows = np.column_stack([x, np.ones(len(x))])
+    return Statistics(rows=rows, values=lambda s: {"mean": s[..., 0] / s[..., 1]})
+
+
+def macro_f1(golds: Sequence[int], answers: Sequence[int], classes: int = 3) -> Statistics:
+    golds, answers = np.asarray(golds), np.asarray(answers)
+    one_hot = np.eye(classes)
+    rows = np.hstack([one_hot[golds] * (golds == answers)[:, None], one_hot[golds], one_hot[answers]])
+
+    def values(s: Floats) -> Mapping[str, Floats]:
+        hit, total = s[..., :classes], s[..., classes : 2 * classes] + s[..., 2 * classes :]
+        return {"macro_f1": np.where(total > 0, 2 * hit / np.maximum(total, 1), 0.0).mean(axis=-1)}
+
+    return Statistics(rows=rows, values=values)
+
+
+def resampled(x: Floats, task: str = "toy", draws: int = 2000) -> Resampled:
+    return resample(mean_metric(x), "mean", row_counts(task, len(x), draws))
+
+
+def test_every_resampled_test_set_has_n_rows_and_another_task_has_other_ones() -> None:
+    counts = row_counts("toy", 40, 500)
+    assert counts.shape == (500, 40)
+    assert (counts.sum(axis=1) == 40).all()
+    np.testing.assert_array_equal(counts, row_counts("toy", 40, 500))
+    assert (counts != row_counts("other", 40, 500)).any()
+    assert counts.var() == pytest.approx(1 - 1 / 40, rel=0.05)
+
+
+def test_draws_of_a_corpus_metric_are_those_of_scikit_learn_on_the_drawn_rows() -> None:
+    rng = np.random.default_rng(0)
+    golds, answers = rng.integers(0, 3, 50), rng.integers(0, 3, 50)
+    counts = row_counts("toy", 50, 40)
+    found = resample(macro_f1(golds, answers), "macro_f1", counts)
+    for count, draw in zip(counts.astype(int), found.draws, strict=True):
+        drawn = np.repeat(np.arange(50), count)
+        assert draw == pytest.approx(f1_score(golds[drawn], answers[drawn], labels=[0, 1, 2], average="macro"))
+    assert found.value == pytest.approx(f1_score(golds, answers, average="macro"))
+    assert metrics(macro_f1(golds, answers)) == {"macro_f1": found.value}
+
+
+def test_one_run_has_the_percentile_interval_of_scipy() -> None:
+    x = np.random.default_rng(1).random(300) ** 2
+    low, high = interval(resampled(x))
+    expected = bootstrap((x,), np.mean, method="percentile", n_resamples=5000, rng=np.random.default_rng(2))
+    assert (low, high) == pytest.approx(tuple(expected.confidence_interval), abs=0.004)
+    assert estimate([resampled(x)]).error == pytest.approx(expected.standard_error, rel=0.05)
+    assert estimate([resampled(x)]).rows_only
+
+
+def test_intervals_stay_between_0_and_1() -> None:
+    assert interval(resampled(np.ones(60))) == (1.0, 1.0)
+    low, high = interval(resampled(np.r_[1.0, np.zeros(9)]))
+    assert 0.0 <= low < 0.01
+    assert 0.2 < high < 0.5
+
+
+def test_seeds_far_apart_have_the_interval_of_student() -> None:
+    values = np.array([0.50, 0.53, 0.55, 0.58, 0.49])
+    runs = [Resampled(value=v, draws=np.full(20_000, v)) for v in values]
+    found = estimate(runs)
+    half = t.ppf(0.975, 4) * values.std(ddof=1) / np.sqrt(5)
+    assert found.value == pytest.approx(values.mean())
+    assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.1)
+    assert found.error == pytest.approx(values.std(ddof=1) / np.sqrt(5))
+    assert found.sd == pytest.approx(values.std(ddof=1))
+    assert not found.rows_only
+
+
+def test_differences_are_paired_by_rows() -> None:
+    rng = np.random.default_rng(3)
+    hard = rng.random(400)
+    a, b = (hard < 0.6).astype(float), (hard < 0.55).astype(float)
+    paired = difference([resampled(a)], [resampled(b)])
+    expected = bootstrap((a - b,), np.mean, method="percentile", n_resamples=5000, rng=np.random.default_rng(2))
+    assert (paired.low, paired.high) == pytest.approx(tuple(expected.confidence_interval), abs=0.004)
+    assert paired.shown
+    other_rows = difference([resampled(a)], [resampled(b, task="other")])
+    assert other_rows.error > 2 * paired.error
+    assert not other_rows.shown
+
+
+def test_equal_runs_differ_by_nothing() -> None:
+    runs = [resampled(np.random.default_rng(s).random(50)) for s in range(3)]
+    found = difference([runs[0]], [runs[0]])
+    assert (found.value, found.low, found.high, found.p, found.sees) == (0.0, 0.0, 0.0, 1.0, 0.0)
+    assert difference(runs, runs).value == 0.0
+    assert not difference(runs, runs).shown
+
+
+def test_a_difference_the_other_way_round_has_the_other_sign() -> None:
+    rng = np.random.default_rng(4)
+    a, b = [resampled(rng.random(80)) for _ in range(3)], [resampled(rng.random(80)) for _ in range(3)]
+    one, two = difference(a, b), difference(b, a)
+    assert one.value == pytest.approx(-two.value)
+    assert (one.low, one.high, one.p, one.sees) == (-two.high, -two.low, two.p, two.sees)
+
+
+def test_the_mean_over_tasks_is_the_mean_of_values_and_its_tasks_are_independent() -> None:
+    rng = np.random.default_rng(5)
+    tasks = [resampled(rng.random(100), task=f"task {i}") for i in range(16)]
+    mean = mean_over_tasks(tasks)
+    assert mean.value == pytest.approx(np.mean([x.value for x in tasks]))
+    single = np.mean([x.draws.std() for x in tasks])
+    assert mean.draws.std() == pytest.approx(single / 4, rel=0.1)
+
+
+def test_a_metric_that_is_not_a_number_is_an_error() -> None:
+    def values(sums: Floats) -> Mapping[str, Floats]:
+        return {"ratio": np.where(sums[..., 0] > 2, 1.0, np.nan)}
+
+    with pytest.raises(HarnessError, match="'ratio' is nan on some"):
+        resample(Statistics(rows=np.ones((3, 1)) * [[0], [0], [3]], values=values), "ratio", row_counts("toy", 3))
+
+
+def test_a_wide_table_of_statistics_is_summed_in_blocks_with_equal_result() -> None:
+    rows = np.random.default_rng(6).random((4, 5000))
+    wide = Statistics(rows=rows, values=lambda s: {"mean": s.mean(axis=-1) / 4})
+    counts = row_counts("toy", 4)
+    np.testing.assert_allclose(resample(wide, "mean", counts).draws, (counts @ rows).mean(axis=1) / 4)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=60))
+def test_mcnemar_is_the_binomial_test_of_the_rows_that_differ(pairs: list[tuple[bool, bool]]) -> None:
+    a = np.array([x for x, _ in pairs], dtype=np.bool_)
+    b = np.array([y for _, y in pairs], dtype=np.bool_)
+    found = mcnemar(a, b)
+    only_a, only_b = sum(x and not y for x, y in pairs), sum(y and not x for x, y in pairs)
+    assert (found.only_a, found.only_b) == (only_a, only_b)
+    expected = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
+    assert found.p == pytest.approx(expected)
+
+
+def test_mcnemar_of_many_rows_is_near_the_exact_test() -> None:
+    a, b = np.r_[np.ones(900), np.zeros(800)] == 1, np.r_[np.zeros(900), np.ones(800)] == 1
+    assert mcnemar(a, b).p == pytest.approx(binomtest(800, 1700).pvalue, rel=0.02)
+
+
+def test_holm_on_an_example_worked_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.5]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_a_verdict_says_whether_it_is_shown_and_what_could_be_seen() -> None:
+    def found(value: float, low: float, high: float, seeds: tuple[int, ...]) -> Estimate:
+        return Estimate(
+            value=value, low=low, high=high, error=0.0025, sd=None, p=0.5, seeds=seeds, rows_only=max(seeds) == 1
+        )
+
+    assert verdict("cgc_lora", "moe_lora", found(0.004, -0.009, 0.017, (5, 5))) == (
+        "cgc_lora above moe_lora: not shown, +0.4 (-0.9 to 1.7), 5 seeds; this design sees 1.5"
+    )
+    assert verdict("a", "b", found(-0.02, -0.03, -0.01, (5, 3))) == (
+        "a below b: shown, -2.0 (-3.0 to -1.0), 5 and 3 seeds; this design sees 1.2"
+    )
+    assert "1 seed (the interval is about test rows alone)" in verdict("a", "b", found(-0.0001, -0.1, 0.1, (1, 1)))
+    assert "-0.0 (" not in verdict("a", "b", found(-0.0001, -0.1, 0.1, (1, 1)))
+
+
+def simulate(seeds: int, seed_sd: float, n: int, repeats: int, gap: float = 0.0) -> tuple[float, float, float]:
+    """Share of repeats in which the interval of a level and of a difference holds the truth, and which show a gap."""
+    rng = np.random.default_rng([seeds, n, int(1000 * seed_sd)])
+    counts = row_counts("toy", n, 400)
+    level = apart = shown = 0
+    for _ in range(repeats):
+        rows = rng.normal(0, 0.1, n)
+
+        def side(truth: float, rows: Floats = rows) -> list[Resampled]:
+            drawn = (truth + rows + rng.normal(0, seed_sd) + rng.normal(0, 0.1, n) for _ in range(seeds))
+            return [Resampled(value=float(x.mean()), draws=counts @ x / n) for x in drawn]
+
+        a, b = side(0.5 + gap), side(0.5)
+        one, two = estimate(a), difference(a, b)
+        level += one.low <= 0.5 + gap <= one.high
+        apart += two.low <= gap <= two.high
+        shown += two.shown
+    return level / repeats, apart / repeats, shown / repeats
+
+
+def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
+    for seeds, seed_sd in ((1, 0.0), (3, 0.02), (5, 0.0)):
+        level, apart, _ = simulate(seeds, seed_sd, n=60, repeats=120)
+        assert min(level, apart) > 0.89, (seeds, seed_sd, level, apart)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [1, 2, 3, 5])
+@pytest.mark.parametrize("seed_sd", [0.0, 0.01, 0.05])
+@pytest.mark.parametrize("n", [50, 400])
+def test_coverage_is_95_percent_or_a_little_more(seeds: int, seed_sd: float, n: int) -> None:
+    if seeds == 1 and seed_sd > 0:
+        pytest.skip("one seed knows nothing of other seeds, and says so")
+    level, apart, _ = simulate(seeds, seed_sd, n, repeats=1000)
+    assert 0.92 < level <= 1.0  # about 94 % with one seed and 50 rows: the bootstrap has no n - 1
+    assert 0.92 < apart <= 1.0
+
+
+@pytest.mark.slow
+def test_the_gap_that_a_design_sees_is_shown_in_four_of_five_repeats() -> None:
+    rng = np.random.default_rng(0)
+    counts = row_counts("toy", 100, 400)
+    sees = []
+    for _ in range(200):
+        rows = rng.normal(0, 0.1, 100)
+        a, b = (
+            [
+                Resampled(value=float(x.mean()), draws=counts @ x / 100)
+                for x in (0.5 + rows + rng.normal(0, 0.02) + rng.normal(0, 0.1, 100) for _ in range(5))
+            ]
+            for _ in range(2)
+        )
+        sees.append(difference(a, b).sees)
+    assert simulate(5, 0.02, 100, 500, gap=median(sees))[2] == pytest.approx(0.8, abs=0.06)

@@ -1,0 +1,392 @@
+"""A leaderboard's file from plan to Markdown, on toys; runs are made in this process unless a test says otherwise."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.config import request as inputs
+from harness.errors import HarnessError, UsageError
+from harness.pipeline.execute import execute
+from harness.pipeline.resolve import resolve
+from harness.store.run_directory import find_runs
+from harness.sweep.entries import Part, entries, request
+from harness.sweep.executors import Launch
+from harness.sweep.jobs import Job, Jobs
+from harness.sweep.scheduler import Summary, sweep
+from harness.sweep.spec import read_board
+from harness.sweep.tuning import read_tuning
+
+Command = Callable[..., Any]
+QUICK = """
+suite = "toys"
+model = "{model}"
+budget = "active:4"
+seeds = [0, 1]
+settings = {{ train.steps = 2, train.batch_size = 4, eval.max_new_tokens = 3, eval.per_task = 2 }}
+"""
+
+
+@pytest.fixture
+def board_file(toy_model: Path, tmp_path: Path) -> Callable[[str], Path]:
+    """Writes a leaderboard's file on the toys."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / "boards" / "toys.toml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(QUICK.format(model=toy_model) + text)
+        return path
+
+    return write
+
+
+@dataclass
+class Ended:
+    """A run that was made at once."""
+
+    status: int
+
+    def poll(self) -> int:
+        return self.status
+
+    def wait(self) -> int:
+        return self.status
+
+    def terminate(self) -> None:
+        raise AssertionError("it has ended already")
+
+
+@dataclass
+class Here:
+    """Runs jobs in this process. broken: labels that fail, and by what error."""
+
+    broken: dict[str, HarnessError] = field(default_factory=dict)
+    made: list[str] = field(default_factory=list)
+
+    def __call__(self, job: Job) -> Ended:
+        self.made.append(job.label)
+        try:
+            resolved = resolve(job.asked)
+            if job.label in self.broken:
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr("harness.pipeline.execute._Work._train", self.failing(job.label))
+                    execute(resolved, job.out, inputs.to_json(job.asked), lambda _: None)
+            execute(resolved, job.out, inputs.to_json(job.asked), lambda _: None)
+        except HarnessError:
+            return Ended(1)
+        return Ended(0)
+
+    def failing(self, label: str) -> Callable[..., None]:
+        def fail(work: Any, *_: object) -> None:
+            work.phase = "train"
+            raise self.broken[label]
+
+        return fail
+
+
+def run_all(path: Path, here: Launch, **options: Any) -> tuple[Summary, list[str]]:
+    said: list[str] = []
+    jobs = Jobs(read_board(path), path.parent.parent / "runs")
+    return sweep(jobs, path.stem, said.append, launch=here, **options), said
+
+
+def test_a_file_names_rows_sweeps_trivial_and_null_rows(board_file: Callable[[str], Path], plugin: Path) -> None:
+    path = board_file("""
+tune = { lr = [1e-2, 1e-3] }
+trivial = ["majority"]
+null = { method = "toy_lora", seeds = [7, 8] }
+[[row]]
+method = "toy_lora"
+[[row]]
+method = "moe_lora"
+preset = "paper"
+[[sweep]]
+name = "few"
+method = "toy_lora"
+tune = false
+grid = { train.per_task = [4, "none"], train.loss = ["token", "task"] }
+""")
+    found = list(entries(read_board(path)))
+    assert [(e.part, e.seeds, e.tuned_as is not None) for e in found[:4]] == [
+        (Part.TRIVIAL, (0,), False),
+        (Part.ROW, (0, 1), True),
+        (Part.ROW, (0, 1), False),
+        (Part.NULL, (7, 8), True),
+    ]
+    points = found[4:]
+    assert [dict(e.point) for e in points] == [
+        {"train.per_task": n, "train.loss": loss} for n in ("4", "None") for loss in ("token", "task")
+    ]
+    assert {e.tuned_as for e in points if e.tuned_as is None} == set()
+    assert all(e.tuned_as is not None and e.tuned_as.label == "toy_lora" for e in points)
+    assert points[2].config.settings["train.per_task"] is None
+    paper = request(read_board(path), found[2].config, 0)
+    assert "budget" not in paper.options
+    assert not any(key.startswith("train.") for key in paper.keys)
+    assert paper.keys["eval.per_task"] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "compares nothing"),
+        ("rows = []", "Did you mean 'row'"),
+        ("[[row]]\nmethod = 'lora_all'\nrank = 3", "row.1.rank"),
+        ("tune = { lr = [] }\n[[row]]\nmethod = 'lora_all'", "tune.lr"),
+        ("null = { method = 'lora_all', seeds = [1] }\n[[row]]\nmethod = 'lora_all'", "seeds of its own"),
+        ("[[orientation]]\nname = 'x'\nvalue = 101\nnote = ''", "orientation.1.value"),
+        ("row = 3 3", "not valid TOML"),
+    ],
+)
+def test_a_wrong_file_is_an_error_that_names_key_and_value(
+    board_file: Callable[[str], Path], text: str, said: str
+) -> None:
+    with pytest.raises(UsageError, match=r"toys\.toml") as error:
+        read_board(board_file(text))
+    assert said in str(error.value)
+
+
+def test_every_rate_is_tried_on_dev_and_the_best_is_used_for_all_seeds(
+    board_file: Callable[[str], Path], plugin: Path, tmp_path: Path
+) -> None:
+    path = board_file('tune = { lr = [1e-2, 1e-5] }\ntrivial = ["majority"]\n[[row]]\nmethod = "toy_lora"\n')
+    here = Here()
+    done, said = run_all(path, here)
+    assert done.ok
+    assert (done.n_done, done.n_all) == (5, 5)
+    assert here.made[:2] == ["toy_lora, lr 1e-05 on dev", "toy_lora, lr 0.01 on dev"]
+    assert sorted(here.made[2:]) == ["majority, seed 0", "toy_lora, seed 0", "toy_lora, seed 1"]
+    assert "[5/5]" in said[-1]
+    assert "0 left" in said[-1]
+    trained = [r for r in find_runs(tmp_path / "runs") if r.name.startswith("toy_lora")]
+    tuned = find_runs(tmp_path / "runs" / "tuning")
+    means = {r.spec().train.lr: r.scores().root["official"].mean for r in tuned}
+    assert {r.spec().eval.split for r in tuned} == {"dev"}
+    assert {r.spec().seed for r in tuned} == {0}
+    best = min(lr for lr, mean in means.items() if mean == max(means.values()))
+    assert {(r.spec().seed, r.spec().train.lr, r.spec().eval.split) for r in trained} == {
+        (0, best, "test"),
+        (1, best, "test"),
+    }
+    for run in trained:
+        tuning = read_tuning(run)
+        assert tuning is not None
+        assert {t.lr: t.mean for t in tuning.grid} == means
+        assert tuning.chosen == best
+    kept = json.loads((tmp_path / "runs" / "tune.json").read_text())
+    assert kept["toys"][0]["label"] == "toy_lora"
+
+    again = Here()
+    assert run_all(path, again)[0].ok
+    assert again.made == []
+
+
+def test_a_failed_run_stops_only_what_needs_it(board_file: Callable[[str], Path], plugin: Path) -> None:
+    path = board_file("""
+tune = { lr = [1e-2, 1e-3] }
+[[row]]
+method = "lora_all"
+[[row]]
+method = "toy_lora"
+""")
+    errors = {"lora_all, lr 0.01 on dev": HarnessError("out of toys"), "toy_lora, seed 1": HarnessError("broken")}
+    done, _ = run_all(path, Here(broken=errors))
+    assert not done.ok
+    assert done.failed == {
+        "lora_all, lr 0.01 on dev": "HarnessError: out of toys",
+        "toy_lora, seed 1": "HarnessError: broken",
+    }
+    assert done.waiting == ("lora_all",)
+    assert "failed: toy_lora, seed 1: HarnessError: broken" in list(done.lines())
+    here = Here()
+    done, _ = run_all(path, here)
+    assert done.ok
+    assert here.made == ["lora_all, lr 0.01 on dev", "lora_all, seed 0", "lora_all, seed 1", "toy_lora, seed 1"]
+
+
+def test_an_impossible_budget_is_named_with_the_least_and_the_others_run(
+    board_file: Callable[[str], Path], plugin: Path, harness: Command, tmp_path: Path
+) -> None:
+    path = board_file('trivial = ["majority"]\n[[row]]\nmethod = "cgc_lora"\n')
+    done, _ = run_all(path, Here())
+    assert list(done.failed) == ["cgc_lora"]
+    assert "active:8" in done.failed["cgc_lora"]
+    assert (done.n_done, done.n_all) == (1, 1)
+    planned = harness("plan", path, "--out", tmp_path / "runs")
+    assert planned.status == 1
+    assert "impossible: cgc_lora: CGCLoRA needs at least active:8" in planned.out
+
+
+def test_a_rate_at_which_training_diverges_is_out_and_not_tried_again(
+    board_file: Callable[[str], Path], plugin: Path, tmp_path: Path
+) -> None:
+    path = board_file('tune = { lr = [1e-3, 1e30] }\n[[row]]\nmethod = "toy_lora"\nsettings.train.steps = 4\n')
+    done, said = run_all(path, Here())
+    assert done.ok
+    assert any("diverged" in line for line in said)
+    run = next(r for r in find_runs(tmp_path / "runs"))
+    tuning = read_tuning(run)
+    assert tuning is not None
+    assert [(t.lr, t.mean is None) for t in tuning.grid] == [(1e-3, False), (1e30, True)]
+    again = Here()
+    assert run_all(path, again)[0].ok
+    assert again.made == []
+
+
+def test_equal_runs_of_rows_and_sweeps_are_made_once(board_file: Callable[[str], Path], plugin: Path) -> None:
+    path = board_file("""
+[[row]]
+method = "majority"
+[[sweep]]
+name = "rows"
+method = "majority"
+grid = { train.per_task = ["none", 4] }
+""")
+    here = Here()
+    done, _ = run_all(path, here)
+    assert done.n_all == 4
+    assert len(here.made) == 4
+
+
+@dataclass
+class Slow:
+    """Runs jobs in this process, each at its third look; counts how many go on at once."""
+
+    here: Here = field(default_factory=Here)
+    going: int = 0
+    most: int = 0
+
+    def __call__(self, job: Job) -> Any:
+        self.going += 1
+        self.most = max(self.most, self.going)
+        return SlowProcess(self, job)
+
+
+@dataclass
+class SlowProcess:
+    """See Slow."""
+
+    slow: Slow
+    job: Job
+    looks: int = 0
+    status: int = 0
+
+    def wait(self) -> int:
+        return self.status
+
+    def terminate(self) -> None:
+        raise AssertionError("nobody stops it")
+
+    def poll(self) -> int | None:
+        self.looks += 1
+        if self.looks < 3:
+            return None
+        if self.looks == 3:
+            self.status = self.slow.here(self.job).status
+            self.slow.going -= 1
+        return self.status
+
+
+def test_as_many_runs_as_asked_for_go_on_at_once(board_file: Callable[[str], Path], plugin: Path) -> None:
+    path = board_file('[[row]]\nmethod = "majority"\n[[row]]\nmethod = "nearest"\n')
+    slow = Slow()
+    done, _ = run_all(path, slow, at_once=3)
+    assert (done.ok, done.n_done, slow.most, slow.going) == (True, 4, 3, 0)
+
+
+def test_after_a_failure_nothing_more_is_started_where_that_was_asked_for(
+    board_file: Callable[[str], Path], plugin: Path
+) -> None:
+    path = board_file('[[row]]\nmethod = "toy_lora"\n')
+    here = Here(broken={"toy_lora, seed 0": HarnessError("no toys")})
+    done, _ = run_all(path, here, keep_going=False)
+    assert not done.ok
+    assert here.made == ["toy_lora, seed 0"]
+
+
+def test_a_sweep_whose_data_change_under_it_stops(board_file: Callable[[str], Path], plugin: Path) -> None:
+    path = board_file('trivial = ["majority", "nearest"]\n')
+    with pytest.raises(HarnessError, match=r"majority, seed 0 was planned as majority-toys-.*have changed"):
+        run_all(path, lambda job: Ended(0))
+
+
+def test_a_run_of_another_process_is_waited_for_and_not_begun(
+    board_file: Callable[[str], Path], plugin: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.sweep.scheduler._LOOK_ELSEWHERE_SECONDS", 0.3)
+    path = board_file('trivial = ["majority"]\n')
+    (job,) = Jobs(read_board(path), path.parent.parent / "runs").all_jobs()
+    locked, release = threading.Event(), threading.Event()
+
+    def elsewhere() -> None:
+        with job.run.lock():
+            locked.set()
+            release.wait(20)
+
+    other = threading.Thread(target=elsewhere)
+    other.start()
+    locked.wait(20)
+    threading.Timer(1.0, release.set).start()
+    here = Here()
+    done, said = run_all(path, here)
+    other.join()
+    assert said[0] == "another process works on majority, seed 0: waiting for it"
+    assert done.ok
+    assert here.made == ["majority, seed 0"]
+
+
+def test_a_plan_counts_runs_parameters_steps_and_time(
+    board_file: Callable[[str], Path], plugin: Path, harness: Command, tmp_path: Path
+) -> None:
+    path = board_file('tune = { lr = [1e-2, 1e-3] }\ntrivial = ["majority"]\n[[row]]\nmethod = "lora_all"\n')
+    before = harness("plan", path, "--out", tmp_path / "runs", "--json").json
+    assert (before["n_runs"], before["n_done"], before["seconds"]) == (5, 0, None)
+    row = before["lines"][1]
+    assert (row["label"], row["steps"], row["runs"]) == ("lora_all", 2, 4)
+    # rank 4 on the seven linear layers of each of two blocks: r (d_in + d_out)
+    assert row["parameters"]["stored"] == 4 * 2 * (64 + 48 + 48 + 64 + 3 * 96)
+    run_all(path, Here())
+    after = harness("plan", path, "--out", tmp_path / "runs", "--json").json
+    assert (after["n_done"], after["seconds"]) == (5, 0)
+    next((tmp_path / "runs").glob("lora_all*/record.json")).unlink()
+    one = harness("plan", path, "--out", tmp_path / "runs", "--json").json
+    assert one["n_done"] == 4
+    assert one["seconds"] > 0
+
+
+def test_a_sweep_that_is_stopped_goes_on_where_it_was(
+    board_file: Callable[[str], Path], plugin: Path, start: Command, tmp_path: Path
+) -> None:
+    path = board_file('trivial = ["majority"]\n[[row]]\nmethod = "toy_lora"\n')
+    text = path.read_text().replace("train.steps = 2", "train.steps = 150").replace("seeds = [0, 1]", "seeds = [0]")
+    path.write_text(text)
+    first = start("sweep", path, "--out", tmp_path / "runs")
+    log: list[Path] = []
+    until = time.monotonic() + 120
+    while time.monotonic() < until and not (log and log[0].stat().st_size):
+        log = list((tmp_path / "runs").glob("toy_lora*/train.jsonl"))
+        time.sleep(0.1)
+    first.send_signal(signal.SIGTERM)
+    out, err = first.communicate(timeout=120)
+    assert first.returncode == 143, err
+    assert "goes on" in err or "go on" in err
+    steps = len(log[0].read_text().splitlines())
+    assert 0 < steps < 150
+    assert "majority, seed 0: done" in err
+    before = log[0].read_text()
+    second = start("sweep", path, "--out", tmp_path / "runs")
+    out, err = second.communicate(timeout=200)
+    assert second.returncode == 0, err
+    assert "majority" not in err
+    assert log[0].read_text().startswith(before)
+    assert len(log[0].read_text().splitlines()) == 150
+    assert "2 of 2 runs are done" in out
+    assert (path.parent / "toys.md").exists()

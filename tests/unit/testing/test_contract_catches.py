@@ -1,0 +1,148 @@
+"""The contract's checks fail where a method breaks its promise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from harness.method import Adapter, Budget, LoRAFactors, Trainer
+from harness.testing import contract
+from harness.testing.contract import Check, Subject
+from harness.testing.toys import toy_model
+from methods.base import LoRAAdapter, Parts
+from methods.cgc_lora import CGCLoRA
+from methods.majority import Majority
+from methods.moa import MoA, MoAAdapter
+
+
+class Leaky(LoRAAdapter):
+    """Off leaves everything as it is."""
+
+    def off(self) -> AbstractContextManager[None]:
+        return self.route(torch.tensor([0]))
+
+
+class Clinging(LoRAAdapter):
+    """Detaches all layers but the first."""
+
+    def detach(self) -> None:
+        self.layers = dict(list(self.layers.items())[1:])
+        super().detach()
+
+
+class Forgetful(LoRAAdapter):
+    """Saves the experts without the gates."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {name: value for name, value in super().state_dict().items() if "gate" not in name}
+
+
+class Deaf(LoRAAdapter):
+    """Routes every row to the first task."""
+
+    def route(self, labels: Tensor) -> AbstractContextManager[None]:
+        return super().route(torch.zeros_like(labels))
+
+
+class Greedy(LoRAAdapter):
+    """Folds with twice the scale."""
+
+    def fold(self, task: str) -> Mapping[str, LoRAFactors]:
+        return {name: replace(lora, b=2 * lora.b) for name, lora in super().fold(task).items()}
+
+
+class Careless(LoRAAdapter):
+    """Nests contexts and forgets routes."""
+
+    def route(self, labels: Tensor) -> AbstractContextManager[None]:
+        self._route._open = False
+        self._route.labels = None
+        return super().route(labels)
+
+    def off(self) -> AbstractContextManager[None]:
+        self._route._open = False
+        return super().off()
+
+
+class Copycat(MoAAdapter):
+    """Gives every prompt of a batch the first one's route."""
+
+    def assign(self, prompts: Sequence[Tensor]) -> Sequence[int]:
+        return [int(len(prompts) > 1)] * len(prompts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broken(CGCLoRA):
+    kind: type[LoRAAdapter] | None = None
+
+    def adapter(self, parts: Parts) -> LoRAAdapter:
+        return (self.kind or LoRAAdapter)(parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dice(CGCLoRA):
+    """Starts from the global generator."""
+
+    def attach(self, model: nn.Module, tasks: Sequence[str], *, seed: int) -> LoRAAdapter:
+        return super().attach(model, tasks, seed=seed + int(torch.randint(0, 1000, ())))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spendthrift(CGCLoRA):
+    def within(self, budget: Budget, n_tasks: int) -> Any:
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class Climber(CGCLoRA):
+    """Leaves its parameters worse than they were."""
+
+    def fit(self, adapter: Adapter, trainer: Trainer, tasks: Sequence[str]) -> None:
+        with torch.no_grad():
+            for parameter in adapter.trainable().values():
+                parameter.add_(1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Invented(Majority):
+    def answer(self, task: str, prompts: Any, train: Any) -> list[str]:
+        return ["nobody said so"] * len(prompts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Herd(MoA):
+    def adapter(self, parts: Parts) -> LoRAAdapter:
+        return Copycat(parts, self)
+
+
+CASES: list[tuple[Any, Check]] = [
+    (Broken(kind=Leaky), contract.off_is_the_base_and_detach_gives_it_back),
+    (Broken(kind=Clinging), contract.off_is_the_base_and_detach_gives_it_back),
+    (Broken(kind=Forgetful), contract.adapters_are_saved_and_loaded),
+    (Broken(kind=Deaf), contract.labels_matter_if_and_only_if_routed),
+    (Broken(kind=Greedy), contract.a_fold_is_its_route),
+    (Broken(kind=Careless), contract.contexts_do_not_nest),
+    (Broken(kind=Leaky), contract.fields_survive_json),
+    (Dice(), contract.values_at_the_start_depend_on_the_seed_alone),
+    (Spendthrift(), contract.ranks_stay_within_budgets),
+    (Climber(), contract.fit_learns_the_same_twice_and_leaves_the_base_alone),
+    (Invented(), contract.answers_come_from_training_examples_alone),
+    (Herd(), contract.choices_need_no_label),
+]
+
+
+@pytest.mark.parametrize(("method", "check"), CASES, ids=lambda value: getattr(value, "__name__", type(value).__name__))
+def test_a_broken_promise_is_found(method: Any, check: Check) -> None:
+    with pytest.raises((AssertionError, TypeError, ValueError)):
+        check(Subject(method, toy_model))
+
+
+@pytest.mark.parametrize("check", contract.checks(CGCLoRA.traits), ids=lambda check: check.__name__)
+def test_the_method_that_was_broken_is_whole_without_the_change(check: Callable[[Subject], None]) -> None:
+    check(Subject(CGCLoRA(), toy_model))
