@@ -105,6 +105,8 @@ class Suite(ABC):
 
     name: ClassVar[str]
     version: ClassVar[int]
+    default_model: ClassVar[str | None] = None
+    """A registered model for first trials on the embedded sample, used where no model is given."""
 
     @property
     @abstractmethod

@@ -29,8 +29,6 @@ def plan_command(file: Path, data: str | None, model: str | None, out: Path, as_
     from harness.sweep.spec import read_board
 
     plan = make_plan(Jobs(with_place(read_board(file), data, model), out))
-    for line in plan.notices:
-        click.echo(f"note: {line}", err=True)
     click.echo(json.dumps(to_json(plan), ensure_ascii=False, indent=1) if as_json else render(plan))
     if plan.impossible:
         sys.exit(1)
@@ -57,8 +55,6 @@ def sweep_command(file: Path, data: str | None, model: str | None, out: Path, jo
     def say(line: str) -> None:
         click.echo(line, err=True)
 
-    for line in dict.fromkeys(n for _ in work.entries for n in work.notices):
-        say(f"note: {line}")
     done = sweep(work, file.stem, say, at_once=jobs, keep_going=keep_going)
     for line in done.lines():
         click.echo(line)

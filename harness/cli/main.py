@@ -65,7 +65,6 @@ def run_command(
 
     request = inputs.typed(options, assignments, config)
     resolved = resolve(request)
-    _notes(resolved.notices)
     if dry_run:
         from harness.pipeline.dry_run import dry_run as make
         from harness.pipeline.dry_run import render, to_json
@@ -78,7 +77,7 @@ def run_command(
         return
     from harness.pipeline.execute import execute
 
-    outcome = execute(resolved, out, inputs.to_json(request), _note)
+    outcome = execute(resolved, out, inputs.to_json(request))
     if outcome is not None:
         _show(outcome, protocol, as_json)
 
@@ -128,7 +127,8 @@ def score_command(
     if what.is_dir():
         from harness.pipeline.rescore import rescore
 
-        scored, record = rescore(what, data)
+        again = rescore(what, data)
+        scored, record = again.scored, again.record
     else:
         from harness.registry import suite_class
         from harness.scoring.prediction_file import score_file
@@ -136,7 +136,7 @@ def score_command(
         if suite is None or gold is None:
             raise UsageError(f"{what} is no run: to score a file of predictions give --suite and --gold too")
         scored, record = score_file(suite_class(suite)(), what, gold), None
-    _notes(scored.notes)
+        _notes(scored.notes)
     if as_json:
         _print_json(to_json(what if what.is_dir() else None, record, scored.scores))
     else:
@@ -205,7 +205,7 @@ def evaluate_command(
     from harness.pipeline.evaluate import evaluate_again, to_json
 
     keys = parse_assignments(assignments) | ({"eval.split": split} if split else {})
-    done = evaluate_again(run, keys, _note, data=data, model=model)
+    done = evaluate_again(run, keys, data=data, model=model)
     if as_json:
         _print_json(to_json(done))
         return
@@ -222,12 +222,10 @@ def evaluate_command(
 @MODEL
 def try_command(run: Path, task: str, data: str | None, model: str | None) -> None:
     """Answer a prompt from standard input as a finished RUN would: harness try RUN --task T < FILE."""
-    from harness.pipeline.try_prompt import ask
+    from harness.pipeline.try_prompt import try_prompt
 
     prompt = sys.stdin.read().removesuffix("\n").removesuffix("\r")
-    asked = ask(run, task, prompt, data, model)
-    _notes(asked.notes)
-    click.echo(asked.text)
+    click.echo(try_prompt(run, task, prompt, data, model))
 
 
 @cli.command("lm-eval")

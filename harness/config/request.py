@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.config.backend import from_anywhere
 from harness.config.clusters import read_clusters
-from harness.config.keys import _SECTIONS, parse_assignments
+from harness.config.keys import SECTIONS, parse_assignments
 from harness.config.method_config import absolute_keys
 from harness.config.spec import ClusterSpec
 from harness.errors import UsageError, unknown
@@ -38,7 +38,7 @@ def to_json(request: Request) -> dict[str, Any]:
     return {"options": options, "keys": dict(keys)}
 
 
-_OPTIONS = {
+OPTIONS = {
     "method": str,
     "suite": str,
     "model": str,
@@ -58,7 +58,7 @@ _OPTIONS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a user asked for: options by name (``_OPTIONS``) and keys such as ``train.lr``, unparsed or parsed."""
+    """What a user asked for: options by name (``OPTIONS``) and keys such as ``train.lr``, unparsed or parsed."""
 
     options: Mapping[str, Any]
     keys: Mapping[str, Any] = field(default_factory=dict)
@@ -75,12 +75,12 @@ def read_config(path: Path) -> Request:
     options = tables.pop("run", {})
     keys: dict[str, Any] = {}
     for section, table in tables.items():
-        if section not in _SECTIONS or not isinstance(table, dict):
-            raise unknown("table", section, ["run", *_SECTIONS], see="README, section Configuration")
+        if section not in SECTIONS or not isinstance(table, dict):
+            raise unknown("table", section, ["run", *SECTIONS], see="harness keys")
         keys |= {f"{section}.{name}": value for name, value in table.items()}
     for name in options:
-        if name not in _OPTIONS:
-            raise unknown("option", name, _OPTIONS, see="harness run --help")
+        if name not in OPTIONS:
+            raise unknown("option", name, OPTIONS, see="harness run --help")
     return Request(options=options, keys=keys)
 
 

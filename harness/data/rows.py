@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.config.spec import DataSpec
-from harness.errors import UsageError
+from harness.errors import DataError, UsageError
 from harness.runtime.hashing import file_sha256
 from harness.task import Example, Suite, to_example
 
@@ -39,8 +39,17 @@ class Rows:
         return [to_example({k: columns[k][i] for k in columns}) for i in range(len(indices))]
 
     def of(self, task: str) -> list[Example]:
-        """All rows of a task."""
+        """All examples of a task."""
         return self.examples(self.by_task[task])
+
+    @property
+    def missing(self) -> list[str]:
+        """Tasks without examples in this split."""
+        return [task for task, indices in self.by_task.items() if not len(indices)]
+
+    def with_examples(self) -> Rows:
+        """The same split without the tasks that have no examples in it."""
+        return replace(self, by_task={task: indices for task, indices in self.by_task.items() if len(indices)})
 
     @property
     def counts(self) -> dict[str, int]:
@@ -63,6 +72,36 @@ def group(dataset: Dataset, split: str, tasks: Sequence[str], per_task: int | No
             indices = np.sort(indices[order[:per_task]])
         by_task[task] = indices
     return Rows(split=split, dataset=dataset, by_task=by_task)
+
+
+def load_split(
+    suite: Suite,
+    source: str,
+    split: str,
+    tasks: Sequence[str],
+    per_task: int | None = None,
+    *,
+    hint: str = "",
+    allow_empty: bool = False,
+) -> Rows:
+    """Read the examples of some tasks from one split of a source.
+
+    Args:
+        per_task: keep at most this many examples of each task, chosen by the hashes of their ids.
+        hint: what the user can do where the split is missing or empty; it ends the error message.
+        allow_empty: a split without an example of any of the tasks is not an error.
+
+    Returns: the examples by task; a task without examples has an empty entry (see ``Rows.with_examples``).
+    Raises: DataError where the source has no such split, or no example of any of the tasks in it.
+    """
+    hint = f". {hint}" if hint else ""
+    splits = suite.splits(source)
+    if splits and split not in splits:  # where nothing can be read at all, the suite's own error says why
+        raise DataError(f"{source} has no {split} split (it has {', '.join(splits)}){hint}")
+    rows = group(suite.read(source, split), split, tasks, per_task)
+    if not allow_empty and not sum(rows.counts.values()):
+        raise DataError(f"{source}: the {split} split has no examples of {', '.join(tasks)}{hint}")
+    return rows
 
 
 def without_targets(rows: Rows) -> bool:

@@ -79,7 +79,10 @@ def _memory(resolved: Resolved, base: Base, rows: Rows) -> int:
     for cluster in clusters_of(resolved.spec):
         if any(rows.counts[t] for t in cluster.tasks):
             prepared = attach(resolved, base, cluster)
-            needed.append(estimate(prepared, resolved.spec.train, mixture(resolved, rows)))
+            plan = mixture(resolved, rows)
+            needed.append(
+                estimate(base.loaded, prepared.adapter, base.encoder, cluster.tasks, resolved.spec.train, plan)
+            )
             prepared.adapter.detach()
     return max(needed)
 

@@ -38,7 +38,6 @@ class Jobs:
     def __init__(self, board: BoardSpec, out: Path) -> None:
         self.board, self.out = board, out
         self.impossible: dict[str, str] = {}
-        self.notices: dict[str, None] = {}
         self._resolved: dict[str, Resolved] = {}
 
     @cached_property
@@ -47,13 +46,12 @@ class Jobs:
         possible = []
         for entry in entries(self.board):
             try:
-                found = self.resolved(self.example(entry))
+                self.resolved(self.example(entry))
                 if entry.tuned_as is not None:
                     self.tuning_jobs(entry.tuned_as)
             except HarnessError as error:
                 self.impossible[entry.label] = str(error)
             else:
-                self.notices |= dict.fromkeys(found.notices)
                 possible.append(entry)
         return possible
 

@@ -33,6 +33,7 @@ class Firefly(Suite):
 
     name: ClassVar[str] = "firefly"
     version: ClassVar[int] = 1
+    default_model: ClassVar[str | None] = "tiny"
 
     kinds: tuple[str, ...] = CHECKABLE
     per_kind: int | None = 2000

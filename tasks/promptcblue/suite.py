@@ -28,6 +28,7 @@ class PromptCBLUE(Suite):
 
     name: ClassVar[str] = "promptcblue"
     version: ClassVar[int] = 1
+    default_model: ClassVar[str | None] = "tiny"
 
     @property
     def tasks(self) -> Mapping[str, Task]:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from logged import messages
 from torch import nn
 
 from harness.config.spec import TrainConfig
@@ -228,10 +229,10 @@ class Runny(nn.Module):
 
 
 def chosen(model: Any, adapter: Adapter | None = None, **config: Any) -> tuple[Layout, list[str]]:
-    said: list[str] = []
     if adapter is None:
         adapter = method_class("cgc_lora")().attach(model, TASKS, seed=0)
-    layout = choose_layout(loaded(model), adapter, TrainConfig(**config), False, said.append)
+    with messages() as said:
+        layout = choose_layout(loaded(model), adapter, TrainConfig(**config), False)
     return layout, said
 
 
