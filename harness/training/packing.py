@@ -14,7 +14,7 @@ from torch import Tensor
 from harness.config.spec import TrainConfig
 from harness.data.encoding import Encoded
 from harness.method import Adapter
-from harness.models.loading import LoadedModel
+from harness.models.loading import LoadedModel, decoder_start_token
 from harness.training.attention import _kernels, attention
 from harness.training.batch import Batch, Weighted, encoder_decoder, packed, padded, token_losses
 
@@ -57,7 +57,7 @@ class Layout:
     def collate(self, rows: Sequence[Weighted], loaded: LoadedModel) -> Batch:
         """A micro-batch of these rows."""
         if loaded.encoder_decoder:
-            return encoder_decoder(rows, loaded.device)
+            return encoder_decoder(rows, loaded.device, decoder_start_token(loaded))
         return packed(rows, loaded.device, self.multiple) if self.packed else padded(rows, loaded.device)
 
 
