@@ -77,7 +77,7 @@ def run_command(
         return
     from harness.pipeline.execute import execute
 
-    outcome = execute(resolved, out, inputs.to_json(request))
+    outcome = execute(resolved, out, inputs.to_json(request, resolved.source))
     if outcome is not None:
         _show(outcome, protocol, as_json)
 

@@ -11,9 +11,9 @@ from typing import Any
 from harness.config.keys import build
 from harness.config.spec import RunSpec, TrainConfig
 from harness.errors import StoreError, UsageError, unknown
+from harness.hashing import file_sha256
 from harness.method import Budget, Method, Trait, named_folder
 from harness.registry import method_class
-from harness.runtime.hashing import file_sha256
 
 
 def absolute(method: Method) -> Method:

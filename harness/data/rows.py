@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from harness.config.spec import DataSpec
 from harness.errors import DataError, UsageError
-from harness.runtime.hashing import file_sha256
 from harness.task import Example, Suite, to_example
 
 if TYPE_CHECKING:
@@ -111,14 +110,22 @@ def without_targets(rows: Rows) -> bool:
 
 
 def locate_data(suite: Suite, given: str | None) -> tuple[str, DataSpec]:
-    """Where the rows are, and what identifies them; without ``given`` the embedded sample."""
+    """The source of the examples, pinned to what it holds now, and what identifies it.
+
+    Args: given: as typed; None for the embedded sample.
+    Raises: UsageError without data; DataError where the source is not there, or the suite does not identify it.
+    """
     if given is None:
         if suite.sample is None:
             raise UsageError(f"--data is missing: suite {suite.name!r} has no embedded sample")
         source, label = str(suite.sample), "sample"
     else:
         source, label = given, Path(given).name if Path(given).exists() else given
-    files = suite.files(source)
-    prints = {p.name: file_sha256(p) for p in files}
-    prints |= {k: str(v) for k, v in suite.describe(source).items() if k in ("revision", "split")}
-    return source, DataSpec(label=label, sample=given is None, fingerprints=prints)
+    source = suite.pin(source)
+    parts = dict(suite.fingerprint(source))
+    if not parts:
+        raise DataError(
+            f"{source}: suite {suite.name!r} has an empty fingerprint for these data. "
+            f"{type(suite).__name__}.fingerprint must return a hash or a revision, so that other data make another run"
+        )
+    return source, DataSpec(label=label, sample=given is None, fingerprints=parts)

@@ -10,7 +10,7 @@ from pathlib import Path
 from harness.config.clusters import clusters_of
 from harness.config.keys import build
 from harness.config.request import Request, merge
-from harness.config.spec import EvalConfig, RunSpec
+from harness.config.spec import DataSpec, EvalConfig, RunSpec
 from harness.data.rows import Rows, load_split, locate_data
 from harness.errors import DataError, ModelError, StoreError, UsageError, unknown
 from harness.method import Trait
@@ -46,10 +46,10 @@ def reopen(path: Path, data: str | None = None, model: str | None = None) -> Reo
     # The adapter of a finished run already holds what came from its parent, which may have been deleted.
     alone = {name: value for name, value in request.options.items() if name != "from"}
     resolved = resolve(dataclasses.replace(request, options=alone))
-    spec = resolved.spec.model_copy(update={"parent": record.spec.parent})
-    resolved = dataclasses.replace(resolved, spec=spec)
     _check_same(run, record.spec, resolved)
-    return ReopenedRun(run=run, record=record, resolved=resolved)
+    # The same data may have a fingerprint of an older form in the record; the run keeps its identity.
+    spec = resolved.spec.model_copy(update={"parent": record.spec.parent, "data": record.spec.data})
+    return ReopenedRun(run=run, record=record, resolved=dataclasses.replace(resolved, spec=spec))
 
 
 def load(run: RunDirectory, resolved: Resolved, train: Rows | None, task: str | None = None) -> Prepared:
@@ -103,7 +103,7 @@ def _predictor(resolved: Resolved) -> str:
 def _check_same(run: RunDirectory, then: RunSpec, resolved: Resolved) -> None:
     """An adapter can only be used with the base model, tasks and method that it was trained with."""
     now = resolved.spec
-    if then.data.fingerprints != now.data.fingerprints:
+    if not resolved.suite.same_data(then.data.fingerprints, now.data.fingerprints):
         raise DataError(f"{resolved.source} is not the data that {run.name} was made with: give the right --data")
     if then.clusters != now.clusters:
         raise StoreError(f"{run.name} was made with other clusters than its inputs.json says: run it again")
@@ -170,12 +170,18 @@ def data_at(run: RunDirectory, data: str | None, config: EvalConfig | None = Non
         raise StoreError(f"{run.path} is not a run: it has no spec.json. See: harness runs")
     suite = build(suite_class(spec.suite.name), spec.suite.fields, "suite")
     source, found = locate_data(suite, data)
-    if found.fingerprints != spec.data.fingerprints:
-        changed = sorted(set(found.fingerprints.items()) ^ set(spec.data.fingerprints.items()))
-        names = ", ".join(dict.fromkeys(name for name, _ in changed))
-        raise DataError(
-            f"{source} is not the data that {run.name} was made with ({names} differ): give the right --data"
-        )
+    if not suite.same_data(spec.data.fingerprints, found.fingerprints):
+        raise _other_data(run, spec.data, source, found)
     config = config or spec.eval
     rows = load_split(suite, source, config.split, list(spec.suite.tasks), config.per_task)
     return RunData(spec=spec, suite=suite, rows=rows.with_examples())
+
+
+def _other_data(run: RunDirectory, recorded: DataSpec, source: str, found: DataSpec) -> DataError:
+    """The error for data that are not the run's: the parts that differ, and the recorded revision, if there is one."""
+    then, now = recorded.fingerprints, found.fingerprints
+    names = ", ".join(name for name in sorted({*then, *now}) if then.get(name) != now.get(name))
+    revision = f", for a data set of the hub ID@{then['revision']}" if "revision" in then else ""
+    return DataError(
+        f"{source} is not the data that {run.name} was made with ({names} differ): give the right --data{revision}"
+    )

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from harness.errors import DataError, HarnessError, ModelError
+from harness.hashing import cache_folder, file_sha256
 from harness.models import source as model_files
 from harness.models.loading import decoder_start_token, identify, load_model, load_tokenizer
-from harness.runtime.hashing import cache_folder, file_sha256
 
 LETTERS = ["<s>", "</s>", *"abcdefghijklmnopqrstuvwxyz0123456789", "ab", "cd"]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
