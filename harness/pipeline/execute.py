@@ -28,7 +28,7 @@ from harness.training.progress import trained_together
 from harness.training.reuse import Taken, take_training
 
 if TYPE_CHECKING:
-    from harness.runtime.distributed import Processes
+    from harness.runtime.distributed import ProcessGroup
     from harness.training.dev_score import DevLook
     from harness.training.trainer import EngineTrainer
 
@@ -60,14 +60,14 @@ def execute(resolved: Resolved, out: Path, inputs: dict[str, Any], say: Say) -> 
 
     run = RunDirectory(out / directory_name(resolved.spec))
     processes = join()
-    if not processes.first:
+    if not processes.is_main:
         with stop_gracefully() as stop:
             _Work(resolved, run, stop, lambda _: None, processes).assist()
         return None
     with run.lock(), stop_gracefully() as stop:
         record = run.record()
         if record is not None:
-            processes.tell(list[str]())
+            processes.broadcast(list[str]())
             return Outcome(
                 run=run, record=record, scores=run.scores() or _score(resolved, run, record.n_train, say), fresh=False
             )
@@ -88,7 +88,9 @@ def execute(resolved: Resolved, out: Path, inputs: dict[str, Any], say: Say) -> 
 class _Work:
     """The phases of one run. ``phase`` and ``where`` are what failure.json will say."""
 
-    def __init__(self, resolved: Resolved, run: RunDirectory, stop: StopFlag, say: Say, processes: Processes) -> None:
+    def __init__(
+        self, resolved: Resolved, run: RunDirectory, stop: StopFlag, say: Say, processes: ProcessGroup
+    ) -> None:
         self.resolved, self.run, self.stop, self.say, self.processes = resolved, run, stop, say, processes
         self.started_at = datetime.now(UTC)
         self.taken: Taken | None = None
@@ -111,7 +113,7 @@ class _Work:
 
     def assist(self) -> None:
         """Train beside the first process the clusters that it names."""
-        names = self.processes.tell(list[str]())
+        names = self.processes.broadcast(list[str]())
         if names:
             rows = train_rows(self.resolved)
             assert rows is not None
@@ -123,10 +125,10 @@ class _Work:
 
     def _train(self, base: Base | None, rows: Rows | None) -> TrainingSummary | None:
         """Train each cluster that is not trained yet; its adapter on disk is what says so."""
-        from harness.runtime.distributed import ALONE
+        from harness.runtime.distributed import SINGLE_PROCESS
 
         if Trait.TRAINS not in self.resolved.method.traits:
-            self.processes.tell(list[str]())
+            self.processes.broadcast(list[str]())
             return None
         assert base is not None
         assert rows is not None
@@ -134,16 +136,16 @@ class _Work:
         self.taken = take_training(self.run, self.resolved.spec)
         if self.taken is not None:
             self.say(f"the training is taken from {self.taken.run}, which has made it already")
-            self.processes.tell(list[str]())
+            self.processes.broadcast(list[str]())
             return self.taken.training
         clusters = clusters_of(self.resolved.spec)
         missing = [c.name for c in clusters if not has_adapter(self.run.of(c.name).adapter)]
-        self.processes.tell(missing)
+        self.processes.broadcast(missing)
         return trained_together(
-            [self._fit(c, base, rows, self.processes if c.name in missing else ALONE) for c in clusters]
+            [self._fit(c, base, rows, self.processes if c.name in missing else SINGLE_PROCESS) for c in clusters]
         )
 
-    def _fit(self, cluster: Cluster, base: Base, rows: Rows, processes: Processes) -> TrainingSummary:
+    def _fit(self, cluster: Cluster, base: Base, rows: Rows, processes: ProcessGroup) -> TrainingSummary:
         """Train a cluster's adapter, where it is not on disk, and take it off the model again."""
         from harness.training.memory import estimate
 
@@ -157,13 +159,13 @@ class _Work:
             memory = estimate(prepared, spec.train, mixture(self.resolved, rows))
             if not has_adapter(run.adapter):
                 self.resolved.method.fit(prepared.adapter, trainer, prepared.tasks)
-        if processes.first and not has_adapter(run.adapter):
+        if processes.is_main and not has_adapter(run.adapter):
             save_adapter(run.adapter, prepared.adapter, spec, cluster.tasks)
         summary = trainer.summary(memory)
         prepared.adapter.detach()
         return summary
 
-    def _trainer(self, prepared: Prepared, rows: Rows, run: RunDirectory, processes: Processes) -> EngineTrainer:
+    def _trainer(self, prepared: Prepared, rows: Rows, run: RunDirectory, processes: ProcessGroup) -> EngineTrainer:
         from harness.training.trainer import EngineTrainer
 
         return EngineTrainer(
