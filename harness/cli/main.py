@@ -338,6 +338,6 @@ def main() -> None:
         error.show()
         sys.exit(2)
     except HarnessError as error:
-        if _speaks() or not getattr(error, "said_by_first", False):
+        if _speaks() or not getattr(error, "printed_by_main_only", False):
             click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
