@@ -41,7 +41,7 @@ from harness.runtime.prefetch import Prefetcher
 from harness.training.attention import attention
 from harness.training.batch import IGNORED, weigh
 from harness.training.packing import choose_layout, micro_tokens
-from harness.training.step import Loop, Stage
+from harness.training.step import Stage, StepRunner
 
 
 def main() -> None:
@@ -130,7 +130,7 @@ class Ours:
             parameters=parameters,
             factors=dict.fromkeys(parameters, 1.0),
         )
-        self.loop = Loop(own, adapter, config, stage, layout)
+        self.loop = StepRunner(own, adapter, config, stage, layout)
         self.number = 0
 
     def seconds(self, rows: Sequence[Encoded]) -> float:
@@ -157,10 +157,10 @@ class Ours:
         def work() -> None:
             for first in range(0, len(rows), size):
                 step = weigh(rows[first : first + size], "token", self.tasks)
-                for positions in layout.split([len(w.row) for w in step], capacity):
+                for positions in layout.split([len(w.sequence) for w in step], capacity):
                     batch = layout.collate([step[i] for i in positions], self.loaded)
                     if layout.packed:
-                        used = sum(len(step[i].row) for i in positions)
+                        used = sum(len(step[i].sequence) for i in positions)
                         self.empty.append(1 - used / batch.inputs["input_ids"].numel())
                     self.frozen.step(batch, 0)
 

@@ -301,9 +301,9 @@ def make_batch(loaded: LoadedModel, known: Sequence[str], tasks: Sequence[str], 
     for i in range(n_rows):
         ids = torch.randint(vocabulary, (plan.row,), generator=drawn).tolist()
         task = tasks[i % len(tasks)]
-        row = Encoded(task=task, prompt=tuple(ids[:n_prompt]), target=tuple(ids[n_prompt:]), cut=False)
+        row = Encoded(task=task, prompt=tuple(ids[:n_prompt]), target=tuple(ids[n_prompt:]), truncated=False)
         weight = 1 / (n_rows * len(row.target))
-        rows.append(Weighted(row=row, task=known.index(task), weight=weight))
+        rows.append(Weighted(sequence=row, task=known.index(task), weight=weight))
     batch = padded(rows, loaded.device)
     if plan.routes == "rows":
         return batch

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
-from harness.errors import DataError, HarnessError, nearest
+from harness.errors import DataError, HarnessError, hub_errors, nearest
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -145,14 +145,11 @@ class HubDataset:
         from huggingface_hub import HfApi
         from huggingface_hub.errors import (
             GatedRepoError,
-            HfHubHTTPError,
             HFValidationError,
             RepositoryNotFoundError,
             RevisionNotFoundError,
         )
 
-        # The hub's client raises OSError and, for a lost connection, the base error of its HTTP library.
-        unreachable = cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__)
         try:
             commit = HfApi().dataset_info(self.id, revision=self.revision, timeout=_HUB_SECONDS).sha
         except GatedRepoError as error:
@@ -164,7 +161,7 @@ class HubDataset:
                 f"{self.id}: no such file or folder here, and no such data set on the hub. Check the name, or "
                 "`hf auth login`"
             ) from error
-        except unreachable as error:
+        except hub_errors() as error:
             commit = self._cached_commit(error)
         if commit is None:
             raise DataError(f"{self.id}: the hub gives no commit for it. Give one: --data {self.id}@COMMIT")

@@ -19,7 +19,7 @@ from harness.registry import method_class
 from harness.runtime.distributed import ProcessGroup, join
 from harness.testing.toys import VOCABULARY, perturb, toy_model
 from harness.training.packing import Layout
-from harness.training.step import Loop, Stage
+from harness.training.step import Stage, StepRunner
 
 TASKS = ("one", "two", "three")
 RUNS = (("cgc_lora", "task"), ("lora_single", "token"), ("moa", "example"))
@@ -35,7 +35,8 @@ def make_rows(step: int) -> list[Encoded]:
 
     n = 1 if step % 4 == 3 else 5
     return [
-        Encoded(task=TASKS[draw.integers(3)], prompt=tokens(1, 20), target=tokens(1, 9), cut=False) for _ in range(n)
+        Encoded(task=TASKS[draw.integers(3)], prompt=tokens(1, 20), target=tokens(1, 9), truncated=False)
+        for _ in range(n)
     ]
 
 
@@ -64,7 +65,7 @@ def run(name: str, kind: str, processes: ProcessGroup) -> dict[str, Any]:
         encoder_decoder=False,
     )
     config = TrainConfig(loss=kind, micro_tokens=40, lr=1e-3)
-    loop = Loop(loaded, adapter, config, stage, Layout(packed=True), processes)
+    loop = StepRunner(loaded, adapter, config, stage, Layout(packed=True), processes)
     first: dict[str, Any] = {}
 
     def remember(optimiser: Any, *_: Any) -> None:

@@ -213,8 +213,8 @@ def test_rows_are_counted_as_cut_exactly_where_training_cuts_them() -> None:
     encoder = Encoder(tokenizer=Characters(), style="plain", eos=0, max_length=50, limits=limits)
     for row in report.rows:
         examples = train.of(row.task)
-        short = [len(e.target) + 1 > len(r.target) for e, r in zip(examples, encoder.rows(examples), strict=True)]
-        cut = [r.cut for r in encoder.rows(examples)]
+        short = [len(e.target) + 1 > len(r.target) for e, r in zip(examples, encoder.encode(examples), strict=True)]
+        cut = [r.truncated for r in encoder.encode(examples)]
         expected = sum(c or s for c, s in zip(cut, short, strict=True))
         assert row.counts[CUT] == expected
         assert 0 < expected < row.n

@@ -30,7 +30,7 @@ Command = Callable[..., Any]
 
 def row(task: str, prompt: int, target: int, start: int = 5) -> Encoded:
     tokens = [(start + 7 * i) % 90 + 1 for i in range(prompt + target)]
-    return Encoded(task=task, prompt=tuple(tokens[:prompt]), target=tuple(tokens[prompt:]), cut=False)
+    return Encoded(task=task, prompt=tuple(tokens[:prompt]), target=tuple(tokens[prompt:]), truncated=False)
 
 
 STEP = [row("a", 5, 2), row("a", 9, 6, 11), row("b", 3, 1, 23), row("b", 12, 3, 31), row("c", 4, 4, 47)]
@@ -74,7 +74,7 @@ def test_the_loss_of_a_step_is_the_weighted_mean_of_single_rows(toy_llama: Any, 
 
 
 def test_labels_go_by_position_even_where_a_target_holds_the_padding_token(toy_llama: Any) -> None:
-    rows = [Encoded(task="a", prompt=(4, 0, 7), target=(0, 0, 9), cut=False), row("a", 8, 2)]
+    rows = [Encoded(task="a", prompt=(4, 0, 7), target=(0, 0, 9), truncated=False), row("a", 8, 2)]
     batch = padded(weigh(rows, "token", ["a"]), torch.device("cpu"))
     assert (batch.labels != IGNORED).view(2, -1).sum(1).tolist() == [3, 2]
 
