@@ -109,8 +109,8 @@ def micro_tokens(config: TrainConfig, device: torch.device) -> int:
 def choose_layout(loaded: LoadedModel, adapter: Adapter, config: TrainConfig, reads: bool) -> Layout:
     """The first packed layout that gives the model the losses of single sequences; the padded one where none does.
 
-    A base model that refuses packed rows is padded. An error that comes only with the adapter is a bug of its method,
-    and is raised.
+    Sequences are padded where the base model refuses packed rows. An error that comes with the adapter only is a bug of
+    its method, and is raised.
 
     Args:
         reads: the adapter chooses routes by reading prompts (trait LABEL_FREE).
