@@ -123,7 +123,7 @@ class TrainConfig(Section):
         if (self.mixture == "temperature") != (self.temperature is not None):
             raise ValueError("train.mixture=temperature and train.temperature are given together or not at all")
         if self.patience is not None and self.eval_every is None:
-            raise ValueError("train.patience counts looks at dev: give train.eval_every too")
+            raise ValueError("train.patience counts evaluations on dev: give train.eval_every too")
         return self
 
 
@@ -180,7 +180,7 @@ class ModelSpec(Section):
 
 
 class DataSpec(Section):
-    """Where the rows come from. fingerprints: as ``Suite.fingerprint`` gives them. sample: the embedded one."""
+    """Where the examples come from. fingerprints: see ``Suite.fingerprint``. sample: they are the embedded sample."""
 
     label: Annotated[str, Label]
     sample: bool
@@ -195,14 +195,14 @@ class ClusterSpec(Section):
 
 
 class ParentSpec(Section):
-    """The finished run that a run goes on from. adapter: the hash of its weights."""
+    """The finished run that a run starts from. adapter: the hash of its weights."""
 
     run_id: str
     adapter: str
 
 
 class RunSpec(Section):
-    """Everything that decides a run's result. ``model`` is None for methods that answer without one."""
+    """Everything that determines a run's result. ``model`` is None for methods that predict without one."""
 
     method: MethodSpec
     suite: SuiteSpec

@@ -1,4 +1,4 @@
-"""Every text of a run, cluster by cluster, each through its own adapter."""
+"""All predictions of a run, cluster by cluster, each with its own adapter."""
 
 from __future__ import annotations
 

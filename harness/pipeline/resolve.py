@@ -15,7 +15,8 @@ from harness.config.backend import Backend, parse_backend
 from harness.config.clusters import group_tasks
 from harness.config.keys import build, by_section, changed, section_config, validation_error
 from harness.config.method_config import absolute, choose_method, data_only, fingerprints, parse_budget, with_preset
-from harness.config.request import OPTIONS, Request
+from harness.config.options import OPTIONS
+from harness.config.request import Request
 from harness.config.spec import LOCAL, EvalConfig, MethodSpec, ModelSpec, RunSpec, SuiteSpec, TrainConfig
 from harness.data.rows import Rows, load_split, locate_data, without_targets
 from harness.errors import UsageError, unknown
