@@ -1,4 +1,4 @@
-"""What a run is: every choice that can change its result, in one canonical form whose hash is the run's name."""
+"""The specification of a run: every choice that can change its result, in a canonical form whose hash is its name."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-Runtime: dict[str, JsonValue] = {
-    "runtime": True
-}  # marks keys that change speed but no result: they stay out of the run_id
+# Marks keys that change the speed but not the result: they are not part of the run_id.
+Runtime: dict[str, JsonValue] = {"runtime": True}
 
-
-LOCAL: Final = "hf"  # the back end that is this process
+LOCAL: Final = "hf"  # This process generates the predictions itself, with transformers.
 
 
 class Section(BaseModel):
@@ -26,66 +24,99 @@ class TrainConfig(Section):
     """``train.*`` keys: how every method is trained."""
 
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
-    steps: int | None = Field(None, ge=1, description="optimiser steps; overrides epochs")
-    epochs: float = Field(5.0, gt=0, description="passes over the training rows when steps is not given")
+    steps: int | None = Field(None, ge=1, description="number of optimiser steps; overrides train.epochs")
+    epochs: float = Field(5.0, gt=0, description="passes over the training examples, if train.steps is not given")
     batch_size: int = Field(16, ge=1, description="examples per optimiser step")
-    loss: Literal["token", "example", "task"] = Field("token", description="what the loss is a mean of")
-    per_task: int | None = Field(None, ge=1, description="training rows of each task (default all)")
+    loss: Literal["token", "example", "task"] = Field(
+        "token", description="average the loss over tokens, over examples, or over tasks"
+    )
+    per_task: int | None = Field(None, ge=1, description="maximum number of training examples per task (default: all)")
     mixture: Literal["proportional", "uniform", "temperature"] = Field(
-        "proportional", description="how often a task's examples come: by its rows, all tasks the same, or between"
+        "proportional",
+        description="sampling of tasks: proportional to their size, uniform, or in between (temperature)",
     )
     temperature: float | None = Field(
-        None, ge=1, description="with mixture=temperature: shares in proportion to rows ** (1 / temperature)"
+        None, ge=1, description="with mixture=temperature: tasks are sampled in proportion to size ** (1 / temperature)"
     )
-    warmup: float = Field(0.03, ge=0, le=1, description="share of the steps with a rising learning rate")
-    weight_decay: float = Field(0.0, ge=0)
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.999, ge=0, lt=1)
-    eps: float = Field(1e-8, gt=0)
-    clip: float | None = Field(1.0, gt=0, description="largest gradient norm (none: no clipping)")
-    max_length: int = Field(1024, ge=16, description="tokens of prompt, target and eos; longer prompts lose the middle")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: bf16 where the GPU has it")
-    eval_every: int | None = Field(None, ge=1, description="steps between looks at dev; the best adapter is kept")
-    patience: int | None = Field(None, ge=1, description="with eval_every: looks without a gain that end a stage")
-    eval_rows: int = Field(20, ge=1, description="with eval_every: dev rows of each task")
+    warmup: float = Field(
+        0.03, ge=0, le=1, description="fraction of the steps with a linearly increasing learning rate"
+    )
+    weight_decay: float = Field(0.0, ge=0, description="weight decay of AdamW")
+    beta1: float = Field(0.9, ge=0, lt=1, description="beta1 of AdamW")
+    beta2: float = Field(0.999, ge=0, lt=1, description="beta2 of AdamW")
+    eps: float = Field(1e-8, gt=0, description="epsilon of AdamW")
+    clip: float | None = Field(1.0, gt=0, description="maximum gradient norm (none: no clipping)")
+    max_length: int = Field(
+        1024,
+        ge=16,
+        description="maximum sequence length in tokens (prompt + target + EOS); longer prompts are truncated"
+        " in the middle",
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="precision of the model; auto: bf16 if the GPU supports it, else fp32"
+    )
+    eval_every: int | None = Field(
+        None, ge=1, description="evaluate on the dev split every N steps and keep the best adapter"
+    )
+    patience: int | None = Field(
+        None, ge=1, description="early stopping: number of evaluations without improvement (needs train.eval_every)"
+    )
+    eval_rows: int = Field(20, ge=1, description="with train.eval_every: dev examples per task")
     gradient_checkpointing: bool = Field(
-        False, json_schema_extra=Runtime, description="compute activations again in backward: less memory, more time"
+        False,
+        json_schema_extra=Runtime,
+        description="recompute activations in the backward pass: less memory, more time",
     )
-    compile: bool = Field(False, json_schema_extra=Runtime, description="torch.compile the model")
+    compile: bool = Field(False, json_schema_extra=Runtime, description="use torch.compile")
     packing: Literal["auto", "off"] = Field(
-        "auto", json_schema_extra=Runtime, description="rows behind one another where the model allows it, not padded"
+        "auto",
+        json_schema_extra=Runtime,
+        description="pack several examples into one sequence where the model supports it (otherwise pad)",
     )
     micro_tokens: int | None = Field(
         None,
         ge=16,
         json_schema_extra=Runtime,
-        description="tokens of one micro-batch (default: 4096 on a GPU, else 512)",
+        description="maximum number of tokens per micro-batch (default: 4096 on a GPU, else 512)",
     )
-    checkpoint_steps: int = Field(100, ge=1, json_schema_extra=Runtime)
-    checkpoint_minutes: float = Field(5.0, gt=0, json_schema_extra=Runtime)
+    checkpoint_steps: int = Field(
+        100, ge=1, json_schema_extra=Runtime, description="save a checkpoint at least every N steps"
+    )
+    checkpoint_minutes: float = Field(
+        5.0, gt=0, json_schema_extra=Runtime, description="save a checkpoint at least every N minutes"
+    )
 
     @model_validator(mode="after")
     def _belong_together(self) -> TrainConfig:
         if (self.mixture == "temperature") != (self.temperature is not None):
-            raise ValueError("train.mixture=temperature and train.temperature are given together or not at all")
+            raise ValueError("set both train.mixture=temperature and train.temperature, or neither")
         if self.patience is not None and self.eval_every is None:
-            raise ValueError("train.patience counts looks at dev: give train.eval_every too")
+            raise ValueError("train.patience counts evaluations on the dev split: set train.eval_every too")
         return self
 
 
 class EvalConfig(Section):
-    """``eval.*`` keys: what is evaluated and how texts are generated (always greedily)."""
+    """``eval.*`` keys: what is evaluated and how predictions are generated (always by greedy decoding)."""
 
-    split: Literal["train", "dev", "test"] = "test"
-    per_task: int | None = Field(None, ge=1, description="rows of each task (default all)")
-    batch_tokens: int = Field(16384, ge=16, description="prompts and room for answers of rows that share a forward")
-    max_new_tokens: int | None = Field(None, ge=1, description="default: from the lengths of the training targets")
+    split: Literal["train", "dev", "test"] = Field("test", description="split to evaluate: test, dev or train")
+    per_task: int | None = Field(None, ge=1, description="maximum number of evaluated examples per task (default: all)")
+    batch_tokens: int = Field(
+        16384,
+        ge=16,
+        description="maximum tokens per generation batch: (prompt length + max new tokens) × number of sequences",
+    )
+    max_new_tokens: int | None = Field(
+        None, ge=1, description="maximum length of a prediction in tokens (default: from the training targets)"
+    )
 
 
 class MethodSpec(Section):
-    """A method. fields: what differs from its defaults; resolved: every field, for readers (not part of the run_id).
+    """A method.
 
-    files: of the fields that name folders the hashes of their content, which count in place of the paths.
+    Attributes:
+        fields: the fields that differ from their defaults.
+        resolved: every field with its value, for readers; not part of the run_id.
+        files: for fields that name folders, hashes of the contents, which replace the paths in the run_id.
     """
 
     name: str
@@ -97,14 +128,14 @@ class MethodSpec(Section):
     files: dict[str, tuple[str, ...]] = {}
 
     def deciding(self) -> dict[str, Any]:
-        """The fields that differ from their defaults, as JSON has them, with hashes in place of paths."""
+        """The fields that differ from their defaults, as JSON values, with hashes instead of paths."""
         content: dict[str, Any] = self.model_dump(mode="json", include={"fields", "files"})
         fields: dict[str, Any] = content["fields"]
         return fields | {name: prints for name, prints in content["files"].items() if name in fields}
 
 
 class SuiteSpec(Section):
-    """A suite with its options, the tasks that are run and the version of each."""
+    """A suite with its options, the tasks that are used, and the version of each task."""
 
     name: str
     version: int
@@ -113,14 +144,14 @@ class SuiteSpec(Section):
 
 
 class ModelSpec(Section):
-    """A base model. label: as shown in tables; fingerprint: hub commit or hash of the files."""
+    """A base model. label: its name in tables; fingerprint: the hub commit or a hash of the files."""
 
     label: str
     fingerprint: str
 
 
 class DataSpec(Section):
-    """Where the rows come from. fingerprints: by file name or hub revision. sample: the embedded one."""
+    """The source of the examples. fingerprints: by file name or hub revision. sample: the embedded sample."""
 
     label: str
     sample: bool
@@ -128,21 +159,21 @@ class DataSpec(Section):
 
 
 class ClusterSpec(Section):
-    """Tasks that share an adapter, by the cluster's name. label: as shown in tables ("kind", or a file's name)."""
+    """The tasks of each cluster, by the cluster's name. label: its name in tables ("kind", or a file's name)."""
 
     label: str
     groups: dict[str, tuple[str, ...]]
 
 
 class ParentSpec(Section):
-    """The finished run that a run goes on from. adapter: the hash of its weights."""
+    """The finished run that a run is initialised from. adapter: a hash of its weights."""
 
     run_id: str
     adapter: str
 
 
 class RunSpec(Section):
-    """Everything that decides a run's result. ``model`` is None for methods that answer without one."""
+    """Everything that determines the result of a run. ``model`` is None for baselines without a language model."""
 
     method: MethodSpec
     suite: SuiteSpec
