@@ -53,7 +53,7 @@ def test_the_same_command_again_does_nothing_and_says_so(toy_run: Command, tmp_p
     toy_run("--method", "lora_all")
     before = {p: p.stat().st_mtime_ns for p in only(tmp_path).rglob("*.json*")}
     again = toy_run("--method", "lora_all")
-    assert "all done before" in again.err
+    assert "already complete" in again.err
     assert {p: p.stat().st_mtime_ns for p in only(tmp_path).rglob("*.json*")} == before
 
 

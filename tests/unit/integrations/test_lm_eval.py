@@ -178,7 +178,7 @@ def test_the_dummy_answers_every_row_and_the_record_says_who_did(backend_run: Co
     assert len(lines) == 12
     assert {(x["text"], x["tokens"], x["cut"]) for x in lines} == {("lol", None, None)}
     assert value["scores"]["official"]["tasks"]["colour"]["n_cut"] is None
-    assert backend_run("lm-eval:dummy").err.startswith("note: all done before")
+    assert backend_run("lm-eval:dummy").err.startswith("note: this run is already complete")
 
 
 def test_wrong_use_of_back_ends_says_what_to_do(backend_run: Command, toy_run: Command, toy_model: Path) -> None:
