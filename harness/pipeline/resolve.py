@@ -147,11 +147,11 @@ def _evaluated(suite: Suite, source: str, config: EvalConfig, tasks: str | None)
     wanted = [t for t in suite.tasks if t in set(wanted)]
     rows = load_split(suite, source, config.split, wanted, config.per_task)
     if config.split == "test" and without_targets(rows):
-        LOG.info("the test split has no targets: evaluating on the dev split instead")
+        LOG.warning("the test split has no targets: evaluating on the dev split instead")
         config = config.model_copy(update={"split": "dev"})
         rows = load_split(suite, source, "dev", wanted, config.per_task)
     if rows.missing:
-        LOG.info("tasks without %s examples are left out: %s", config.split, ", ".join(rows.missing))
+        LOG.warning("tasks without %s examples are left out: %s", config.split, ", ".join(rows.missing))
     return config, rows.with_examples()
 
 

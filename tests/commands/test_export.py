@@ -76,7 +76,7 @@ def test_peft_loads_an_exported_task_to_the_run_s_logits_and_texts(
     bare = AutoModelForCausalLM.from_pretrained(base)
     assert texts(bare, tokenizer, prompts, 6) != [text for _, text in rows]
 
-    _, prepared = open_model(run, task="last")
+    prepared = open_model(run, task="last").prepared
     tokens = tokenizer(prompts[0], return_tensors="pt")["input_ids"]
     with torch.no_grad(), prepared.adapter.route(torch.tensor([list(prepared.tasks).index("last")])):
         routed = prepared.loaded.model(input_ids=tokens).logits
