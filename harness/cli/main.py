@@ -43,7 +43,7 @@ def cli() -> None:
 @click.option("--shots", type=int, help="in-context examples from the train split (default 0)")
 @click.option("--prompt", type=click.Choice(["plain", "chat"]), help="plain (default) or the model's chat template")
 @click.option("--backend", help="hf (default), or a model of lm-eval: lm-eval:NAME,key=value,…")
-@click.option("--from", help="a finished run to go on from: add, drop or further train domains of moa")
+@click.option("--from", help="a finished run to initialise from, for methods that support it; see: harness list METHOD")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="any key; see: harness keys")
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file; the command line wins over it")
 @click.option("--dry-run", is_flag=True, help="show the resolved run and its costs, train nothing")

@@ -11,7 +11,7 @@ from typing import Any
 from harness.config.keys import build
 from harness.config.spec import RunSpec, TrainConfig
 from harness.errors import StoreError, UsageError, unknown
-from harness.method import Budget, Method, Trait, named_folder
+from harness.method import AdapterMethod, Budget, Method, named_folder
 from harness.registry import method_class
 from harness.runtime.hashing import file_sha256
 
@@ -102,7 +102,7 @@ def choose_method(
         if both:
             raise UsageError(f"--ablation {ablation} sets method.{both[0]} itself: leave it out of --set")
     method = build(cls, {**values, **changes}, "method")
-    return within(method, parse_budget(budget), sizes) if budget and Trait.TRAINS in method.traits else method
+    return within(method, parse_budget(budget), sizes) if budget and isinstance(method, AdapterMethod) else method
 
 
 def data_only(train: TrainConfig) -> TrainConfig:
@@ -110,7 +110,7 @@ def data_only(train: TrainConfig) -> TrainConfig:
     return TrainConfig(per_task=train.per_task, max_length=train.max_length, precision=train.precision)
 
 
-def within(method: Method, budget: Budget, sizes: Sequence[int]) -> Method:
+def within(method: AdapterMethod, budget: Budget, sizes: Sequence[int]) -> AdapterMethod:
     """The method within a budget in clusters of these sizes.
 
     An active rank is one task's, so it holds in each cluster; a stored rank is divided among the clusters.

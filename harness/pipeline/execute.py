@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from harness.config.clusters import Cluster, clusters_of
 from harness.config.spec import directory_name, run_id
 from harness.data.rows import Rows
-from harness.method import Trait
+from harness.method import adapter_method
 from harness.pipeline.predict import Answered, answer_all, generator
 from harness.pipeline.prepare import Base, Prepared, attach, load_base, mixture, train_rows
 from harness.pipeline.rescore import score
@@ -125,7 +125,7 @@ class _Work:
         """Train each cluster that is not trained yet; its adapter on disk is what says so."""
         from harness.runtime.distributed import ALONE
 
-        if Trait.TRAINS not in self.resolved.method.traits:
+        if not self.resolved.method.trains:
             self.processes.tell(list[str]())
             return None
         assert base is not None
@@ -156,7 +156,7 @@ class _Work:
         if any(rows.counts[t] for t in cluster.tasks):
             memory = estimate(prepared, spec.train, mixture(self.resolved, rows))
             if not has_adapter(run.adapter):
-                self.resolved.method.fit(prepared.adapter, trainer, prepared.tasks)
+                adapter_method(self.resolved.method).fit(prepared.adapter, trainer, prepared.tasks)
         if processes.first and not has_adapter(run.adapter):
             save_adapter(run.adapter, prepared.adapter, spec, cluster.tasks)
         summary = trainer.summary(memory)
@@ -170,7 +170,7 @@ class _Work:
             run=run,
             run_id=run_id(self.resolved.spec),
             config=self.resolved.spec.train,
-            method=self.resolved.method,
+            method=adapter_method(self.resolved.method),
             adapter=prepared.adapter,
             loaded=prepared.loaded,
             encoder=prepared.encoder,
@@ -230,7 +230,7 @@ class _Work:
         )
 
     def _warn_of_gaps(self, rows: Rows | None) -> None:
-        if rows is None or Trait.TRAINS not in self.resolved.method.traits:
+        if rows is None or not self.resolved.method.trains:
             return
         empty = [t for t, n in rows.counts.items() if n == 0]
         if empty:

@@ -13,7 +13,7 @@ from harness.data.encoding import Encoder, check_style, draw, generation_limits
 from harness.data.mixture import Mixture, n_steps
 from harness.data.rows import Rows, group
 from harness.errors import DataError, ModelError
-from harness.method import Adapter, Trait
+from harness.method import Adapter, Baseline, adapter_method
 from harness.pipeline.resolve import Resolved
 from harness.store.run_directory import RunDirectory
 from harness.task import Example
@@ -29,12 +29,12 @@ def train_rows(resolved: Resolved) -> Rows | None:
     """The training rows of the run's tasks; None where the source has no train split and the method needs none."""
     suite, source = resolved.suite, resolved.source
     if "train" not in suite.splits(source):
-        if Trait.TRAINS in resolved.method.traits or Trait.ANSWERS in resolved.method.traits or resolved.spec.shots:
+        if resolved.method.trains or isinstance(resolved.method, Baseline) or resolved.spec.shots:
             raise DataError(f"{source} has no train split, and {resolved.spec.method.name} needs one. See: --data")
         return None
     tasks = list(resolved.rows.by_task)
     rows = group(suite.read(source, "train"), "train", tasks, resolved.spec.train.per_task)
-    if Trait.TRAINS in resolved.method.traits and not sum(rows.counts.values()):
+    if resolved.method.trains and not sum(rows.counts.values()):
         raise DataError(f"{source}: the train split has no rows of {', '.join(tasks)}")
     return rows
 
@@ -136,7 +136,7 @@ def _few_threads(loaded: LoadedModel) -> None:
 
 def attach(resolved: Resolved, base: Base, cluster: Cluster) -> Prepared:
     """Put the adapter of a cluster on the model; ``prepared.adapter.detach()`` makes room for the next one."""
-    adapter = resolved.method.attach(base.loaded.model, cluster.tasks, seed=resolved.spec.seed)
+    adapter = adapter_method(resolved.method).attach(base.loaded.model, cluster.tasks, seed=resolved.spec.seed)
     parts = {f.name: getattr(base, f.name) for f in fields(Base)}
     return Prepared(**parts, adapter=adapter, tasks=cluster.tasks)
 
@@ -146,6 +146,6 @@ def open_adapter(run: RunDirectory, resolved: Resolved, base: Base, cluster: Clu
     from harness.store.adapter import load_into
 
     prepared = attach(resolved, base, cluster)
-    if Trait.TRAINS in resolved.method.traits:
+    if resolved.method.trains:
         load_into(run.of(cluster.name).adapter, prepared.adapter)
     return prepared

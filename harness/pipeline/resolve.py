@@ -18,7 +18,7 @@ from harness.config.request import _OPTIONS, Request
 from harness.config.spec import LOCAL, EvalConfig, MethodSpec, ModelSpec, RunSpec, SuiteSpec, TrainConfig
 from harness.data.rows import Rows, group, locate_data, without_targets
 from harness.errors import DataError, UsageError, unknown
-from harness.method import Method, Trait
+from harness.method import Baseline, Method
 from harness.models.loading import identify
 from harness.pipeline.warm_start import going_on
 from harness.registry import method_class, suite_class
@@ -61,7 +61,7 @@ def resolve(request: Request) -> Resolved:
     clusters = group_tasks(options["clusters"], suite, tasks)
     sizes = [len(tasks)] if clusters is None else [len(of) for of in clusters.groups.values()]
     method = absolute(choose_method(cls, sections["method"], options["ablation"], budget, sizes))
-    if clusters is not None and Trait.TRAINS not in method.traits:
+    if clusters is not None and not method.trains:
         raise UsageError(f"{options['method']} trains nothing that clusters could have of their own: no --clusters")
     backend = parse_backend(options["backend"])
     model = _model(method, options, backend)
@@ -77,7 +77,7 @@ def resolve(request: Request) -> Resolved:
         ),
         model=identify_backend(backend) if backend else identify(model) if model else None,
         data=data,
-        train=train if Trait.TRAINS in method.traits else data_only(train),
+        train=train if method.trains else data_only(train),
         eval=evaluation,
         budget=str(parse_budget(budget)) if budget else None,
         clusters=clusters,
@@ -112,8 +112,8 @@ def _spec(**fields: Any) -> RunSpec:
 def _model(method: Method, options: Mapping[str, Any], backend: Backend | None) -> str | None:
     """The model that is loaded here; None where nothing is, because the method or a back end answers."""
     if backend is None:
-        return None if Trait.ANSWERS in method.traits else options["model"] or "tiny"
-    if {Trait.TRAINS, Trait.ANSWERS} & method.traits:
+        return None if isinstance(method, Baseline) else options["model"] or "tiny"
+    if method.trains or isinstance(method, Baseline):
         raise UsageError(
             f"--backend {options['backend']} generates with a model of its own, and --method {options['method']} "
             "cannot use it. Give a method that neither trains nor answers by itself, such as no_finetune"

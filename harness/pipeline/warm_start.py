@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from harness.config.method_config import method_of
 from harness.config.spec import ParentSpec, RunSpec
 from harness.errors import HarnessError, StoreError, UsageError
-from harness.method import Start, Trait
+from harness.method import AdapterMethod, Start
 from harness.registry import METHODS, method_class, plugins
 from harness.store.record import RunRecord
 from harness.store.run_directory import RunDirectory, open_run
@@ -28,7 +28,8 @@ def going_on(resolved: Resolved, path: str | None) -> Resolved:
     from harness.store.adapter import read_meta
 
     spec = resolved.spec
-    if not resolved.method.continues:
+    method = resolved.method
+    if not (isinstance(method, AdapterMethod) and method.continues):
         able = ", ".join(_able()) or "none"
         raise UsageError(
             f"--method {spec.method.name} cannot go on from another run (--from). Methods that can: {able}"
@@ -38,7 +39,7 @@ def going_on(resolved: Resolved, path: str | None) -> Resolved:
     if record is None:
         raise StoreError(f"--from {run.path} is not finished ({run.state().value}): give its harness run command again")
     _check(run, record, spec)
-    resolved.method.check_start(method_of(record.spec), list(record.spec.suite.tasks), list(spec.suite.tasks))
+    method.check_start(method_of(record.spec), list(record.spec.suite.tasks), list(spec.suite.tasks))
     parent = ParentSpec(run_id=record.run_id, adapter=read_meta(run.adapter)["sha256"])
     return dataclasses.replace(resolved, spec=spec.model_copy(update={"parent": parent}), parent=run.path.resolve())
 
@@ -60,7 +61,7 @@ def load_start(resolved: Resolved) -> Start | None:
 
 def _check(run: RunDirectory, record: RunRecord, spec: RunSpec) -> None:
     then = record.spec
-    if Trait.TRAINS not in method_class(then.method.name).traits:
+    if not method_class(then.method.name).trains:
         raise UsageError(f"--from {run.name} has no adapter: {then.method.name} trains none")
     if then.clusters is not None or spec.clusters is not None:
         raise UsageError("--from goes on with one adapter: neither run may have --clusters")
@@ -76,7 +77,8 @@ def _able() -> list[str]:
     found = []
     for name in plugins(METHODS):
         try:
-            found += [name] if method_class(name).continues else []
+            cls = method_class(name)
+            found += [name] if issubclass(cls, AdapterMethod) and cls.continues else []
         except HarnessError:  # a plug-in that cannot be imported can do nothing
             continue
     return found
