@@ -99,13 +99,14 @@ def _load(group: str, name: str) -> object:
 
 
 def _check(group: str, name: str, loaded: object) -> None:
-    from harness.method import Method
+    from harness.method import AdapterMethod, Baseline
     from harness.task import Suite
 
     if group == MODELS:
         if not isinstance(loaded, Path):
             raise HarnessError(f"model {name!r} is {loaded!r}, not the path of a folder")
         return
-    base = Method if group == METHODS else Suite
-    if not (isinstance(loaded, type) and issubclass(loaded, base)):
-        raise HarnessError(f"{_WORD[group]} {name!r} is {loaded!r}, not a subclass of harness's {base.__name__}")
+    bases = (AdapterMethod, Baseline) if group == METHODS else (Suite,)
+    if not (isinstance(loaded, type) and issubclass(loaded, bases)):
+        names = " or ".join(base.__name__ for base in bases)
+        raise HarnessError(f"{_WORD[group]} {name!r} is {loaded!r}, not a subclass of harness's {names}")

@@ -3,7 +3,7 @@
 @dataclass(frozen=True, kw_only=True)
 class TwoExperts(LoRAMethod):
     version = 1
-    traits = frozenset({Trait.TRAINS, Trait.ROUTED, Trait.FOLDS})
+    traits = frozenset({Trait.ROUTED, Trait.FOLDS})
     rank: int = 8
 
     def layer(self, site: Site) -> AdaptedLinear:
@@ -25,7 +25,7 @@ from typing import Any, ClassVar, TypeVar, cast
 from torch import Tensor, nn
 
 from harness.errors import BudgetError, ModelError, UsageError, unknown
-from harness.method import Budget, Method, Trainer, iter_linear
+from harness.method import AdapterMethod, Budget, Trainer, iter_linear
 from methods.layers.adapter import LoRAAdapter, Parts, require_bare
 from methods.layers.gates import EmbeddingScores, FreeScores, Gate, TaskEmbedding, TaskGate, UniformScores
 from methods.layers.linear import AdaptedLinear, GatedLinear, TaskLinear
@@ -62,7 +62,7 @@ Self = TypeVar("Self", bound="LoRAMethod")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoRAMethod(Method):
+class LoRAMethod(AdapterMethod):
     """A method that adapts linear layers.
 
     targets: "all" linear layers of the blocks; or names ("q_proj,v_proj": the ends of module names) or patterns

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import UsageError
-from harness.method import Adapter, Ranks, Trainer, Trait
+from harness.method import Adapter, ArtefactKind, Ranks, Trainer, Trait
 from methods.base import (
     AdaptedLinear,
     Gate,
@@ -98,7 +98,7 @@ class CPoly(LoRAMethod):
     """
 
     version: ClassVar[int] = 1
-    traits: ClassVar[frozenset[Trait]] = frozenset({Trait.TRAINS, Trait.ROUTED, Trait.FOLDS})
+    traits: ClassVar[frozenset[Trait]] = frozenset({Trait.ROUTED, Trait.FOLDS})
     summary: ClassVar[str] = "common skills by a learned assignment, and task-specific skills"
     ablations: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "simple": {"variant": "simple"},
@@ -150,4 +150,4 @@ class CPoly(LoRAMethod):
     def fit(self, adapter: Adapter, trainer: Trainer, tasks: Sequence[str]) -> None:
         """One stage, all tasks mixed; then the assignment of skills to tasks is kept for reports."""
         trainer.train("all")
-        trainer.artefact("skills", gate_weights(cast("LoRAAdapter", adapter)))
+        trainer.artefact("skills", gate_weights(cast("LoRAAdapter", adapter)), ArtefactKind.SKILLS)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, cast
 from torch import nn
 
 from harness.errors import UsageError
-from harness.method import Adapter, Ranks, Trainer, Trait
+from harness.method import Adapter, ArtefactKind, Ranks, Trainer, Trait
 from methods.base import (
     AdaptedLinear,
     EmbeddingScores,
@@ -42,7 +42,7 @@ class CGCLoRA(LoRAMethod):
     """
 
     version: ClassVar[int] = 1
-    traits: ClassVar[frozenset[Trait]] = frozenset({Trait.TRAINS, Trait.ROUTED, Trait.FOLDS})
+    traits: ClassVar[frozenset[Trait]] = frozenset({Trait.ROUTED, Trait.FOLDS})
     summary: ClassVar[str] = "common and task-specific experts behind a gate on the task"
     ablations: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "no_cgc": {"layout": "common"},
@@ -117,4 +117,4 @@ class CGCLoRA(LoRAMethod):
     def fit(self, adapter: Adapter, trainer: Trainer, tasks: Sequence[str]) -> None:
         """One stage, all tasks mixed; then the gate's weights are kept for reports."""
         trainer.train("all")
-        trainer.artefact("gates", gate_weights(cast("LoRAAdapter", adapter)))
+        trainer.artefact("gates", gate_weights(cast("LoRAAdapter", adapter)), ArtefactKind.GATES)

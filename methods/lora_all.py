@@ -14,7 +14,7 @@ class LoRAAll(LoRAMethod):
     """h = W0 x + alpha / rank B A x; A kaiming-uniform with a = sqrt(5), B zero."""
 
     version: ClassVar[int] = 1
-    traits: ClassVar[frozenset[Trait]] = frozenset({Trait.TRAINS, Trait.FOLDS})
+    traits: ClassVar[frozenset[Trait]] = frozenset({Trait.FOLDS})
     summary: ClassVar[str] = "one LoRA for all tasks"
 
     rank: int = 16

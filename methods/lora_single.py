@@ -15,7 +15,7 @@ class LoRASingle(LoRAMethod):
     """As many trainings of ``lora_all`` with one task as there are tasks, one after the other, each from its start."""
 
     version: ClassVar[int] = 1
-    traits: ClassVar[frozenset[Trait]] = frozenset({Trait.TRAINS, Trait.ROUTED, Trait.FOLDS})
+    traits: ClassVar[frozenset[Trait]] = frozenset({Trait.ROUTED, Trait.FOLDS})
     summary: ClassVar[str] = "one LoRA for each task, trained alone"
 
     rank: int = 16

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import HarnessError, UsageError
-from harness.method import Adapter, Ranks, Trainer, Trait
+from harness.method import Adapter, ArtefactKind, Ranks, Trainer, Trait
 from methods.base import (
     AdaptedLinear,
     Gate,
@@ -67,7 +67,7 @@ class LoRAHub(LoRAMethod):
     """
 
     version: ClassVar[int] = 1
-    traits: ClassVar[frozenset[Trait]] = frozenset({Trait.TRAINS, Trait.ROUTED, Trait.FOLDS})
+    traits: ClassVar[frozenset[Trait]] = frozenset({Trait.ROUTED, Trait.FOLDS})
     summary: ClassVar[str] = "LoRAs trained alone, mixed by weights found without gradients"
     ablations: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "output": {"merge": "output"},
@@ -135,14 +135,15 @@ class LoRAHub(LoRAMethod):
             raise UsageError("method.exclude_target=true needs at least 2 tasks")
         require_nevergrad()
         if self.experts:
-            trainer.artefact("experts", list(self.experts))
+            trainer.artefact("experts", list(self.experts), ArtefactKind.OTHER)
         else:
             with hub.unmixed():
                 train_alone(hub, trainer, tasks)
         for task in tasks:
             self.search(hub, trainer, task)
-        trainer.artefact("gates", gate_weights(hub))
-        trainer.artefact("trials", {task: trainer.recall(f"search-{task}") for task in tasks})
+        trainer.artefact("gates", gate_weights(hub), ArtefactKind.GATES)
+        trials = {task: trainer.recall(f"search-{task}") for task in tasks}
+        trainer.artefact("trials", trials, ArtefactKind.OTHER)
 
     def stage_key(self, stage: str, tasks: Sequence[str]) -> str | None:
         return self.alone_key(stage, self.rank) if stage in tasks and not self.experts else None

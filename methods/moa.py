@@ -247,7 +247,7 @@ class MoA(LoRAMethod):
     """
 
     version: ClassVar[int] = 1
-    traits: ClassVar[frozenset[Trait]] = frozenset({Trait.TRAINS, Trait.ROUTED, Trait.LABEL_FREE, Trait.FOLDS})
+    traits: ClassVar[frozenset[Trait]] = frozenset({Trait.ROUTED, Trait.LABEL_FREE, Trait.FOLDS})
     summary: ClassVar[str] = "a LoRA for each domain, chosen from the prompt by routers"
     ablations: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "no_label": {"soft": True},

@@ -18,7 +18,7 @@ from harness.bench.clock import Clock, Interval, paired, undisturbed
 from harness.bench.contenders import Contender, floor, loop, optimiser_of, peft_lora, twin
 from harness.data.encoding import Encoded
 from harness.errors import UsageError
-from harness.method import HasExperts, Method, Trait, iter_linear
+from harness.method import AdapterMethod, ArtefactKind, HasExperts, Trait, iter_linear
 from harness.models.loading import LoadedModel
 from harness.models.parameter_count import size_of
 from harness.registry import METHODS, method_class, plugins
@@ -97,7 +97,7 @@ class Report:
 
 
 def bench(
-    loaded: LoadedModel, label: str, methods: Mapping[str, Method], plan: Plan, notice: Callable[[str], None]
+    loaded: LoadedModel, label: str, methods: Mapping[str, AdapterMethod], plan: Plan, notice: Callable[[str], None]
 ) -> Report:
     """Measure methods on a model, one after the other.
 
@@ -128,13 +128,14 @@ def bench(
     )
 
 
-def chosen(names: Sequence[str]) -> dict[str, Method]:
+def chosen(names: Sequence[str]) -> dict[str, AdapterMethod]:
     """Methods with their default fields; without names all that train. Raises: UsageError for one that does not."""
     methods = {name: method_class(name)() for name in names or plugins(METHODS)}
-    for name, method in methods.items():
-        if names and Trait.TRAINS not in method.traits:
+    trained = {name: m for name, m in methods.items() if isinstance(m, AdapterMethod) and m.trains}
+    for name in names:
+        if name not in trained:
             raise UsageError(f"method {name!r} trains nothing: there is no training step to measure")
-    return {name: method for name, method in methods.items() if Trait.TRAINS in method.traits}
+    return trained
 
 
 class _EnoughError(Exception):
@@ -147,7 +148,7 @@ class Stages:
     seed = 0
     start = None
 
-    def __init__(self, loaded: LoadedModel, name: str, method: Method, plan: Plan, clock: Clock) -> None:
+    def __init__(self, loaded: LoadedModel, name: str, method: AdapterMethod, plan: Plan, clock: Clock) -> None:
         self.loaded, self.name, self.method, self.plan, self.clock = loaded, name, method, plan, clock
         self.tasks = [f"task{i}" for i in range(plan.tasks)]
         self.model = twin(loaded.model)
@@ -210,7 +211,7 @@ class Stages:
     def reuse(self, stage: str) -> Mapping[str, Tensor] | None:
         return None
 
-    def artefact(self, name: str, value: Any) -> None:
+    def artefact(self, name: str, value: Any, kind: ArtefactKind) -> None:
         pass
 
     def _row(self, stage: str, own: Contender, tasks: Sequence[str], n_trained: int) -> Row:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
+from harness.method import AdapterMethod
 from harness.registry import METHODS, SUITES, broken, method_class, plugins, suite_class
 
 if TYPE_CHECKING:
@@ -32,9 +33,8 @@ def describe(name: str) -> str:
     if name in plugins(SUITES):
         return _about_suite(name)
     cls = method_class(name)
-    parts = [f"{name}: {cls.summary}", f"traits: {', '.join(sorted(cls.traits)) or 'none'}", fields(cls, "method")]
-    if cls.continues:
-        parts.insert(2, "--from RUN: a run of this method can be initialised from a finished one")
+    traits = [*sorted(cls.traits), *(["supports --from"] if issubclass(cls, AdapterMethod) and cls.continues else [])]
+    parts = [f"{name}: {cls.summary}", f"traits: {', '.join(traits) or 'none'}", fields(cls, "method")]
     for word, table in (("ablation", cls.ablations), ("preset", cls.presets)):
         if table:
             rows = [(k, ", ".join(f"{f} = {v!r}" for f, v in changes.items())) for k, changes in table.items()]

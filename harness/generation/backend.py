@@ -12,19 +12,19 @@ from harness.data.encoding import Encoder
 from harness.data.rows import Rows
 from harness.generation.generator import Generated, Generator, Request
 from harness.generation.predictions import Answers
-from harness.method import Method
+from harness.method import Baseline
 from harness.runtime.signals import StopFlag
 from harness.store.record import GenerationSummary
 
 
-def answer_without_model(method: Method, answers: Answers, train: Rows | None, stop: StopFlag) -> None:
-    """Trait ANSWERS: each task's texts from its training rows."""
+def answer_without_model(method: Baseline, answers: Answers, train: Rows | None, stop: StopFlag) -> None:
+    """The predictions of a baseline for each task, from the training examples of the task."""
     done = answers.recover()
     for task, examples in answers.examples.items():
         left = [e for e in examples if (task, e.id) not in done]
         if left:
             blank = [replace(e, target="") for e in left]
-            texts = method.answer(task, blank, train.of(task) if train is not None else [])
+            texts = method.predict(blank, train.of(task) if train is not None else [])
             answers.write(task, [(e.id, t, 0, False) for e, t in zip(left, texts, strict=True)])
         stop.check()
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from harness.config.clusters import clusters_of
 from harness.config.spec import directory_name, run_id
 from harness.errors import DataError, HarnessError, StoreError
-from harness.method import Trait
 from harness.pipeline.reopen import data_at, request_of_run
 from harness.pipeline.rescore import scores_of
 from harness.registry import method_class
@@ -73,7 +72,7 @@ def _identity(run: RunDirectory, record: RunRecord) -> Iterator[Check]:
 
 
 def _adapters(run: RunDirectory, record: RunRecord) -> Iterator[Check]:
-    if Trait.TRAINS not in method_class(record.spec.method.name).traits:
+    if not method_class(record.spec.method.name).trains:
         return
     for cluster in clusters_of(record.spec):
         folder = run.of(cluster.name).adapter

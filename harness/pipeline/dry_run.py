@@ -13,7 +13,7 @@ from tabulate import tabulate
 from harness.config.clusters import clusters_of
 from harness.config.spec import directory_name
 from harness.data.rows import Rows
-from harness.method import Trait
+from harness.method import adapter_method
 from harness.models.parameter_count import size_of, total
 from harness.pipeline.prepare import Base, attach, load_base, mixture, train_rows
 from harness.pipeline.resolve import Resolved
@@ -61,7 +61,7 @@ def dry_run(resolved: Resolved) -> DryRun:
     base = None if resolved.model is None else load_base(resolved, rows)
     tasks = {t: _task(t, resolved, base, rows) for t in resolved.rows.by_task}
     steps = tokens = needed = None
-    if Trait.TRAINS in resolved.method.traits and rows is not None and base is not None:
+    if resolved.method.trains and rows is not None and base is not None:
         plan = mixture(resolved, rows)
         steps = plan.steps
         mean = sum(plan.shares[t] * ((p.prompt_tokens or 0) + (p.target_tokens or 0)) for t, p in tasks.items())
@@ -150,7 +150,7 @@ def parameters(resolved: Resolved, loaded: LoadedModel | None) -> Parameters:
         return total([], None)
     sizes = []
     for cluster in clusters_of(resolved.spec):
-        adapter = resolved.method.attach(loaded.model, cluster.tasks, seed=resolved.spec.seed)
+        adapter = adapter_method(resolved.method).attach(loaded.model, cluster.tasks, seed=resolved.spec.seed)
         sizes.append(size_of(resolved.method, adapter, cluster.tasks))
         adapter.detach()
     return total(sizes, loaded)

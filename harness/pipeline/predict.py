@@ -12,7 +12,7 @@ from harness.data.rows import Rows
 from harness.generation.backend import answer_without_model, answered_together, generate_answers
 from harness.generation.generator import Generator
 from harness.generation.predictions import Answers
-from harness.method import Trait
+from harness.method import Baseline, Trait
 from harness.models.parameter_count import size_of, total
 from harness.pipeline.prepare import Base, Prepared, open_adapter
 from harness.pipeline.resolve import Resolved
@@ -85,7 +85,7 @@ def make_answers(
 
     Returns: what it cost; None where no model was asked.
     """
-    if Trait.ANSWERS in resolved.method.traits:
+    if isinstance(resolved.method, Baseline):
         answer_without_model(resolved.method, answers, train, stop)
         return None
     if prepared is None:

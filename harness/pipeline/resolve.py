@@ -20,7 +20,7 @@ from harness.config.request import Request
 from harness.config.spec import LOCAL, EvalConfig, MethodSpec, ModelSpec, RunSpec, SuiteSpec, TrainConfig
 from harness.data.rows import Rows, load_split, locate_data, without_targets
 from harness.errors import UsageError, unknown
-from harness.method import Method, Trait
+from harness.method import Baseline, Method
 from harness.models.loading import identify
 from harness.pipeline.warm_start import Parent, find_parent
 from harness.registry import method_class, suite_class
@@ -67,7 +67,7 @@ def resolve(request: Request) -> Resolved:
     clusters = group_tasks(options["clusters"], suite, tasks)
     sizes = [len(tasks)] if clusters is None else [len(of) for of in clusters.groups.values()]
     method = absolute(choose_method(cls, sections["method"], options["ablation"], budget, sizes))
-    if clusters is not None and Trait.TRAINS not in method.traits:
+    if clusters is not None and not method.trains:
         raise UsageError(
             f"--clusters does not apply to {options['method']}: it has no trainable parameters. Leave --clusters out"
         )
@@ -85,7 +85,7 @@ def resolve(request: Request) -> Resolved:
         ),
         model=identify_backend(backend) if backend else identify(model) if model else None,
         data=data,
-        train=train if Trait.TRAINS in method.traits else data_only(train),
+        train=train if method.trains else data_only(train),
         eval=evaluation,
         budget=str(parse_budget(budget)) if budget else None,
         clusters=clusters,
@@ -120,13 +120,13 @@ def _spec(**fields: Any) -> RunSpec:
 def _model(method: Method, suite: Suite, options: Mapping[str, Any], backend: Backend | None) -> str | None:
     """What the base model is loaded from; None where none is, because a baseline or a back end predicts."""
     if backend is None:
-        if Trait.ANSWERS in method.traits:
+        if isinstance(method, Baseline):
             return None
         model: str | None = options["model"] or suite.default_model
         if model is None:
             raise UsageError(f"--model is missing: suite {suite.name} has no default model. See: harness list")
         return model
-    if {Trait.TRAINS, Trait.ANSWERS} & method.traits:
+    if method.trains or isinstance(method, Baseline):
         raise UsageError(
             f"--backend {options['backend']} generates with a model of its own, which --method {options['method']} "
             "cannot adapt. Give a method that uses the base model as it is"

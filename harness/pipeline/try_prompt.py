@@ -10,7 +10,7 @@ from typing import Final
 from harness.data.rows import Rows
 from harness.errors import UsageError, unknown
 from harness.generation.generator import Generated, Request
-from harness.method import Trait
+from harness.method import Baseline
 from harness.pipeline.predict import generator
 from harness.pipeline.prepare import train_rows
 from harness.pipeline.reopen import ReopenedRun, load, reopen
@@ -36,9 +36,9 @@ def try_prompt(path: Path, task: str, prompt: str, data: str | None = None, mode
         raise UsageError("the prompt is empty: give it on standard input, for example: harness try RUN --task T < FILE")
     example = Example(id="prompt", task=task, prompt=prompt, target="")
     train = train_rows(finished.resolved)
-    if Trait.ANSWERS in finished.resolved.method.traits:
+    if isinstance(finished.resolved.method, Baseline):
         rows = train.of(task) if train is not None else []
-        return finished.resolved.method.answer(task, [example], rows)[0]
+        return finished.resolved.method.predict([example], rows)[0]
     return _generate(finished, example, train)
 
 

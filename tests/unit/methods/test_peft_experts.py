@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from harness.config.method_config import fingerprints
 from harness.errors import BudgetError, ModelError, UsageError
 from harness.method import Budget, Trait, named_folder
-from harness.testing import contract
+from harness.testing import promises
+from harness.testing.subject import Subject
 from harness.testing.toys import TASKS, ToyTrainer, toy_data
 from harness.testing.toys import toy_model as small_model
 from methods.lorahub import LoRAHub
@@ -128,15 +129,15 @@ def test_moa_trains_no_lora_alone_that_was_read_in(two: tuple[str, str]) -> None
 def test_methods_with_experts_keep_the_contract(two: tuple[str, str], method: Any) -> None:
     made = method(experts=two) if method is LoRAHub else MoA(rank=4, experts=(f"{TASKS[1]}={two[1]}",))
     for check in (
-        contract.fields_survive_json,
-        contract.off_is_the_base_and_detach_gives_it_back,
-        contract.adapters_are_saved_and_loaded,
-        contract.mixed_rows_are_single_rows,
-        contract.tokens_routed_are_rows_routed,
-        contract.a_fold_is_its_route,
-        contract.fit_learns_the_same_twice_and_leaves_the_base_alone,
+        promises.fields_survive_json,
+        promises.off_is_the_base_and_detach_gives_it_back,
+        promises.adapters_are_saved_and_loaded,
+        promises.a_sequence_does_not_depend_on_the_others_in_its_batch,
+        promises.routing_tokens_equals_routing_sequences,
+        promises.a_fold_is_its_route,
+        promises.fit_learns_the_same_twice_and_leaves_the_base_alone,
     ):
-        check(contract.Subject(made, small_model))
+        check(Subject(made, small_model))
     assert Trait.FOLDS in made.traits
 
 
