@@ -35,8 +35,6 @@ def plan_command(file: Path, data: str | None, model: str | None, out: Path, as_
     from harness.sweep.spec import read_board
 
     plan = make_plan(Jobs(with_place(read_board(file), data, model), out))
-    for line in plan.notices:
-        LOG.info(line)
     if as_json:
         print_json(to_json(plan))
     else:
@@ -72,8 +70,6 @@ def sweep_command(file: Path, data: str | None, model: str | None, out: Path, jo
     def say(line: str) -> None:
         click.echo(line, err=True)
 
-    for line in dict.fromkeys(n for _ in work.entries for n in work.notices):
-        LOG.info(line)
     done = sweep(work, file.stem, say, at_once=jobs, keep_going=keep_going)
     for line in done.lines():
         click.echo(line)

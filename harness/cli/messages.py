@@ -25,10 +25,14 @@ def is_main_process() -> bool:
 
 
 class StderrHandler(logging.Handler):
-    """Writes ``note: …``, ``warning: …`` and ``error: …`` lines; ranks above 0 write errors only."""
+    """Writes ``note: …``, ``warning: …`` and ``error: …`` lines; ranks above 0 write errors only.
+
+    The same line is written once, however many runs of a command it applies to.
+    """
 
     def __init__(self) -> None:
         super().__init__(logging.INFO if is_main_process() else logging.ERROR)
+        self._written: set[str] = set()
 
     def only_warnings(self) -> None:
         """Leave out notes."""
@@ -36,7 +40,10 @@ class StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         word = "note" if record.levelno < logging.WARNING else "warning"
-        click.echo(f"{'error' if record.levelno >= logging.ERROR else word}: {self.format(record)}", err=True)
+        line = f"{'error' if record.levelno >= logging.ERROR else word}: {self.format(record)}"
+        if line not in self._written:
+            self._written.add(line)
+            click.echo(line, err=True)
 
 
 @contextmanager

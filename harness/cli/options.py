@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from harness.cli.messages import StderrHandler
+from harness.config.options import OPTIONS
 
 
 def _no_notes(context: click.Context, _: click.Parameter, value: bool) -> bool:
@@ -32,6 +33,15 @@ KEYS = click.option(
     help="Set a configuration key; may be repeated. `harness keys` lists the keys.",
 )
 SUITE_DATA = click.option("--data", help="Data of the suite: a folder, a file or a hub data set (default: the sample).")
+
+
+def run_options(command: Any) -> Any:
+    """Decorates a command with every option of a run (``harness.config.options``)."""
+    for name, option in reversed(list(OPTIONS.items())):
+        kind = click.Choice(option.choices) if option.choices else option.type
+        command = click.option(f"--{name}", type=kind, metavar=option.metavar, help=option.help)(command)
+    return command
+
 
 # Of a finished run, whose data and model may have been moved since.
 DATA = click.option("--data", help="New location of the run's data, if they have moved.")

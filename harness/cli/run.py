@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli.options import DATA, JSON, KEYS, MODEL, OUT, PROTOCOL, SUITE_DATA, print_json
+from harness.cli.options import DATA, JSON, KEYS, MODEL, OUT, PROTOCOL, print_json, run_options
 from harness.cli.score import print_scores
 
 if TYPE_CHECKING:
@@ -19,20 +19,7 @@ LOG = logging.getLogger(__name__)
 
 
 @click.command("run")
-@click.option("--method", metavar="NAME", help="Method to train; `harness list` shows all.")
-@click.option("--suite", metavar="NAME", help="Suite of tasks; `harness list` shows all.")
-@click.option("--model", help="Base model: tiny (default), a hub id, a folder, or a .gguf file.")
-@SUITE_DATA
-@click.option("--tasks", metavar="A,B,…", help="Tasks to use (default: all of the suite).")
-@click.option("--ablation", metavar="NAME", help="Ablation of the method; `harness list METHOD` shows them.")
-@click.option("--preset", metavar="NAME", help="Settings of the method's paper; `harness list METHOD` shows them.")
-@click.option("--budget", metavar="KIND:RANK", help="Rank that the method may use: active:R or stored:R.")
-@click.option("--clusters", help="Train one adapter per cluster of tasks: none (default), kind, or a TOML file.")
-@click.option("--seed", type=int, help="Random seed (default 0).")
-@click.option("--shots", type=int, help="In-context examples from the train split (default 0).")
-@click.option("--prompt", type=click.Choice(["plain", "chat"]), help="Plain (default) or the model's chat template.")
-@click.option("--backend", help="hf (default), or one of lm-eval's models as lm-eval:NAME,key=value,…")
-@click.option("--from", metavar="RUN", help="Finished run to initialise from; `harness list METHOD` says if it can.")
+@run_options
 @KEYS
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file of options and keys; the command line wins.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved configuration and its costs without training.")
@@ -57,7 +44,6 @@ def run_command(
 
     request = inputs.typed(options, assignments, config)
     resolved = resolve(request)
-    _log_notes(resolved.notices)
     if dry_run:
         from harness.pipeline.dry_run import dry_run as make
         from harness.pipeline.dry_run import render, to_json
@@ -70,7 +56,7 @@ def run_command(
         return
     from harness.pipeline.execute import execute
 
-    outcome = execute(resolved, out, inputs.to_json(request), LOG.info)
+    outcome = execute(resolved, out, inputs.to_json(request, resolved.source))
     if outcome is not None:
         _print_outcome(outcome, protocol, as_json)
 
@@ -103,7 +89,7 @@ def evaluate_command(
     from harness.pipeline.evaluate import evaluate_again, to_json
 
     keys = parse_assignments(assignments) | ({"eval.split": split} if split else {})
-    done = evaluate_again(run, keys, LOG.info, data=data, model=model)
+    done = evaluate_again(run, keys, data=data, model=model)
     if as_json:
         print_json(to_json(done))
         return
@@ -123,12 +109,10 @@ def try_command(run: Path, task: str, data: str | None, model: str | None) -> No
 
     The model and adapter of a finished RUN are used with its own settings: harness try RUN --task T < FILE
     """
-    from harness.pipeline.try_prompt import ask
+    from harness.pipeline.try_prompt import try_prompt
 
     prompt = sys.stdin.read().removesuffix("\n").removesuffix("\r")
-    asked = ask(run, task, prompt, data, model)
-    _log_notes(asked.notes)
-    click.echo(asked.text)
+    click.echo(try_prompt(run, task, prompt, data, model))
 
 
 @click.command("lm-eval")
@@ -170,11 +154,6 @@ def _print_outcome(outcome: Outcome, protocol: str | None, as_json: bool) -> Non
         )
     print_scores(outcome.scores, protocol)
     click.echo(f"run: {outcome.run.path}")
-
-
-def _log_notes(lines: tuple[str, ...]) -> None:
-    for line in lines:
-        LOG.info(line)
 
 
 COMMANDS = (run_command, evaluate_command, try_command, lm_eval_command)

@@ -37,7 +37,8 @@ def score_command(
     if what.is_dir():
         from harness.pipeline.rescore import rescore
 
-        scored, record = rescore(what, data)
+        again = rescore(what, data)
+        scored, record = again.scored, again.record
     else:
         from harness.registry import suite_class
         from harness.scoring.prediction_file import score_file
@@ -45,8 +46,8 @@ def score_command(
         if suite is None or gold is None:
             raise UsageError(f"{what} is not a run. To score a file of predictions, give --suite and --gold too")
         scored, record = score_file(suite_class(suite)(), what, gold), None
-    for line in scored.notes:
-        LOG.info(line)
+        for line in scored.notes:
+            LOG.info(line)
     if as_json:
         print_json(to_json(what if what.is_dir() else None, record, scored.scores))
     else:

@@ -1,23 +1,82 @@
-"""The specification of a run: every choice that can change its result, in a canonical form whose hash is its name."""
+"""What a run is: every choice that can change its result, and the identity whose hash is the run's name.
+
+The identity of a run (``RunSpec.identity``) follows one rule: every field that differs from its default belongs to it,
+unless the field's annotation says otherwise (``NotInIdentity``, ``IdentityDefault``, ``KeptWhenEmpty``).
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Final, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.fields import FieldInfo
 
-# Marks keys that change the speed but not the result: they are not part of the run_id.
-Runtime: dict[str, JsonValue] = {"runtime": True}
+LOCAL: Final = "hf"  # the back end that is this process
+M = TypeVar("M")
 
-LOCAL: Final = "hf"  # This process generates the predictions itself, with transformers.
+
+@dataclass(frozen=True)
+class NotInIdentity:
+    """Annotates a field that is recorded and does not identify a run."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class IdentityDefault:
+    """Annotates a field whose default has changed: the identity omits ``value``, the default that the key began with.
+
+    Records from before the change omit the key for that value, and so they keep their run_id.
+    """
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class KeptWhenEmpty:
+    """Annotates a section that differs from its default and yet may have nothing in the identity.
+
+    Other sections are omitted then. This one has always been hashed as ``{}``, which run_ids depend on.
+    """
+
+
+Runtime: Final = NotInIdentity("changes speed or memory, and no result")
+Label: Final = NotInIdentity("is shown to readers")
 
 
 class Section(BaseModel):
     """A frozen group of keys; a misspelt one is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that identify a run, as JSON values: those that differ from their defaults and are not exempt."""
+        content = self.model_dump(mode="json")
+        found: dict[str, Any] = {}
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if _annotation(field, NotInIdentity):
+                continue
+            changed = not _is_default(field, value)
+            if not isinstance(value, Section):
+                found |= {name: content[name]} if changed else {}
+            elif (part := value.identity()) or (changed and _annotation(field, KeptWhenEmpty) is not None):
+                found[name] = part
+        return found
+
+
+def _annotation(field: FieldInfo, kind: type[M]) -> M | None:
+    return next((mark for mark in field.metadata if isinstance(mark, kind)), None)
+
+
+def _is_default(field: FieldInfo, value: Any) -> bool:
+    first = _annotation(field, IdentityDefault)
+    if first is not None:
+        return bool(value == first.value)
+    return not field.is_required() and bool(value == field.get_default(call_default_factory=True, validated_data={}))
 
 
 class TrainConfig(Section):
@@ -61,29 +120,24 @@ class TrainConfig(Section):
     patience: int | None = Field(
         None, ge=1, description="early stopping: number of evaluations without improvement (needs train.eval_every)"
     )
-    eval_rows: int = Field(20, ge=1, description="with train.eval_every: dev examples per task")
-    gradient_checkpointing: bool = Field(
+    eval_rows: Annotated[int, Runtime] = Field(20, ge=1, description="with train.eval_every: dev examples per task")
+    gradient_checkpointing: Annotated[bool, Runtime] = Field(
         False,
-        json_schema_extra=Runtime,
         description="recompute activations in the backward pass: less memory, more time",
     )
-    compile: bool = Field(False, json_schema_extra=Runtime, description="use torch.compile")
-    packing: Literal["auto", "off"] = Field(
+    compile: Annotated[bool, Runtime] = Field(False, description="use torch.compile")
+    packing: Annotated[Literal["auto", "off"], Runtime] = Field(
         "auto",
-        json_schema_extra=Runtime,
         description="pack several examples into one sequence where the model supports it (otherwise pad)",
     )
-    micro_tokens: int | None = Field(
+    micro_tokens: Annotated[int | None, Runtime] = Field(
         None,
         ge=16,
-        json_schema_extra=Runtime,
         description="maximum number of tokens per micro-batch (default: 4096 on a GPU, else 512)",
     )
-    checkpoint_steps: int = Field(
-        100, ge=1, json_schema_extra=Runtime, description="save a checkpoint at least every N steps"
-    )
-    checkpoint_minutes: float = Field(
-        5.0, gt=0, json_schema_extra=Runtime, description="save a checkpoint at least every N minutes"
+    checkpoint_steps: Annotated[int, Runtime] = Field(100, ge=1, description="save a checkpoint at least every N steps")
+    checkpoint_minutes: Annotated[float, Runtime] = Field(
+        5.0, gt=0, description="save a checkpoint at least every N minutes"
     )
 
     @model_validator(mode="after")
@@ -100,7 +154,7 @@ class EvalConfig(Section):
 
     split: Literal["train", "dev", "test"] = Field("test", description="split to evaluate: test, dev or train")
     per_task: int | None = Field(None, ge=1, description="maximum number of evaluated examples per task (default: all)")
-    batch_tokens: int = Field(
+    batch_tokens: Annotated[int, IdentityDefault(8192)] = Field(
         16384,
         ge=16,
         description="maximum tokens per generation batch: (prompt length + max new tokens) × number of sequences",
@@ -111,12 +165,9 @@ class EvalConfig(Section):
 
 
 class MethodSpec(Section):
-    """A method.
+    """A method. fields: what differs from its defaults; resolved: every field.
 
-    Attributes:
-        fields: the fields that differ from their defaults.
-        resolved: every field with its value, for readers; not part of the run_id.
-        files: for fields that name folders, hashes of the contents, which replace the paths in the run_id.
+    files: for each field that names folders, the hashes of their content; the identity has them in place of the paths.
     """
 
     name: str
@@ -124,18 +175,22 @@ class MethodSpec(Section):
     ablation: str | None = None
     preset: str | None = None
     fields: dict[str, Any] = {}
-    resolved: dict[str, Any] = {}
-    files: dict[str, tuple[str, ...]] = {}
+    resolved: Annotated[dict[str, Any], Label] = {}
+    files: Annotated[dict[str, tuple[str, ...]], NotInIdentity("takes the place of paths in fields")] = {}
+
+    def identity(self) -> dict[str, Any]:
+        """See ``Section.identity``; fields that name folders are identified by what the folders hold."""
+        return super().identity() | ({"fields": self.deciding()} if self.files else {})
 
     def deciding(self) -> dict[str, Any]:
-        """The fields that differ from their defaults, as JSON values, with hashes instead of paths."""
+        """The fields that differ from their defaults, as JSON has them, with hashes in place of paths."""
         content: dict[str, Any] = self.model_dump(mode="json", include={"fields", "files"})
         fields: dict[str, Any] = content["fields"]
         return fields | {name: prints for name, prints in content["files"].items() if name in fields}
 
 
 class SuiteSpec(Section):
-    """A suite with its options, the tasks that are used, and the version of each task."""
+    """A suite with its options, the tasks that are run and the version of each."""
 
     name: str
     version: int
@@ -144,42 +199,42 @@ class SuiteSpec(Section):
 
 
 class ModelSpec(Section):
-    """A base model. label: its name in tables; fingerprint: the hub commit or a hash of the files."""
+    """A base model. label: as shown in tables; fingerprint: hub commit or hash of the files."""
 
-    label: str
+    label: Annotated[str, Label]
     fingerprint: str
 
 
 class DataSpec(Section):
-    """The source of the examples. fingerprints: by file name or hub revision. sample: the embedded sample."""
+    """Where the examples come from. fingerprints: see ``Suite.fingerprint``. sample: they are the embedded sample."""
 
-    label: str
+    label: Annotated[str, Label]
     sample: bool
     fingerprints: dict[str, str]
 
 
 class ClusterSpec(Section):
-    """The tasks of each cluster, by the cluster's name. label: its name in tables ("kind", or a file's name)."""
+    """Tasks that share an adapter, by the cluster's name. label: as shown in tables ("kind", or a file's name)."""
 
-    label: str
+    label: Annotated[str, Label]
     groups: dict[str, tuple[str, ...]]
 
 
 class ParentSpec(Section):
-    """The finished run that a run is initialised from. adapter: a hash of its weights."""
+    """The finished run that a run starts from. adapter: the hash of its weights."""
 
     run_id: str
     adapter: str
 
 
 class RunSpec(Section):
-    """Everything that determines the result of a run. ``model`` is None for baselines without a language model."""
+    """Everything that determines a run's result. ``model`` is None for methods that predict without one."""
 
     method: MethodSpec
     suite: SuiteSpec
     model: ModelSpec | None
     data: DataSpec
-    train: TrainConfig = TrainConfig()
+    train: Annotated[TrainConfig, KeptWhenEmpty()] = TrainConfig()
     eval: EvalConfig = EvalConfig()
     prompt: Literal["plain", "chat"] = "plain"
     shots: int = Field(0, ge=0)
@@ -190,37 +245,13 @@ class RunSpec(Section):
     parent: ParentSpec | None = None
 
 
-# Of keys whose default has changed, what it was when the key was made: records of that time keep their run_id.
-_FIRST_DEFAULTS: Final = {("eval", "batch_tokens"): 8192}
-
-
 def canonical(spec: RunSpec) -> bytes:
-    """The spec as JSON with sorted keys, without defaults, runtime keys and labels: equal bytes, equal run."""
-    content = spec.model_dump(mode="json", exclude_defaults=True)
-    for (section, key), first in _FIRST_DEFAULTS.items():
-        given = content.setdefault(section, {})
-        value = getattr(getattr(spec, section), key)
-        given.pop(key, None)
-        if value != first:
-            given[key] = value
-        if not given:
-            del content[section]
-    for section, config in (("train", TrainConfig), ("eval", EvalConfig)):
-        for key, info in config.model_fields.items():
-            if info.json_schema_extra == Runtime:
-                content.get(section, {}).pop(key, None)
-    for section in ("model", "data", "clusters"):
-        if content.get(section):
-            content[section].pop("label", None)
-    for name in ("resolved", "files"):
-        content["method"].pop(name, None)
-    if spec.method.files:
-        content["method"]["fields"] = spec.method.deciding()
-    return json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+    """The identity of a run as JSON with sorted keys: equal bytes mean the same run."""
+    return json.dumps(spec.identity(), sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def run_id(spec: RunSpec) -> str:
-    """sha256 of the canonical spec, in hexadecimal."""
+    """sha256 of the run's identity, in hexadecimal."""
     return hashlib.sha256(canonical(spec)).hexdigest()
 
 

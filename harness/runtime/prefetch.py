@@ -14,11 +14,13 @@ T = TypeVar("T")
 class Prefetch(Generic[T]):
     """``make(first)``, ``make(first + 1)``, ..., each made while the caller works on the one before.
 
-    waited: seconds that the caller has waited for the last one.
+    waited: seconds that the caller has waited for the last one. clock: the time in seconds, for tests.
     """
 
-    def __init__(self, make: Callable[[int], T], first: int, last: int) -> None:
-        self.make, self.next, self.last = make, first, last
+    def __init__(
+        self, make: Callable[[int], T], first: int, last: int, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self.make, self.next, self.last, self.clock = make, first, last, clock
         self.waited = 0.0
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rows")
         self._ahead: Future[T] | None = None
@@ -27,9 +29,9 @@ class Prefetch(Generic[T]):
     def take(self) -> T:
         """The next one. Raises: what ``make`` raised."""
         assert self._ahead is not None
-        started = time.perf_counter()
+        started = self.clock()
         made = self._ahead.result()
-        self.waited = time.perf_counter() - started
+        self.waited = self.clock() - started
         self._submit()
         return made
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, RootModel
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from harness.config.spec import EvalConfig, RunSpec, SuiteSpec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1  # of record.json and evaluation.json; when it is raised, harness.migrations needs a step
+Schema = Annotated[int, Field(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)]
 
 
 class Frozen(BaseModel):
@@ -126,7 +127,7 @@ class Provenance(Frozen):
 class RunRecord(Frozen):
     """record.json: immutable, on success only, written last."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Schema = SCHEMA_VERSION
     run_id: str
     spec: RunSpec
     parameters: Parameters
@@ -162,7 +163,7 @@ class EvaluationSettings(Frozen):
 class Evaluation(Frozen):
     """evaluation.json: what an evaluation without training took, and where it was made."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Schema = SCHEMA_VERSION
     settings: EvaluationSettings
     generation: GenerationSummary | None
     provenance: Provenance

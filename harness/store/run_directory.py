@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 
 from harness.errors import RunLocked, StoreError
 from harness.store.files import no_space_is_an_error, write_atomic
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
     from harness.store.record import Evaluation, Failure, Prediction, RunRecord, Scores
 
     M = TypeVar("M", bound=BaseModel)
+
+
+_REMEDY: Final = "Restore the file from a copy, or delete the run's folder and give its harness run command again."
+
+
+_LONGEST: Final = 80  # characters of a wrong value that an error shows
 
 
 class State(StrEnum):
@@ -181,17 +188,48 @@ class RunDirectory:
         return (self.path / ".lock").open("a+", encoding="utf-8")
 
     def _read(self, name: str, model: type[M]) -> M | None:
-        from pydantic import ValidationError
-
         path = self.path / name
         try:
-            return model.model_validate_json(path.read_bytes())
+            return parse_file(path, path.read_bytes(), model)
         except FileNotFoundError:
             return None
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(p) for p in first["loc"])
-            raise StoreError(f"{path} is damaged or of another version: {where}: {first['msg']}") from error
+
+
+def parse_file(path: Path, data: bytes, model: type[M]) -> M:
+    """The content of one of a run's JSON files; a file of an older schema is converted first.
+
+    Raises: StoreError that names the place in the file, what is wrong there and the remedy.
+    """
+    from pydantic import ValidationError
+
+    from harness.store.migrations import migrate
+
+    try:
+        content = json.loads(data)
+    except ValueError as error:  # also a UnicodeDecodeError: bytes that are not text
+        raise StoreError(f"{path} is damaged: not valid JSON ({error}). {_REMEDY}") from error
+    if not isinstance(content, dict):
+        raise StoreError(f"{path} is damaged: a JSON object is expected, found {_shown(content)}. {_REMEDY}")
+    version = model.model_fields.get("schema_version")
+    if version is not None:
+        content = migrate(content, path, version.default)
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(p) for p in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise StoreError(
+                f"{path}: unknown key {where!r}. The file was written by another version of mtlora-harness, or "
+                "edited: upgrade mtlora-harness, or restore the file."
+            ) from error
+        found = "" if first["type"] == "missing" else f", found {_shown(first['input'])}"
+        raise StoreError(f"{path} is damaged: {where}: {first['msg']}{found}. {_REMEDY}") from error
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def find_runs(out: Path) -> list[RunDirectory]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,16 +34,25 @@ def test_rows_come_in_order_and_are_made_while_others_are_used() -> None:
 
 
 def test_nobody_waits_for_rows_that_were_made_in_time() -> None:
+    """By a clock of the test's own, which goes on by 5 seconds with each row that is made."""
+    now = [0.0]
+    asked = threading.Event()
+
+    def clock() -> float:
+        asked.set()
+        return now[0]
+
     def make(number: int) -> int:
-        time.sleep(0.05)
+        asked.wait()  # the first row is not made before the loop asks for it
+        now[0] += 5
         return number
 
-    with Prefetch(make, 0, 4) as ahead:
+    with Prefetch(make, 0, 4, clock) as ahead:
         ahead.take()
-        first = ahead.waited
-        time.sleep(0.2)
+        assert ahead.waited == 5
+        ahead.rest()  # the second row is made by now
         ahead.take()
-        assert ahead.waited < 0.01 < first
+        assert ahead.waited == 0
 
 
 def test_an_error_in_the_thread_is_raised_where_the_rows_are_needed() -> None:
