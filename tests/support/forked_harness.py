@@ -1,7 +1,8 @@
 """The ``harness`` command for shell scripts, without the seconds that importing torch takes.
 
 A server imports everything once, listens on a Unix socket, and forks a child for each call. The child takes over the
-caller's arguments, folder and standard streams. ``write_command`` writes a script named ``harness`` that calls the server.
+caller's arguments, folder and standard streams. ``write_command`` writes a script named ``harness`` that calls the
+server.
 """
 
 from __future__ import annotations
