@@ -43,7 +43,7 @@ class DevLook:
         texts = self.encoder.tokenizer.batch_decode([list(t) for t in tokens], skip_special_tokens=True)
         name, protocol = next(iter(self.tasks[task].protocols.items()))
         statistics = judge(self.tasks[task], name, self.examples[task], texts).statistics
-        return float(statistics.values(statistics.rows.sum(0))[protocol.headline])
+        return float(statistics.values(statistics.per_example.sum(0))[protocol.headline])
 
 
 def dev_examples(suite: Suite, source: str, tasks: Sequence[str], n: int) -> dict[str, list[Example]]:
