@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -60,17 +60,18 @@ class Ranks:
     active: int
 
 
-class Adapter(Protocol):
-    """What a method put on a model. Adapted layers are off, routed, folded or merged.
+class Routing(Protocol):
+    """The part of an adapter that generation uses: the share of each sequence, and one task's share folded.
 
-    Outside any of the contexts below the layers are routed without a route, and a forward raises RuntimeError: no
-    result can come from a forgotten route. Contexts are not re-enterable and must stay open until backward has ended.
+    Adapted layers are off, routed, folded or merged. Outside the contexts below they are routed but have no route, and
+    a forward raises RuntimeError, so that no result can come from a forgotten route. Contexts do not nest.
     """
 
     def route(self, labels: Tensor) -> AbstractContextManager[None]:
-        """Routed: each row (labels of shape (B,)) or token ((B, S), packed rows) uses the share of its task.
+        """Routed: each sequence (labels of shape (B,)) or token ((B, S), packed sequences) uses its task's share.
 
-        Labels index the tasks given to ``attach``. Rows repeated by beams: row i has route i // (rows / len(labels)).
+        Labels are indices into the tasks given to ``attach``. Beam search repeats sequences: sequence i then has the
+        label i // (sequences / len(labels)).
         """
 
     def off(self) -> AbstractContextManager[None]:
@@ -78,6 +79,72 @@ class Adapter(Protocol):
 
     def apply(self, factors: Mapping[str, LoRAFactors], *, merge: bool) -> AbstractContextManager[None]:
         """Folded (``merge=False``) or merged into float32 weights (True; restored by copy, bit for bit, on exit)."""
+
+    def fold(self, task: str) -> Mapping[str, LoRAFactors]:
+        """One task's share as plain LoRA factors by module name of the base model. Raises NotFoldable."""
+
+    def assign(self, prompts: Sequence[Tensor]) -> Sequence[int] | None:
+        """The route of each tokenised prompt (1-d LongTensor), chosen without labels. None: the task is the route."""
+
+    def read(self, prompts: Sequence[Tensor], owner: Tensor) -> None:
+        """For trait LABEL_FREE, called inside ``route`` before each forward: the tokenised prompts of its sequences.
+
+        Args:
+            prompts: 1-d LongTensors, without targets and padding.
+            owner: of the shape of the route's labels: the index of the prompt of each sequence or token, or -1.
+        """
+
+
+class BaseRouting:
+    """A ``Routing`` without an adapter: every sequence uses the base model.
+
+    Args:
+        off: gives the context in which the model is its base; ``adapter.off`` where an adapter is attached.
+    """
+
+    def __init__(self, off: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        self._off = off
+
+    def route(self, labels: Tensor) -> AbstractContextManager[None]:
+        return self._off()
+
+    def off(self) -> AbstractContextManager[None]:
+        return self._off()
+
+    def apply(self, factors: Mapping[str, LoRAFactors], *, merge: bool) -> AbstractContextManager[None]:
+        return self._off()
+
+    def fold(self, task: str) -> Mapping[str, LoRAFactors]:
+        return {}
+
+    def assign(self, prompts: Sequence[Tensor]) -> Sequence[int] | None:
+        return None
+
+    def read(self, prompts: Sequence[Tensor], owner: Tensor) -> None:
+        """The base model has no router that reads prompts."""
+
+
+class StepRouting(Protocol):
+    """The part of an adapter that a training step uses."""
+
+    def begin_step(self, stage: str, step: int) -> None:
+        """Called before the forwards of each optimiser step, with the same arguments in every process.
+
+        A gate's noise is a function of (seed, stage, step, layer, task) alone: equal in all micro-batches of a step.
+        """
+
+    def route(self, labels: Tensor) -> AbstractContextManager[None]:
+        """As ``Routing.route``; the context stays open until backward has ended."""
+
+    def read(self, prompts: Sequence[Tensor], owner: Tensor) -> None:
+        """As ``Routing.read``."""
+
+    def penalty(self) -> Tensor:
+        """The method's own loss term, summed over the prompts of the last ``read``; the engine divides. A scalar."""
+
+
+class Adapter(Routing, StepRouting, Protocol):
+    """What a method puts on a model."""
 
     def trainable(self) -> Mapping[str, nn.Parameter]:
         """Every parameter of the adapter by name; nothing else on the model is ever trained."""
@@ -90,29 +157,6 @@ class Adapter(Protocol):
 
     def detach(self) -> None:
         """Give the model back as it was before ``attach``."""
-
-    def assign(self, prompts: Sequence[Tensor]) -> Sequence[int] | None:
-        """Label-free choice: the route of each tokenised prompt (1-d LongTensor). None: the task is the route."""
-
-    def fold(self, task: str) -> Mapping[str, LoRAFactors]:
-        """One task's share as plain LoRA factors by module name of the base model. Raises NotFoldable."""
-
-    def begin_step(self, stage: str, step: int) -> None:
-        """Told before the forwards of each optimiser step, with the same arguments in every process.
-
-        A gate's noise is a function of (seed, stage, step, layer, task) alone: equal in all micro-batches of a step.
-        """
-
-    def read(self, prompts: Sequence[Tensor], owner: Tensor) -> None:
-        """Trait LABEL_FREE, told inside ``route`` before each forward: the tokenised prompts of its sequences.
-
-        Args:
-            prompts: 1-d LongTensors, without targets and padding.
-            owner: of the shape of the route's labels: the prompt (its index) of each row or token; -1: of none.
-        """
-
-    def penalty(self) -> Tensor:
-        """The method's own loss term, summed over the prompts of the last ``read``; the engine divides. A scalar."""
 
 
 @dataclass(frozen=True, kw_only=True)
