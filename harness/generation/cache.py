@@ -163,7 +163,7 @@ class _SlotLayer(DynamicLayer):  # type: ignore[misc]
                 own[slot, :, length:] = 0  # The sequence before may have left NaN here.
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Write (S, heads, 1, head width), each slot's into its own column; returns the columns that attention covers."""
+        """Write (S, heads, 1, head width) to each slot's own column; returns the columns that attention covers."""
         position = self.position
         self.keys[position.slot, :, position.column] = key_states[:, :, 0]
         self.values[position.slot, :, position.column] = value_states[:, :, 0]

@@ -56,10 +56,10 @@ def decode(
     """The greedy continuation of each prompt, up to and including its first eos token, or of ``limit`` tokens.
 
     At most ``slots`` sequences share a forward pass. When one has finished, the next one takes its slot if the model's
-    cache supports that; otherwise the next ``slots`` sequences begin when all have finished. Once none is waiting, empty
-    slots are removed from the batch where the weights are float32 or better (a smaller batch gives the same texts). In
-    lower precision they stay, so that the shape of every forward pass, and with it the rounding, does not depend on
-    when sequences finish.
+    cache supports that; otherwise the next ``slots`` sequences begin when all have finished. Once none is waiting,
+    free slots are removed from the batch where the weights are float32 or better (a smaller batch gives the same
+    tokens). In lower precision they stay, so that the shape of every forward pass, and with it the rounding, does not
+    depend on when sequences finish.
 
     Args:
         prompts: at least one token each; neighbours of similar length are read together.

@@ -59,7 +59,7 @@ class AdaptedLM(TemplateLM):  # type: ignore[misc]
         return rendered
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """The tokens of a text, with the run's special tokens: the tokenizer's; a chat template has them in its text."""
+        """The tokens of a text. The tokenizer adds special tokens unless a chat template has written them."""
         special = self.style == "plain" if add_special_tokens is None else add_special_tokens
         ids: list[int] = self.tokenizer(string, add_special_tokens=special)["input_ids"]
         return ids
@@ -97,7 +97,7 @@ class AdaptedLM(TemplateLM):  # type: ignore[misc]
             context, given = request.args[0], normalize_gen_kwargs(request.args[1], DEFAULT_LIMIT)
             if given["do_sample"]:
                 raise UsageError(
-                    f"task {request.task_name} asks for sampled texts, and harness generates greedily only: leave it out"
+                    f"task {request.task_name} needs sampling, and harness generates greedily only: leave it out"
                 )
             most = self.max_length
             limit = given["max_gen_toks"] if given["max_gen_toks"] < most else most // 2
