@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import click
 
 from harness.cli.options import JSON, print_json
 from harness.errors import UsageError
-
-LOG = logging.getLogger(__name__)
 
 
 @click.command("bench")
@@ -56,7 +53,7 @@ def bench_command(
     loaded = load_model(model, **place) if model else random_model(shape or "135m", blocks, **place)
     options["tokens"] = options["tokens"] or (8192 if loaded.device.type == "cuda" else 1024)
     label = model or f"random {shape or '135m'}, {loaded.model.config.num_hidden_layers} blocks"
-    report = bench(loaded, label, classes, Plan(**options), LOG.info)
+    report = bench(loaded, label, classes, Plan(**options))
     if as_json:
         print_json(to_json(report))
     else:

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from harness.method import AdapterMethod
-from harness.registry import METHODS, SUITES, broken, method_class, plugins, suite_class
+from harness.registry import BACKENDS, METHODS, SUITES, broken, method_class, plugins, suite_class
 
 if TYPE_CHECKING:
     from harness.store.run_directory import RunDirectory
 
 
 def installed(check: bool) -> str:
-    """Every method and suite with the distribution that provides it; ``check`` imports all of them."""
+    """Every method, suite and back end with the distribution that provides it; ``check`` imports all of them."""
     parts = []
-    for group, word in ((METHODS, "method"), (SUITES, "suite")):
+    for group, word in ((METHODS, "method"), (SUITES, "suite"), (BACKENDS, "back end")):
         reasons = broken(group) if check else {}
         rows = []
         for name, plugin in plugins(group).items():

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.config.clusters import Cluster
 from harness.data.encoding import Encoder, check_style, draw, generation_limits
 from harness.data.mixture import Mixture, n_steps
+from harness.data.routes import Routes
 from harness.data.rows import Rows, load_split
 from harness.errors import ModelError
 from harness.method import Adapter, Baseline, adapter_method
@@ -104,12 +104,16 @@ class Base:
 class Prepared:
     """A run's model with the adapter of one cluster on it, ready to train and generate.
 
-    tasks: the cluster's, in the order of the adapter's routes.
+    routes: the cluster's tasks, as the adapter was attached for.
     """
 
     base: Base
     adapter: Adapter
-    tasks: Sequence[str]
+    routes: Routes
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return self.routes.tasks
 
     @property
     def loaded(self) -> LoadedModel:
@@ -149,8 +153,10 @@ def _few_threads(loaded: LoadedModel) -> None:
 
 def attach(resolved: Resolved, base: Base, cluster: Cluster) -> Prepared:
     """Put the adapter of a cluster on the model; ``prepared.adapter.detach()`` makes room for the next one."""
-    adapter = adapter_method(resolved.method).attach(base.loaded.model, cluster.tasks, seed=resolved.spec.seed)
-    return Prepared(base=base, adapter=adapter, tasks=cluster.tasks)
+    routes = Routes(tuple(cluster.tasks))
+    method = adapter_method(resolved.method)
+    adapter = method.attach(base.loaded.model, routes.tasks, seed=resolved.spec.seed)
+    return Prepared(base=base, adapter=adapter, routes=routes)
 
 
 def open_adapter(run: RunDirectory, resolved: Resolved, base: Base, cluster: Cluster) -> Prepared:

@@ -6,7 +6,6 @@ import dataclasses
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -23,7 +22,7 @@ from harness.errors import UsageError, unknown
 from harness.method import Baseline, Method
 from harness.models.loading import identify
 from harness.pipeline.warm_start import Parent, find_parent
-from harness.registry import method_class, suite_class
+from harness.registry import backend_class, method_class, suite_class
 from harness.task import Suite
 
 LOG: Final = logging.getLogger(__name__)
@@ -83,7 +82,7 @@ def resolve(request: Request) -> Resolved:
             tasks={t: suite.tasks[t].version for t in tasks},
             fields=changed(suite, type(suite)()),
         ),
-        model=identify_backend(backend) if backend else identify(model) if model else None,
+        model=_identity(backend, model),
         data=data,
         train=train if method.trains else data_only(train),
         eval=evaluation,
@@ -155,13 +154,9 @@ def _evaluated(suite: Suite, source: str, config: EvalConfig, tasks: str | None)
     return config, rows.with_examples()
 
 
-def identify_backend(backend: Backend) -> ModelSpec:
-    """Label and fingerprint: of the files where ``pretrained`` names a model, else what the back end calls it."""
-    where = f"lm-eval:{backend.name}"
-    pretrained = backend.given.get("pretrained")
-    if pretrained is not None:
-        found = identify(pretrained, backend.given.get("revision"))
-        return ModelSpec(label=f"{found.label} ({where})", fingerprint=f"{where}:{found.fingerprint}")
-    name = backend.given.get("model") or ""
-    short = Path(name).name if Path(name).exists() else name
-    return ModelSpec(label=f"{short} ({where})" if name else where, fingerprint=f"{where}:{name}")
+def _identity(backend: Backend | None, model: str | None) -> ModelSpec | None:
+    """Label and fingerprint of the model that generates; None where there is none."""
+    if backend is not None:
+        identity = backend_class(backend.name).identify(backend.arguments)
+        return ModelSpec(label=identity.label, fingerprint=identity.fingerprint)
+    return None if model is None else identify(model)

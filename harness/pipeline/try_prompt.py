@@ -44,10 +44,9 @@ def try_prompt(path: Path, task: str, prompt: str, data: str | None = None, mode
 
 def _generate(finished: ReopenedRun, example: Example, train: Rows | None) -> str:
     prepared = load(finished.run, finished.resolved, train, example.task)
-    route = list(prepared.tasks).index(example.task)
     encoder = prepared.encoder
     ((ids, cut),) = encoder.prompts([example])
-    request = Request(id=example.id, route=route, prompt=ids, limit=encoder.limit(example.task, ids))
+    request = Request(id=example.id, task=example.task, prompt=ids, limit=encoder.limit(example.task, ids))
     made: list[Generated] = []
 
     def keep(batch: Sequence[Generated]) -> None:
@@ -59,6 +58,6 @@ def _generate(finished: ReopenedRun, example: Example, train: Rows | None) -> st
             "the prompt was truncated to %d tokens: in-context examples or its middle were left out",
             encoder.room(example.task),
         )
-    if made[0].cut:
+    if made[0].truncated:
         LOG.warning("the prediction was truncated after %d tokens, the limit of the run's evaluation", request.limit)
     return str(encoder.tokenizer.decode(list(made[0].tokens), skip_special_tokens=True))

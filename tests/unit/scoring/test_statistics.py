@@ -143,7 +143,9 @@ def test_a_metric_that_is_not_a_number_is_an_error() -> None:
         return {"ratio": np.where(sums[..., 0] > 2, 1.0, np.nan)}
 
     with pytest.raises(HarnessError, match="'ratio' is nan on some"):
-        resample(Statistics(per_example=np.ones((3, 1)) * [[0], [0], [3]], values=values), "ratio", row_counts("toy", 3))
+        resample(
+            Statistics(per_example=np.ones((3, 1)) * [[0], [0], [3]], values=values), "ratio", row_counts("toy", 3)
+        )
 
 
 def test_a_wide_table_of_statistics_is_summed_in_blocks_with_equal_result() -> None:
