@@ -15,7 +15,7 @@ from harness.errors import UsageError
 @click.option("--model", help="A registered name, a hub id, a folder, or a .gguf file.")
 @click.option("--shape", help="Instead of --model, random weights of this size: 135m (default), 1b or 7b.")
 @click.option("--blocks", type=click.IntRange(min=1), help="With --shape: transformer blocks (4 on a CPU, else all).")
-@click.option("--tokens-per-step", "tokens", type=click.IntRange(min=8), help="Default: 1024 on a CPU, else 8192.")
+@click.option("--tokens-per-step", "tokens", type=click.IntRange(min=8), help="Default: 1024 on a CPU, 8192 on a GPU.")
 @click.option("--tasks", default=8, show_default=True, type=click.IntRange(min=1), help="Number of tasks.")
 @click.option(
     "--routes",
@@ -26,8 +26,14 @@ from harness.errors import UsageError
 )
 @click.option("--rounds", default=20, show_default=True, type=click.IntRange(min=1), help="Measurements per method.")
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1), help="Threads on a CPU.")
-@click.option("--device", help="Default: CUDA if it is available, else the CPU.")
-@click.option("--precision", default="auto", show_default=True, type=click.Choice(["auto", "fp32", "bf16", "fp16"]))
+@click.option("--device", help="Device to measure on (default: CUDA if it is available).")
+@click.option(
+    "--precision",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    help="Precision of the model.",
+)
 @JSON
 def bench_command(
     methods: str | None,

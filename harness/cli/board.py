@@ -51,7 +51,12 @@ def plan_command(file: Path, data: str | None, model: str | None, out: Path, as_
 @click.option(
     "--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="Runs at a time, one process each."
 )
-@click.option("--keep-going/--stop-at-failure", default=True, show_default=True, help="After a run has failed.")
+@click.option(
+    "--keep-going/--stop-at-failure",
+    default=True,
+    show_default=True,
+    help="Whether to start further runs after one failed.",
+)
 def sweep_command(file: Path, data: str | None, model: str | None, out: Path, jobs: int, keep_going: bool) -> None:
     """Start all missing runs of a leaderboard FILE.
 
@@ -82,7 +87,9 @@ def sweep_command(file: Path, data: str | None, model: str | None, out: Path, jo
 
 @click.command("leaderboard")
 @click.argument("name")
-@click.option("--format", "form", type=click.Choice(["markdown", "csv", "json"]), default="markdown", help="Format.")
+@click.option(
+    "--format", "form", type=click.Choice(["markdown", "csv", "json"]), default="markdown", help="Output format."
+)
 @click.option("--write", is_flag=True, help="Write leaderboards/NAME.md, .csv, .json and figures instead of printing.")
 @click.option("--check", is_flag=True, help="Exit with 1 if leaderboards/NAME.md does not match the runs.")
 @click.option("--publish", is_flag=True, help="Verify the runs, copy them to leaderboards/records, write from those.")

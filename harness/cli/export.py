@@ -16,7 +16,7 @@ LOG = logging.getLogger(__name__)
 
 @click.command("export")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--task", help="Task whose part of the adapter is exported.")
+@click.option("--task", help="Task to export.")
 @click.option("--all", "every", is_flag=True, help="Export every task, and print a command that serves all of them.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write; it must not exist yet.")
 @click.option("--merge", is_flag=True, help="Write a whole model in float32 instead of an adapter.")

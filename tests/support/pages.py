@@ -39,5 +39,6 @@ def blocks(page: str) -> list[Block]:
 
 def harness_commands(page: str) -> list[str]:
     """Every ``harness …`` command of a page, in blocks and in inline code."""
-    lines = [line.partition("  #")[0].strip() for block in blocks(page) for line in block.code.splitlines()]
+    code = "\n".join(block.code for block in blocks(page)).replace("\\\n", " ")
+    lines = [line.partition("  #")[0].strip() for line in code.splitlines()]
     return [line for line in [*lines, *_INLINE.findall(page)] if line.startswith("harness ")]
