@@ -120,7 +120,7 @@ class Ours:
         self.frozen = floor(self.loaded.model)
         adapter = method.attach(base, self.tasks, seed=0)
         reads = Trait.LABEL_FREE in method.traits
-        layout = choose_layout(own, adapter, config, reads, print)
+        layout = choose_layout(own, adapter, config, reads)
         parameters = adapter.trainable()
         stage = Stage(
             name="all",

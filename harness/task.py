@@ -6,7 +6,9 @@ its metrics need. That makes every bootstrap one matrix product (see ``harness.s
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from harness.errors import DataError
+from harness.hashing import file_sha256
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -105,6 +110,8 @@ class Suite(ABC):
 
     name: ClassVar[str]
     version: ClassVar[int]
+    default_model: ClassVar[str | None] = None
+    """A registered model for first trials on the embedded sample, used where no model is given."""
 
     @property
     @abstractmethod
@@ -124,9 +131,51 @@ class Suite(ABC):
         """The splits that the source has, of "train", "dev", "test"."""
         return ("train", "dev", "test")
 
+    def pin(self, source: str) -> str:
+        """The same source, named so exactly that it means the same examples from now on.
+
+        A run resolves its source once, at its start, and passes what this returns to every other method. Override it
+        for sources that change under their name: a data set of the hub is returned with the commit that it has now.
+
+        Raises: DataError where the source cannot be resolved.
+        """
+        return source
+
     def files(self, source: str) -> Sequence[Path]:
-        """The local files that the source is made of, for fingerprints; empty for a hub data set."""
+        """The local files that the source is made of, for ``fingerprint``; empty for a hub data set."""
         return ()
+
+    def fingerprint(self, source: str) -> Mapping[str, str]:
+        """What identifies the examples of a source: a hash or a revision for each of its parts.
+
+        It is a part of the run's identity: two runs whose fingerprints differ are two runs. By default it is the sha256
+        of each file of ``files``, by the file's name, or by its path below the files' common folder where two files
+        have the same name. Override it for a source without local files, with the commit that was read, and where
+        examples also depend on a rule, such as one that splits a single file, with a short name of the rule and its
+        parameters. Text for people belongs in ``describe``.
+
+        Raises: DataError where the suite implements neither, or the source has no files.
+        """
+        files = self.files(source)
+        if not files:
+            raise DataError(
+                f"{source}: nothing identifies these data, because suite {self.name!r} finds no files there. Check the "
+                f"path. {type(self).__name__} must implement files(source), whose files are hashed, or, for data that "
+                "are not local files, fingerprint(source), such as {'revision': commit}"
+            )
+        same_name = Counter(file.name for file in files)
+        common = Path(os.path.commonpath([file.parent for file in files]))
+        return {
+            file.name if same_name[file.name] == 1 else file.relative_to(common).as_posix(): file_sha256(file)
+            for file in files
+        }
+
+    def same_data(self, recorded: Mapping[str, str], found: Mapping[str, str]) -> bool:
+        """Whether a recorded fingerprint and today's identify the same examples.
+
+        Override it when the form of ``fingerprint`` changes, so that the runs made before can still be scored.
+        """
+        return dict(recorded) == dict(found)
 
     def locate(self, source: str, split: str, ids: Iterable[str]) -> Mapping[str, str]:
         """Where examples stand, as "file:line" by id; ids that cannot be placed are left out."""
@@ -138,7 +187,7 @@ class Suite(ABC):
         return None
 
     def describe(self, source: str) -> Mapping[str, Any]:
-        """What a record should keep of how the data were read (a split by content hash, kinds left out, ...)."""
+        """How the data were read, as prose for readers of the record; it is not part of the run's identity."""
         return {}
 
 

@@ -14,7 +14,7 @@ from harness.export.peft import SERVED_RANKS, BaseName, export_lora, export_merg
 from harness.method import Adapter, LoRAFactors, Trait
 from harness.models.loading import LoadedModel, load_model
 from harness.models.source import locate
-from harness.pipeline.reopen import Finished, find
+from harness.pipeline.reopen import ReopenedRun, reopen
 from harness.store.adapter import load_into
 from harness.store.files import write_atomic
 
@@ -98,7 +98,7 @@ class _Share:
 
     def __init__(self, path: Path, out: Path, data: str | None, model: str | None) -> None:
         require_new(out)
-        self.finished: Finished = find(path, data, model)
+        self.finished: ReopenedRun = reopen(path, data, model)
         method = self.finished.resolved.method
         if Trait.TRAINS not in method.traits or self.finished.resolved.model is None:
             name = self.finished.resolved.spec.method.name

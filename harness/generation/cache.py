@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer, EncoderDecoderCache
 
 from harness.errors import ModelError
-from harness.models.loading import LoadedModel
+from harness.models.loading import LoadedModel, decoder_start_token
 
 Tokens = Sequence[int]
 _PAD = 0  # never seen: padded places are masked
@@ -212,7 +212,7 @@ class _EncoderDecoder:
     def admit(self, slots: Tensor, prompts: Sequence[Tokens]) -> Tensor:
         ids, self.mask = padded(prompts, self.loaded.device, left=False)
         self.encoded = self.model.get_encoder()(input_ids=ids, attention_mask=self.mask)
-        first = ids.new_full((len(prompts),), start_token(self.loaded))
+        first = ids.new_full((len(prompts),), decoder_start_token(self.loaded))
         return self.step(first, first.bool())
 
     def step(self, tokens: Tensor, going: Tensor) -> Tensor:
@@ -311,12 +311,6 @@ def last(out: Any) -> Tensor:
     """The logits (rows, V) after the last token read."""
     logits: Tensor = out.logits[:, -1]
     return logits
-
-
-def start_token(loaded: LoadedModel) -> int:
-    """What a decoder of an encoder-decoder model reads first."""
-    configured = loaded.model.generation_config.decoder_start_token_id
-    return int(configured if configured is not None else loaded.model.config.decoder_start_token_id)
 
 
 def accepted(model: Any, **arguments: Any) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from harness.generation.cache import Tokens, accepted, admits_later, new_state, padded, positions, start_token
-from harness.models.loading import LoadedModel
+from harness.generation.cache import Tokens, accepted, admits_later, new_state, padded, positions
+from harness.models.loading import LoadedModel, decoder_start_token
 
 Enter = Callable[[Tensor], AbstractContextManager[object]]  # LongTensor (on the CPU) of the batch's rows that go on
 # Steps between two looks at which rows have ended: elsewhere than on the CPU a look makes the host wait.
@@ -220,7 +220,7 @@ def likelihoods(
 def _likelihoods(loaded: LoadedModel, prompts: Sequence[Tokens], continuations: Sequence[Tokens]) -> list[Likelihood]:
     device, longest = loaded.device, max(map(len, continuations))
     if loaded.encoder_decoder:
-        start = start_token(loaded)
+        start = decoder_start_token(loaded)
         ids, mask = padded(prompts, device, left=False)
         inputs, _ = padded([[start, *c[:-1]] for c in continuations], device, left=False)
         targets, counted = padded(continuations, device, left=False)

@@ -251,9 +251,9 @@ class Generator:
 
     @contextmanager
     def _applied(self, factors: Mapping[str, LoRAFactors]) -> Iterator[None]:
-        """The factors on the model: merged where a sum in float32 loses nothing, else beside the weights."""
+        """The factors on the model: merged where the weights are float32 or float64, else beside the weights."""
         started = time.perf_counter()
-        with self.adapter.apply(factors, merge=self.loaded.dtype == torch.float32):
+        with self.adapter.apply(factors, merge=self.loaded.dtype.itemsize >= 4):
             self._count(switches=1, switch_seconds=time.perf_counter() - started)
             yield
             started = time.perf_counter()

@@ -65,7 +65,8 @@ def evaluate_tasks(
         ``harness.reopen``.
     """
     manager = _manager(names, include_path)
-    finished, prepared = open_model(path, data, model, route)
+    opened = open_model(path, data, model, route)
+    finished, prepared = opened.finished, opened.prepared
     texts = generator(finished.resolved, prepared)
     place = _route(finished.resolved, prepared, route)
     size = finished.resolved.spec.eval.batch_tokens

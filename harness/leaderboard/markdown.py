@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -13,6 +14,7 @@ from harness.scoring.groups import difference
 from harness.scoring.verdict import points, span, verdict
 
 ONE_PERCENT: Final = 1.0  # PEFT parameters in percent of the base model's: the largest that PromptCBLUE's rule allows
+_HASH: Final = re.compile(r"[0-9a-f]{40,64}")
 _INDENT: Final = 3 * "&nbsp;"
 _SIGNS: Final = {Kind.TRIVIAL: "†", Kind.UNTRAINED: "‡", Kind.TRAINED: ""}
 
@@ -163,7 +165,7 @@ def _notes(table: Table) -> Iterator[str]:
     yield f"The mean is over {len(table.mean_of)} tasks: {', '.join(map(escape, table.mean_of)) or MISSING}" + (
         f"; without {', '.join(left_out)} (too few test rows)" if left_out else ""
     )
-    data = ", ".join(f"{escape(k)} {escape(v)[:12]}" for k, v in spec.data.fingerprints.items())
+    data = ", ".join(f"{escape(k)} {escape(_short(v))}" for k, v in spec.data.fingerprints.items())
     model = "none" if spec.model is None else f"{escape(spec.model.label)} ({escape(spec.model.fingerprint)[:12]})"
     yield f"Data: {escape(spec.data.label)}" + (f" ({data})" if data else "") + f"; base model: {model}"
     yield (
@@ -172,6 +174,11 @@ def _notes(table: Table) -> Iterator[str]:
     )
     yield "training: time of one seed; no format: answers that are not in the task's format, the mean over tasks"
     yield from _signs(table)
+
+
+def _short(part: str) -> str:
+    """A hash or a commit by its first digits, anything else as it is."""
+    return part[:12] if _HASH.fullmatch(part) else part
 
 
 def _signs(table: Table) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What a run would do and cost, without training."""
+"""What a run would do and cost, for ``--dry-run``."""
 
 from __future__ import annotations
 
@@ -24,18 +24,22 @@ if TYPE_CHECKING:
     from harness.models.loading import LoadedModel
 
 
-_SAMPLED = 200  # rows per task whose lengths stand for the rest
+_SAMPLED = 200
+"""Training examples of each task that are tokenised; the others are assumed to have the same lengths."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskPlan:
-    """One task's rows and the mean lengths of its training rows, in tokens; None where there are none."""
+    """One task's numbers of examples, and the mean lengths of its training examples in tokens (None without any).
+
+    n_truncated: training examples whose prompts are truncated. limit: the most tokens of a prediction.
+    """
 
     n_train: int
     n_eval: int
     prompt_tokens: float | None
     target_tokens: float | None
-    n_cut: int
+    n_truncated: int
     limit: int | None
 
 
@@ -52,7 +56,7 @@ class DryRun:
 
 
 def dry_run(resolved: Resolved) -> DryRun:
-    """Load the model, attach the adapter, count; nothing is trained and nothing written."""
+    """Load the model, attach the adapter and count. Nothing is trained, and no file is written."""
     rows = train_rows(resolved)
     base = None if resolved.model is None else load_base(resolved, rows)
     tasks = {t: _task(t, resolved, base, rows) for t in resolved.rows.by_task}
@@ -74,12 +78,15 @@ def dry_run(resolved: Resolved) -> DryRun:
 
 
 def _memory(resolved: Resolved, base: Base, rows: Rows) -> int:
-    """The estimate of the cluster that needs most; one is trained at a time."""
+    """The largest estimate of any cluster, since clusters are trained one at a time."""
     needed = []
     for cluster in clusters_of(resolved.spec):
         if any(rows.counts[t] for t in cluster.tasks):
             prepared = attach(resolved, base, cluster)
-            needed.append(estimate(prepared, resolved.spec.train, mixture(resolved, rows)))
+            plan = mixture(resolved, rows)
+            needed.append(
+                estimate(base.loaded, prepared.adapter, base.encoder, cluster.tasks, resolved.spec.train, plan)
+            )
             prepared.adapter.detach()
     return max(needed)
 
@@ -90,12 +97,12 @@ def to_json(plan: DryRun) -> dict[str, Any]:
 
 
 def render(plan: DryRun, resolved: Resolved) -> str:
-    """The plan for people."""
+    """The plan as text."""
     rows = [
-        (t, p.n_train, p.n_eval, _mean(p.prompt_tokens), _mean(p.target_tokens), p.n_cut, p.limit or "–")
+        (t, p.n_train, p.n_eval, _mean(p.prompt_tokens), _mean(p.target_tokens), p.n_truncated, p.limit or "–")
         for t, p in plan.tasks.items()
     ]
-    header = ("task", "train", resolved.rows.split, "prompt tok", "target tok", "cut", "limit")
+    header = ("task", "train", resolved.rows.split, "prompt tok", "target tok", "truncated", "limit")
     count = plan.parameters
     lines = [
         resolved_spec(resolved),
@@ -108,7 +115,7 @@ def render(plan: DryRun, resolved: Resolved) -> str:
         f"parameters  stored {count.stored:,}, active {count.active:,}"
         + (f", {count.percent:.2f} % of the base's {count.base:,}" if count.percent is not None else ""),
         f"memory      {'–' if plan.memory_bytes is None else f'about {plan.memory_bytes / 2**30:.2f} GiB'}",
-        "nothing was trained (--dry-run)",
+        "dry run: nothing was trained",
     ]
     return "\n".join(lines)
 
@@ -116,7 +123,7 @@ def render(plan: DryRun, resolved: Resolved) -> str:
 def _task(task: str, resolved: Resolved, base: Base | None, rows: Rows | None) -> TaskPlan:
     n_train = rows.counts[task] if rows is not None else 0
     n_eval = resolved.rows.counts[task]
-    empty: dict[str, Any] = {"prompt_tokens": None, "target_tokens": None, "n_cut": 0, "limit": None}
+    empty: dict[str, Any] = {"prompt_tokens": None, "target_tokens": None, "n_truncated": 0, "limit": None}
     if base is None:
         return TaskPlan(n_train=n_train, n_eval=n_eval, **empty)
     limit = base.encoder.limits[task]
@@ -128,7 +135,7 @@ def _task(task: str, resolved: Resolved, base: Base | None, rows: Rows | None) -
         n_eval=n_eval,
         prompt_tokens=float(np.mean([len(r.prompt) for r in encoded])),
         target_tokens=float(np.mean([len(r.target) for r in encoded])),
-        n_cut=round(sum(r.cut for r in encoded) * n_train / len(encoded)),
+        n_truncated=round(sum(r.cut for r in encoded) * n_train / len(encoded)),
         limit=limit,
     )
 
@@ -138,7 +145,7 @@ def _mean(value: float | None) -> str:
 
 
 def parameters(resolved: Resolved, loaded: LoadedModel | None) -> Parameters:
-    """What ``total`` says of a run that is not made yet: each cluster's adapter is attached, counted, detached."""
+    """The parameters of a run that has not been made: each cluster's adapter is attached, counted and detached."""
     if loaded is None:
         return total([], None)
     sizes = []

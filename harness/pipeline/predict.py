@@ -1,10 +1,11 @@
-"""Every text of a run, cluster by cluster, each through its own adapter."""
+"""All predictions of a run, cluster by cluster, each with its own adapter."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from harness.config.clusters import clusters_of
 from harness.data.rows import Rows
@@ -19,6 +20,8 @@ from harness.runtime.signals import StopFlag
 from harness.store.files import write_json
 from harness.store.record import GenerationSummary, Parameters
 from harness.store.run_directory import RunDirectory
+
+LOG: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +39,6 @@ def answer_all(
     train: Rows | None,
     directory: RunDirectory,
     stop: StopFlag,
-    say: Callable[[str], None],
 ) -> Answered:
     """Write every text that is missing.
 
@@ -51,7 +53,7 @@ def answer_all(
         answers = Answers(run=directory, examples={t: resolved.rows.of(t) for t in cluster.tasks})
         generations.append(make_answers(resolved, prepared, train, answers, stop))
         for line in answers.warnings:
-            say(line)
+            LOG.warning(line)
         if answers.chosen is not None:
             write_json(directory.of(cluster.name).artefacts / "router_accuracy.json", router_accuracy(answers.chosen))
         if prepared is not None:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, RootModel
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from harness.config.spec import EvalConfig, RunSpec, SuiteSpec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1  # of record.json and evaluation.json; when it is raised, harness.migrations needs a step
+Schema = Annotated[int, Field(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)]
 
 
 class Frozen(BaseModel):
@@ -131,7 +132,7 @@ class Provenance(Frozen):
 class RunRecord(Frozen):
     """record.json: written last, after success only, and never changed."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Schema = SCHEMA_VERSION
     run_id: str
     spec: RunSpec
     parameters: Parameters
@@ -170,7 +171,7 @@ class EvaluationSettings(Frozen):
 class Evaluation(Frozen):
     """evaluation.json: the settings, cost and provenance of an evaluation without training."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Schema = SCHEMA_VERSION
     settings: EvaluationSettings
     generation: GenerationSummary | None
     provenance: Provenance

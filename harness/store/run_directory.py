@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from harness.errors import StoreError
 from harness.store.files import write_atomic
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 # Runs of a learning-rate search are in this folder inside the folder of runs, so that leaderboards do not list them.
 TUNING_FOLDER: Final = "tuning"
+_REMEDY: Final = "Restore the file from a copy, or delete the run's folder and run its harness run command again."
+_MAX_VALUE_LENGTH: Final = 80  # an error prints at most this many characters of a wrong value
 
 
 class State(StrEnum):
@@ -160,17 +163,48 @@ class RunDirectory:
         return hold_lock(self.path)
 
     def _read(self, name: str, model: type[M]) -> M | None:
-        from pydantic import ValidationError
-
         path = self.path / name
         try:
-            return model.model_validate_json(path.read_bytes())
+            return parse_file(path, path.read_bytes(), model)
         except FileNotFoundError:
             return None
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(p) for p in first["loc"])
-            raise StoreError(f"{path} is damaged or was written by another version: {where}: {first['msg']}") from error
+
+
+def parse_file(path: Path, data: bytes, model: type[M]) -> M:
+    """The content of one of a run's JSON files; a file of an older schema is converted first.
+
+    Raises: StoreError that names the place in the file, what is wrong there and the remedy.
+    """
+    from pydantic import ValidationError
+
+    from harness.store.migrations import migrate
+
+    try:
+        content = json.loads(data)
+    except ValueError as error:  # also a UnicodeDecodeError: bytes that are not text
+        raise StoreError(f"{path} is damaged: not valid JSON ({error}). {_REMEDY}") from error
+    if not isinstance(content, dict):
+        raise StoreError(f"{path} is damaged: a JSON object is expected, found {_shown(content)}. {_REMEDY}")
+    version = model.model_fields.get("schema_version")
+    if version is not None:
+        content = migrate(content, path, version.default)
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(p) for p in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise StoreError(
+                f"{path}: unknown key {where!r}. The file was written by another version of mtlora-harness, or "
+                "edited: upgrade mtlora-harness, or restore the file."
+            ) from error
+        found = "" if first["type"] == "missing" else f", found {_shown(first['input'])}"
+        raise StoreError(f"{path} is damaged: {where}: {first['msg']}{found}. {_REMEDY}") from error
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _MAX_VALUE_LENGTH else f"{text[:_MAX_VALUE_LENGTH]}…"
 
 
 def find_runs(out: Path) -> list[RunDirectory]:

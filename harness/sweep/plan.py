@@ -41,7 +41,6 @@ class Plan:
 
     lines: tuple[Line, ...]
     impossible: dict[str, str]
-    notices: tuple[str, ...]
     n_runs: int
     n_done: int
     seconds: float | None
@@ -92,7 +91,6 @@ def make_plan(jobs: Jobs) -> Plan:
     return Plan(
         lines=tuple(lines),
         impossible=dict(jobs.impossible),
-        notices=tuple(jobs.notices),
         n_runs=len(every),
         n_done=len(every) - len(left),
         seconds=_sum(left),

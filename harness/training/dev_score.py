@@ -6,12 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.data.encoding import Encoder
-from harness.data.rows import group
-from harness.errors import UsageError
+from harness.data.rows import load_split
 from harness.generation.generator import Generated, Generator, Request
-from harness.pipeline.resolve import Resolved
 from harness.scoring.judge import judge
-from harness.task import Example, Task
+from harness.task import Example, Suite, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +46,10 @@ class DevLook:
         return float(statistics.values(statistics.rows.sum(0))[protocol.headline])
 
 
-def dev_examples(resolved: Resolved) -> dict[str, list[Example]]:
+def dev_examples(suite: Suite, source: str, tasks: Sequence[str], n: int) -> dict[str, list[Example]]:
     """A few dev rows of each task, the same for every seed and method.
 
-    Raises: UsageError where the source has no dev split.
+    Raises: DataError where the source has no dev split.
     """
-    suite, source, n = resolved.suite, resolved.source, resolved.spec.train.eval_rows
-    if "dev" not in suite.splits(source):
-        raise UsageError(f"train.eval_every looks at dev, and {source} has no dev split: leave it out")
-    rows = group(suite.read(source, "dev"), "dev", list(resolved.rows.by_task), n)
+    rows = load_split(suite, source, "dev", tasks, n, hint="train.eval_every needs one: leave train.eval_every out")
     return {t: [e for e in rows.of(t) if e.target] for t in rows.by_task}

@@ -49,7 +49,7 @@ def find_stage(out: Path, spec: RunSpec, method: Method, stage: str) -> Reused |
 
 def training_key(spec: RunSpec) -> str:
     """Everything that decides a stage, the method and what it goes on from left aside: data, model, settings, seed."""
-    content = json.loads(canonical(spec))
+    content = spec.identity()
     for name in ("method", "eval", "budget", "parent"):
         content.pop(name, None)
     return json.dumps(content, sort_keys=True)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -39,6 +40,8 @@ from harness.training.progress import Progress, count, count_peak, log_line, spe
 from harness.training.reuse import find_stage
 from harness.training.step import Loop, Stage, StepResult
 
+LOG: Final = logging.getLogger(__name__)
+
 Look = Callable[[Sequence[str]], float | None]
 
 
@@ -49,7 +52,6 @@ class EngineTrainer:
     Every change of state goes through ``_checkpoint``, so that a process killed at any moment is continued by the next.
     With several processes each runs this same code; only the first one writes.
 
-    warnings: what people should know; ``say`` is told of those that come while training.
     look: the score of the adapter on dev rows of the given tasks, None where they have none (``train.eval_every``).
     memory_before: bytes that the process had in memory before the model was loaded, for the peak on a CPU.
     """
@@ -64,8 +66,6 @@ class EngineTrainer:
     mixture: Mixture
     tasks: Sequence[str]
     stop: StopFlag
-    warnings: list[str] = field(default_factory=list)
-    say: Callable[[str], None] | None = None
     look: Look | None = None
     memory_before: int | None = None
     processes: ProcessGroup = SINGLE_PROCESS
@@ -83,7 +83,8 @@ class EngineTrainer:
             load_newest(self.run.checkpoints, self._owner) if self.processes.is_main else None
         )
         assert found is not None
-        self.warnings += found.damaged
+        for line in found.damaged:
+            self._warn(line)
         self._last_good = found.path
         if found.checkpoint is not None:
             self.adapter.load_state_dict(found.checkpoint.adapter)
@@ -159,8 +160,8 @@ class EngineTrainer:
     def reuse(self, stage: str) -> Mapping[str, Tensor] | None:
         spec = self.run.spec() if self.processes.is_main else None
         found = find_stage(self.run.path.parent, spec, self.method, stage) if spec is not None else None
-        if found is not None and self.say is not None:
-            self.say(f"stage {stage!r} is taken from {found.run}, which has trained it already")
+        if found is not None:
+            LOG.info("stage %r is reused from %s, which has trained it already", stage, found.run)
         return self.processes.broadcast(None if found is None else found.state)
 
     def artefact(self, name: str, value: Any) -> None:
@@ -208,7 +209,7 @@ class EngineTrainer:
 
     def _laid_out(self) -> Layout:
         if self._layout is None:
-            self._layout = choose_layout(self.loaded, self.adapter, self.config, self._reads, self._say)
+            self._layout = choose_layout(self.loaded, self.adapter, self.config, self._reads)
         return self._layout
 
     def _micro_tokens(self) -> int:
@@ -244,7 +245,9 @@ class EngineTrainer:
             raise NotFinite(f"{error}. The last good checkpoint: {self._last_good or 'none yet'}") from error
         if at.loop.micro_tokens < micro:
             self._progress.micro_tokens = at.loop.micro_tokens
-            self._say(f"out of memory: micro-batches of {at.loop.micro_tokens} tokens from here on, same numbers")
+            self._warn(
+                f"out of memory: the micro-batch is reduced to {at.loop.micro_tokens} tokens (results are not affected)"
+            )
         self._progress.step += 1
         count(self._progress, result, rows, at.ahead.waited_seconds)
         self._append(log_line(at.loop.stage.name, self._progress.step, result))
@@ -329,10 +332,9 @@ class EngineTrainer:
         if self.processes.is_main and log.exists() and log.stat().st_size > self._progress.log_bytes:
             os.truncate(log, self._progress.log_bytes)
 
-    def _say(self, line: str) -> None:
-        self.warnings.append(line)
-        if self.say is not None and self.processes.is_main:
-            self.say(line)
+    def _warn(self, line: str) -> None:
+        if self.processes.is_main:
+            LOG.warning(line)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,18 @@
-"""JSON lines read in bounded memory, and the data set that a suite makes of them, cached until the file changes."""
+"""JSON lines read in bounded memory, and the data set that a suite makes of them, cached until the file changes.
+
+Also data sets of the hub by name: which commit a name means now, so that a run reads one revision and records it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from harness.errors import DataError, HarnessError, nearest
 
@@ -19,6 +24,9 @@ if TYPE_CHECKING:
 VERSION: Final = 1  # of this reader; raise it when equal files would give other rows, so that caches are made anew
 LONGEST_LINE: Final = 64 * 2**20  # bytes; a longer "line" is a file of another format, and would fill the memory
 Columns = Mapping[str, tuple[type, ...]]
+_HUB_NAME: Final = re.compile(r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w.-][\w./-]*))?")
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_HUB_SECONDS: Final = 20.0  # to wait for the hub's answer before the local cache is searched
 _WORDS: Final = {
     str: "text",
     int: "a whole number",
@@ -111,6 +119,84 @@ def build_dataset(
             if isinstance(error.__cause__, HarnessError):
                 raise error.__cause__ from None
             raise
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubDataset:
+    """A data set of the hub. revision: a branch, a tag or a commit; None for the newest version."""
+
+    id: str
+    revision: str | None = None
+
+    @property
+    def name(self) -> str:
+        """``id`` or ``id@revision``, as ``--data`` takes it."""
+        return self.id if self.revision is None else f"{self.id}@{self.revision}"
+
+    def pinned(self) -> HubDataset:
+        """The same data set at the commit that its revision means now; a commit is returned without asking the hub.
+
+        Where the hub cannot be reached, it is the commit that the local cache has for this revision.
+
+        Raises: DataError where neither knows it.
+        """
+        if self.revision is not None and _COMMIT.fullmatch(self.revision):
+            return self
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import (
+            GatedRepoError,
+            HfHubHTTPError,
+            HFValidationError,
+            RepositoryNotFoundError,
+            RevisionNotFoundError,
+        )
+
+        # The hub's client raises OSError and, for a lost connection, the base error of its HTTP library.
+        unreachable = cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__)
+        try:
+            commit = HfApi().dataset_info(self.id, revision=self.revision, timeout=_HUB_SECONDS).sha
+        except GatedRepoError as error:
+            raise DataError(f"{self.id} is gated: accept its terms on the hub, then `hf auth login`") from error
+        except RevisionNotFoundError as error:
+            raise DataError(f"{self.id}: the hub has no revision {self.revision!r} of this data set") from error
+        except (RepositoryNotFoundError, HFValidationError) as error:
+            raise DataError(
+                f"{self.id}: no such file or folder here, and no such data set on the hub. Check the name, or "
+                "`hf auth login`"
+            ) from error
+        except unreachable as error:
+            commit = self._cached_commit(error)
+        if commit is None:
+            raise DataError(f"{self.id}: the hub gives no commit for it. Give one: --data {self.id}@COMMIT")
+        return HubDataset(id=self.id, revision=commit)
+
+    def _cached_commit(self, error: Exception) -> str:
+        """The commit of the local cache: that of the revision, or of the one snapshot where the cache has one."""
+        from huggingface_hub import scan_cache_dir
+        from huggingface_hub.errors import CacheNotFound
+
+        try:
+            repos = [r for r in scan_cache_dir().repos if (r.repo_type, r.repo_id) == ("dataset", self.id)]
+        except CacheNotFound:
+            repos = []
+        by_ref = {ref: found.commit_hash for repo in repos for ref, found in repo.refs.items()}
+        commits = sorted(found.commit_hash for repo in repos for found in repo.revisions)
+        if (self.revision or "main") in by_ref:
+            return by_ref[self.revision or "main"]
+        if self.revision is None and len(commits) == 1:
+            return commits[0]
+        held = f"The local cache has {', '.join(commits)}" if commits else "The local cache does not have it"
+        raise DataError(
+            f"{self.name}: no such file or folder here, and the hub cannot be reached to say which revision this is "
+            f"({type(error).__name__}: {error}). {held}. Give a commit, --data {self.id}@COMMIT, or download the data "
+            "and give their path"
+        ) from error
+
+
+def hub_dataset(source: str) -> HubDataset | None:
+    """The data set that ``id`` or ``id@revision`` names; None for a text that cannot be a name on the hub."""
+    found = _HUB_NAME.fullmatch(source)
+    return None if found is None else HubDataset(id=found["id"], revision=found["revision"])
 
 
 def missing(path: Path) -> DataError:

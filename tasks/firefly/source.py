@@ -7,7 +7,6 @@ by the hash of its content: equal inputs always land in the same split, in any o
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,13 +15,17 @@ from typing import Any, Final
 
 from harness.errors import DataError, nearest, unknown
 from harness.task import Example
-from tasks.common.jsonl import missing, read_json_lines
+from tasks.common.jsonl import HubDataset, hub_dataset, missing, read_json_lines
 from tasks.firefly.labels import FAMILIES, offered
 from tasks.firefly.tasks import TASKS
 
 SPLITS: Final = ("train", "dev", "test")
 SUFFIXES: Final = (".jsonl", ".json")
 COLUMNS: Final = {"kind": (str,), "input": (str,), "target": (str,)}
+FORMER_RULES: Final = (  # what runs recorded as their split before the rule had a name: sentences of ``describe``
+    "by the source's files",
+    "by sha256 of kind and input: equal inputs share a split, equal contents in two templates may not",
+)
 Lines = Iterable[tuple[int, Mapping[str, Any]]]  # (line number from 1, kind, input and target)
 
 
@@ -53,14 +56,7 @@ class File:
     path: Path
 
 
-@dataclass(frozen=True, kw_only=True)
-class Hub:
-    """A data set on the hub, whose one split is streamed."""
-
-    id: str
-
-
-def find(source: str) -> Folder | File | Hub:
+def find(source: str) -> Folder | File | HubDataset:
     """What a source is; DataError when it is neither on disk nor a possible hub id."""
     path = Path(source).expanduser()
     if path.is_dir():
@@ -68,18 +64,23 @@ def find(source: str) -> Folder | File | Hub:
     if path.is_file():
         return File(path=path)
     # Where the first part is a folder here, a path was misspelt: the hub would only be asked in vain, for minutes.
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and path.suffix not in SUFFIXES and not path.parent.is_dir():
-        return Hub(id=source)
+    hub = hub_dataset(source)
+    if hub is not None and path.suffix not in SUFFIXES and not path.parent.is_dir():
+        return hub
     raise missing(path)
 
 
-def hub_lines(source: Hub) -> Lines:
-    """The rows of a hub data set, streamed; DataError when the hub cannot be read or a row has other columns."""
+def hub_lines(source: HubDataset) -> Lines:
+    """The rows of a hub data set at its revision, streamed.
+
+    Raises: DataError when the hub cannot be read or a row has other columns.
+    """
     from datasets import load_dataset
 
     number = 0
     try:
-        for number, row in enumerate(load_dataset(source.id, split="train", streaming=True), 1):
+        rows = load_dataset(source.id, revision=source.revision, split="train", streaming=True)
+        for number, row in enumerate(rows, 1):
             for column in COLUMNS:
                 if not isinstance(row.get(column), str):
                     there = ", ".join(sorted(row))
@@ -119,6 +120,14 @@ class Selection:
     test_share: float
     duplicates: int = field(default=0, init=False)
     found: Counter[str] = field(default_factory=Counter, init=False)
+
+    @property
+    def rule(self) -> str:
+        """The identity of the rule that makes the splits, with its parameters: content-hash-1(dev=0.05,...).
+
+        Raise the number when equal lines would be divided otherwise.
+        """
+        return f"content-hash-1(dev={self.dev_share},test={self.test_share},per_kind={self.per_kind})"
 
     def examples(self, lines: Lines, name: str) -> Iterator[Example]:
         """The split's examples, in the source's order; the id is the first 16 hex digits of the content's hash.

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.errors import DataError, UsageError
 from harness.task import Example, Suite, Task
-from tasks.common.jsonl import build_dataset
+from tasks.common.jsonl import HubDataset, build_dataset
 from tasks.firefly import source as _source
-from tasks.firefly.source import File, Folder, Hub, Selection
+from tasks.firefly.source import File, Folder, Selection
 from tasks.firefly.tasks import CHECKABLE, TASKS, chosen
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class Firefly(Suite):
 
     name: ClassVar[str] = "firefly"
     version: ClassVar[int] = 1
+    default_model: ClassVar[str | None] = "tiny"
 
     kinds: tuple[str, ...] = CHECKABLE
     per_kind: int | None = 2000
@@ -69,13 +70,13 @@ class Firefly(Suite):
             of the chosen kinds; UsageError for an unknown split.
         """
         _source.check_split(split)
-        place = _source.find(source)
+        place = _source.find(_pinned(source))
         files = self._files(place, split)
         options: dict[str, Any] = {"kinds": list(self._kinds), "split": split}
         if not isinstance(place, Folder):
             options |= {"per_kind": self.per_kind, "dev_share": self.dev_share, "test_share": self.test_share}
-        if isinstance(place, Hub):
-            options["hub"] = place.id
+        if isinstance(place, HubDataset):
+            options["hub"] = place.name
 
         def rows() -> Iterator[Example]:
             if isinstance(place, Folder):
@@ -93,6 +94,36 @@ class Firefly(Suite):
         shares = {"train": 1.0, "dev": self.dev_share, "test": self.test_share}
         return tuple(split for split, share in shares.items() if share > 0)
 
+    def pin(self, source: str) -> str:
+        """A hub data set with its commit, ``id@commit``; a folder or a file as it is."""
+        return _pinned(source)
+
+    def fingerprint(self, source: str) -> Mapping[str, str]:
+        """The sha256 of each local file or the commit of a hub data set; without splits, also the rule that makes them.
+
+        Raises: DataError for a folder without split files.
+        """
+        place = _source.find(_pinned(source))
+        if isinstance(place, Folder):
+            if not self.splits(source):
+                place.file("test")  # raises the error that says what the folder holds
+            return super().fingerprint(source)
+        split = {"split": self._selection("train").rule}
+        if isinstance(place, HubDataset):
+            return {"revision": str(place.revision), **split}
+        return {**super().fingerprint(source), **split}
+
+    def same_data(self, recorded: Mapping[str, str], found: Mapping[str, str]) -> bool:
+        """Equal fingerprints. Of runs that recorded a sentence as their split, the other parts are compared.
+
+        Those runs did not record the revision of hub data: any is accepted. Their predictions carry hashes of the
+        prompts that they answer, so another revision is still noticed.
+        """
+        if recorded.get("split") not in _source.FORMER_RULES:
+            return super().same_data(recorded, found)
+        files = {part: value for part, value in found.items() if part not in ("split", "revision")}
+        return {part: value for part, value in recorded.items() if part != "split"} == files
+
     def files(self, source: str) -> Sequence[Path]:
         """The split files of a folder, or the one file; none for a hub data set."""
         place = _source.find(source)
@@ -103,7 +134,7 @@ class Firefly(Suite):
     def locate(self, source: str, split: str, ids: Iterable[str]) -> Mapping[str, str]:
         """File and line of examples, by id; a hub data set is not read again for it."""
         place = _source.find(source)
-        if isinstance(place, Hub):
+        if isinstance(place, HubDataset):
             return {}
         if isinstance(place, Folder):
             path = place.file(split)
@@ -135,7 +166,7 @@ class Firefly(Suite):
             how["duplicates_left_out"] = {split: self._duplicates(place, split) for split in self.splits(source)}
         return how
 
-    def _files(self, place: Folder | File | Hub, split: str) -> list[Path]:
+    def _files(self, place: Folder | File | HubDataset, split: str) -> list[Path]:
         if isinstance(place, Folder):
             return [place.file(split)]
         return [place.path] if isinstance(place, File) else []
@@ -156,8 +187,13 @@ class Firefly(Suite):
         return selection.duplicates
 
 
-def _lines(place: File | Hub) -> _source.Lines:
-    return _source.hub_lines(place) if isinstance(place, Hub) else _source.file_lines(place.path)
+def _pinned(source: str) -> str:
+    place = _source.find(source)
+    return place.pinned().name if isinstance(place, HubDataset) else source
+
+
+def _lines(place: File | HubDataset) -> _source.Lines:
+    return _source.hub_lines(place) if isinstance(place, HubDataset) else _source.file_lines(place.path)
 
 
 def _told(selection: Selection, examples: Iterator[Example]) -> Iterator[Example]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.errors import DataError, nearest
 from harness.task import Example, Suite, Task
-from tasks.common.jsonl import build_dataset, read_json_lines, shown
+from tasks.common.jsonl import HubDataset, build_dataset, hub_dataset, read_json_lines, shown
 from tasks.promptcblue.tasks import ALIASES, NEEDS_CHOICES, TASKS
 
 if TYPE_CHECKING:
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 SPLITS = ("train", "dev", "test")
 ENDINGS = (".json", ".jsonl")
 _COLUMNS: Mapping[str, tuple[type, ...]] = {"input": (str,), "task_dataset": (str,), "sample_id": (str, int)}
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +26,7 @@ class PromptCBLUE(Suite):
 
     name: ClassVar[str] = "promptcblue"
     version: ClassVar[int] = 1
+    default_model: ClassVar[str | None] = "tiny"
 
     @property
     def tasks(self) -> Mapping[str, Task]:
@@ -44,6 +43,30 @@ class PromptCBLUE(Suite):
     def splits(self, source: str) -> Sequence[str]:
         """The splits that a folder has files of; of a file the one that it holds."""
         return tuple(_files(_place(source)))
+
+    def pin(self, source: str) -> str:
+        """A data set on the hub with its commit, ``id@commit``; a folder or a file as it is."""
+        hub = _hub(source)
+        return source if hub is None else hub.pinned().name
+
+    def fingerprint(self, source: str) -> Mapping[str, str]:
+        """The commit of a data set on the hub, the sha256 of each local file.
+
+        Raises: DataError for a folder without split files.
+        """
+        hub = _hub(source)
+        if hub is not None:
+            return {"revision": str(hub.pinned().revision)}
+        if not _files(_place(source)):
+            _split_file(_place(source), "test")  # raises the error that says what the folder holds
+        return super().fingerprint(source)
+
+    def same_data(self, recorded: Mapping[str, str], found: Mapping[str, str]) -> bool:
+        """Equal fingerprints. Runs on hub data had none at first: any revision is accepted for those.
+
+        Their predictions carry hashes of the prompts that they answer, so another revision is still noticed.
+        """
+        return super().same_data(recorded, found) or (not recorded and set(found) == {"revision"})
 
     def files(self, source: str) -> Sequence[Path]:
         """The files of the splits; none for a data set on the hub."""
@@ -63,19 +86,25 @@ class PromptCBLUE(Suite):
         return folder if folder.is_dir() else None
 
 
+def _hub(source: str) -> HubDataset | None:
+    """The data set on the hub that a source names; None where it is a path."""
+    return None if Path(source).expanduser().exists() else hub_dataset(source)
+
+
 def _place(source: str) -> Path:
     """The folder or file that a source names, downloaded where it is the name of a data set on the hub."""
-    path = Path(source).expanduser()
+    path, hub = Path(source).expanduser(), _hub(source)
     if path.exists():
         return path
-    if not _HUB_NAME.fullmatch(source):
+    if hub is None:
         raise DataError(f"{source}: no such folder or file. PromptCBLUE needs a folder with {_wanted(SPLITS)}")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    hub = hub.pinned()
     try:
         patterns = [split + ending for split in SPLITS for ending in ENDINGS]
-        return Path(snapshot_download(source, repo_type="dataset", allow_patterns=patterns))
+        return Path(snapshot_download(hub.id, repo_type="dataset", revision=hub.revision, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise DataError(
             f"{source}: no such folder or file, and it cannot be had from the hub ({type(error).__name__}). "

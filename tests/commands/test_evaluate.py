@@ -82,7 +82,7 @@ def test_the_same_evaluation_again_loads_no_model_and_another_one_has_another_pl
     with monkeypatch.context() as patch:
         patch.setattr(module, "base_of", None)
         again = harness("evaluate", trained, "--split", "train", "--set", "eval.per_task=2")
-    assert (again.status, "all done before" in again.err) == (0, True)
+    assert (again.status, "already complete" in again.err) == (0, True)
     harness("evaluate", trained, "--split", "train", "--set", "eval.per_task=1")
     assert len(list((trained / "evaluations").iterdir())) == 2
 

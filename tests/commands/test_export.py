@@ -29,13 +29,19 @@ def rows_of(run: Path, task: str, plugin: Path) -> list[tuple[str, str]]:
 
 
 def texts(model: Any, tokenizer: Any, prompts: list[str], limit: int) -> list[str]:
-    """Greedy texts by transformers' own generate, one prompt at a time."""
+    """Greedy texts by transformers' own generate, one prompt at a time; no token of them is a close decision.
+
+    The run's texts come from batches of other shapes, which may round otherwise.
+    """
     found = []
     for prompt in prompts:
         ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
         with torch.no_grad():
-            out = model.generate(input_ids=ids, max_new_tokens=limit, do_sample=False, pad_token_id=0)
-        found.append(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
+            told = {"max_new_tokens": limit, "do_sample": False, "pad_token_id": 0}
+            out = model.generate(input_ids=ids, **told, output_logits=True, return_dict_in_generate=True)
+        likeliest = torch.cat(out.logits).topk(2).values
+        assert (likeliest[:, 0] - likeliest[:, 1]).min() > 1e-4
+        found.append(tokenizer.decode(out.sequences[0, ids.shape[1] :], skip_special_tokens=True))
     return found
 
 

@@ -17,6 +17,8 @@ from methods.cgc_lora import CGCLoRA
 from methods.lora_all import LoRAAll
 from methods.lora_single import LoRASingle
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture
 def x() -> Tensor:

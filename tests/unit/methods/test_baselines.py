@@ -11,6 +11,8 @@ from methods.majority import Majority
 from methods.nearest import Nearest
 from methods.no_finetune import NoFinetune
 
+pytestmark = pytest.mark.numeric
+
 
 def example(prompt: str, target: str = "") -> Example:
     return Example(id=prompt, task="t", prompt=prompt, target=target)

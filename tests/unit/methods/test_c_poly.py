@@ -11,6 +11,8 @@ from toy_net import Net, inputs
 from harness.testing.toys import TASKS, perturb, toy_model
 from methods.c_poly import CPoly
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.mark.parametrize("splits", [1, 4], ids=["poly", "mhr"])
 def test_poly_is_peft_s_poly_in_outputs_and_gradients(splits: int) -> None:
@@ -64,11 +66,14 @@ def test_noise_is_drawn_once_per_step_layer_and_task() -> None:
         with adapter.route(torch.tensor(labels)):
             return net(x[: len(labels)]).detach()
 
+    def distance(one: torch.Tensor, other: torch.Tensor) -> float:
+        return (one - other).abs().max().item()
+
     whole = out("all", 1, [0, 1, 0, 1])
-    assert torch.equal(out("all", 1, [0, 1]), whole[:2])  # another micro-batch of the same step
-    assert not torch.equal(out("all", 2, [0, 1]), whole[:2])
-    assert not torch.equal(out("more", 1, [0, 1]), whole[:2])
-    assert torch.equal(out("all", 1, [0, 1, 0, 1]), whole)
+    assert distance(out("all", 1, [0, 1]), whole[:2]) < 1e-12  # another micro-batch of the same step
+    assert distance(out("all", 2, [0, 1]), whole[:2]) > 1e-6
+    assert distance(out("more", 1, [0, 1]), whole[:2]) > 1e-6
+    assert torch.equal(out("all", 1, [0, 1, 0, 1]), whole)  # in equal shapes, bit for bit
     noise = {key: gate._noise for key, gate in adapter.modules.items()}
     assert not torch.equal(noise["first.gate"][0], noise["first.gate"][1])
     assert not torch.equal(noise["first.gate"], noise["second.gate"])

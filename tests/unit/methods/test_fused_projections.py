@@ -18,6 +18,10 @@ from methods.layers import fused as _siblings
 from methods.layers.fused import Siblings, side_by_side
 from methods.lora_all import LoRAAll
 
+pytestmark = pytest.mark.numeric
+
+CLOSE = 1e-6  # of whole models: their norms compute in float32
+
 
 class Attention(nn.Module):
     """q, k and v of a width each, and an output layer of the same width; float64, frozen."""
@@ -86,12 +90,12 @@ def test_a_llama_with_few_key_heads_multiplies_once_for_q_k_v_and_once_for_gate_
     with adapter.apply(factors, merge=False), torch.set_grad_enabled(grad):
         for _ in range(2):
             products.clear()
-            assert (model(input_ids=ids).logits - expected).abs().max() < 1e-12
+            assert (model(input_ids=ids).logits - expected).abs().max() < CLOSE
             assert products == [5 + 3 + 1, 3, 3 + 4, 3] * 2
         with torch.no_grad():
             other = model(input_ids=ids + 1).logits
     adapter.detach()
-    assert (other - by_hand(model, factors, lambda: model(input_ids=ids + 1).logits)).abs().max() < 1e-12
+    assert (other - by_hand(model, factors, lambda: model(input_ids=ids + 1).logits)).abs().max() < CLOSE
     assert (other - expected).abs().max() > 1e-3
 
 
@@ -103,7 +107,7 @@ def test_decoding_with_a_cache_is_one_pass_over_the_whole_text(toy_llama: Any) -
         cache = model(input_ids=ids[:, :3], use_cache=True).past_key_values
         for i in range(3, 7):
             step = model(input_ids=ids[:, i : i + 1], past_key_values=cache, use_cache=True).logits
-            assert (step[:, 0] - whole[:, i]).abs().max() < 1e-12
+            assert (step[:, 0] - whole[:, i]).abs().max() < CLOSE
 
 
 @pytest.mark.parametrize("adapted", [["k_proj"], ["q_proj", "v_proj"], ["k_proj", "v_proj", "o_proj"]])
@@ -155,9 +159,9 @@ def test_an_encoder_decoder_s_cross_attention_reads_both_sides() -> None:
     expected = by_hand(model, factors, run)
     adapter = LoRAAll().attach(model, TASKS, seed=0)
     with torch.no_grad(), adapter.apply(factors, merge=False):
-        assert (run() - expected).abs().max() < 1e-12
-        assert (steps() - expected).abs().max() < 1e-12
-        assert (run() - expected).abs().max() < 1e-12
+        assert (run() - expected).abs().max() < CLOSE
+        assert (steps() - expected).abs().max() < CLOSE
+        assert (run() - expected).abs().max() < CLOSE
 
 
 @pytest.mark.parametrize("grad", [False, True])

@@ -19,6 +19,8 @@ from methods.lorahub import LoRAHub
 from methods.moa import MoA, MoAAdapter
 from methods.moe_lora import MoELoRA
 
+pytestmark = pytest.mark.numeric
+
 METHODS = [
     CGCLoRA(),
     CGCLoRA(gate="logits", gate_scope="model"),
@@ -227,11 +229,12 @@ def test_inference_mode_keeps_nothing_that_it_cannot_watch() -> None:
             assert (net(inputs()) - before).abs().max() > 1e-6
 
 
-def test_tokens_keep_nothing() -> None:
+def test_the_weights_of_tokens_are_made_anew_by_every_forward(made: list[Gate]) -> None:
     net, adapter = attached(CGCLoRA())
     with torch.no_grad(), adapter.route(ROUTE[:, None].expand(4, 3)):
-        net(inputs())
-        assert not adapter._route._kept
+        for forwards in (1, 2):
+            net(inputs())
+            assert len(made) == forwards * len(gates(adapter))
 
 
 def test_a_mixture_by_prompts_is_of_the_last_read(made: list[Gate]) -> None:

@@ -19,6 +19,8 @@ from methods.lorahub import LoRAHub
 from methods.moa import MoA
 from methods.moe_lora import MoELoRA
 
+pytestmark = pytest.mark.numeric
+
 
 def trainer(method: Any, tasks: Any = TASKS, data: Any = None, **options: Any) -> ToyTrainer:
     model = toy_model()

@@ -14,6 +14,8 @@ from harness.errors import HarnessError, UsageError
 from harness.testing.toys import TASKS, ToyTrainer, perturb, toy_data, toy_model
 from methods.lorahub import LoRAHub
 
+pytestmark = pytest.mark.numeric
+
 SMALL = LoRAHub(rank=2, steps=15)
 BEST = np.array([0.5, -0.2, 1.0])
 

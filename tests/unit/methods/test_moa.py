@@ -14,6 +14,8 @@ from harness.task import Example
 from harness.testing.toys import TASKS, ToyTrainer, perturb, toy_model, toy_tokens
 from methods.moa import MoA, MoAAdapter
 
+pytestmark = pytest.mark.numeric
+
 PROMPTS = [torch.tensor(ids) for ids in ([5, 6, 7], [8, 9], [3, 4, 1, 2, 9], [7])]
 WORDS = ("apples and pears", "rain tomorrow", "left, then right")
 
@@ -79,7 +81,7 @@ def test_packed_tokens_name_the_prompt_that_they_belong_to() -> None:
         packed = adapter.penalty()
     with adapter.route(torch.tensor([2, 0, 1, 0])):
         adapter.read(PROMPTS, torch.arange(4))
-        assert adapter.penalty().item() == pytest.approx(packed.item(), abs=1e-9)
+        assert adapter.penalty().item() == pytest.approx(packed.item(), abs=1e-6)
 
 
 def test_the_last_router_decides_or_all_but_the_first_vote() -> None:
@@ -247,7 +249,7 @@ def test_what_a_packed_row_is_filled_up_with_counts_for_nothing() -> None:
         found.append((losses.sum().item(), penalty.item(), grad))
     assert packed(rows, device, multiple=64).routes.shape == (1, 64)
     for losses, penalty, grad in found[1:]:
-        assert penalty == pytest.approx(found[0][1], abs=1e-9)
+        assert penalty == pytest.approx(found[0][1], abs=1e-6)
         assert losses == pytest.approx(found[0][0], abs=1e-5)
-        assert (grad - found[0][2]).abs().max() < 1e-9
+        assert (grad - found[0][2]).abs().max() < 1e-6
     assert found[0][1] > 0

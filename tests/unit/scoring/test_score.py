@@ -195,7 +195,7 @@ def test_unknown_and_double_predictions_are_refused_by_id() -> None:
         score_predictions(Colours(), {"sky": rows}, {"sky": [*made, made[1]]})
     with pytest.raises(DataError, match="'sky-4' first"):
         score_predictions(Colours(), {"sky": rows[:4]}, {"sky": made})
-    with pytest.raises(UsageError, match="no task of colours 'skyy'"):
+    with pytest.raises(UsageError, match="unknown task of colours 'skyy'"):
         score_predictions(Colours(), {"skyy": rows}, {})
 
 
@@ -308,5 +308,5 @@ def test_the_table_names_the_protocol_and_prints_missing_as_a_dash() -> None:
     sea = next(line for line in text.splitlines() if line.startswith("sea"))
     assert sea.split()[2] == MISSING
     assert sea.split()[-3:] == [MISSING, "0", MISSING]
-    with pytest.raises(UsageError, match="no protocol 'stict'"):
+    with pytest.raises(UsageError, match="unknown protocol 'stict'"):
         render_scores(scores, "stict")
