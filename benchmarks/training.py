@@ -37,7 +37,7 @@ from harness.data.encoding import Encoded
 from harness.method import Trait, iter_linear
 from harness.models.loading import LoadedModel, load_model
 from harness.registry import method_class
-from harness.runtime.prefetch import Prefetch
+from harness.runtime.prefetch import Prefetcher
 from harness.training.attention import attention
 from harness.training.batch import IGNORED, weigh
 from harness.training.packing import choose_layout, micro_tokens
@@ -138,10 +138,10 @@ class Ours:
         size, model = self.options.batch, self.loop.loaded.model
 
         def work() -> None:
-            with Prefetch(lambda i: list(rows[i * size : (i + 1) * size]), 0, len(rows) // size) as ahead:
+            with Prefetcher(lambda i: list(rows[i * size : (i + 1) * size]), 0, len(rows) // size) as ahead:
                 for _ in range(len(rows) // size):
-                    chosen = ahead.take()
-                    self.waited.append(ahead.waited)
+                    chosen = ahead.get()
+                    self.waited.append(ahead.waited_seconds)
                     self.stepped.append(self.loop.step(self.number, chosen, self.tasks).seconds)
                     self.number += 1
 
