@@ -75,6 +75,20 @@ class Protocol:
     headline: str
 
 
+MIN_EXAMPLES: Final = 50  # a mean over tasks leaves out tasks with fewer test examples, except on embedded samples
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParameterLimit:
+    """A benchmark's rule on the size of an adapter.
+
+    percent: the most parameters that an adapter may store, in percent of the base model's. source: who sets the rule.
+    """
+
+    percent: float
+    source: str
+
+
 Diagnostics = Mapping[str, Any]  # JSON values: confusion matrix, entity F1 on the sentence, ...
 
 
@@ -105,6 +119,7 @@ class Suite(ABC):
 
     name: ClassVar[str]
     version: ClassVar[int]
+    parameter_limit: ClassVar[ParameterLimit | None] = None  # leaderboards show whether each method keeps to it
 
     @property
     @abstractmethod

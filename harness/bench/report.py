@@ -9,11 +9,11 @@ from tabulate import tabulate
 
 from harness.bench.clock import LAUNCH_BOUND, Interval
 from harness.bench.measure import LOOP, OURS, PEFT, Measured, Report, Row
+from harness.reporting.numbers import MISSING, interval, size
 
 MOST_TO_PEFT = 1.05  # of a gated bank, at FROM_TOKENS a step or more
 FROM_TOKENS = 8192
 LEAST_FROM_LOOP = 2.5  # on a CPU
-_MISSING = "–"
 
 
 def to_json(report: Report) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def _cells(row: Row) -> list[str]:
         f"{row.active / 1e6:.2f} M",
         f"{ours.seconds:.3f}",
         f"{ours.tokens_per_second:.0f}",
-        _MISSING if ours.peak_bytes is None else f"{ours.peak_bytes / 2**30:.2f} GiB",
+        size(ours.peak_bytes),
         _interval(row.ours_to_floor),
         _interval(row.ours_to_peft),
         _interval(row.loop_to_ours),
@@ -73,11 +73,7 @@ def _cells(row: Row) -> list[str]:
 
 
 def _interval(found: Interval | None) -> str:
-    if found is None:
-        return _MISSING
-    if found.low is None:
-        return f"{found.median:.3f}"
-    return f"{found.median:.3f} [{found.low:.3f}, {found.high:.3f}]"
+    return MISSING if found is None else interval(found.median, found.low, found.high)
 
 
 def _notes(report: Report) -> list[str]:
@@ -109,4 +105,4 @@ def _kernel_ratios(row: Row) -> str:
     kernels = {n: m.kernel_seconds for n, m in row.measured.items() if m.kernel_seconds}
     pairs = {"/ PEFT": (OURS, PEFT), "loop /": (LOOP, OURS)}
     found = [f"{name} {kernels[a] / kernels[b]:.3f}" for name, (a, b) in pairs.items() if {a, b} <= kernels.keys()]
-    return ", ".join(found) or _MISSING
+    return ", ".join(found) or MISSING

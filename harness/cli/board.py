@@ -91,10 +91,12 @@ def leaderboard_command(
         from harness.leaderboard.publish import publish_all
 
         records = FOLDER / RECORDS
-        refused = publish_all(board.content, records, click.echo)
-        for run in refused:
+        done = publish_all(board.content, records)
+        for path in done.folders:
+            click.echo(f"published: {path}")
+        for run in done.refused:
             click.echo(f"not published: {run.reason}", err=True)
-        if refused:
+        if done.refused:
             sys.exit(1)
         board = make_board(name, records, protocol)
     if write or publish:

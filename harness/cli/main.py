@@ -136,7 +136,6 @@ def score_command(
         if suite is None or gold is None:
             raise UsageError(f"{what} is no run: to score a file of predictions give --suite and --gold too")
         scored, record = score_file(suite_class(suite)(), what, gold), None
-    _notes(scored.notes)
     if as_json:
         _print_json(to_json(what if what.is_dir() else None, record, scored.scores))
     else:

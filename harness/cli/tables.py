@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from harness.registry import METHODS, SUITES, broken, method_class, plugins, suite_class
+from harness.reporting.numbers import MISSING, or_missing, percent
 
 if TYPE_CHECKING:
     from harness.store.run_directory import RunDirectory
@@ -66,9 +67,8 @@ def runs_table(runs: list[RunDirectory]) -> str:
         spec, scores, failure = run.spec(), run.scores(), run.failure()
         mean = next(iter(scores.root.values())).mean if scores else None
         far = f"{failure.stage}: {failure.error}" if failure else _progress(run)
-        model = spec.model.label if spec and spec.model else "–"
-        shown = "–" if mean is None else f"{100 * mean:.1f}"
-        rows.append((run.name, run.state().value, far, model, spec.seed if spec else "–", shown))
+        model = spec.model.label if spec and spec.model else MISSING
+        rows.append((run.name, run.state().value, far, model, spec.seed if spec else MISSING, percent(mean)))
     return tabulate(
         rows, ("run", "state", "how far", "model", "seed", "mean"), tablefmt="simple", disable_numparse=True
     )
@@ -87,12 +87,12 @@ def _about_suite(name: str) -> str:
 
 def _progress(run: RunDirectory) -> str:
     if (run.path / "record.json").exists():
-        return "–"
+        return MISSING
     texts = sum(_lines(p) for p in (run.path / "predictions").glob("*.jsonl"))
     if texts:
         return f"{texts} texts"
     steps = sum(_lines(p) for p in (run.path / "train.jsonl", *run.path.glob("train/*.jsonl")) if p.exists())
-    return f"{steps} steps" if steps else "–"
+    return f"{steps} steps" if steps else MISSING
 
 
 def _lines(path: Path) -> int:
@@ -101,4 +101,4 @@ def _lines(path: Path) -> int:
 
 
 def _value(value: Any) -> str:
-    return "–" if value is None else ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return ",".join(map(str, value)) if isinstance(value, tuple) else or_missing(value)

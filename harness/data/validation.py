@@ -27,13 +27,10 @@ from harness.data.validation_report import (
     ValidationReport,
 )
 from harness.errors import DataError, UsageError
-from harness.task import NOT_PARSED, Example, Suite, to_example
+from harness.task import MIN_EXAMPLES, NOT_PARSED, Example, Suite, to_example
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-
-FEW: Final = 50  # a task with fewer test rows is left out of the mean
 
 
 def validate(
@@ -184,11 +181,11 @@ def _remarks(suite: Suite, scans: Sequence[Scan]) -> Iterator[str]:
     for scan in scans:
         counts = np.bincount(scan.task, minlength=len(suite.tasks))
         none = [name for name, n in zip(suite.tasks, counts, strict=True) if n == 0]
-        few = [f"{name} ({n})" for name, n in zip(suite.tasks, counts, strict=True) if 0 < n < FEW]
+        few = [f"{name} ({n})" for name, n in zip(suite.tasks, counts, strict=True) if 0 < n < MIN_EXAMPLES]
         if none:
             yield f"{scan.split}: no rows of {', '.join(none)}"
         if few and scan.split == "test":
-            yield f"test: fewer than {FEW} rows, too few for a leaderboard's mean: {', '.join(few)}"
+            yield f"test: fewer than {MIN_EXAMPLES} rows, too few for a leaderboard's mean: {', '.join(few)}"
 
 
 BATCH: Final = 1000

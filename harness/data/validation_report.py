@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from harness.reporting.numbers import MISSING, or_missing
+
 EMPTY: Final = "empty_target"
 BLANK: Final = "blank_prompt"
 UNPARSED: Final = "unparsed_target"
@@ -101,7 +103,7 @@ def render(report: ValidationReport) -> str:
     parts += [f"{split} cannot be read: {reason}" for split, reason in report.errors.items()]
     if rows:
         head = ["rows", *(kind.replace("_", "\n") for kind in FLAWS)]
-        parts.append(_table(rows, head, [[str(r.n), *(_shown(r.counts[kind]) for kind in FLAWS)] for r in rows]))
+        parts.append(_table(rows, head, [[str(r.n), *(or_missing(r.counts[kind]) for kind in FLAWS)] for r in rows]))
     measured = [row for row in rows if row.prompt is not None]
     if measured:
         head = [f"{text}\n{what}" for text in ("prompt", "target") for what in ("mean", "50 %", "95 %", "99 %", "max")]
@@ -125,12 +127,8 @@ def _table(rows: Sequence[TaskSplit], head: Sequence[str], cells: Sequence[Seque
 
 def _spread(lengths: Lengths | None) -> list[str]:
     if lengths is None:
-        return ["–"] * 5
+        return [MISSING] * 5
     return [f"{lengths.mean:.1f}", *(str(v) for v in (lengths.p50, lengths.p95, lengths.p99, lengths.max))]
-
-
-def _shown(count: int | None) -> str:
-    return "–" if count is None else str(count)
 
 
 def _notes(report: ValidationReport) -> Iterator[str]:

@@ -70,8 +70,6 @@ def evaluate_again(
         if scores is None:
             scored = score(directory, resolved.spec, resolved.suite, _with_rows(resolved.rows), evaluation.n_train)
             scores = scored.scores
-            for note in scored.notes:
-                say(note)
     return Evaluated(directory=directory, evaluation=evaluation, scores=scores, fresh=fresh)
 
 

@@ -69,7 +69,7 @@ def execute(resolved: Resolved, out: Path, inputs: dict[str, Any], say: Say) -> 
         if record is not None:
             processes.tell(list[str]())
             return Outcome(
-                run=run, record=record, scores=run.scores() or _score(resolved, run, record.n_train, say), fresh=False
+                run=run, record=record, scores=run.scores() or _score(resolved, run, record.n_train), fresh=False
             )
         run.write("spec.json", resolved.spec)
         write_json(run.path / "inputs.json", inputs)
@@ -105,7 +105,7 @@ class _Work:
         answered = answer_all(self.run, self.resolved, base, rows, self.run, self.stop, self.say)
         self.phase = "score"
         record = self._record(base, rows, training, answered)
-        scores = _score(self.resolved, self.run, record.n_train, self.say)
+        scores = _score(self.resolved, self.run, record.n_train)
         self.run.write("record.json", record)
         return record, scores
 
@@ -241,11 +241,8 @@ class _Work:
             self.say(line)
 
 
-def _score(resolved: Resolved, run: RunDirectory, n_train: dict[str, int], say: Say) -> Scores:
-    scored = score(run, resolved.spec, resolved.suite, resolved.rows, n_train)
-    for note in scored.notes:
-        say(note)
-    return scored.scores
+def _score(resolved: Resolved, run: RunDirectory, n_train: dict[str, int]) -> Scores:
+    return score(run, resolved.spec, resolved.suite, resolved.rows, n_train).scores
 
 
 def _write_failure(run: RunDirectory, work: _Work, error: BaseException) -> None:

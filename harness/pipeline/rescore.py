@@ -7,10 +7,10 @@ from pathlib import Path
 from harness.config.spec import RunSpec
 from harness.data.rows import Rows
 from harness.pipeline.reopen import rows_of
-from harness.scoring.score import MIN_ROWS, Scored, score_predictions, write_scored
+from harness.scoring.score import Scored, score_predictions, write_scored
 from harness.store.record import RunRecord
 from harness.store.run_directory import RunDirectory, open_run
-from harness.task import Suite
+from harness.task import MIN_EXAMPLES, Suite
 
 
 def score(run: RunDirectory, spec: RunSpec, suite: Suite, rows: Rows, n_train: dict[str, int] | None) -> Scored:
@@ -27,7 +27,7 @@ def scores_of(run: RunDirectory, spec: RunSpec, suite: Suite, rows: Rows, n_trai
         {t: rows.of(t) for t in rows.by_task},
         {t: run.predictions(t) for t in rows.by_task},
         n_train=n_train,
-        min_rows=1 if spec.data.sample else MIN_ROWS,
+        min_examples=1 if spec.data.sample else MIN_EXAMPLES,
     )
 
 
