@@ -30,7 +30,7 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
 
 
 def parse_value(text: str) -> Any:
-    """A TOML value, or the text itself where it is none."""
+    """A TOML value, or the text itself where it is not one."""
     if text.lower() == "none":
         return None
     try:
@@ -46,7 +46,7 @@ def build(cls: type[T], values: Mapping[str, Any], section: str) -> T:
         if name not in known:
             raise unknown("key", f"{section}.{name}", [f"{section}.{k}" for k in known], see="harness list")
     default = cls()
-    # A comma list is kind to people: --set suite.kinds=NLI,MRC
+    # A list may be typed with commas: --set suite.kinds=NLI,MRC
     lists = {k: tuple(v.split(",")) for k, v in values.items() if isinstance(v, str) and _is_tuple(default, k)}
     try:
         return TypeAdapter(cls).validate_python({**values, **lists})

@@ -1,4 +1,4 @@
-"""What was typed, and how a later command finds a run's data and model again (inputs.json)."""
+"""What a user asked for, and how a later command finds a run's data and model again (inputs.json)."""
 
 from __future__ import annotations
 
@@ -8,17 +8,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.config.backend import from_anywhere
+from harness.config.backend import portable_backend
 from harness.config.clusters import read_clusters
 from harness.config.keys import SECTIONS, parse_assignments
 from harness.config.method_config import absolute_keys
+from harness.config.options import OPTIONS
 from harness.config.spec import ClusterSpec
 from harness.errors import UsageError, unknown
 from harness.registry import method_class
 
 
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a user asked for: options by name (see ``OPTIONS``) and keys such as ``train.lr``, parsed or not."""
+
+    options: Mapping[str, Any]
+    keys: Mapping[str, Any] = field(default_factory=dict)
+
+
 def typed(options: Mapping[str, Any], assignments: Sequence[str], config: Path | None) -> Request:
-    """The request of a command line: what was typed wins over the TOML file."""
+    """The request of a command line; what was typed takes precedence over the TOML file."""
     line = Request(options=options, keys=parse_assignments(assignments))
     return merge(read_config(config), line) if config is not None else merge(Request(options={}), line)
 
@@ -35,38 +44,12 @@ def to_json(request: Request, source: str | None = None) -> dict[str, Any]:
         if options.get(name) and Path(options[name]).exists():
             options[name] = str(Path(options[name]).resolve())
     if options.get("backend"):
-        options["backend"] = from_anywhere(options["backend"])
+        options["backend"] = portable_backend(options["backend"])
     clusters = read_clusters(options.get("clusters"))
-    if isinstance(clusters, ClusterSpec):  # what the file says now, whatever becomes of it
+    if isinstance(clusters, ClusterSpec):  # The content is kept, since the file may change later.
         options["clusters"] = clusters.model_dump(mode="json")
     keys = absolute_keys(method_class(options["method"]), request.keys) if options.get("method") else request.keys
     return {"options": options, "keys": dict(keys)}
-
-
-OPTIONS = {
-    "method": str,
-    "suite": str,
-    "model": str,
-    "data": str,
-    "tasks": str,
-    "ablation": str,
-    "preset": str,
-    "prompt": str,
-    "budget": str,
-    "seed": int,
-    "shots": int,
-    "backend": str,
-    "clusters": str,
-    "from": str,
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What a user asked for: options by name (``OPTIONS``) and keys such as ``train.lr``, unparsed or parsed."""
-
-    options: Mapping[str, Any]
-    keys: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_config(path: Path) -> Request:
@@ -90,6 +73,6 @@ def read_config(path: Path) -> Request:
 
 
 def merge(low: Request, high: Request) -> Request:
-    """Two requests; what ``high`` says wins."""
+    """Both requests in one; ``high`` takes precedence."""
     given = {k: v for k, v in high.options.items() if v is not None}
     return Request(options={**low.options, **given}, keys={**low.keys, **high.keys})

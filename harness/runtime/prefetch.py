@@ -16,11 +16,13 @@ class Prefetcher(Generic[T]):
 
     Each item is made in a thread while the caller uses the item before it.
 
-    waited_seconds: how long the last ``get`` waited for its item.
+    waited_seconds: how long the last ``get`` waited for its item. clock: the time in seconds; tests pass their own.
     """
 
-    def __init__(self, make: Callable[[int], T], start: int, stop: int) -> None:
-        self.make, self.next_index, self.stop = make, start, stop
+    def __init__(
+        self, make: Callable[[int], T], start: int, stop: int, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self.make, self.next_index, self.stop, self.clock = make, start, stop, clock
         self.waited_seconds = 0.0
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
         self._pending: Future[T] | None = None
@@ -29,9 +31,9 @@ class Prefetcher(Generic[T]):
     def get(self) -> T:
         """Return the next item. Raises: whatever ``make`` raised for it."""
         assert self._pending is not None
-        started = time.perf_counter()
+        started = self.clock()
         item = self._pending.result()
-        self.waited_seconds = time.perf_counter() - started
+        self.waited_seconds = self.clock() - started
         self._submit()
         return item
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.data.encoding import Encoded
-from harness.method import Adapter
+from harness.method import StepRouting
 
 # The label of positions without a target. Labels go by position, because a target may hold the padding token.
 IGNORED = -100
@@ -173,7 +173,7 @@ def cross_entropies(logits: Tensor, batch: Batch) -> Tensor:
     return nn.functional.cross_entropy(logits.flatten(0, 1), batch.labels, ignore_index=IGNORED, reduction="none")
 
 
-def token_losses(model: Any, adapter: Adapter, batch: Batch, reads: bool) -> Tensor:
+def token_losses(model: Any, adapter: StepRouting, batch: Batch, reads: bool) -> Tensor:
     """The cross-entropy of every label, (N,). To be called within ``adapter.route(batch.routes)``.
 
     reads: the adapter chooses routes by reading the prompts (trait LABEL_FREE), so that it gets them first.

@@ -15,11 +15,11 @@ from harness.config.clusters import clusters_of
 from harness.config.method_config import method_of
 from harness.config.spec import EvalConfig, RunSpec, canonical, run_id
 from harness.errors import HarnessError, StoreError
-from harness.method import Method
+from harness.method import AdapterMethod
 from harness.store.adapter import META, WEIGHTS, has_adapter, read_meta, read_weights
 from harness.store.files import write_atomic, write_json
 from harness.store.record import Frozen, TrainingSummary
-from harness.store.run_directory import FOLDER, RunDirectory, State, find_runs
+from harness.store.run_directory import TUNING_FOLDER, RunDirectory, State, find_runs
 
 _FILE: Final = "taken.json"
 _COPIED: Final = ("train.jsonl", "train/*.jsonl", "artefacts/**/*.json")
@@ -36,11 +36,11 @@ class ReusedStage:
     state: Mapping[str, Tensor]
 
 
-def find_stage(out: Path, spec: RunSpec, method: Method, stage: str) -> ReusedStage | None:
+def find_stage(out: Path, spec: RunSpec, method: AdapterMethod, stage: str) -> ReusedStage | None:
     """Find a finished run in the folder ``out`` that trained this stage on the same data with the same settings.
 
-    Two methods train the same stage where ``Method.stage_key`` is equal, and the adapter of a finished run holds the
-    stages of ``Method.kept_stages``.
+    Two methods train the same stage where ``stage_key`` is equal, and the adapter of a finished run holds the stages of
+    ``kept_stages``.
     """
     tasks = list(spec.suite.tasks)
     key = method.stage_key(stage, tasks)
@@ -70,6 +70,8 @@ def _stage_state(run: RunDirectory, wanted: str, key: str, tasks: Sequence[str])
         if spec is None or spec.parent is not None or training_key(spec) != wanted:
             return None
         other = method_of(spec)
+        if not isinstance(other, AdapterMethod):
+            return None
         if key not in {other.stage_key(s, tasks) for s in other.kept_stages(tasks)}:
             return None
         weights = read_weights(run.adapter)
@@ -102,7 +104,7 @@ def reuse_training(run: RunDirectory, spec: RunSpec) -> ReusedTraining | None:
     if any(c.checkpoints.exists() for c in clusters):
         return None
     wanted = _evaluation_free(spec)
-    for other in [*find_runs(run.path.parent), *find_runs(run.path.parent / FOLDER)]:
+    for other in [*find_runs(run.path.parent), *find_runs(run.path.parent / TUNING_FOLDER)]:
         theirs = other.spec()
         if theirs is None or other.name == run.name or _evaluation_free(theirs) != wanted:
             continue

@@ -16,7 +16,7 @@ from harness.config.spec import TrainConfig
 from harness.data.encoding import Encoded, Encoder
 from harness.data.mixture import Mixture, StepPlan
 from harness.errors import NotFinite
-from harness.method import Adapter, Method
+from harness.method import Adapter, AdapterMethod
 from harness.models.loading import LoadedModel
 from harness.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from harness.runtime.prefetch import Prefetcher
@@ -42,7 +42,7 @@ class TrainingSetup:
     """
 
     config: TrainConfig
-    method: Method
+    method: AdapterMethod
     adapter: Adapter
     loaded: LoadedModel
     encoder: Encoder

@@ -15,12 +15,12 @@ from torch import Tensor
 from harness.data.encoding import draw
 from harness.data.mixture import Mixture, StepPlan
 from harness.errors import TrainingError
-from harness.method import Start, Trait
+from harness.method import ArtefactKind, Start, Trait
 from harness.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from harness.runtime.memory import peak_bytes, reset_peak
 from harness.runtime.signals import StopFlag
 from harness.store.adapter import trainable_state
-from harness.store.files import write_json
+from harness.store.artefacts import write_artefact
 from harness.store.record import TrainingSummary
 from harness.store.run_directory import RunDirectory
 from harness.task import Example
@@ -170,9 +170,9 @@ class EngineTrainer:
             LOG.info("stage %r is reused from %s, which has trained it already", stage, reused.run)
         return self.processes.broadcast(None if reused is None else reused.state)
 
-    def artefact(self, name: str, value: Any) -> None:
+    def artefact(self, name: str, value: Any, kind: ArtefactKind) -> None:
         if self.processes.is_main:
-            write_json(self.run.artefacts / f"{name}.json", value)
+            write_artefact(self.run.artefacts, name, value, kind)
 
     def summary(self, memory_estimate: int | None = None) -> TrainingSummary:
         """What the training has cost so far, over all its processes and restarts."""

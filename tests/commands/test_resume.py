@@ -274,7 +274,7 @@ def test_sigterm_keeps_a_checkpoint_and_the_exit_status_says_so(forks: Forks, to
     step = json.loads((checkpoint / "progress.json").read_text())["step"]
     assert 0 < step < 24
     assert len((run / "train.jsonl").read_text().splitlines()) == step
-    assert "Give the same command again" in (tmp_path / "log").read_text()
+    assert "Run the same command again" in (tmp_path / "log").read_text()
     assert not (run / "failure.json").exists()
     assert forks.run(command, tmp_path / "log") == 0
     assert forks.run(alone, tmp_path / "log") == 0

@@ -25,30 +25,26 @@ def test_items_come_in_order_and_each_is_made_while_the_one_before_is_used() -> 
     assert used == [9, 16, 25, 36, 49]
 
 
-def test_an_item_is_made_before_it_is_asked_for() -> None:
-    ready = [threading.Event(), threading.Event()]
+def test_the_time_that_the_caller_waits_is_measured() -> None:
+    """With a clock of the test's own, which advances by 5 seconds with each item that is made."""
+    now = [0.0]
+    asked = threading.Event()
+
+    def clock() -> float:
+        asked.set()
+        return now[0]
 
     def make(number: int) -> int:
-        ready[number].set()
+        asked.wait(20)  # the first item is not made before the caller asks for it
+        now[0] += 5
         return number
 
-    with Prefetcher(make, 0, 2) as ahead:
-        assert ready[0].wait(20)
+    with Prefetcher(make, 0, 4, clock) as ahead:
         ahead.get()
-        assert ready[1].wait(20)
-
-
-def test_the_time_that_the_caller_waited_is_measured() -> None:
-    release = threading.Event()
-
-    def make(number: int) -> int:
-        release.wait(20)
-        return number
-
-    with Prefetcher(make, 0, 1) as ahead:
-        threading.Timer(0.05, release.set).start()
+        assert ahead.waited_seconds == 5
+        ahead.wait_until_idle()  # the second item is made by now
         ahead.get()
-        assert ahead.waited_seconds > 0
+        assert ahead.waited_seconds == 0
 
 
 def test_an_error_in_the_thread_is_raised_where_the_item_is_needed() -> None:
