@@ -34,6 +34,7 @@ from harness.bench.contenders import floor, twin
 from harness.bench.random_model import SHAPES, random_model
 from harness.config.spec import TrainConfig
 from harness.data.encoding import Encoded
+from harness.data.routes import Routes
 from harness.method import Trait, iter_linear
 from harness.models.loading import LoadedModel, load_model
 from harness.registry import method_class
@@ -143,7 +144,7 @@ class Ours:
                 for _ in range(len(rows) // size):
                     chosen = ahead.get()
                     self.waited.append(ahead.waited_seconds)
-                    self.stepped.append(self.loop.step(self.number, chosen, self.tasks).seconds)
+                    self.stepped.append(self.loop.step(self.number, chosen, Routes(tuple(self.tasks))).seconds)
                     self.number += 1
 
         with attention(model, self.loop.layout.attention):
@@ -157,7 +158,7 @@ class Ours:
 
         def work() -> None:
             for first in range(0, len(rows), size):
-                step = weigh(rows[first : first + size], "token", self.tasks)
+                step = weigh(rows[first : first + size], "token", Routes(tuple(self.tasks)))
                 for positions in layout.split([len(w.sequence) for w in step], capacity):
                     batch = layout.collate([step[i] for i in positions], self.loaded)
                     if layout.packed:

@@ -206,7 +206,7 @@ class _Execution:
                 loaded=prepared.loaded,
                 encoder=prepared.encoder,
                 mixture=mixture(self.resolved, rows),
-                tasks=prepared.tasks,
+                routes=prepared.routes,
                 memory_before=prepared.base.memory_before,
             ),
             stop=self.stop,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.data.encoding import Encoded
+from harness.data.routes import Routes
 from harness.method import StepRouting
 
 # The label of positions without a target. Labels go by position, because a target may hold the padding token.
@@ -75,16 +76,14 @@ def total_weight(sequences: Sequence[Encoded], weights: Sequence[float]) -> floa
     return sum(w * len(s.target) for s, w in zip(sequences, weights, strict=True))
 
 
-def weigh(sequences: Sequence[Encoded], kind: str, tasks: Sequence[str]) -> list[Weighted]:
-    """The sequences of one step with weights that sum to 1 over all target tokens.
-
-    Args:
-        kind: as for ``loss_weights``. tasks: the tasks that the adapter was attached for, in that order.
-    """
+def weigh(sequences: Sequence[Encoded], kind: str, routes: Routes) -> list[Weighted]:
+    """The sequences of one step with weights that sum to 1 over all target tokens; ``kind`` as for ``loss_weights``."""
     weights = loss_weights(sequences, kind)
     total = total_weight(sequences, weights)
-    index = {task: i for i, task in enumerate(tasks)}
-    return [Weighted(sequence=s, task=index[s.task], weight=w / total) for s, w in zip(sequences, weights, strict=True)]
+    return [
+        Weighted(sequence=s, task=routes.index(s.task), weight=w / total)
+        for s, w in zip(sequences, weights, strict=True)
+    ]
 
 
 def padded(sequences: Sequence[Weighted], device: torch.device) -> Batch:

@@ -15,6 +15,7 @@ from torch import Tensor
 from harness.config.spec import TrainConfig
 from harness.data.encoding import Encoded, Encoder
 from harness.data.mixture import Mixture, StepPlan
+from harness.data.routes import Routes
 from harness.errors import NotFinite
 from harness.method import Adapter, AdapterMethod
 from harness.models.loading import LoadedModel
@@ -37,7 +38,7 @@ LOG: Final = logging.getLogger(__name__)
 class TrainingSetup:
     """What is trained: a method's adapter on a model, with data and settings.
 
-    tasks: the tasks that the adapter was attached for, in that order.
+    routes: the tasks that the adapter was attached for.
     memory_before: bytes that the process used before the model was loaded, for the peak on a CPU.
     """
 
@@ -47,7 +48,7 @@ class TrainingSetup:
     loaded: LoadedModel
     encoder: Encoder
     mixture: Mixture
-    tasks: Sequence[str]
+    routes: Routes
     memory_before: int | None = None
 
 
@@ -131,7 +132,7 @@ class StageRunner:
         sequences = ahead.get()
         micro_tokens = self.steps.micro_tokens
         try:
-            result = self.steps.step(progress.step, sequences, self.setup.tasks, stop=bool(state.stop))
+            result = self.steps.step(progress.step, sequences, self.setup.routes, stop=bool(state.stop))
         except NotFinite as error:
             raise NotFinite(
                 f"{error}. The last good checkpoint: {state.checkpoints.last_good or 'none yet'}"

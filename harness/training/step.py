@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from harness.config.spec import TrainConfig
 from harness.data.encoding import Encoded
+from harness.data.routes import Routes
 from harness.errors import NotFinite, TrainingError
 from harness.method import Adapter
 from harness.models.loading import LoadedModel
@@ -100,7 +101,7 @@ class StepRunner:
             weight_decay=config.weight_decay,
         )
 
-    def step(self, number: int, sequences: Sequence[Encoded], tasks: Sequence[str], stop: bool = False) -> StepResult:
+    def step(self, number: int, sequences: Sequence[Encoded], routes: Routes, stop: bool = False) -> StepResult:
         """Make one optimiser step on ``sequences``, of which each process takes its share.
 
         Out of memory, the micro-batches are halved and the step is repeated; its result is the same.
@@ -108,14 +109,14 @@ class StepRunner:
         Args:
             number: counts from 0.
             sequences: those of the whole step, the same in every process.
-            tasks: the tasks that the adapter was attached for, in that order.
+            routes: the tasks that the adapter was attached for.
             stop: this process got a signal to stop.
 
         Raises: NotFinite where the loss or the gradient is not finite; TrainingError where one sequence is too long.
         """
         started = time.perf_counter()
         self.adapter.begin_step(self.stage.name, number)
-        sums = self.processes.all_reduce(torch.cat([self._gradients(number, sequences, tasks), self._flag(stop)]))
+        sums = self.processes.all_reduce(torch.cat([self._gradients(number, sequences, routes), self._flag(stop)]))
         self.processes.all_reduce_gradients(self.stage.parameters.values())
         self.scaler.unscale_(self.optimiser)
         norm = self._clip()
@@ -127,7 +128,7 @@ class StepRunner:
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
-        means = dict(zip(tasks, by_task, strict=True))
+        means = dict(zip(routes.tasks, by_task, strict=True))
         n_targets = {t: sum(len(s.target) for s in sequences if s.task == t) for t in {s.task for s in sequences}}
         return StepResult(
             loss=loss,
@@ -156,17 +157,17 @@ class StepRunner:
         if scaler and self.scaler.is_enabled():
             self.scaler.load_state_dict(dict(scaler))
 
-    def _gradients(self, number: int, sequences: Sequence[Encoded], tasks: Sequence[str]) -> Tensor:
+    def _gradients(self, number: int, sequences: Sequence[Encoded], routes: Routes) -> Tensor:
         """Compute the gradients of this process's share of the step.
 
         Returns: (1 + tasks,) float64, its share of the loss, then of the summed token loss of each task.
         """
-        weighted = weigh(sequences, self.config.loss, tasks)
+        weighted = weigh(sequences, self.config.loss, routes)
         parts = partition_by_length(list(map(len, sequences)), self.processes.world_size)
         mine = [weighted[i] for i in parts[self.processes.rank]]
         while True:
             try:
-                return self._accumulate(number, mine, len(sequences), len(tasks))
+                return self._accumulate(number, mine, len(sequences), len(routes))
             except torch.OutOfMemoryError:
                 self.optimiser.zero_grad(set_to_none=True)
             self._halve([len(w.sequence) for w in mine])

@@ -108,14 +108,14 @@ class EngineTrainer:
     ) -> None:
         if self.done(stage):
             return
-        plan = self.mixture.plan(tasks or self.setup.tasks, share)
+        plan = self.mixture.plan(tasks or self.setup.routes.tasks, share)
         self._steps = self._begin(stage, plan, parameters, tasks)
         runner = StageRunner(
             setup=self.setup,
             state=self._state,
             plan=plan,
             steps=self._steps,
-            tasks=tasks or self.setup.tasks,
+            tasks=tasks or self.setup.routes.tasks,
             save=self._save,
         )
         try:
@@ -132,7 +132,7 @@ class EngineTrainer:
     @torch.no_grad()
     def loss(self, examples: Sequence[Example]) -> float:
         loaded, adapter = self.setup.loaded, self.setup.adapter
-        weighted = weigh(self.setup.encoder.encode(examples), "example", self.setup.tasks)
+        weighted = weigh(self.setup.encoder.encode(examples), "example", self.setup.routes)
         layout = self._choose_layout()
         parts = layout.split([len(w.sequence) for w in weighted], micro_tokens(self.setup.config, loaded.device))
         total = 0.0
@@ -200,7 +200,7 @@ class EngineTrainer:
         parts = Stage(
             name=stage,
             steps=plan.steps,
-            key=(self.seed, *(self.setup.tasks if tasks is None else tasks)),
+            key=(self.seed, *(self.setup.routes.tasks if tasks is None else tasks)),
             reads=self._reads,
             parameters={n: everything[n] for n in trained},
             factors={n: self.setup.method.lr_factor(n) for n in trained},

@@ -13,6 +13,7 @@ import torch
 
 from harness.config.spec import TrainConfig
 from harness.data.encoding import Encoded
+from harness.data.routes import Routes
 from harness.method import Trait
 from harness.models.loading import LoadedModel
 from harness.registry import method_class
@@ -75,7 +76,8 @@ def run(name: str, kind: str, processes: ProcessGroup) -> dict[str, Any]:
     loop.optimiser.register_step_pre_hook(remember)
     model.train()
     results = [
-        loop.step(step, make_rows(step), TASKS, stop=step == 7 and not processes.is_main) for step in range(STEPS)
+        loop.step(step, make_rows(step), Routes(TASKS), stop=step == 7 and not processes.is_main)
+        for step in range(STEPS)
     ]
     return {
         "losses": [r.loss for r in results],

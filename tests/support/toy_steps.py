@@ -10,6 +10,7 @@ import torch
 
 from harness.config.spec import TrainConfig
 from harness.data.encoding import Encoded
+from harness.data.routes import Routes
 from harness.method import Method, Trait
 from harness.models.loading import LoadedModel
 from harness.testing.toys import perturb
@@ -17,6 +18,7 @@ from harness.training.packing import Layout
 from harness.training.step import Stage, StepRunner
 
 TASKS = ("one", "two", "three")
+ROUTES = Routes(TASKS)
 PACKED, PADDED = Layout(packed=True), Layout(packed=False)
 # The toy computes in float64, but its norms in float32: where an input of a norm is rounded another way on some CPU,
 # its output differs by 6e-8. Mistakes of packing are larger than 1e-4.
@@ -71,7 +73,7 @@ def gradients(steps: StepRunner, sequences: Sequence[Encoded]) -> tuple[list[flo
 
     handle = steps.optimiser.register_step_pre_hook(copy)
     steps.loaded.model.train()
-    result = steps.step(4, sequences, TASKS)
+    result = steps.step(4, sequences, ROUTES)
     steps.loaded.model.eval()
     handle.remove()
     return [result.loss, *result.by_task.values()], found

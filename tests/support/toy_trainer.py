@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from toy_steps import TASKS, as_loaded
+from toy_steps import ROUTES, TASKS, as_loaded
 
 from harness.config.spec import TrainConfig
 from harness.data.encoding import Encoder
@@ -73,7 +73,7 @@ def toy_trainer(
                 tokenizer=Characters(), style="plain", eos=1, max_length=64, limits=dict.fromkeys(TASKS, 8)
             ),
             mixture=Mixture(rows=toy_rows(), batch_size=4, steps=STEPS, seed=0),
-            tasks=TASKS,
+            routes=ROUTES,
         ),
         stop=StopFlag() if stop is None else stop,
         evaluate=evaluate,

@@ -486,7 +486,7 @@ def test_a_decoder_starts_from_its_own_token_in_training_scoring_and_generation(
 ) -> None:
     model = toy(kind)
     assert decoder_start_token(model) == start
-    rows = [Encoded(task="add", prompt=(7, 8), target=(9, 10), truncated=False)]
+    rows = [Encoded(task="add", prompt=(7, 8), target=(9, 10), cut=False)]
     batch = Layout(packed=False).collate(weigh(rows, "token", TASKS), model)
     assert batch.inputs["decoder_input_ids"].tolist() == [[start, 9]]
     read: list[list[list[int]]] = []

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from toy_steps import CLOSE, TASKS, make_sequences
+from toy_steps import CLOSE, ROUTES, TASKS, make_sequences
 
 from harness.data.encoding import Encoded
+from harness.data.routes import Routes
 from harness.registry import method_class
 from harness.training.batch import IGNORED, packed, padded, token_losses, weigh
 from harness.training.packing import groups
@@ -37,7 +38,7 @@ STEP = [
 def test_the_loss_of_a_step_is_the_weighted_mean_of_single_sequences(toy_llama: Any, kind: str) -> None:
     model = toy_llama()
     adapter = NoFinetune().attach(model, ["a", "b", "c"], seed=0)
-    weighted = weigh(STEP, kind, ["a", "b", "c"])
+    weighted = weigh(STEP, kind, Routes(("a", "b", "c")))
     batches = [padded([weighted[i] for i in at], torch.device("cpu")) for at in groups([len(r) for r in STEP], 40)]
     assert len(batches) > 1
     ours = sum(float((token_losses(model, adapter, b, reads=False) * b.weights).sum()) for b in batches)
@@ -72,12 +73,12 @@ def test_the_loss_of_a_step_is_the_weighted_mean_of_single_sequences(toy_llama: 
 
 def test_labels_go_by_position_even_where_a_target_holds_the_padding_token(toy_llama: Any) -> None:
     sequences = [Encoded(task="a", prompt=(4, 0, 7), target=(0, 0, 9), truncated=False), encoded("a", 8, 2)]
-    batch = padded(weigh(sequences, "token", ["a"]), torch.device("cpu"))
+    batch = padded(weigh(sequences, "token", Routes(("a",))), torch.device("cpu"))
     assert (batch.labels != IGNORED).view(2, -1).sum(1).tolist() == [3, 2]
 
 
 def test_only_predicted_positions_get_logits(toy_llama: Callable[..., Any]) -> None:
-    model, sequences = toy_llama(), weigh(make_sequences(), "token", TASKS)
+    model, sequences = toy_llama(), weigh(make_sequences(), "token", ROUTES)
     adapter = method_class("lora_all")().attach(model, TASKS, seed=0)
     batch = packed(sequences, torch.device("cpu"))
     seen = []
@@ -92,7 +93,7 @@ def test_only_predicted_positions_get_logits(toy_llama: Callable[..., Any]) -> N
 
 
 def test_a_padded_sequence_has_the_losses_that_it_has_alone(toy_llama: Callable[..., Any]) -> None:
-    model, sequences = toy_llama(), weigh(make_sequences(4), "token", TASKS)
+    model, sequences = toy_llama(), weigh(make_sequences(4), "token", ROUTES)
     adapter = method_class("lora_all")().attach(model, TASKS, seed=0)
     with torch.no_grad():
         batch = padded(sequences, torch.device("cpu"))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from logged import messages
 from safetensors.torch import load_file
 
 Command = Callable[..., Any]
@@ -25,8 +26,9 @@ def test_lorahub_reuses_the_loras_of_a_finished_run(toy_run: Command, tmp_path: 
     (tmp_path / "runs").rename(tmp_path / "before")
 
     assert toy_run("--method", "lora_single").status == 0
-    reused = toy_run(*hub)
-    assert reused.err.count("reused from lora_single") == 3
+    with messages() as logged:
+        reused = toy_run(*hub)
+    assert sum("reused from lora_single" in line for line in logged) == 3
     assert reused.json["record"]["training"]["steps"] == 0
     assert alone.json["record"]["training"]["steps"] == 12
     again = tensors(tmp_path, "lorahub")
@@ -43,9 +45,10 @@ def test_another_seed_or_rank_trains_for_itself(toy_run: Command) -> None:
 def test_a_training_that_was_evaluated_in_another_way_is_reused_whole(toy_run: Command, tmp_path: Path) -> None:
     cgc = ["--method", "cgc_lora", "--json"]
     tuned = toy_run(*cgc, "--set", "eval.split=dev", "--out", tmp_path / "runs" / "tuning").json
-    done = toy_run(*cgc)
+    with messages() as logged:
+        done = toy_run(*cgc)
     source, run = Path(tuned["directory"]), Path(done.json["directory"])
-    assert f"reused from {source.name}" in done.err
+    assert any(f"reused from {source.name}" in line for line in logged)
     assert done.json["record"]["training"] == tuned["record"]["training"]
     assert done.json["record"]["provenance"]["settings"]["trained_by"] == source.name
     for name in ("adapter/adapter.safetensors", "train.jsonl", "artefacts/gates.json"):
@@ -57,8 +60,9 @@ def test_a_training_that_was_evaluated_in_another_way_is_reused_whole(toy_run: C
     assert again.json["record"]["training"] == tuned["record"]["training"]
 
     (tmp_path / "runs").rename(tmp_path / "before")
-    alone = toy_run(*cgc)
-    assert "reused from" not in alone.err
+    with messages() as logged:
+        alone = toy_run(*cgc)
+    assert not any("reused from" in line for line in logged)
     own = Path(alone.json["directory"])
     assert (own / "adapter" / "adapter.safetensors").read_bytes() == (
         tmp_path / "before" / run.name / "adapter" / "adapter.safetensors"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from toy_steps import CLOSE, PACKED, PADDED, TASKS, gradients, make_sequences, make_steps
+from toy_steps import CLOSE, PACKED, PADDED, ROUTES, TASKS, gradients, make_sequences, make_steps
 
 from harness.data.encoding import Encoded
 from harness.errors import TrainingError
@@ -74,7 +74,7 @@ def test_the_loss_is_what_the_design_says_of_its_weighting(toy_llama: Callable[.
     assert gradients(steps, sequences)[0][0] == pytest.approx(expected[kind], abs=CLOSE)
     assert len({round(loss, 6) for loss in expected.values()}) == 3
     weights = loss_weights(sequences, kind)
-    assert sum(w.weight * len(w.sequence.target) for w in weigh(sequences, kind, TASKS)) == pytest.approx(1.0)
+    assert sum(w.weight * len(w.sequence.target) for w in weigh(sequences, kind, ROUTES)) == pytest.approx(1.0)
     assert total_weight(sequences, weights) == pytest.approx(
         {"token": sum(len(r.target) for r in sequences), "example": 11, "task": 3}[kind]
     )
@@ -123,9 +123,9 @@ def test_out_of_memory_halves_the_micro_batches_and_repeats_the_step_with_the_sa
             raise torch.OutOfMemoryError("no room")
         return forward(self, **inputs)
 
-    expected = whole.step(0, sequences, TASKS)
+    expected = whole.step(0, sequences, ROUTES)
     monkeypatch.setattr(type(small.loaded.model), "forward", cramped)
-    result = small.step(0, sequences, TASKS)
+    result = small.step(0, sequences, ROUTES)
     assert sizes[0] > 120 >= max(sizes[-3:])
     assert small.micro_tokens <= 120
     assert result.loss == pytest.approx(expected.loss, abs=CLOSE)
@@ -133,7 +133,7 @@ def test_out_of_memory_halves_the_micro_batches_and_repeats_the_step_with_the_sa
     for name, parameter in small.stage.parameters.items():
         assert torch.allclose(parameter, whole.stage.parameters[name], atol=CLOSE), name
     halved = small.micro_tokens
-    small.step(1, sequences, TASKS)
+    small.step(1, sequences, ROUTES)
     assert small.micro_tokens == halved
 
 
@@ -147,7 +147,7 @@ def test_a_single_sequence_without_room_is_an_error_that_says_what_to_do(
 
     monkeypatch.setattr(type(steps.loaded.model), "forward", full)
     with pytest.raises(TrainingError, match=r"single sequence.*train\.max_length"):
-        steps.step(0, make_sequences(), TASKS)
+        steps.step(0, make_sequences(), ROUTES)
 
 
 def test_a_gradient_that_overflows_in_fp16_skips_a_step_and_lowers_the_scale(
@@ -156,11 +156,11 @@ def test_a_gradient_that_overflows_in_fp16_skips_a_step_and_lowers_the_scale(
     steps = make_steps(toy_llama().to(torch.float16), method_class("lora_all")(), PACKED)
     steps.scaler.load_state_dict({**steps.scaler.state_dict(), "scale": 2.0**40})
     before = {n: p.detach().clone() for n, p in steps.stage.parameters.items()}
-    steps.step(0, make_sequences(), TASKS)
+    steps.step(0, make_sequences(), ROUTES)
     assert steps.scaler.get_scale() == 2.0**39
     assert all(torch.equal(p, before[n]) for n, p in steps.stage.parameters.items())
     steps.scaler.load_state_dict({**steps.scaler.state_dict(), "scale": 128.0})
-    steps.step(1, make_sequences(), TASKS)
+    steps.step(1, make_sequences(), ROUTES)
     assert not all(torch.equal(p, before[n]) for n, p in steps.stage.parameters.items())
 
 
