@@ -9,7 +9,7 @@ from tabulate import tabulate
 
 from harness.bench.clock import LAUNCH_BOUND, Interval
 from harness.bench.measure import LOOP, OURS, PEFT, Measured, Report, Row
-from harness.reporting.numbers import MISSING
+from harness.reporting.numbers import MISSING, interval, size
 
 MOST_TO_PEFT = 1.05
 """The goal for a gated expert layer's time over PEFT's, in steps of FROM_TOKENS or more."""
@@ -69,7 +69,7 @@ def _cells(row: Row) -> list[str]:
         f"{row.active / 1e6:.2f} M",
         f"{ours.seconds:.3f}",
         f"{ours.tokens_per_second:.0f}",
-        MISSING if ours.peak_bytes is None else f"{ours.peak_bytes / 2**30:.2f} GiB",
+        size(ours.peak_bytes),
         _interval(row.ours_to_frozen),
         _interval(row.ours_to_peft),
         _interval(row.loop_to_ours),
@@ -77,11 +77,7 @@ def _cells(row: Row) -> list[str]:
 
 
 def _interval(found: Interval | None) -> str:
-    if found is None:
-        return MISSING
-    if found.low is None:
-        return f"{found.median:.3f}"
-    return f"{found.median:.3f} [{found.low:.3f}, {found.high:.3f}]"
+    return MISSING if found is None else interval(found.median, found.low, found.high)
 
 
 def _notes(report: Report) -> list[str]:

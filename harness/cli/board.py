@@ -110,10 +110,12 @@ def leaderboard_command(
         from harness.leaderboard.publish import publish_all
 
         records = FOLDER / RECORDS
-        refused = publish_all(board.content, records, click.echo)
-        for run in refused:
+        done = publish_all(board.content, records)
+        for path in done.folders:
+            click.echo(f"published: {path}")
+        for run in done.refused:
             LOG.warning("not published: %s", run.reason)
-        if refused:
+        if done.refused:
             sys.exit(1)
         board = make_board(name, records, protocol)
     if write or publish:

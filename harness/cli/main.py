@@ -65,6 +65,6 @@ def main() -> None:
         error.show()
         sys.exit(2)
     except HarnessError as error:
-        if is_main_process() or not getattr(error, "said_by_first", False):
+        if is_main_process() or not getattr(error, "printed_by_main_only", False):
             click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)

@@ -46,8 +46,6 @@ def score_command(
         if suite is None or gold is None:
             raise UsageError(f"{what} is not a run. To score a file of predictions, give --suite and --gold too")
         scored, record = score_file(suite_class(suite)(), what, gold), None
-        for line in scored.notes:
-            LOG.info(line)
     if as_json:
         print_json(to_json(what if what.is_dir() else None, record, scored.scores))
     else:

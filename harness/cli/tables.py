@@ -10,6 +10,7 @@ from tabulate import tabulate
 
 from harness.method import AdapterMethod
 from harness.registry import BACKENDS, METHODS, SUITES, broken, method_class, plugins, suite_class
+from harness.reporting.numbers import MISSING, or_missing, percent
 
 if TYPE_CHECKING:
     from harness.store.run_directory import RunDirectory
@@ -68,9 +69,8 @@ def runs_table(runs: list[RunDirectory]) -> str:
         spec, scores, failure = run.spec(), run.scores(), run.failure()
         mean = next(iter(scores.root.values())).mean if scores else None
         progress = f"{failure.stage}: {failure.error}" if failure else _progress(run)
-        model = spec.model.label if spec and spec.model else "–"
-        score = "–" if mean is None else f"{100 * mean:.1f}"
-        rows.append((run.name, run.state().value, progress, model, spec.seed if spec else "–", score))
+        model = spec.model.label if spec and spec.model else MISSING
+        rows.append((run.name, run.state().value, progress, model, spec.seed if spec else MISSING, percent(mean)))
     return tabulate(
         rows, ("run", "state", "progress", "model", "seed", "mean"), tablefmt="simple", disable_numparse=True
     )
@@ -89,12 +89,12 @@ def _about_suite(name: str) -> str:
 
 def _progress(run: RunDirectory) -> str:
     if (run.path / "record.json").exists():
-        return "–"
+        return MISSING
     predictions = sum(_lines(p) for p in (run.path / "predictions").glob("*.jsonl"))
     if predictions:
         return f"{predictions} predictions"
     steps = sum(_lines(p) for p in (run.path / "train.jsonl", *run.path.glob("train/*.jsonl")) if p.exists())
-    return f"{steps} steps" if steps else "–"
+    return f"{steps} steps" if steps else MISSING
 
 
 def _lines(path: Path) -> int:
@@ -103,4 +103,4 @@ def _lines(path: Path) -> int:
 
 
 def _value(value: Any) -> str:
-    return "–" if value is None else ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return ",".join(map(str, value)) if isinstance(value, tuple) else or_missing(value)

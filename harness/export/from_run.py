@@ -15,6 +15,7 @@ from harness.method import Adapter, LoRAFactors, Trait, adapter_method
 from harness.models.loading import LoadedModel, load_model
 from harness.models.source import locate
 from harness.pipeline.reopen import ReopenedRun, reopen
+from harness.reporting.numbers import MISSING
 from harness.store.adapter import load_into
 from harness.store.files import write_atomic
 
@@ -190,7 +191,7 @@ def serve_command(base: BaseName, loras: Sequence[ExportedLoRA], folder: Path | 
 def _readme(share: _Share, loras: Sequence[ExportedLoRA], command: str | None) -> str:
     spec, record = share.finished.resolved.spec, share.finished.record
     limits = record.provenance.data.get("limits", {})
-    rows = [f"| {r.name} | {r.task} | {r.rank} | {limits.get(r.task, '–')} |" for r in loras]
+    rows = [f"| {r.name} | {r.task} | {r.rank} | {limits.get(r.task, MISSING)} |" for r in loras]
     serve = (
         f"All of them from one base model, by vLLM, in this folder:\n\n```\n{command}\n```\n\n"
         "`model` of a request is then the name of a LoRA below. `--max-loras N` lets one batch hold N of them."

@@ -26,6 +26,7 @@ from harness.pipeline.predict import generator
 from harness.pipeline.prepare import Prepared
 from harness.pipeline.reopen import open_model
 from harness.pipeline.resolve import Resolved
+from harness.reporting.numbers import MISSING, number
 from harness.store.files import write_json
 
 _BOOTSTRAP = 1000
@@ -166,7 +167,7 @@ def render(report: Report) -> str:
             if "," in name and "_stderr" not in name and isinstance(value, int | float):
                 before = report.base[task].get(name)
                 error = metrics.get(name.replace(",", "_stderr,", 1))
-                change = f"{value - before:+.4f}" if isinstance(before, int | float) else "–"
+                change = number(value - before, 4, signed=True) if isinstance(before, int | float) else MISSING
                 rows.append((task, name.removesuffix(",none"), _figure(before), _figure(value), change, _figure(error)))
     header = ("task", "metric", "base", "adapted", "change", "standard error")
     table = tabulate(rows, header, tablefmt="simple", disable_numparse=True)
@@ -186,4 +187,4 @@ def plain(value: Any) -> Any:
 
 
 def _figure(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, int | float) else "–"
+    return number(value, 4) if isinstance(value, int | float) else MISSING

@@ -13,7 +13,7 @@ from harness.pipeline.prepare import train_rows
 from harness.pipeline.resolve import Resolved
 from harness.reporting.numbers import MISSING, duration
 from harness.store.record import Parameters, RunRecord
-from harness.store.run_directory import FOLDER, RunDirectory, find_runs
+from harness.store.run_directory import TUNING_FOLDER, RunDirectory, find_runs
 from harness.sweep.entries import Entry
 from harness.sweep.jobs import Job, Jobs
 from harness.sweep.scheduler import settled
@@ -80,7 +80,7 @@ def make_plan(jobs: Jobs) -> Plan:
     """Count, attach and estimate; nothing is trained. Raises: ModelError where the base model cannot be loaded."""
     resolved = [jobs.resolved(jobs.example(entry)) for entry in jobs.entries]
     loaded = _load(resolved)
-    finished = [*find_runs(jobs.out), *find_runs(jobs.out / FOLDER)]
+    finished = [*find_runs(jobs.out), *find_runs(jobs.out / TUNING_FOLDER)]
     model = next((r.spec.model.fingerprint for r in resolved if r.spec.model is not None), None)
     speeds = Speeds(finished, model)
     steps = _Steps()

@@ -19,7 +19,7 @@ from harness.method import AdapterMethod, adapter_method
 from harness.store.adapter import META, WEIGHTS, has_adapter, read_meta, read_weights
 from harness.store.files import write_atomic, write_json
 from harness.store.record import Frozen, TrainingSummary
-from harness.store.run_directory import FOLDER, RunDirectory, State, find_runs
+from harness.store.run_directory import TUNING_FOLDER, RunDirectory, State, find_runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ def take_training(run: RunDirectory, spec: RunSpec) -> Taken | None:
     if any(run.of(c.name).checkpoints.exists() for c in clusters_of(spec)):
         return None
     wanted = _key(spec)
-    for other in [*find_runs(run.path.parent), *find_runs(run.path.parent / FOLDER)]:
+    for other in [*find_runs(run.path.parent), *find_runs(run.path.parent / TUNING_FOLDER)]:
         found = other.spec()
         if found is None or other.name == run.name or _key(found) != wanted or other.state() is not State.DONE:
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -94,15 +95,11 @@ def test_a_prompt_longer_than_the_context_loses_its_middle_and_is_counted(toy_ru
 def test_no_space_left_keeps_what_was_finished(
     toy_run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import harness.store.adapter
-
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    import harness.store.run_directory
-
     with monkeypatch.context() as patch:
-        patch.setattr(harness.store.run_directory.os, "fsync", full)
+        patch.setattr("os.fsync", full)
         failed = toy_run("--method", "lora_all")
     assert failed.status == 1
     assert "No space left" in failed.err
@@ -110,7 +107,7 @@ def test_no_space_left_keeps_what_was_finished(
     assert toy_run("--method", "lora_all").status == 0
 
 
-def test_a_second_process_on_the_same_run_is_sent_away(toy_run: Command, tmp_path: Path) -> None:
+def test_a_second_process_on_the_same_run_is_an_error(toy_run: Command, tmp_path: Path) -> None:
     from harness.store.run_directory import RunDirectory
 
     toy_run("--method", "majority")
@@ -125,7 +122,7 @@ def test_a_second_process_on_the_same_run_is_sent_away(toy_run: Command, tmp_pat
         )
         other = subprocess.run([sys.executable, "-c", code, str(run)], capture_output=True, text=True, check=False)
     assert other.returncode == 2
-    assert "another process" in other.stdout
+    assert f"in use by process {os.getpid()} on host" in other.stdout
     assert "same command" in other.stdout
 
 

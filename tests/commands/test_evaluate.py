@@ -128,7 +128,7 @@ def test_an_evaluation_inside_of_a_run_is_scored_again_like_a_run(trained: Path,
     assert (folder / "scores.json").exists()
     assert again.json["scores"] != harness("score", trained, "--json").json["scores"]
     nothing = harness("score", folder / "predictions")
-    assert (nothing.status, "is no run" in nothing.err) == (1, True)
+    assert (nothing.status, "is not a run" in nothing.err) == (1, True)
 
 
 def test_a_split_without_rows_of_a_task_keeps_the_routes_of_the_others(

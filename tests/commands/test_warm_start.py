@@ -177,7 +177,7 @@ def test_what_cannot_go_on_says_why(toy_run: Command, two: Path, toy_model: Path
         wrong = toy_run(*arguments)
         assert (wrong.status, said in wrong.err) == (2, True), (said, wrong.err)
     wrong = toy_run(*moa, "--from", tmp_path)
-    assert (wrong.status, "is no run" in wrong.err) == (1, True)
+    assert (wrong.status, "is not a run" in wrong.err) == (1, True)
     (two / "record.json").unlink()
     wrong = toy_run(*moa, "--from", two)
     assert (wrong.status, "is not finished" in wrong.err) == (1, True)

@@ -154,7 +154,7 @@ def rewrite(folder: Path, **changes: Any) -> None:
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"peft_type": "IA3"}, "peft_type='IA3'"),
         ({"init_lora_weights": "pissa"}, "changes the base model"),
-        ({"r": 5}, "has rank 2, and 5 by its adapter_config.json"),
+        ({"r": 5}, "has rank 2, but adapter_config.json states 5"),
     ],
     ids=str,
 )
@@ -170,8 +170,8 @@ def test_tensors_that_do_not_fit_are_named(two: tuple[str, str]) -> None:
     state = load_file(file)
     name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
     for changed, said in (
-        ({**state, "base_model.model.lm_head.weight": torch.ones(2)}, "lm_head.weight, which is no LoRA"),
-        ({**state, name: torch.ones(2, 17)}, "of another base model: model.layers.0.self_attn.q_proj"),
+        ({**state, "base_model.model.lm_head.weight": torch.ones(2)}, "lm_head.weight, which is not a LoRA"),
+        ({**state, name: torch.ones(2, 17)}, "was trained on another base model: model.layers.0.self_attn.q_proj"),
         ({n: v for n, v in state.items() if n != name}, "not A"),
         ({n.replace("q_proj", "query"): v for n, v in state.items()}, "adapts model.layers.0.self_attn.query"),
     ):
@@ -194,7 +194,7 @@ def test_moa_must_know_whose_experts_they_are(two: tuple[str, str]) -> None:
     ):
         with pytest.raises(UsageError, match=said):
             MoA(rank=3 if "rank" in said else 4, experts=experts).attach(small_model(), list(TASKS), seed=0)
-    with pytest.raises(UsageError, match="are no task's own"):
+    with pytest.raises(UsageError, match="belong to no task"):
         LoRAHub(experts=two, exclude_target=True)
 
 

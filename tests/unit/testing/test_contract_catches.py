@@ -62,12 +62,12 @@ class Careless(LoRAAdapter):
     """Nests contexts and forgets routes."""
 
     def route(self, labels: Tensor) -> AbstractContextManager[None]:
-        self._route._open = False
-        self._route.labels = None
+        self.current_route.is_open = False
+        self.current_route.labels = None
         return super().route(labels)
 
     def off(self) -> AbstractContextManager[None]:
-        self._route._open = False
+        self.current_route.is_open = False
         return super().off()
 
 
