@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import tasks.common.jsonl as reader
 from harness.errors import DataError
 from harness.task import Example, to_example
-from tasks.common.jsonl import build_dataset, read_json_lines, shown
+from tasks.common.jsonl import build_dataset, read_json_lines, quoted
 
 COLUMNS = {"input": (str,), "choices": (list, type(None))}
 
@@ -120,8 +120,8 @@ def test_a_line_that_is_too_long_is_refused_before_it_fills_the_memory(
 
 
 def test_shown_values_are_short_and_on_one_line() -> None:
-    assert shown("甲\n\x1b[0m\u202e") == r"'甲\n\x1b[0m\u202e'"
-    assert len(shown("\x00" * 10**6)) == len(shown(["a" * 10**4] * 9)) == 61
+    assert quoted("甲\n\x1b[0m\u202e") == r"'甲\n\x1b[0m\u202e'"
+    assert len(quoted("\x00" * 10**6)) == len(quoted(["a" * 10**4] * 9)) == 61
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
