@@ -37,7 +37,8 @@ from harness.data.encoding import Encoded
 from harness.method import Trait, iter_linear
 from harness.models.loading import LoadedModel, load_model
 from harness.registry import method_class
-from harness.runtime.prefetch import Prefetch
+from harness.reporting.numbers import MISSING
+from harness.runtime.prefetch import Prefetcher
 from harness.training.attention import attention
 from harness.training.batch import IGNORED, weigh
 from harness.training.packing import choose_layout, micro_tokens
@@ -138,10 +139,10 @@ class Ours:
         size, model = self.options.batch, self.loop.loaded.model
 
         def work() -> None:
-            with Prefetch(lambda i: list(rows[i * size : (i + 1) * size]), 0, len(rows) // size) as ahead:
+            with Prefetcher(lambda i: list(rows[i * size : (i + 1) * size]), 0, len(rows) // size) as ahead:
                 for _ in range(len(rows) // size):
-                    chosen = ahead.take()
-                    self.waited.append(ahead.waited)
+                    chosen = ahead.get()
+                    self.waited.append(ahead.waited_seconds)
                     self.stepped.append(self.loop.step(self.number, chosen, self.tasks).seconds)
                     self.number += 1
 
@@ -297,7 +298,7 @@ def report(
     rows = []
     for contender, found in speeds.items():
         ratio = paired(speeds["ours"], found)
-        span = "–" if ratio.low is None else f"{ratio.low:.2f} to {ratio.high:.2f}"
+        span = MISSING if ratio.low is None else f"{ratio.low:.2f} to {ratio.high:.2f}"
         rows.append(
             (contender, f"{statistics.median(found):.0f}", f"{ratio.median:.2f}", span, _utilisation(loaded, found))
         )
@@ -313,7 +314,7 @@ def report(
 def _utilisation(loaded: LoadedModel, speeds: Sequence[float]) -> str:
     """4 FLOP per token and parameter of the blocks (forward, gradient to the inputs), of a large product's FLOP/s."""
     if loaded.device.type != "cuda":
-        return "–"
+        return MISSING
     blocks = sum(layer.weight.numel() for _, layer in iter_linear(loaded.model))
     return f"{100 * 4 * blocks * statistics.median(speeds) / _peak(loaded):.0f} %"
 

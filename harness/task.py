@@ -87,6 +87,20 @@ class Protocol:
     headline: str
 
 
+MIN_EXAMPLES: Final = 50  # a mean over tasks leaves out tasks with fewer test examples, except on embedded samples
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParameterLimit:
+    """A benchmark's rule on the size of an adapter.
+
+    percent: the most parameters that an adapter may store, in percent of the base model's. source: who sets the rule.
+    """
+
+    percent: float
+    source: str
+
+
 Diagnostics = Mapping[str, Any]  # JSON values: confusion matrix, entity F1 on the sentence, ...
 
 
@@ -125,6 +139,7 @@ class Suite(ABC):
     version: ClassVar[int]
     default_model: ClassVar[str | None] = None
     """A registered model for first trials on the embedded sample, used where no model is given."""
+    parameter_limit: ClassVar[ParameterLimit | None] = None  # leaderboards show whether each method keeps to it
 
     @property
     @abstractmethod

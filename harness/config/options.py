@@ -14,23 +14,26 @@ class Option:
     help: str
     type: type[str] | type[int] = str
     choices: tuple[str, ...] = ()
+    metavar: str | None = None
 
 
 OPTIONS: Final[Mapping[str, Option]] = {
-    "method": Option(help="method to train or evaluate; see: harness list"),
-    "suite": Option(help="suite of tasks; see: harness list"),
-    "model": Option(help="base model: a registered name, a hub id, a folder, or a .gguf file (default: the suite's)"),
-    "data": Option(help="folder, file or hub data set with the examples (default: the embedded sample)"),
-    "tasks": Option(help="comma-separated task names (default: all tasks of the suite)"),
-    "ablation": Option(help="the method with one named change; see: harness list METHOD"),
-    "preset": Option(help="hyper-parameters of the method's paper; see: harness list METHOD"),
-    "budget": Option(help="largest rank that the method may use: active:R or stored:R"),
-    "clusters": Option(help="one adapter per cluster of tasks: none (default), kind, or a TOML file"),
-    "seed": Option(help="random seed (default: 0)", type=int),
-    "shots": Option(help="number of in-context examples from the train split (default: 0)", type=int),
-    "prompt": Option(help="prompt format: plain (default) or the model's chat template", choices=("plain", "chat")),
-    "backend": Option(
-        help="what generates the predictions: hf (default), or a back end such as lm-eval:NAME,key=value"
+    "method": Option(help="Method to train; `harness list` shows all.", metavar="NAME"),
+    "suite": Option(help="Suite of tasks; `harness list` shows all.", metavar="NAME"),
+    "model": Option(
+        help="Base model: a registered name, a hub id, a folder, or a .gguf file (default: the suite's toy model)."
     ),
-    "from": Option(help="initialise from a finished run, for methods that support it; see: harness list"),
+    "data": Option(help="Data of the suite: a folder, a file or a hub data set (default: the sample)."),
+    "tasks": Option(help="Tasks to use (default: all of the suite).", metavar="A,B,…"),
+    "ablation": Option(help="Ablation of the method; `harness list METHOD` shows them.", metavar="NAME"),
+    "preset": Option(help="Settings of the method's paper; `harness list METHOD` shows them.", metavar="NAME"),
+    "budget": Option(help="Rank that the method may use: active:R or stored:R.", metavar="KIND:RANK"),
+    "clusters": Option(help="Train one adapter per cluster of tasks: none (default), kind, or a TOML file."),
+    "seed": Option(help="Random seed (default 0).", type=int),
+    "shots": Option(help="In-context examples from the train split (default 0).", type=int),
+    "prompt": Option(help="Plain (default) or the model's chat template.", choices=("plain", "chat")),
+    "backend": Option(help="What generates: hf (default), or another back end such as lm-eval:NAME,key=value,…"),
+    "from": Option(
+        help="Finished run to initialise from; `harness list METHOD` says if a method supports it.", metavar="RUN"
+    ),
 }

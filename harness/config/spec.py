@@ -83,59 +83,85 @@ class TrainConfig(Section):
     """``train.*`` keys: how every method is trained."""
 
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
-    steps: int | None = Field(None, ge=1, description="optimiser steps; overrides epochs")
-    epochs: float = Field(5.0, gt=0, description="passes over the training rows when steps is not given")
+    steps: int | None = Field(None, ge=1, description="number of optimiser steps; overrides train.epochs")
+    epochs: float = Field(5.0, gt=0, description="passes over the training examples, if train.steps is not given")
     batch_size: int = Field(16, ge=1, description="examples per optimiser step")
-    loss: Literal["token", "example", "task"] = Field("token", description="what the loss is a mean of")
-    per_task: int | None = Field(None, ge=1, description="training rows of each task (default all)")
+    loss: Literal["token", "example", "task"] = Field(
+        "token", description="average the loss over tokens, over examples, or over tasks"
+    )
+    per_task: int | None = Field(None, ge=1, description="maximum number of training examples per task (default: all)")
     mixture: Literal["proportional", "uniform", "temperature"] = Field(
-        "proportional", description="how often a task's examples come: by its rows, all tasks the same, or between"
+        "proportional",
+        description="sampling of tasks: proportional to their size, uniform, or in between (temperature)",
     )
     temperature: float | None = Field(
-        None, ge=1, description="with mixture=temperature: shares in proportion to rows ** (1 / temperature)"
+        None, ge=1, description="with mixture=temperature: tasks are sampled in proportion to size ** (1 / temperature)"
     )
-    warmup: float = Field(0.03, ge=0, le=1, description="share of the steps with a rising learning rate")
-    weight_decay: float = Field(0.0, ge=0)
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.999, ge=0, lt=1)
-    eps: float = Field(1e-8, gt=0)
-    clip: float | None = Field(1.0, gt=0, description="largest gradient norm (none: no clipping)")
-    max_length: int = Field(1024, ge=16, description="tokens of prompt, target and eos; longer prompts lose the middle")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: bf16 where the GPU has it")
-    eval_every: int | None = Field(None, ge=1, description="steps between looks at dev; the best adapter is kept")
-    patience: int | None = Field(None, ge=1, description="with eval_every: looks without a gain that end a stage")
-    eval_rows: int = Field(20, ge=1, description="with eval_every: dev rows of each task")
+    warmup: float = Field(
+        0.03, ge=0, le=1, description="fraction of the steps with a linearly increasing learning rate"
+    )
+    weight_decay: float = Field(0.0, ge=0, description="weight decay of AdamW")
+    beta1: float = Field(0.9, ge=0, lt=1, description="beta1 of AdamW")
+    beta2: float = Field(0.999, ge=0, lt=1, description="beta2 of AdamW")
+    eps: float = Field(1e-8, gt=0, description="epsilon of AdamW")
+    clip: float | None = Field(1.0, gt=0, description="maximum gradient norm (none: no clipping)")
+    max_length: int = Field(
+        1024,
+        ge=16,
+        description="maximum sequence length in tokens (prompt + target + EOS); longer prompts are truncated"
+        " in the middle",
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="precision of the model; auto: bf16 if the GPU supports it, else fp32"
+    )
+    eval_every: int | None = Field(
+        None, ge=1, description="evaluate on the dev split every N steps and keep the best adapter"
+    )
+    patience: int | None = Field(
+        None, ge=1, description="early stopping: number of evaluations without improvement (needs train.eval_every)"
+    )
+    eval_rows: Annotated[int, Runtime] = Field(20, ge=1, description="with train.eval_every: dev examples per task")
     gradient_checkpointing: Annotated[bool, Runtime] = Field(
-        False, description="compute activations again in backward: less memory, more time"
+        False,
+        description="recompute activations in the backward pass: less memory, more time",
     )
-    compile: Annotated[bool, Runtime] = Field(False, description="torch.compile the model")
+    compile: Annotated[bool, Runtime] = Field(False, description="use torch.compile")
     packing: Annotated[Literal["auto", "off"], Runtime] = Field(
-        "auto", description="rows behind one another where the model allows it, not padded"
+        "auto",
+        description="pack several examples into one sequence where the model supports it (otherwise pad)",
     )
     micro_tokens: Annotated[int | None, Runtime] = Field(
-        None, ge=16, description="tokens of one micro-batch (default: 4096 on a GPU, else 512)"
+        None,
+        ge=16,
+        description="maximum number of tokens per micro-batch (default: 4096 on a GPU, else 512)",
     )
-    checkpoint_steps: Annotated[int, Runtime] = Field(100, ge=1)
-    checkpoint_minutes: Annotated[float, Runtime] = Field(5.0, gt=0)
+    checkpoint_steps: Annotated[int, Runtime] = Field(100, ge=1, description="save a checkpoint at least every N steps")
+    checkpoint_minutes: Annotated[float, Runtime] = Field(
+        5.0, gt=0, description="save a checkpoint at least every N minutes"
+    )
 
     @model_validator(mode="after")
     def _belong_together(self) -> TrainConfig:
         if (self.mixture == "temperature") != (self.temperature is not None):
-            raise ValueError("train.mixture=temperature and train.temperature are given together or not at all")
+            raise ValueError("set both train.mixture=temperature and train.temperature, or neither")
         if self.patience is not None and self.eval_every is None:
-            raise ValueError("train.patience counts evaluations on dev: give train.eval_every too")
+            raise ValueError("train.patience counts evaluations on the dev split: set train.eval_every too")
         return self
 
 
 class EvalConfig(Section):
-    """``eval.*`` keys: what is evaluated and how texts are generated (always greedily)."""
+    """``eval.*`` keys: what is evaluated and how predictions are generated (always by greedy decoding)."""
 
-    split: Literal["train", "dev", "test"] = "test"
-    per_task: int | None = Field(None, ge=1, description="rows of each task (default all)")
+    split: Literal["train", "dev", "test"] = Field("test", description="split to evaluate: test, dev or train")
+    per_task: int | None = Field(None, ge=1, description="maximum number of evaluated examples per task (default: all)")
     batch_tokens: Annotated[int, IdentityDefault(8192)] = Field(
-        16384, ge=16, description="prompts and room for answers of rows that share a forward"
+        16384,
+        ge=16,
+        description="maximum tokens per generation batch: (prompt length + max new tokens) × number of sequences",
     )
-    max_new_tokens: int | None = Field(None, ge=1, description="default: from the lengths of the training targets")
+    max_new_tokens: int | None = Field(
+        None, ge=1, description="maximum length of a prediction in tokens (default: from the training targets)"
+    )
 
 
 class MethodSpec(Section):

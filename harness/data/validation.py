@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +25,7 @@ from harness.data.validation_report import (
     ValidationReport,
 )
 from harness.errors import DataError, UsageError
-from harness.task import Suite
-
-FEW: Final = 50  # a mean is over the tasks with at least this many test examples
+from harness.task import MIN_EXAMPLES, Suite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,8 +181,9 @@ def _remarks(suite: Suite, source: str, scans: Sequence[SplitScan]) -> Iterator[
     for scan in scans:
         counts = np.bincount(scan.task, minlength=len(suite.tasks))
         none = [name for name, n in zip(suite.tasks, counts, strict=True) if n == 0]
-        few = [f"{name} ({n})" for name, n in zip(suite.tasks, counts, strict=True) if 0 < n < FEW]
+        few = [f"{name} ({n})" for name, n in zip(suite.tasks, counts, strict=True) if 0 < n < MIN_EXAMPLES]
         if none:
             yield f"{scan.split}: no examples of {', '.join(none)}"
         if few and scan.split == "test" and not is_sample:
-            yield f"test: fewer than {FEW} examples, so a leaderboard's mean leaves these tasks out: {', '.join(few)}"
+            names = ", ".join(few)
+            yield f"test: fewer than {MIN_EXAMPLES} examples, so a leaderboard's mean leaves these tasks out: {names}"

@@ -11,10 +11,11 @@ from pathlib import Path
 from harness.config.clusters import cluster_with
 from harness.errors import NotFoldable, UsageError, unknown
 from harness.export.peft import SERVED_RANKS, BaseName, export_lora, export_merged, new_folder, padded_rank, require_new
-from harness.method import Adapter, LoRAFactors, Trait
+from harness.method import Adapter, LoRAFactors, Trait, adapter_method
 from harness.models.loading import LoadedModel, load_model
 from harness.models.source import locate
 from harness.pipeline.reopen import ReopenedRun, reopen
+from harness.reporting.numbers import MISSING
 from harness.store.adapter import load_into
 from harness.store.files import write_atomic
 
@@ -100,7 +101,7 @@ class _Share:
         require_new(out)
         self.finished: ReopenedRun = reopen(path, data, model)
         method = self.finished.resolved.method
-        if Trait.TRAINS not in method.traits or self.finished.resolved.model is None:
+        if not method.trains or self.finished.resolved.model is None:
             name = self.finished.resolved.spec.method.name
             raise UsageError(f"{self.finished.run.name} has no adapter: {name} trains none, there is nothing to export")
         self.model = self.finished.resolved.model
@@ -122,7 +123,7 @@ class _Share:
         resolved, run = self.finished.resolved, self.finished.run
         found: dict[str, Mapping[str, LoRAFactors]] = {}
         for cluster in dict.fromkeys(cluster_with(resolved.spec, task) for task in tasks):
-            adapter = resolved.method.attach(loaded.model, cluster.tasks, seed=resolved.spec.seed)
+            adapter = adapter_method(resolved.method).attach(loaded.model, cluster.tasks, seed=resolved.spec.seed)
             load_into(run.of(cluster.name).adapter, adapter)
             found |= {task: self._fold(adapter, task) for task in tasks if task in cluster.tasks}
             adapter.detach()
@@ -190,7 +191,7 @@ def serve_command(base: BaseName, loras: Sequence[ExportedLoRA], folder: Path | 
 def _readme(share: _Share, loras: Sequence[ExportedLoRA], command: str | None) -> str:
     spec, record = share.finished.resolved.spec, share.finished.record
     limits = record.provenance.data.get("limits", {})
-    rows = [f"| {r.name} | {r.task} | {r.rank} | {limits.get(r.task, '–')} |" for r in loras]
+    rows = [f"| {r.name} | {r.task} | {r.rank} | {limits.get(r.task, MISSING)} |" for r in loras]
     serve = (
         f"All of them from one base model, by vLLM, in this folder:\n\n```\n{command}\n```\n\n"
         "`model` of a request is then the name of a LoRA below. `--max-loras N` lets one batch hold N of them."

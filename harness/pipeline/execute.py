@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from harness.config.clusters import Cluster, clusters_of
 from harness.config.spec import directory_name, run_id
 from harness.data.rows import Rows
-from harness.method import Trait
+from harness.method import adapter_method
 from harness.pipeline.predict import Answered, answer_all, generator
 from harness.pipeline.prepare import Base, Prepared, attach, load_base, mixture, train_rows
 from harness.pipeline.reopen import RunData
@@ -31,7 +31,7 @@ from harness.training.progress import trained_together
 from harness.training.reuse import Taken, take_training
 
 if TYPE_CHECKING:
-    from harness.runtime.distributed import Processes
+    from harness.runtime.distributed import ProcessGroup
     from harness.training.dev_score import DevLook
     from harness.training.trainer import EngineTrainer
 
@@ -77,14 +77,14 @@ def execute(resolved: Resolved, out: Path, inputs: dict[str, Any]) -> Outcome | 
 
     run = RunDirectory(out / directory_name(resolved.spec))
     processes = join()
-    with run.lock() if processes.first else nullcontext(), stop_gracefully() as stop:
+    with run.lock() if processes.is_main else nullcontext(), stop_gracefully() as stop:
         work = _Execution(resolved, run, stop, processes)
         try:
             return work.all(inputs)
         except (Interrupted, KeyboardInterrupt):
             raise
         except Exception as error:  # failure.json names any error, so that a sweep can report it and continue
-            if processes.first:
+            if processes.is_main:
                 _write_failure(run, work, error)
             raise
 
@@ -92,7 +92,7 @@ def execute(resolved: Resolved, out: Path, inputs: dict[str, Any]) -> Outcome | 
 class _Execution:
     """The phases of one run. ``phase`` and ``where`` are what failure.json reports."""
 
-    def __init__(self, resolved: Resolved, run: RunDirectory, stop: StopFlag, processes: Processes) -> None:
+    def __init__(self, resolved: Resolved, run: RunDirectory, stop: StopFlag, processes: ProcessGroup) -> None:
         self.resolved, self.run, self.stop, self.processes = resolved, run, stop, processes
         self.started_at = datetime.now(UTC)
         self.phase = "prepare"
@@ -100,16 +100,16 @@ class _Execution:
 
     def all(self, inputs: dict[str, Any]) -> Outcome | None:
         """Every phase that is left; None on ranks that only train."""
-        plan = self.processes.tell(self._plan(inputs) if self.processes.first else Plan())
+        plan = self.processes.broadcast(self._plan(inputs) if self.processes.is_main else Plan())
         if plan.finished:
-            return self._finished() if self.processes.first else None
-        if not self.processes.first and not plan.clusters:
+            return self._finished() if self.processes.is_main else None
+        if not self.processes.is_main and not plan.clusters:
             return None
         rows = train_rows(self.resolved)
         base = None if self.resolved.model is None else load_base(self.resolved, rows)
         training = self._train(plan, base, rows)
         self.processes.leave()
-        if not self.processes.first:
+        if not self.processes.is_main:
             return None
         self.phase, self.where = "generate", lambda: None
         answered = answer_all(self.run, self.resolved, base, rows, self.run, self.stop)
@@ -126,7 +126,7 @@ class _Execution:
         self.run.write("spec.json", self.resolved.spec)
         write_json(self.run.path / "inputs.json", inputs)
         (self.run.path / "failure.json").unlink(missing_ok=True)
-        if Trait.TRAINS not in self.resolved.method.traits:
+        if not self.resolved.method.trains:
             return Plan()
         reused = take_training(self.run, self.resolved.spec)
         if reused is not None:
@@ -142,14 +142,14 @@ class _Execution:
 
     def _train(self, plan: Plan, base: Base | None, rows: Rows | None) -> TrainingSummary | None:
         """Train each cluster that is left, on all ranks; rank 0 reads the costs of the others from disk."""
-        from harness.runtime.distributed import ALONE
+        from harness.runtime.distributed import SINGLE_PROCESS
 
         if plan.reused is not None:
             return plan.reused.training
-        if Trait.TRAINS not in self.resolved.method.traits or base is None or rows is None:
+        if not self.resolved.method.trains or base is None or rows is None:
             return None
         self.phase = "train"
-        if self.processes.first and rows.missing:
+        if self.processes.is_main and rows.missing:
             LOG.warning(
                 "no training examples for %s: only shared parameters apply to them, and tables mark their scores",
                 ", ".join(rows.missing),
@@ -158,11 +158,11 @@ class _Execution:
         for cluster in clusters_of(self.resolved.spec):
             if cluster.name in plan.clusters:
                 summaries.append(self._fit(cluster, base, rows, self.processes))
-            elif self.processes.first:
-                summaries.append(self._fit(cluster, base, rows, ALONE))
+            elif self.processes.is_main:
+                summaries.append(self._fit(cluster, base, rows, SINGLE_PROCESS))
         return trained_together(summaries)
 
-    def _fit(self, cluster: Cluster, base: Base, rows: Rows, processes: Processes) -> TrainingSummary:
+    def _fit(self, cluster: Cluster, base: Base, rows: Rows, processes: ProcessGroup) -> TrainingSummary:
         """Train a cluster's adapter, unless it is on disk, and take it off the model again."""
         from harness.training.memory import estimate
 
@@ -174,21 +174,21 @@ class _Execution:
         if any(rows.counts[t] for t in cluster.tasks):
             memory = estimate(base.loaded, prepared.adapter, base.encoder, cluster.tasks, spec.train, trainer.mixture)
             if not has_adapter(run.adapter):
-                self.resolved.method.fit(prepared.adapter, trainer, prepared.tasks)
-        if processes.first and not has_adapter(run.adapter):
+                adapter_method(self.resolved.method).fit(prepared.adapter, trainer, prepared.tasks)
+        if processes.is_main and not has_adapter(run.adapter):
             save_adapter(run.adapter, prepared.adapter, spec, cluster.tasks)
         summary = trainer.summary(memory)
         prepared.adapter.detach()
         return summary
 
-    def _trainer(self, prepared: Prepared, rows: Rows, run: RunDirectory, processes: Processes) -> EngineTrainer:
+    def _trainer(self, prepared: Prepared, rows: Rows, run: RunDirectory, processes: ProcessGroup) -> EngineTrainer:
         from harness.training.trainer import EngineTrainer
 
         return EngineTrainer(
             run=run,
             run_id=run_id(self.resolved.spec),
             config=self.resolved.spec.train,
-            method=self.resolved.method,
+            method=adapter_method(self.resolved.method),
             adapter=prepared.adapter,
             loaded=prepared.loaded,
             encoder=prepared.encoder,

@@ -12,7 +12,7 @@ from harness.config.request import Request
 from harness.config.spec import directory_name
 from harness.errors import HarnessError
 from harness.pipeline.resolve import Resolved, resolve
-from harness.store.run_directory import FOLDER, RunDirectory
+from harness.store.run_directory import TUNING_FOLDER, RunDirectory
 from harness.sweep.entries import Entry, entries, request
 from harness.sweep.spec import BoardSpec, RowSpec
 from harness.sweep.tuning import Tuning, tuning_of
@@ -81,7 +81,7 @@ class Jobs:
         found = {}
         for lr in self.board.tune.lr:
             asked = request(self.board, config, seed, lr=lr, split=split)
-            job = self._job(f"{config.label}, lr {lr:g} on {split}", asked, self.out / FOLDER)
+            job = self._job(f"{config.label}, lr {lr:g} on {split}", asked, self.out / TUNING_FOLDER)
             found[lr] = replace(job, tuning=True)
         return found
 

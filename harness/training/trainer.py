@@ -20,15 +20,16 @@ from harness.config.spec import TrainConfig
 from harness.data.encoding import Encoded, Encoder, draw
 from harness.data.mixture import Mixture, StepPlan
 from harness.errors import NotFinite, TrainingError
-from harness.method import Adapter, Method, Start, Trait
+from harness.method import Adapter, AdapterMethod, ArtefactKind, Start, Trait
 from harness.models.loading import LoadedModel
-from harness.runtime.distributed import ALONE, Processes
+from harness.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from harness.runtime.memory import peak_bytes, reset_peak
-from harness.runtime.prefetch import Prefetch
-from harness.runtime.progress_bar import Watch
+from harness.runtime.prefetch import Prefetcher
+from harness.runtime.progress_bar import ProgressBar
 from harness.runtime.signals import Interrupted, StopFlag
 from harness.store.adapter import trainable_state
-from harness.store.files import append_lines, write_json
+from harness.store.artefacts import write_artefact
+from harness.store.files import append_lines
 from harness.store.record import TrainingSummary
 from harness.store.run_directory import RunDirectory
 from harness.task import Example
@@ -59,7 +60,7 @@ class EngineTrainer:
     run: RunDirectory
     run_id: str
     config: TrainConfig
-    method: Method
+    method: AdapterMethod
     adapter: Adapter
     loaded: LoadedModel
     encoder: Encoder
@@ -68,7 +69,7 @@ class EngineTrainer:
     stop: StopFlag
     look: Look | None = None
     memory_before: int | None = None
-    processes: Processes = ALONE
+    processes: ProcessGroup = SINGLE_PROCESS
     start: Start | None = None
 
     def __post_init__(self) -> None:
@@ -79,7 +80,9 @@ class EngineTrainer:
         self._layout: Layout | None = None
         self._last_good: Path | None = None
         self._owner = Owner(run_id=self.run_id, spec=_read_spec(self.run))
-        found = self.processes.tell(load_newest(self.run.checkpoints, self._owner) if self.processes.first else None)
+        found = self.processes.broadcast(
+            load_newest(self.run.checkpoints, self._owner) if self.processes.is_main else None
+        )
         assert found is not None
         for line in found.damaged:
             self._warn(line)
@@ -107,8 +110,8 @@ class EngineTrainer:
         plan = self.mixture.plan(tasks or self.tasks, share)
         loop = self._start(stage, plan, parameters, tasks)
         with (
-            Prefetch(lambda step: self._rows(plan, step), self._progress.step, plan.steps) as ahead,
-            Watch(f"train {stage}", plan.steps, self._progress.step, quiet=not self.processes.first) as watch,
+            Prefetcher(lambda step: self._rows(plan, step), self._progress.step, plan.steps) as ahead,
+            ProgressBar(f"train {stage}", plan.steps, self._progress.step, quiet=not self.processes.is_main) as watch,
         ):
             try:
                 self._steps(_Running(loop=loop, plan=plan, ahead=ahead, watch=watch, tasks=tasks or self.tasks))
@@ -129,12 +132,12 @@ class EngineTrainer:
         # The first process's numbers are everyone's: a search must not take two ways.
         parts = layout.split([len(w.row) for w in rows], micro_tokens(self.config, self.loaded.device))
         with attention(self.loaded.model, layout.attention):
-            for positions in parts if self.processes.first else []:
+            for positions in parts if self.processes.is_main else []:
                 batch = layout.collate([rows[i] for i in positions], self.loaded)
                 with self.adapter.route(batch.routes):
                     losses = token_losses(self.loaded.model, self.adapter, batch, reads=False)
                 total += float((losses * batch.weights).sum())
-        return self.processes.tell(total)
+        return self.processes.broadcast(total)
 
     def done(self, stage: str) -> bool:
         return stage in self._progress.finished
@@ -156,15 +159,15 @@ class EngineTrainer:
         return self._progress.remembered.get(key)
 
     def reuse(self, stage: str) -> Mapping[str, Tensor] | None:
-        spec = self.run.spec() if self.processes.first else None
+        spec = self.run.spec() if self.processes.is_main else None
         found = find_stage(self.run.path.parent, spec, self.method, stage) if spec is not None else None
         if found is not None:
             LOG.info("stage %r is reused from %s, which has trained it already", stage, found.run)
-        return self.processes.tell(None if found is None else found.state)
+        return self.processes.broadcast(None if found is None else found.state)
 
-    def artefact(self, name: str, value: Any) -> None:
-        if self.processes.first:
-            write_json(self.run.artefacts / f"{name}.json", value)
+    def artefact(self, name: str, value: Any, kind: ArtefactKind) -> None:
+        if self.processes.is_main:
+            write_artefact(self.run.artefacts, name, value, kind)
 
     def summary(self, memory_estimate: int | None = None) -> TrainingSummary:
         """What the training has cost so far, over all its processes and restarts."""
@@ -235,7 +238,7 @@ class EngineTrainer:
                     raise Interrupted(self.stop.signum or signal.SIGTERM)
 
     def _step(self, at: _Running) -> StepResult:
-        rows = at.ahead.take()
+        rows = at.ahead.get()
         micro = at.loop.micro_tokens
         try:
             result = at.loop.step(self._progress.step, rows, self.tasks, stop=bool(self.stop))
@@ -247,7 +250,7 @@ class EngineTrainer:
                 f"out of memory: the micro-batch is reduced to {at.loop.micro_tokens} tokens (results are not affected)"
             )
         self._progress.step += 1
-        count(self._progress, result, rows, at.ahead.waited)
+        count(self._progress, result, rows, at.ahead.waited_seconds)
         self._append(log_line(at.loop.stage.name, self._progress.step, result))
         at.watch.update(result.loss, result.lr, speed(self._progress))
         return result
@@ -276,8 +279,8 @@ class EngineTrainer:
     def _look(self, at: _Running) -> None:
         """Score the adapter on dev; of equals the earlier one stays the best."""
         assert self.look is not None
-        at.ahead.rest()
-        score = self.processes.tell(self.look(at.tasks) if self.processes.first else None)
+        at.ahead.wait_until_idle()
+        score = self.processes.broadcast(self.look(at.tasks) if self.processes.is_main else None)
         if score is None:
             return
         looks = self._progress.looks
@@ -299,11 +302,11 @@ class EngineTrainer:
         count_peak(self._progress, peak_bytes(self.loaded.device, self.memory_before))
 
     def _append(self, line: Mapping[str, Any]) -> None:
-        if self.processes.first:
+        if self.processes.is_main:
             append_lines(self.run.train_log, [json.dumps(line, ensure_ascii=False)])
 
     def _checkpoint(self) -> None:
-        if not self.processes.first:
+        if not self.processes.is_main:
             return
         log = self.run.train_log
         self._progress.log_bytes = log.stat().st_size if log.exists() else 0
@@ -321,17 +324,17 @@ class EngineTrainer:
 
     def _stop_here(self) -> None:
         # Several processes stop together or not at all: after a step, or when training has ended.
-        if self.processes.count == 1:
+        if self.processes.world_size == 1:
             self.stop.check()
 
     def _cut_log(self) -> None:
         # Steps after the checkpoint are made again, and logged again.
         log = self.run.train_log
-        if self.processes.first and log.exists() and log.stat().st_size > self._progress.log_bytes:
+        if self.processes.is_main and log.exists() and log.stat().st_size > self._progress.log_bytes:
             os.truncate(log, self._progress.log_bytes)
 
     def _warn(self, line: str) -> None:
-        if self.processes.first:
+        if self.processes.is_main:
             LOG.warning(line)
 
 
@@ -341,8 +344,8 @@ class _Running:
 
     loop: Loop
     plan: StepPlan
-    ahead: Prefetch[list[Encoded]]
-    watch: Watch
+    ahead: Prefetcher[list[Encoded]]
+    watch: ProgressBar
     tasks: Sequence[str]
 
 

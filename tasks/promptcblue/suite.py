@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.errors import DataError, nearest
-from harness.task import Example, Suite, Task
+from harness.task import Example, ParameterLimit, Suite, Task
 from tasks.common.hub import HubDataset, hub_dataset
 from tasks.common.jsonl import build_dataset, quoted, read_json_lines
 from tasks.promptcblue.tasks import ALIASES, NEEDS_CHOICES, TASKS
@@ -28,6 +28,7 @@ class PromptCBLUE(Suite):
     name: ClassVar[str] = "promptcblue"
     version: ClassVar[int] = 1
     default_model: ClassVar[str | None] = "tiny"
+    parameter_limit: ClassVar[ParameterLimit | None] = ParameterLimit(percent=1.0, source="PromptCBLUE's rule")
 
     @property
     def tasks(self) -> Mapping[str, Task]:

@@ -92,7 +92,7 @@ class ToyRuns:
             task: [answer(e, ok) for e, ok in zip(rows, right[task], strict=True)] for task, rows in examples.items()
         }
         n_rows = dict(n_train) if n_train else dict.fromkeys(right, 9)
-        write_scored(run, score_predictions(Toys(names=tuple(right)), examples, made, n_train=n_rows, min_rows=1))
+        write_scored(run, score_predictions(Toys(names=tuple(right)), examples, made, n_train=n_rows, min_examples=1))
         run.write("record.json", record_of(chosen, n_rows, trained=trained and model is not None, percent=percent))
         return run
 

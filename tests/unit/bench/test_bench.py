@@ -235,7 +235,7 @@ def test_the_command_prints_json(harness: Callable[..., Any], toy_model: Path) -
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--method", "cgc_lroa"], "no method 'cgc_lroa'. Did you mean 'cgc_lora'"),
+        (["--method", "cgc_lroa"], "unknown method 'cgc_lroa'. Did you mean 'cgc_lora'"),
         (["--method", "majority"], "'majority' trains nothing"),
         (["--model", "tiny", "--shape", "1b"], "--model and --shape"),
         (["--method", "lora_all", "--shape", "3b"], "no shape '3b'"),

@@ -178,7 +178,7 @@ def test_the_dummy_answers_every_row_and_the_record_says_who_did(backend_run: Co
     assert len(lines) == 12
     assert {(x["text"], x["tokens"], x["cut"]) for x in lines} == {("lol", None, None)}
     assert value["scores"]["official"]["tasks"]["colour"]["n_cut"] is None
-    assert backend_run("lm-eval:dummy").err.startswith("note: all done before")
+    assert backend_run("lm-eval:dummy").err.startswith("note: this run is already complete")
 
 
 def test_wrong_use_of_back_ends_says_what_to_do(backend_run: Command, toy_run: Command, toy_model: Path) -> None:
@@ -358,7 +358,8 @@ def test_texts_stop_where_lm_evals_own_model_stops(vivid_model: Path, toy_run: C
     from harness.pipeline.reopen import open_model
 
     assert toy_run("--method", "no_finetune", "--model", vivid_model).status == 0
-    finished, prepared = open_model(next((tmp_path / "runs").iterdir()))
+    opened = open_model(next((tmp_path / "runs").iterdir()))
+    finished, prepared = opened.finished, opened.prepared
     # Batches have other shapes here and there, so in float64: rounding must not decide between two tokens.
     loaded = replace(prepared.loaded, model=prepared.loaded.model.double(), dtype=torch.float64)
     prepared = replace(prepared, loaded=loaded)

@@ -282,5 +282,5 @@ def test_an_impossible_option_is_refused_at_once(options: dict[str, Any], words:
 
 
 def test_an_unknown_split_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no split 'tset'. Did you mean 'test'"):
+    with pytest.raises(UsageError, match=r"unknown split 'tset'. Did you mean 'test'"):
         Firefly().read(str(tmp_path), "tset")
