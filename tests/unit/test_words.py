@@ -60,7 +60,6 @@ NOT_YET = {
     "harness/scoring",
     "harness/store",
     "harness/sweep",
-    "harness/task.py",
     "harness/testing",
     "harness/training",
     "methods/c_poly.py",
@@ -71,10 +70,6 @@ NOT_YET = {
     "methods/moe_lora.py",
     "methods/nearest.py",
     "methods/no_finetune.py",
-    "tasks/common",
-    "tasks/firefly",
-    "tasks/promptcblue",
-    "tasks/sample",
     "leaderboards/promptcblue.md",
 }
 
