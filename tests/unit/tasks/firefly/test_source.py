@@ -269,7 +269,7 @@ def test_the_kinds_are_those_of_firefly() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"kinds": ("Coplet",)}, "no Firefly kind 'Coplet'. Did you mean 'Couplet'"),
+        ({"kinds": ("Coplet",)}, "unknown Firefly kind 'Coplet'. Did you mean 'Couplet'"),
         ({"kinds": ()}, "suite.kinds is empty"),
         ({"per_kind": 0}, "suite.per_kind = 0"),
         ({"dev_share": 0.5, "test_share": 0.5}, "examples are left for training"),
