@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import os
+import importlib
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness.registry import method_class
+from harness.testing.contract import contract
 
 DOCS = Path(__file__).parents[3] / "docs"
-COMMAND = Path(sys.executable).parent / "harness"
 
 
 def example_files() -> dict[str, str]:
@@ -24,33 +25,31 @@ def example_files() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment of a process in which the example is installed."""
+def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The example is installed, in this process."""
     source, installed = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("installed")
     for name, content in example_files().items():
         (source / name).write_text(content, encoding="utf-8")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*pip, "--target", str(installed), str(source)], check=True, timeout=120)
-    return {**os.environ, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
+    sys.path.insert(0, str(installed))
+    importlib.invalidate_caches()
+    yield
+    sys.path.remove(str(installed))
 
 
-def output(environment: dict[str, str], folder: Path, *command: Any) -> str:
-    arguments = [str(word) for word in command]
-    done = subprocess.run(
-        arguments, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=240
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def test_the_example_is_listed_keeps_the_contract_and_runs(environment: dict[str, str], tmp_path: Path) -> None:
+def test_the_example_is_listed_keeps_the_contract_and_runs(
+    example: None, harness: Callable[..., Any], tmp_path: Path
+) -> None:
     assert {"pyproject.toml", "my_lora.py"} == set(example_files())
-    assert "a shared LoRA and one for each task" in output(environment, tmp_path, COMMAND, "list", "my_lora")
-    checks = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--harness-method", "my_lora"]
-    assert "passed" in output(environment, tmp_path, *checks)
+    assert "a shared LoRA and one for each task" in harness("list", "my_lora").out
+    for trial in contract("my_lora"):
+        trial()
     text = (DOCS / "your_own_method.md").read_text(encoding="utf-8")
     (run,) = re.findall(r"^harness (run .*)$", text, flags=re.MULTILINE)
-    assert "KUAKE-QIC" in output(environment, tmp_path, COMMAND, *run.split())
+    done = harness(*run.split(), "--out", tmp_path)
+    assert done.status == 0, done.err
+    assert "KUAKE-QIC" in done.out
 
 
 def sections() -> dict[str, str]:
