@@ -34,6 +34,7 @@ from harness.bench.contenders import frozen, twin
 from harness.bench.random_model import SHAPES, random_model
 from harness.config.spec import TrainConfig
 from harness.data.encoding import Encoded
+from harness.data.routes import Routes
 from harness.method import AdapterMethod, Trait, iter_linear
 from harness.models.loading import LoadedModel, load_model
 from harness.registry import method_class
@@ -42,7 +43,7 @@ from harness.runtime.prefetch import Prefetcher
 from harness.training.attention import attention
 from harness.training.batch import IGNORED, weigh
 from harness.training.packing import choose_layout, micro_tokens
-from harness.training.step import Loop, Stage
+from harness.training.step import Stage, StepRunner
 
 
 def main() -> None:
@@ -135,7 +136,7 @@ class Ours:
             parameters=parameters,
             factors=dict.fromkeys(parameters, 1.0),
         )
-        self.loop = Loop(own, adapter, config, stage, layout)
+        self.loop = StepRunner(own, adapter, config, stage, layout)
         self.number = 0
 
     def seconds(self, rows: Sequence[Encoded]) -> float:
@@ -147,7 +148,7 @@ class Ours:
                 for _ in range(len(rows) // size):
                     chosen = ahead.get()
                     self.waited.append(ahead.waited_seconds)
-                    self.stepped.append(self.loop.step(self.number, chosen, self.tasks).seconds)
+                    self.stepped.append(self.loop.step(self.number, chosen, Routes(tuple(self.tasks))).seconds)
                     self.number += 1
 
         with attention(model, self.loop.layout.attention):
@@ -161,11 +162,11 @@ class Ours:
 
         def work() -> None:
             for first in range(0, len(rows), size):
-                step = weigh(rows[first : first + size], "token", self.tasks)
-                for positions in layout.split([len(w.row) for w in step], capacity):
+                step = weigh(rows[first : first + size], "token", Routes(tuple(self.tasks)))
+                for positions in layout.split([len(w.sequence) for w in step], capacity):
                     batch = layout.collate([step[i] for i in positions], self.loaded)
                     if layout.packed:
-                        used = sum(len(step[i].row) for i in positions)
+                        used = sum(len(step[i].sequence) for i in positions)
                         self.empty.append(1 - used / batch.inputs["input_ids"].numel())
                     self.frozen.step(batch, 0)
 

@@ -12,6 +12,7 @@ import torch
 from toy_generation import EOS, KINDS, TASKS, VOCABULARY, always, forwards, loaded, reference, toy, toy_requests
 
 from harness.data.encoding import Encoded
+from harness.data.routes import Routes
 from harness.generation.cache import supports_refill
 from harness.generation.decoding import Schedule, decode
 from harness.generation.likelihood import likelihoods
@@ -167,8 +168,8 @@ def test_a_decoder_starts_from_its_own_token_in_training_scoring_and_generation(
 ) -> None:
     model = toy(kind)
     assert decoder_start_token(model) == start
-    rows = [Encoded(task="add", prompt=(7, 8), target=(9, 10), cut=False)]
-    batch = Layout(packed=False).collate(weigh(rows, "token", TASKS), model)
+    rows = [Encoded(task="add", prompt=(7, 8), target=(9, 10), truncated=False)]
+    batch = Layout(packed=False).collate(weigh(rows, "token", Routes(TASKS)), model)
     assert batch.inputs["decoder_input_ids"].tolist() == [[start, 9]]
     read: list[list[list[int]]] = []
     forward = type(model.model).forward
