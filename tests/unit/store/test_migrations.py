@@ -15,7 +15,7 @@ from harness.store.migrations import MIGRATIONS
 from harness.store.record import SCHEMA_VERSION, Evaluation, RunRecord
 from harness.store.run_directory import RunDirectory
 
-V1 = Path(__file__).parent / "data" / "records" / "v1" / "majority-toys-cdae073b"
+V1 = Path(__file__).parents[2] / "data" / "records" / "v1" / "majority-toys-cdae073b"
 
 
 @pytest.fixture
