@@ -37,6 +37,7 @@ from harness.data.encoding import Encoded
 from harness.method import Trait, iter_linear
 from harness.models.loading import LoadedModel, load_model
 from harness.registry import method_class
+from harness.reporting.numbers import MISSING
 from harness.runtime.prefetch import Prefetcher
 from harness.training.attention import attention
 from harness.training.batch import IGNORED, weigh
@@ -297,7 +298,7 @@ def report(
     rows = []
     for contender, found in speeds.items():
         ratio = paired(speeds["ours"], found)
-        span = "–" if ratio.low is None else f"{ratio.low:.2f} to {ratio.high:.2f}"
+        span = MISSING if ratio.low is None else f"{ratio.low:.2f} to {ratio.high:.2f}"
         rows.append(
             (contender, f"{statistics.median(found):.0f}", f"{ratio.median:.2f}", span, _utilisation(loaded, found))
         )
@@ -313,7 +314,7 @@ def report(
 def _utilisation(loaded: LoadedModel, speeds: Sequence[float]) -> str:
     """4 FLOP per token and parameter of the blocks (forward, gradient to the inputs), of a large product's FLOP/s."""
     if loaded.device.type != "cuda":
-        return "–"
+        return MISSING
     blocks = sum(layer.weight.numel() for _, layer in iter_linear(loaded.model))
     return f"{100 * 4 * blocks * statistics.median(speeds) / _peak(loaded):.0f} %"
 

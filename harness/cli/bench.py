@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import click
@@ -10,15 +9,13 @@ import click
 from harness.cli.options import JSON, print_json
 from harness.errors import UsageError
 
-LOG = logging.getLogger(__name__)
-
 
 @click.command("bench")
 @click.option("--method", "methods", metavar="A,B,…", help="Methods to measure (default: all that train).")
 @click.option("--model", help="A registered name, a hub id, a folder, or a .gguf file.")
 @click.option("--shape", help="Instead of --model, random weights of this size: 135m (default), 1b or 7b.")
 @click.option("--blocks", type=click.IntRange(min=1), help="With --shape: transformer blocks (4 on a CPU, else all).")
-@click.option("--tokens-per-step", "tokens", type=click.IntRange(min=8), help="Default: 1024 on a CPU, else 8192.")
+@click.option("--tokens-per-step", "tokens", type=click.IntRange(min=8), help="Default: 1024 on a CPU, 8192 on a GPU.")
 @click.option("--tasks", default=8, show_default=True, type=click.IntRange(min=1), help="Number of tasks.")
 @click.option(
     "--routes",
@@ -29,8 +26,14 @@ LOG = logging.getLogger(__name__)
 )
 @click.option("--rounds", default=20, show_default=True, type=click.IntRange(min=1), help="Measurements per method.")
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1), help="Threads on a CPU.")
-@click.option("--device", help="Default: CUDA if it is available, else the CPU.")
-@click.option("--precision", default="auto", show_default=True, type=click.Choice(["auto", "fp32", "bf16", "fp16"]))
+@click.option("--device", help="Device to measure on (default: CUDA if it is available).")
+@click.option(
+    "--precision",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    help="Precision of the model.",
+)
 @JSON
 def bench_command(
     methods: str | None,
@@ -56,7 +59,7 @@ def bench_command(
     loaded = load_model(model, **place) if model else random_model(shape or "135m", blocks, **place)
     options["tokens"] = options["tokens"] or (8192 if loaded.device.type == "cuda" else 1024)
     label = model or f"random {shape or '135m'}, {loaded.model.config.num_hidden_layers} blocks"
-    report = bench(loaded, label, classes, Plan(**options), LOG.info)
+    report = bench(loaded, label, classes, Plan(**options))
     if as_json:
         print_json(to_json(report))
     else:

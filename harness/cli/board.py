@@ -87,7 +87,9 @@ def sweep_command(
 
 @click.command("leaderboard")
 @click.argument("name")
-@click.option("--format", "form", type=click.Choice(["markdown", "csv", "json"]), default="markdown", help="Format.")
+@click.option(
+    "--format", "form", type=click.Choice(["markdown", "csv", "json"]), default="markdown", help="Output format."
+)
 @click.option("--write", is_flag=True, help="Write leaderboards/NAME.md, .csv, .json and figures instead of printing.")
 @click.option("--check", is_flag=True, help="Exit with 1 if leaderboards/NAME.md does not match the runs.")
 @click.option("--publish", is_flag=True, help="Verify the runs, copy them to leaderboards/records, write from those.")
@@ -108,10 +110,12 @@ def leaderboard_command(
         from harness.leaderboard.publish import publish_all
 
         records = FOLDER / RECORDS
-        refused = publish_all(board.content, records, click.echo)
-        for run in refused:
+        done = publish_all(board.content, records)
+        for path in done.folders:
+            click.echo(f"published: {path}")
+        for run in done.refused:
             LOG.warning("not published: %s", run.reason)
-        if refused:
+        if done.refused:
             sys.exit(1)
         board = make_board(name, records, protocol)
     if write or publish:

@@ -101,7 +101,7 @@ def evaluate_command(
 
 @click.command("try")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--task", required=True, help="Task whose part of the adapter is used.")
+@click.option("--task", required=True, help="Task of the run that the prompt belongs to.")
 @DATA
 @MODEL
 def try_command(run: Path, task: str, data: str | None, model: str | None) -> None:
@@ -120,15 +120,14 @@ def try_command(run: Path, task: str, data: str | None, model: str | None) -> No
 @click.option("--tasks", required=True, metavar="A,B,…", help="Names of lm-eval tasks.")
 @click.option("--include-path", type=click.Path(path_type=Path, exists=True), help="Folder of your own task files.")
 @click.option("--limit", type=click.IntRange(min=1), help="Documents per task (default: all).")
-@click.option("--route", metavar="TASK", help="Task of the run whose part of the adapter is used.")
+@click.option("--route", metavar="TASK", help="Task of the run whose weights are used, for methods with routing.")
 @DATA
 @MODEL
 @JSON
 def lm_eval_command(run: Path, tasks: str, data: str | None, model: str | None, as_json: bool, **options: Any) -> None:
     """Evaluate a finished RUN on lm-eval tasks.
 
-    The base model is evaluated next to it, which shows what fine-tuning has changed in general ability. Methods whose
-    tasks use different weights need --route.
+    The base model is evaluated next to it, which shows what fine-tuning has changed in general ability.
     """
     from harness.integrations.lm_eval_tasks import evaluate_tasks, render
 

@@ -46,8 +46,6 @@ def score_command(
         if suite is None or gold is None:
             raise UsageError(f"{what} is not a run. To score a file of predictions, give --suite and --gold too")
         scored, record = score_file(suite_class(suite)(), what, gold), None
-        for line in scored.notes:
-            LOG.info(line)
     if as_json:
         print_json(to_json(what if what.is_dir() else None, record, scored.scores))
     else:
@@ -79,6 +77,8 @@ def compare_command(runs: tuple[Path, ...], others: tuple[Path, ...], protocol: 
 
     Each group holds the finished runs of one method under several seeds. The difference is printed per task and for the
     mean, with a confidence interval, whether it is significant, and the minimum detectable difference.
+
+    Example: harness compare runs/cgc_lora-* --with runs/lora_all-*
     """
     from harness.scoring.compare import compare, render, to_json
     from harness.store.run_directory import open_run

@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
-from harness.registry import METHODS, SUITES, broken, method_class, plugins, suite_class
+from harness.method import AdapterMethod
+from harness.registry import BACKENDS, METHODS, SUITES, broken, method_class, plugins, suite_class
+from harness.reporting.numbers import MISSING, or_missing, percent
 
 if TYPE_CHECKING:
     from harness.store.run_directory import RunDirectory
 
 
 def installed(check: bool) -> str:
-    """Every method and suite with the distribution that provides it; ``check`` imports all of them."""
+    """Every method, suite and back end with the distribution that provides it; ``check`` imports all of them."""
     parts = []
-    for group, word in ((METHODS, "method"), (SUITES, "suite")):
+    for group, word in ((METHODS, "method"), (SUITES, "suite"), (BACKENDS, "back end")):
         reasons = broken(group) if check else {}
         rows = []
         for name, plugin in plugins(group).items():
@@ -32,9 +34,8 @@ def describe(name: str) -> str:
     if name in plugins(SUITES):
         return _about_suite(name)
     cls = method_class(name)
-    parts = [f"{name}: {cls.summary}", f"traits: {', '.join(sorted(cls.traits)) or 'none'}", fields(cls, "method")]
-    if cls.continues:
-        parts.insert(2, "--from RUN: a run of this method can be initialised from a finished one")
+    traits = [*sorted(cls.traits), *(["supports --from"] if issubclass(cls, AdapterMethod) and cls.continues else [])]
+    parts = [f"{name}: {cls.summary}", f"traits: {', '.join(traits) or 'none'}", fields(cls, "method")]
     for word, table in (("ablation", cls.ablations), ("preset", cls.presets)):
         if table:
             rows = [(k, ", ".join(f"{f} = {v!r}" for f, v in changes.items())) for k, changes in table.items()]
@@ -68,9 +69,8 @@ def runs_table(runs: list[RunDirectory]) -> str:
         spec, scores, failure = run.spec(), run.scores(), run.failure()
         mean = next(iter(scores.root.values())).mean if scores else None
         progress = f"{failure.stage}: {failure.error}" if failure else _progress(run)
-        model = spec.model.label if spec and spec.model else "–"
-        score = "–" if mean is None else f"{100 * mean:.1f}"
-        rows.append((run.name, run.state().value, progress, model, spec.seed if spec else "–", score))
+        model = spec.model.label if spec and spec.model else MISSING
+        rows.append((run.name, run.state().value, progress, model, spec.seed if spec else MISSING, percent(mean)))
     return tabulate(
         rows, ("run", "state", "progress", "model", "seed", "mean"), tablefmt="simple", disable_numparse=True
     )
@@ -89,12 +89,12 @@ def _about_suite(name: str) -> str:
 
 def _progress(run: RunDirectory) -> str:
     if (run.path / "record.json").exists():
-        return "–"
+        return MISSING
     predictions = sum(_lines(p) for p in (run.path / "predictions").glob("*.jsonl"))
     if predictions:
         return f"{predictions} predictions"
     steps = sum(_lines(p) for p in (run.path / "train.jsonl", *run.path.glob("train/*.jsonl")) if p.exists())
-    return f"{steps} steps" if steps else "–"
+    return f"{steps} steps" if steps else MISSING
 
 
 def _lines(path: Path) -> int:
@@ -103,4 +103,4 @@ def _lines(path: Path) -> int:
 
 
 def _value(value: Any) -> str:
-    return "–" if value is None else ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return ",".join(map(str, value)) if isinstance(value, tuple) else or_missing(value)

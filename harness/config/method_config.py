@@ -12,7 +12,7 @@ from harness.config.keys import build
 from harness.config.spec import RunSpec, TrainConfig
 from harness.errors import StoreError, UsageError, unknown
 from harness.hashing import file_sha256
-from harness.method import Budget, Method, Trait, named_folder
+from harness.method import AdapterMethod, Budget, Method, named_folder
 from harness.registry import method_class
 
 
@@ -102,7 +102,7 @@ def choose_method(
         if both:
             raise UsageError(f"--ablation {ablation} sets method.{both[0]}: do not set it with --set as well")
     method = build(cls, {**values, **changes}, "method")
-    return within(method, parse_budget(budget), sizes) if budget and Trait.TRAINS in method.traits else method
+    return within(method, parse_budget(budget), sizes) if budget and isinstance(method, AdapterMethod) else method
 
 
 def data_only(train: TrainConfig) -> TrainConfig:
@@ -110,7 +110,7 @@ def data_only(train: TrainConfig) -> TrainConfig:
     return TrainConfig(per_task=train.per_task, max_length=train.max_length, precision=train.precision)
 
 
-def within(method: Method, budget: Budget, sizes: Sequence[int]) -> Method:
+def within(method: AdapterMethod, budget: Budget, sizes: Sequence[int]) -> AdapterMethod:
     """The method within a budget, for clusters of these sizes.
 
     An active rank applies to one task, so every cluster may use all of it; a stored rank is divided among the clusters.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.config.backend import from_anywhere
+from harness.config.backend import portable_backend
 from harness.config.clusters import read_clusters
 from harness.config.keys import SECTIONS, parse_assignments
 from harness.config.method_config import absolute_keys
@@ -44,7 +44,7 @@ def to_json(request: Request, source: str | None = None) -> dict[str, Any]:
         if options.get(name) and Path(options[name]).exists():
             options[name] = str(Path(options[name]).resolve())
     if options.get("backend"):
-        options["backend"] = from_anywhere(options["backend"])
+        options["backend"] = portable_backend(options["backend"])
     clusters = read_clusters(options.get("clusters"))
     if isinstance(clusters, ClusterSpec):  # The content is kept, since the file may change later.
         options["clusters"] = clusters.model_dump(mode="json")

@@ -1,69 +1,91 @@
-"""A leaderboard for programs: CSV and JSON, values between 0 and 1."""
+"""A leaderboard for programs: CSV and JSON, scores between 0 and 1."""
 
 from __future__ import annotations
 
-import csv
-import io
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from harness.leaderboard.markdown import verdicts
-from harness.leaderboard.tables import Cell, Kind, Leaderboard, Noise, Row, Sweep
+from harness.leaderboard.tables import Cell, Kind, Leaderboard, Row, SeedNoise, Sweep, Table
 from harness.scoring.statistics import Estimate
 from harness.scoring.verdict import transfer_in_words
 
-_COLUMNS: Final = (
+if TYPE_CHECKING:
+    import pandas
+
+COLUMNS: Final = [
     *("table", "suite", "protocol", "data", "model", "split", "prompt", "sample"),
     *("rank", "method", "kind", "ablation", "task", "value", "low", "high", "sd", "seeds"),
     *("stored", "active", "percent", "lr", "seconds", "tokens_per_second", "peak_memory_bytes", "flags"),
-)
+]
+
+
+def to_frame(board: Leaderboard) -> pandas.DataFrame:
+    """One line for each row and task, and for each row's mean, such as notebooks pivot; missing values are None."""
+    import pandas
+
+    return pandas.DataFrame(_lines(board), columns=COLUMNS, dtype=object)
 
 
 def to_csv(board: Leaderboard) -> str:
-    """One line for each row and task (and the mean), values between 0 and 1, missing empty."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    for number, table in enumerate(board.tables, start=1):
-        spec = table.spec
-        model = None if spec.model is None else spec.model.label
-        head = [number, board.suite, board.protocol, spec.data.label, model, spec.eval.split, spec.prompt, table.sample]
-        for row in table.rows:
-            size = row.group.runs[0].record.parameters
-            lr = row.group.spec.train.lr if row.kind is Kind.TRAINED else None
-            cost = [size.stored, size.active, size.percent, lr, row.seconds, row.tokens_per_second, row.memory]
-            for task, cell in (("mean", row.mean), *row.cells.items()):
-                e = cell.estimate
-                ends = [None, None] if e is None else [e.low, e.high]
-                name = [row.rank, row.label, row.kind.value, row.beneath, task, cell.value, *ends, cell.sd]
-                line = [*head, *name, len(row.group.runs), *cost, "; ".join(row.flags)]
-                writer.writerow([_no_formula(value) for value in line])
-    return text.getvalue()
+    """The lines of ``to_frame`` as CSV; missing values are empty."""
+    import pandas
+
+    lines = [{name: _no_formula(value) for name, value in line.items()} for line in _lines(board)]
+    return str(pandas.DataFrame(lines, columns=COLUMNS, dtype=object).to_csv(index=False, lineterminator="\n"))
+
+
+def _lines(board: Leaderboard) -> list[dict[str, Any]]:
+    return [
+        {"table": number, "suite": board.suite, "protocol": board.protocol, **_table_columns(table), **line}
+        for number, table in enumerate(board.tables, start=1)
+        for row in table.rows
+        for line in _row_lines(row)
+    ]
+
+
+def _table_columns(table: Table) -> dict[str, Any]:
+    spec = table.spec
+    return {
+        "data": spec.data.label,
+        "model": None if spec.model is None else spec.model.label,
+        "split": spec.eval.split,
+        "prompt": spec.prompt,
+        "sample": table.sample,
+    }
+
+
+def _row_lines(row: Row) -> list[dict[str, Any]]:
+    parameters = row.group.runs[0].record.parameters
+    method = {"rank": row.rank, "method": row.label, "kind": row.kind.value, "ablation": row.nested}
+    cost = {
+        "seeds": len(row.group.runs),
+        "stored": parameters.stored,
+        "active": parameters.active,
+        "percent": parameters.percent,
+        "lr": row.group.spec.train.lr if row.kind is Kind.TRAINED else None,
+        "seconds": row.seconds,
+        "tokens_per_second": row.tokens_per_second,
+        "peak_memory_bytes": row.memory,
+        "flags": "; ".join(row.flags),
+    }
+    return [
+        {**method, "task": task, **_scores(cell), **cost} for task, cell in (("mean", row.mean), *row.cells.items())
+    ]
+
+
+def _scores(cell: Cell) -> dict[str, float | None]:
+    low, high = (None, None) if cell.estimate is None else (cell.estimate.low, cell.estimate.high)
+    return {"value": cell.value, "low": low, "high": high, "sd": cell.sd}
 
 
 def to_json(board: Leaderboard) -> dict[str, Any]:
-    """The leaderboard as JSON values; values between 0 and 1, missing as null."""
+    """The leaderboard as JSON values; scores between 0 and 1, missing values null."""
+    limit = board.parameter_limit
     return {
         "suite": board.suite,
         "protocol": board.protocol,
-        "tables": [
-            {
-                "data": t.spec.data.model_dump(mode="json"),
-                "model": None if t.spec.model is None else t.spec.model.model_dump(mode="json"),
-                "split": t.spec.eval.split,
-                "rows_per_task": t.spec.eval.per_task,
-                "prompt": t.spec.prompt,
-                "shots": t.spec.shots,
-                "sample": t.sample,
-                "headlines": dict(t.headlines),
-                "mean_of": list(t.mean_of),
-                "rows": [_row_json(row) for row in t.rows],
-                "verdicts": verdicts(t),
-                "transfer": [] if t.sample else [transfer_in_words(*found) for found in t.transfers],
-                "noise": None if t.noise is None else _noise_json(t.noise),
-                "sweeps": [_sweep_json(sweep) for sweep in t.sweeps],
-            }
-            for t in board.tables
-        ],
+        "parameter_limit": None if limit is None else {"percent": limit.percent, "source": limit.source},
+        "tables": [_table_json(t) for t in board.tables],
         "orientation": [
             *(figure.model_dump() for figure in board.orientation),
             *({"backend": row.group.spec.backend, **_row_json(row)} for row in board.elsewhere),
@@ -72,12 +94,31 @@ def to_json(board: Leaderboard) -> dict[str, Any]:
     }
 
 
+def _table_json(t: Table) -> dict[str, Any]:
+    return {
+        "data": t.spec.data.model_dump(mode="json"),
+        "model": None if t.spec.model is None else t.spec.model.model_dump(mode="json"),
+        "split": t.spec.eval.split,
+        "examples_per_task": t.spec.eval.per_task,
+        "prompt": t.spec.prompt,
+        "shots": t.spec.shots,
+        "sample": t.sample,
+        "headlines": dict(t.headlines),
+        "mean_of": list(t.mean_of),
+        "rows": [_row_json(row) for row in t.rows],
+        "verdicts": verdicts(t),
+        "transfer": [] if t.sample else [transfer_in_words(r.label, r.reference, r.gains) for r in t.transfers],
+        "seed_noise": None if t.seed_noise is None else _noise_json(t.seed_noise),
+        "sweeps": [_sweep_json(sweep) for sweep in t.sweeps],
+    }
+
+
 def _row_json(row: Row) -> dict[str, Any]:
     return {
         "rank": row.rank,
         "method": row.label,
         "kind": row.kind.value,
-        "ablation_beneath": row.beneath,
+        "nested": row.nested,
         "runs": [run.directory.name for run in row.group.runs],
         "seeds": [run.record.spec.seed for run in row.group.runs],
         "mean": _cell_json(row.mean),
@@ -94,15 +135,15 @@ def _row_json(row: Row) -> dict[str, Any]:
     }
 
 
-def _noise_json(found: Noise) -> dict[str, Any]:
-    gap = None if found.difference is None else _estimate_json(found.difference)
-    runs = {"null": found.null.runs, "row": found.row.runs}
+def _noise_json(noise: SeedNoise) -> dict[str, Any]:
+    gap = None if noise.difference is None else _estimate_json(noise.difference)
+    runs = {"null": noise.null.runs, "row": noise.row.runs}
     return {"difference": gap, **{k: [r.directory.name for r in v] for k, v in runs.items()}}
 
 
-def _sweep_json(found: Sweep) -> dict[str, Any]:
+def _sweep_json(sweep: Sweep) -> dict[str, Any]:
     points = []
-    for point in found.points:
+    for point in sweep.points:
         mean = point.group.estimate(None)
         points.append(
             {
@@ -112,7 +153,7 @@ def _sweep_json(found: Sweep) -> dict[str, Any]:
                 "ci95": None if mean is None else [mean.low, mean.high],
             }
         )
-    return {"name": found.name, "method": found.method, "keys": list(found.keys), "points": points}
+    return {"name": sweep.name, "method": sweep.method, "keys": list(sweep.keys), "points": points}
 
 
 def _cell_json(cell: Cell) -> dict[str, Any]:
@@ -122,9 +163,14 @@ def _cell_json(cell: Cell) -> dict[str, Any]:
 
 
 def _estimate_json(found: Estimate) -> dict[str, Any]:
-    return {"value": found.value, "ci95": [found.low, found.high], "shown": found.shown, "sees": found.sees}
+    return {
+        "value": found.value,
+        "ci95": [found.low, found.high],
+        "significant": found.significant,
+        "mdd": found.mdd,
+    }
 
 
 def _no_formula(value: object) -> object:
-    """A spreadsheet runs a text that begins like a formula; a leading apostrophe makes it a text again."""
+    """Spreadsheets evaluate a text that begins like a formula; a leading apostrophe prevents it."""
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value

@@ -1,4 +1,4 @@
-"""A leaderboard from the runs of a folder and the published records, and its files beside its TOML file."""
+"""A leaderboard of the runs in a folder and the published records, and its files next to its TOML file."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from harness.leaderboard.build import build
 from harness.leaderboard.export import to_csv, to_json
 from harness.leaderboard.markdown import render_markdown
 from harness.leaderboard.tables import Leaderboard
-from harness.registry import SUITES, plugins, suite_class
+from harness.registry import SUITES, method_class, plugins, suite_class
 from harness.store.files import write_atomic
 from harness.store.run_directory import RunDirectory, find_runs
 from harness.sweep.spec import BoardSpec, read_board
 
 FOLDER = Path("leaderboards")
-RECORDS = "records"  # of the folder: published runs
-REFERENCE = "lora_single"  # transfer is what a method gains over a LoRA per task
+RECORDS = "records"  # The folder of published runs, below FOLDER.
 _SUFFIX = {"markdown": ".md", "csv": ".csv", "json": ".json"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Board:
-    """A leaderboard and where its files are: ``folder/name.md`` and so on. own: it is another one than theirs."""
+    """A leaderboard and the place of its files: ``folder/name.md`` and so on.
+
+    own: it has the user's own runs alone, so the pictures in the folder are not those of its content.
+    """
 
     name: str
     folder: Path
@@ -37,9 +39,9 @@ class Board:
 def make_board(name: str, out: Path, protocol: str | None = None, *, own: bool = False) -> Board:
     """The leaderboard of a suite (all its runs), or of ./leaderboards/<name>.toml (those on its model and data).
 
-    Args: own: of the runs below ``out`` alone where there are any, without the published records.
+    Args: own: without the published records, if there are any runs below ``out``.
 
-    Raises: UsageError for a name that is neither; StoreError where there are no runs.
+    Raises: UsageError for an unknown name; StoreError where there are no runs.
     """
     path = FOLDER / f"{name}.toml"
     if path.exists():
@@ -50,7 +52,7 @@ def make_board(name: str, out: Path, protocol: str | None = None, *, own: bool =
 
 
 def board_of_file(path: Path, spec: BoardSpec, out: Path, protocol: str | None = None, *, own: bool = False) -> Board:
-    """The leaderboard of a TOML file; one that has its suite's name shows all runs of the suite."""
+    """The leaderboard of a TOML file; a file with the name of its suite has all runs of the suite."""
     runs = runs_of(out, path.parent, own=own)
     if path.stem != spec.suite:
         runs = [r for r in runs if (found := r.spec()) is not None and _belongs(found, spec)]
@@ -58,12 +60,12 @@ def board_of_file(path: Path, spec: BoardSpec, out: Path, protocol: str | None =
 
 
 def runs_of(out: Path, folder: Path, *, own: bool = False) -> list[RunDirectory]:
-    """Runs and published records, each once; own: runs alone, unless there are none."""
-    found: dict[str, RunDirectory] = {}
+    """Runs and published records, each once. own: without the records, if there are any runs."""
+    by_name: dict[str, RunDirectory] = {}
     runs = find_runs(out)
     for run in runs if own and runs else [*runs, *find_runs(folder / RECORDS)]:
-        found.setdefault(run.name, run)
-    return list(found.values())
+        by_name.setdefault(run.name, run)
+    return list(by_name.values())
 
 
 def rendered(board: Board, form: str) -> str:
@@ -81,13 +83,13 @@ def write_board(board: Board) -> list[Path]:
     """Write the pictures into a folder <name>, then <name>.md, .csv and .json; returns their paths."""
     from harness.leaderboard.plots.tables import plots
 
-    found = plots(board.content)
+    drawn = plots(board.content)
     pictures = board.folder / board.name
-    for old in set(pictures.glob("*.svg")) - {pictures / name for name in found}:
+    for old in set(pictures.glob("*.svg")) - {pictures / name for name in drawn}:
         old.unlink()
-    for name, picture in found.items():
+    for name, picture in drawn.items():
         write_atomic(pictures / name, picture)
-    paths = [pictures] if found else []
+    paths = [pictures] if drawn else []
     for form, suffix in _SUFFIX.items():
         path = board.folder / f"{board.name}{suffix}"
         write_atomic(path, rendered(board, form).encode())
@@ -96,25 +98,28 @@ def write_board(board: Board) -> list[Path]:
 
 
 def check_board(board: Board) -> None:
-    """Raises: HarnessError where the committed Markdown is not what the runs say."""
+    """Compare the Markdown file with the runs. Raises: HarnessError where they differ."""
     path = board.folder / f"{board.name}.md"
     if not path.exists() or path.read_text(encoding="utf-8") != rendered(board, "markdown"):
-        raise HarnessError(f"{path} is not what the runs say. Make it again: harness leaderboard {board.name} --write")
+        raise HarnessError(f"{path} differs from the runs. To write it again: harness leaderboard {board.name} --write")
 
 
 def _board(
     name: str, folder: Path, suite: str, spec: BoardSpec | None, runs: Sequence[RunDirectory], protocol: str | None
 ) -> Board:
-    tasks = suite_class(suite)().tasks.values()
-    first = next(iter(next(iter(tasks)).protocols))
-    content = build(runs, suite, protocol or first, reference=REFERENCE, file=spec)
+    cls = suite_class(suite)
+    first = next(iter(next(iter(cls().tasks.values())).protocols))
+    reference = None if spec is None else spec.reference
+    if reference is not None:
+        method_class(reference)  # Raises a UsageError for an unknown name.
+    content = build(runs, suite, protocol or first, reference=reference, file=spec, parameter_limit=cls.parameter_limit)
     if not (content.tables or content.elsewhere or content.unfinished):
-        raise StoreError(f"no runs for {name!r}. Make one: harness run --suite {suite} --method …")
+        raise StoreError(f"no runs for {name!r}. Start one: harness run --suite {suite} --method METHOD")
     return Board(name=name, folder=folder, content=content)
 
 
 def _drawn(board: Board) -> list[str]:
-    """The pictures that are there: published records keep no logs to draw them from again, so a check draws none."""
+    """The pictures in the folder. A check does not draw them again, because published records have no logs."""
     if board.own:
         return []
     names = {p.stem for p in (board.folder / board.name).glob("*.svg")}

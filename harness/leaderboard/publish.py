@@ -1,8 +1,8 @@
-"""Finished runs as published records: small folders under leaderboards/records that leaderboards read."""
+"""Finished runs as published records: small folders below leaderboards/records, which leaderboards include."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -19,54 +19,62 @@ from harness.store.record import RunRecord
 from harness.store.run_directory import RunDirectory, open_run
 from harness.sweep.tuning import FILE as TUNING
 
-_LAST: Final = "record.json"  # a folder with a record is whole
+_LAST: Final = "record.json"  # It is written last, so that a folder with a record is complete.
 _FILES: Final = ("spec.json", "scores.json", TUNING)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Refused:
-    """A run of a leaderboard that cannot be published, and why."""
+    """A run of a leaderboard that cannot be published, and the reasons."""
 
     name: str
     reason: str
 
 
-def publish_all(board: Leaderboard, records: Path, say: Callable[[str], None]) -> list[Refused]:
-    """Verify and publish every run that a leaderboard shows; the others of it are published where one is refused."""
-    refused = []
-    for run, swept in _shown(board).items():
+@dataclass(frozen=True, kw_only=True)
+class Publication:
+    """The folders of the published runs, and the runs that could not be published."""
+
+    folders: tuple[Path, ...]
+    refused: tuple[Refused, ...]
+
+
+def publish_all(board: Leaderboard, records: Path) -> Publication:
+    """Verify and publish every run of a leaderboard. Runs that cannot be published do not keep others from it."""
+    folders, refused = [], []
+    for run, swept in _runs_of(board).items():
         if run.path.resolve().parent == records.resolve():
             continue
         try:
-            say(f"published: {publish(run.path, verify(run.path), records, board.protocol, swept=swept)}")
+            folders.append(publish(run.path, verify(run.path), records, board.protocol, swept=swept))
         except HarnessError as error:
             refused.append(Refused(name=run.name, reason=str(error)))
-    return refused
+    return Publication(folders=tuple(folders), refused=tuple(refused))
 
 
-def _shown(board: Leaderboard) -> dict[RunDirectory, bool]:
-    """Every run behind a leaderboard, and whether it is a point of a sweep and nothing else."""
-    found: dict[RunDirectory, bool] = {}
-    found |= {run.directory: False for row in board.elsewhere for run in row.group.runs}
+def _runs_of(board: Leaderboard) -> dict[RunDirectory, bool]:
+    """Every run of a leaderboard, and whether it is used as a point of a sweep alone."""
+    swept: dict[RunDirectory, bool] = {}
+    swept |= {run.directory: False for row in board.elsewhere for run in row.group.runs}
     for table in board.tables:
-        groups = [row.group for row in table.rows] + ([] if table.noise is None else [table.noise.null])
-        found |= {run.directory: False for group in groups for run in group.runs}
+        groups = [row.group for row in table.rows] + ([] if table.seed_noise is None else [table.seed_noise.null])
+        swept |= {run.directory: False for group in groups for run in group.runs}
         for sweep in table.sweeps:
             for run in (run for point in sweep.points for run in point.group.runs):
-                found.setdefault(run.directory, True)
-    return found
+                swept.setdefault(run.directory, True)
+    return swept
 
 
 def publish(
     path: Path, checks: list[Check], records: Path, protocol: str | None = None, *, swept: bool = False
 ) -> Path:
-    """Copy what leaderboards need of a run to ``records/<its name>``; weights, texts and inputs stay where they are.
+    """Copy the files that leaderboards need to ``records/<the run's name>``, without weights and predictions.
 
     Args:
-        checks: what ``verify`` found.
-        protocol: whose bootstrap draws are kept (they are most of a record's size); default all.
-        swept: it is a point of a sweep, where a limit on the training rows is what is compared.
-    Raises: HarnessError naming every reason against it; StoreError where another record is there already.
+        checks: the result of ``verify``.
+        protocol: the protocol whose bootstrap draws are copied (they are most of a record's size); default all.
+        swept: the run is a point of a sweep, which may compare limits on the number of training examples.
+    Raises: HarnessError naming every reason against it; StoreError where another record has the same name.
     """
     run = open_run(path)
     record = run.record()
@@ -78,7 +86,9 @@ def publish(
     if (folder / _LAST).exists():
         if (folder / _LAST).read_bytes() == (run.path / _LAST).read_bytes():
             return folder
-        raise StoreError(f"{folder} is published already, from another run of the same spec: remove it to replace it")
+        raise StoreError(
+            f"{folder} is published already, from another run of the same spec. To replace it, delete the folder first."
+        )
     adapters = sorted(p.relative_to(run.path) for p in run.path.glob("adapter/**/adapter.json"))
     folder.mkdir(parents=True, exist_ok=True)
     RunDirectory(folder).write(DIGEST, read_digest(run))
@@ -100,23 +110,23 @@ def _copy_draws(run: RunDirectory, folder: RunDirectory, protocol: str | None) -
         folder,
         {
             task: replace(
-                kept,
-                headlines={p: v for p, v in kept.headlines.items() if p == protocol},
-                right={p: v for p, v in kept.right.items() if p == protocol},
+                of_task,
+                headlines={p: v for p, v in of_task.headlines.items() if p == protocol},
+                correct={p: v for p, v in of_task.correct.items() if p == protocol},
             )
-            for task, kept in draws.items()
+            for task, of_task in draws.items()
         },
     )
 
 
 def objections(record: RunRecord, *, swept: bool = False) -> Iterator[str]:
-    """Why nobody else could make this run again, or why it is no full result."""
+    """The reasons why a run is not reproducible, or not a complete result."""
     if record.provenance.commit is None:
-        yield "it was not made in a git checkout, so nobody knows with which code"
+        yield "it was not started from a git checkout, so the version of its code is unknown"
     elif record.provenance.dirty is not False:
         yield "the code had uncommitted changes: commit them and run again"
     for section in ("eval",) if swept else ("train", "eval"):
         if (limit := getattr(record.spec, section).per_task) is not None:
-            yield f"it is limited: {section}.per_task = {limit}"
+            yield f"it is limited: {section}.per_task = {limit}; run without the limit"
     if record.generation is not None and record.generation.halved:
-        yield f"{record.generation.halved} batches were halved for lack of memory: set a smaller eval.batch_tokens"
+        yield f"{record.generation.halved} batches were halved for lack of memory: use a smaller eval.batch_tokens"

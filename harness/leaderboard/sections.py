@@ -1,110 +1,132 @@
-"""What a leaderboard's Markdown says beneath its table: learning rates, transfer, noise, claims, sweeps, pictures."""
+"""The sections of a leaderboard's Markdown below its tables: learning rates, transfer, seed noise, claims, sweeps."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from harness.config.spec import RunSpec
-from harness.leaderboard.tables import Noise, Row, Sweep, Table, shown
-from harness.reporting.markdown import cells, escape, heading, hold, side_by_side
-from harness.reporting.numbers import MISSING, count, percent
+from harness.leaderboard.tables import Row, SeedNoise, Sweep, Table, grid_value
+from harness.reporting.markdown import cells, escape, heading, side_by_side, unbroken
+from harness.reporting.numbers import MISSING, count, percent, points
 from harness.scoring.groups import difference
 from harness.scoring.statistics import Estimate
-from harness.scoring.verdict import points, signed, span, verdict
+from harness.scoring.verdict import gain, score_interval, verdict
 from harness.sweep.spec import Claim, Orientation
 from harness.sweep.tuning import Tuning
 
+_LEAST_GRID: Final = 3  # With fewer learning rates every choice is an end of the grid.
+
 
 def sections(table: Table, claims: Sequence[Claim]) -> Iterator[str]:
-    """Every section that has something to say, line by line."""
+    """Every section with content, line by line. Claims are not tested on an embedded sample."""
     yield from learning_rates(table.rows)
     yield from transfers(table)
-    if table.noise is not None:
-        yield from noise(table.noise)
-    if claims and not table.sample:  # the sample answers no such question
-        yield from answers(table, claims)
+    if table.seed_noise is not None:
+        yield from seed_noise(table.seed_noise)
+    if claims and not table.sample:
+        yield from tested_claims(table, claims)
     for sweep in table.sweeps:
         yield from one_sweep(sweep)
 
 
 def learning_rates(rows: Sequence[Row]) -> Iterator[str]:
-    """The mean on dev of every rate that was tried; the chosen one in bold."""
-    tuned = [(row, row.tuning) for row in rows if row.tuning is not None]
+    """The mean on dev of every learning rate, the chosen one in bold."""
+    tuned = {row.label: row.tuning for row in rows if row.tuning is not None}
     if not tuned:
         return
-    rates = sorted({t.lr for _, tuning in tuned for t in tuning.grid})
+    rates = sorted({t.lr for tuning in tuned.values() for t in tuning.grid})
     yield from ("### Learning rates", "")
     yield from heading(["method", *(f"{lr:g}" for lr in rates)])
-    for row, tuning in tuned:
-        yield cells([escape(row.label), *(_tried(tuning, lr) for lr in rates)])
-    split, seeds = (", ".join(sorted({str(getattr(t, k)) for _, t in tuned})) for k in ("split", "seed"))
-    yield from ("", f"Mean on {split}, seed {seeds}, in percent; **bold**: chosen, and used for every seed.")
-    edge = [tuning for _, tuning in tuned if tuning.at_the_edge]
-    if edge:
-        yield f"{len(edge)} of {len(tuned)} rows chose an end of their grid: a better rate may lie beyond it."
+    for label, tuning in tuned.items():
+        yield cells([escape(label), *(_tried(tuning, lr) for lr in rates)])
+    splits = ", ".join(sorted({t.split for t in tuned.values()}))
+    seeds = ", ".join(sorted({str(t.seed) for t in tuned.values()}))
+    yield from ("", f"Mean on {splits}, seed {seeds}, in percent; **bold**: chosen, and used for every seed.")
+    yield from _grid_notes(list(tuned.values()))
     yield ""
 
 
 def _tried(tuning: Tuning, lr: float) -> str:
-    found = next((t for t in tuning.grid if t.lr == lr), None)
-    if found is None:
+    tried = next((t for t in tuning.grid if t.lr == lr), None)
+    if tried is None:
         return MISSING
-    text = "diverged" if found.mean is None else percent(found.mean)
+    text = "diverged" if tried.mean is None else percent(tried.mean)
     return f"**{text}**" if tuning.chosen == lr else text
 
 
+def _grid_notes(tuned: Sequence[Tuning]) -> Iterator[str]:
+    """How far the grids support the choices of learning rates."""
+    small = [tuning for tuning in tuned if len(tuning.grid) < _LEAST_GRID]
+    if small:
+        sizes = " or ".join(map(str, sorted({len(t.grid) for t in small})))
+        yield (
+            f"{len(small)} of {len(tuned)} rows have a grid of size {sizes}, which is too small to show whether a "
+            "better learning rate is outside it."
+        )
+    at_the_edge = [tuning for tuning in tuned if len(tuning.grid) >= _LEAST_GRID and tuning.at_the_edge]
+    if at_the_edge:
+        yield (
+            f"{len(at_the_edge)} of {len(tuned)} rows chose the smallest or the largest learning rate of their grid: a "
+            "better one may be outside it."
+        )
+
+
 def transfers(table: Table) -> Iterator[str]:
-    """What training together gains on each task over training it alone."""
+    """The gains on each task of training tasks together over training each task alone."""
     if not table.transfers:
         return
-    alone = table.transfers[0][1]
     yield from ("### Transfer", "")
     for names in side_by_side(table.tasks):
-        yield from heading(["method", hold("mean (95 % interval)"), "lose", *map(escape, names.values())])
-        for label, _, found in table.transfers:
-            lose = f"{len(found.losing)} of {len(found.gains)}"
-            lose += "" if table.sample else f" ({len(found.losing_shown)} shown)"
-            mean = MISSING if found.mean is None else points(found.mean)
-            gains = [_gain(found.gains.get(task), bold=not table.sample) for task in names]
-            yield cells([escape(label), hold(mean), hold(lose), *gains])
+        yield from heading(["method", unbroken("mean (95 % interval)"), "losing", *map(escape, names.values())])
+        for row in table.transfers:
+            lost = row.gains.losing_significantly
+            losing = f"{len(row.gains.losing)} of {len(row.gains.gains)}"
+            losing += "" if table.sample else f" ({len(lost)} significantly)"
+            mean = MISSING if row.gains.mean is None else gain(row.gains.mean)
+            gains = [_gain(row.gains.gains.get(task), bold=not table.sample) for task in names]
+            yield cells([escape(row.label), unbroken(mean), unbroken(losing), *gains])
         yield ""
-    bold = "" if table.sample else "; **bold**: the 95 % interval leaves out 0"
-    yield f"Points over {escape(alone)}, which trains every task alone; lose: tasks that are worse off together{bold}."
+    bold = "" if table.sample else "; **bold**: significant, the 95 % interval excludes 0"
+    yield (
+        f"Percentage points over {escape(table.transfers[0].reference)}, which trains each task alone; losing: tasks "
+        f"with a lower score than alone{bold}."
+    )
     yield ""
 
 
 def _gain(found: Estimate | None, *, bold: bool) -> str:
     if found is None:
         return MISSING
-    text = signed(found.value)
-    return f"**{text}**" if bold and found.shown else text
+    text = points(found.value)
+    return f"**{text}**" if bold and found.significant else text
 
 
-def noise(found: Noise) -> Iterator[str]:
-    """How far apart two rows are that differ in nothing but their seeds."""
-    ours, theirs = ([str(r.record.spec.seed) for r in g.runs] for g in (found.row, found.null))
-    yield from ("### Noise", "")
-    gap = MISSING if found.difference is None else points(found.difference)
+def seed_noise(noise: SeedNoise) -> Iterator[str]:
+    """The difference between two groups of runs of one method that differ in their seeds alone."""
+    ours, theirs = ([str(r.record.spec.seed) for r in g.runs] for g in (noise.row, noise.null))
+    yield from ("### Seed noise", "")
+    gap = MISSING if noise.difference is None else gain(noise.difference)
     yield (
-        f"{escape(found.row.name)} with the seeds {', '.join(theirs)} instead of {', '.join(ours)}: mean "
-        f"{percent(found.null.value(None))} instead of {percent(found.row.value(None))}, a difference of {gap} that is "
-        "noise alone. Two methods that differ by no more than this may be as good as each other."
+        f"{escape(noise.row.name)} with the seeds {', '.join(theirs)} instead of {', '.join(ours)}: mean "
+        f"{percent(noise.null.value(None))} instead of {percent(noise.row.value(None))}, a difference of {gap} between "
+        "runs of the same method. Two methods that differ by no more than this may be equally good."
     )
     yield ""
 
 
-def answers(table: Table, claims: Sequence[Claim]) -> Iterator[str]:
-    """What papers claim, in words."""
+def tested_claims(table: Table, claims: Sequence[Claim]) -> Iterator[str]:
+    """The claims that the leaderboard's file quotes from papers, with a verdict on each."""
     yield from ("### Claims", "")
     for claim in claims:
         above, below = (_named(table, name) for name in (claim.above, claim.below))
-        said = f"{escape(claim.above)} above {escape(claim.below)} ({escape(claim.by)}): "
+        quoted = f"{escape(claim.above)} above {escape(claim.below)} ({escape(claim.by)}): "
         if above is None or below is None:
-            yield f"- {said}no finished runs of {escape(claim.above if above is None else claim.below)}"
+            yield f"- {quoted}no finished runs of {escape(claim.above if above is None else claim.below)}"
         else:
-            gain = difference(above.group, below.group, None)
-            yield f"- {said}" + ("no interval" if gain is None else escape(verdict(above.label, below.label, gain)))
+            found = difference(above.group, below.group, None)
+            yield f"- {quoted}" + ("no interval" if found is None else escape(verdict(above.label, below.label, found)))
     yield ""
 
 
@@ -115,31 +137,33 @@ def _named(table: Table, name: str) -> Row | None:
 
 
 def one_sweep(sweep: Sweep) -> Iterator[str]:
-    """A line for each point."""
+    """A table with a line for each point of a sweep."""
     yield from (f"### Sweep: {escape(sweep.name)} of {escape(sweep.method)}", "")
     yield from heading([*map(escape, sweep.keys), "mean", "stored", "lr", "seeds"])
     for point in sweep.points:
         group = point.group
-        mean = hold(percent(group.value(None)) + span(group.estimate(None)))
-        stored = hold(count(group.runs[0].record.parameters.stored))
-        at = [escape(shown(key, point.at[key])) for key in sweep.keys]
+        estimate = group.estimate(None)
+        ends = "" if estimate is None else f" ({score_interval(estimate)})"
+        mean = unbroken(percent(group.value(None)) + ends)
+        stored = unbroken(count(group.runs[0].record.parameters.stored))
+        at = [escape(grid_value(key, point.at[key])) for key in sweep.keys]
         yield cells([*at, mean, stored, f"{group.spec.train.lr:g}", str(len(group.runs))])
     yield ""
 
 
 def orientation(figures: Sequence[Orientation], rows: Sequence[Row]) -> Iterator[str]:
-    """Figures from elsewhere, in the file's order, and answers of back ends, best first: never ranked."""
+    """Published figures in the file's order, then rows of back ends, best first. Neither is ranked."""
     if not figures and not rows:
         return
     yield from ("## For orientation", "")
     yield "Published figures and API models: other settings, not ranked, not comparable with the rows above."
     yield ""
-    yield from heading(["name", "mean", hold("95 % interval"), "note"], left=("name", "note"))
+    yield from heading(["name", "mean", unbroken("95 % interval"), "note"], left=("name", "note"))
     for figure in figures:
         yield cells([escape(figure.name), f"{figure.value:.2f}", MISSING, escape(figure.note)])
     for row in rows:
-        interval = hold(span(row.mean.estimate).strip(" ()")) or MISSING
-        yield cells([escape(row.label), percent(row.mean.value), interval, escape(_how(row.group.spec))])
+        interval = unbroken(score_interval(row.mean.estimate))
+        yield cells([escape(row.label), percent(row.mean.value), interval, escape(_setting(row.group.spec))])
     yield ""
     tasks = list(dict.fromkeys(task for row in rows for task in row.cells))
     for names in side_by_side(tasks):
@@ -150,18 +174,18 @@ def orientation(figures: Sequence[Orientation], rows: Sequence[Row]) -> Iterator
         yield ""
 
 
-def _how(spec: RunSpec) -> str:
-    """``sample, test split, chat prompt, 2 shots, 100 rows of each task``."""
+def _setting(spec: RunSpec) -> str:
+    """``sample, test split, chat prompt, 2 shots, 100 examples of each task``."""
     shots = f", {spec.shots} shot{'' if spec.shots == 1 else 's'}" if spec.shots else ""
-    rows = f", {spec.eval.per_task} rows of each task" if spec.eval.per_task is not None else ""
-    return f"{spec.data.label}, {spec.eval.split} split, {spec.prompt} prompt{shots}{rows}"
+    limit = f", {spec.eval.per_task} examples of each task" if spec.eval.per_task is not None else ""
+    return f"{spec.data.label}, {spec.eval.split} split, {spec.prompt} prompt{shots}{limit}"
 
 
-_CAPTIONS = {
-    "means": "Mean against the parameters stored",
-    "times": "Mean against the training time",
-    "ablations": "What each ablation changes",
-    "transfer": "Transfer: gains over training every task alone",
+_CAPTIONS: Final = {
+    "means": "Mean against stored parameters",
+    "times": "Mean against training time",
+    "ablations": "Differences of the ablations to their methods",
+    "transfer": "Transfer: gains over training each task alone",
     "curves": "Training loss",
     "gates": "Gate weights by task, block and expert:",
     "skills": "Skills that each task uses:",
@@ -170,14 +194,14 @@ _CAPTIONS = {
 
 
 def pictures(folder: str, names: Sequence[str]) -> Iterator[str]:
-    """Pictures by file name without suffix, each light and dark."""
+    """Pictures by file name without suffix, each in a light and a dark version."""
     if not names:
         return
     yield from ("## Pictures", "")
     several = len({name.split("-")[0] for name in names}) > 1
-    for name in sorted(names, key=_place):
-        table, kind, *of = name.split("-", 2)
-        caption = " ".join([_CAPTIONS.get(kind, kind), *of]) + (f", {table}" if several else "")
+    for name in sorted(names, key=_order):
+        table, kind, *subject = name.split("-", 2)
+        caption = " ".join([_CAPTIONS.get(kind, kind), *subject]) + (f", {table}" if several else "")
         yield from (f"### {escape(caption)}", "")
         light, dark = (f"{folder}/{name}{variant}.svg" for variant in ("", "-dark"))
         yield (
@@ -187,8 +211,8 @@ def pictures(folder: str, names: Sequence[str]) -> Iterator[str]:
         yield ""
 
 
-def _place(name: str) -> tuple[str, int, str]:
-    """By table, then in the order of the captions."""
-    table, kind, *of = name.split("-", 2)
-    order = list(_CAPTIONS)
-    return table, order.index(kind) if kind in order else len(order), "".join(of)
+def _order(name: str) -> tuple[str, int, str]:
+    """Pictures are sorted by table, then in the order of the captions."""
+    table, kind, *subject = name.split("-", 2)
+    kinds = list(_CAPTIONS)
+    return table, kinds.index(kind) if kind in kinds else len(kinds), "".join(subject)

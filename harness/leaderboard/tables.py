@@ -1,4 +1,4 @@
-"""The types of a leaderboard's tables."""
+"""The types of a leaderboard: tables, rows, cells, transfer, sweeps and seed noise."""
 
 from __future__ import annotations
 
@@ -8,29 +8,30 @@ from enum import StrEnum
 from typing import Final
 
 from harness.config.spec import RunSpec
-from harness.scoring.groups import Group
+from harness.scoring.groups import SeedGroup
 from harness.scoring.statistics import Estimate
 from harness.scoring.verdict import Transfer
 from harness.sweep.spec import BoardSpec, Orientation
 from harness.sweep.tuning import Tuning
+from harness.task import ParameterLimit
 
-LIMITED: Final = "limited"  # trained or evaluated on some of the rows: shown, never ranked
+LIMITED: Final = "limited"  # The flag of a row that was trained or evaluated on some of the examples; never ranked.
 
 
 class Kind(StrEnum):
-    """What stands behind a row. Only trained rows are ranked."""
+    """How a row's predictions are made. Only trained rows are ranked; the others are baselines."""
 
     TRAINED = "trained"
-    UNTRAINED = "untrained"  # the base model as it is
-    TRIVIAL = "trivial"  # no base model at all
+    UNTRAINED = "untrained"  # The base model without training.
+    BASELINE = "baseline"  # No language model at all.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A headline, or the mean, over a row's seeds.
+    """A task's headline, or the mean over tasks, averaged over a row's seeds.
 
-    estimate: None where the runs keep no draws. best: the best trained row of the column; tied: a trained row that is
-    not shown to differ from it. no_train: the task had no training rows.
+    estimate: None where the runs have no draws. best: the best trained row of the column. tied: a trained row that
+    does not differ significantly from the best. no_train: the task had no training examples.
     """
 
     value: float | None
@@ -43,61 +44,102 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One method of a table. delta: to the method that an ablation belongs to. unparsed: share of answers by task."""
+    """One method of a table.
 
-    group: Group
+    nested: whether the row is an ablation, listed below its method. delta: its difference to that method.
+    unparsed: the share of unparsed predictions by task. flags: the reasons why a result is incomplete ("limited", …).
+    tuning: the grid of learning rates from which the row's was chosen.
+    """
+
+    group: SeedGroup
     label: str
     kind: Kind
     rank: int | None
-    beneath: bool  # an ablation, beneath its method
+    nested: bool
     delta: Estimate | None
     mean: Cell
     cells: Mapping[str, Cell]
     unparsed: Mapping[str, float]
-    flags: tuple[str, ...]  # "limited", ...: why the row is no full result
-    tuning: Tuning | None = None  # the grid that decided the learning rate
+    flags: tuple[str, ...]
+    tuning: Tuning | None = None
 
     @property
     def seconds(self) -> float | None:
-        """Training time of one seed, the mean over seeds; None where nothing was trained for this row alone."""
+        """Training time, averaged over seeds; None where no training was done for this row alone."""
         return _mean([t.seconds if (t := r.record.training) is not None and t.steps else None for r in self.group.runs])
 
     @property
     def reused(self) -> bool:
-        """Whether another run had already trained every stage."""
+        """Whether every stage of the training was reused from another run."""
         steps = [None if r.record.training is None else r.record.training.steps for r in self.group.runs]
         return self.kind is Kind.TRAINED and all(n == 0 for n in steps)
 
     @property
     def tokens_per_second(self) -> float | None:
-        """In training, the mean over seeds."""
+        """Training speed, averaged over seeds."""
         return _mean([None if (t := r.record.training) is None else t.tokens_per_second for r in self.group.runs])
 
     @property
     def memory(self) -> int | None:
-        """The largest peak of training over the seeds, in bytes."""
+        """The largest peak memory of training over the seeds, in bytes."""
         peaks = [t.peak_memory_bytes for r in self.group.runs if (t := r.record.training) is not None]
         return max((p for p in peaks if p is not None), default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
-    """Rows that can be compared, best first. headlines: the metric's name by task."""
+class RowTransfer:
+    """What the row ``label`` gains over the row ``reference``, which trains each task alone."""
 
-    spec: RunSpec  # of one of the runs: data, split, prompt, ...
+    label: str
+    reference: str
+    gains: Transfer
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridPoint:
+    """One configuration of a sweep. at: the grid's keys with their values as text."""
+
+    at: Mapping[str, str]
+    group: SeedGroup
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """One method over a grid, in the order of the file; points without runs are left out."""
+
+    name: str
+    method: str
+    keys: tuple[str, ...]
+    points: tuple[GridPoint, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedNoise:
+    """A row of the table and the same method under other seeds (``null``), whose true difference is 0."""
+
+    null: SeedGroup
+    row: SeedGroup
+    difference: Estimate | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Comparable rows, best first. spec: of one run, for data, split, prompt and so on. headlines: metrics by task."""
+
+    spec: RunSpec
     sample: bool
     tasks: tuple[str, ...]
     headlines: Mapping[str, str]
     mean_of: tuple[str, ...]
     rows: tuple[Row, ...]
-    transfers: tuple[tuple[str, str, Transfer], ...]  # (row, reference, gains)
+    transfers: tuple[RowTransfer, ...]
     sweeps: tuple[Sweep, ...] = ()
-    noise: Noise | None = None
+    seed_noise: SeedNoise | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unfinished:
-    """A run that has no row, and why."""
+    """A run without a row, and the reason."""
 
     name: str
     reason: str
@@ -105,53 +147,32 @@ class Unfinished:
 
 @dataclass(frozen=True, kw_only=True)
 class Leaderboard:
-    """Everything that ``harness leaderboard`` shows of a suite under one protocol."""
+    """The content of ``harness leaderboard`` for one suite and protocol.
+
+    elsewhere: rows whose predictions come from a back end such as an API; they are never ranked.
+    file: the TOML file of the leaderboard, where it has one.
+    parameter_limit: the suite's rule on the size of an adapter, where it has one.
+    """
 
     suite: str
     protocol: str
     tables: tuple[Table, ...]
     unfinished: tuple[Unfinished, ...]
-    elsewhere: tuple[Row, ...] = ()  # answered by a back end: for orientation
-    file: BoardSpec | None = None  # what it compares, where a file says so
+    elsewhere: tuple[Row, ...] = ()
+    file: BoardSpec | None = None
+    parameter_limit: ParameterLimit | None = None
 
     @property
     def orientation(self) -> tuple[Orientation, ...]:
-        """Figures from elsewhere."""
+        """Published figures that the file lists for orientation."""
         return () if self.file is None else self.file.orientation
+
+
+def grid_value(key: str, value: str) -> str:
+    """A value of a sweep's grid for people: no limit on the examples prints as all."""
+    return value if value != "None" else "all" if key.endswith("per_task") else "none"
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [v for v in values if v is not None]
     return sum(known) / len(known) if known and len(known) == len(values) else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Point:
-    """One configuration of a sweep. at: the grid's keys and values, as text."""
-
-    at: Mapping[str, str]
-    group: Group
-
-
-def shown(key: str, value: str) -> str:
-    """A value of a grid for people: no limit on the rows is all of them."""
-    return value if value != "None" else "all" if key.endswith("per_task") else "none"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sweep:
-    """A method over a grid, in the file's order; points that have no run are left out."""
-
-    name: str
-    method: str
-    keys: tuple[str, ...]
-    points: tuple[Point, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Noise:
-    """The null row: a row's own method under other seeds. difference: null minus row, 0 in truth."""
-
-    null: Group
-    row: Group
-    difference: Estimate | None

@@ -1,4 +1,4 @@
-"""Whether a run, or a published record, is what it says: hashes, data, scores from predictions, draws."""
+"""Verification of a run or a published record: hashes, data, scores recomputed from predictions, draws."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 from harness.config.clusters import clusters_of
 from harness.config.spec import directory_name, run_id
 from harness.errors import DataError, HarnessError, StoreError
-from harness.method import Trait
 from harness.pipeline.reopen import data_at, request_of_run
 from harness.pipeline.rescore import scores_of
 from harness.registry import method_class
@@ -19,14 +18,14 @@ from harness.scoring import statistics as stats
 from harness.scoring.draws import read_draws
 from harness.store.adapter import read_meta, read_weights
 from harness.store.finished import open_finished
-from harness.store.record import ProtocolScores, RunRecord, Scores
+from harness.store.record import ProtocolScores, RunRecord, Scores, TaskScore
 from harness.store.run_directory import RunDirectory
 
-_DRAW = 2.0 / 65_535  # draws are kept in two bytes, so what follows from them is this exact
+_DRAW = 2.0 / 65_535  # Draws are stored in two bytes, so intervals computed from them are exact to this value.
 
 
 class Outcome(StrEnum):
-    """What a check found."""
+    """The outcome of a check."""
 
     SAME = "same"
     DIFFERS = "differs"
@@ -35,7 +34,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One thing that was looked at. detail: exactly what differs, or why it could not be checked."""
+    """The check of one property. detail: the values that differ, or the reason why it was not checked."""
 
     what: str
     outcome: Outcome
@@ -46,11 +45,11 @@ class Check:
 
 
 def verify(path: Path, data: str | None = None) -> list[Check]:
-    """Look at everything that can be looked at.
+    """Check every property whose files are there.
 
     Args:
         path: a run's directory, or a folder of ``leaderboards/records``.
-        data: where the data are now, when they have moved.
+        data: the present place of the data, if they were moved.
 
     Raises: StoreError where the run is not finished.
     """
@@ -60,30 +59,30 @@ def verify(path: Path, data: str | None = None) -> list[Check]:
 
 
 def _identity(run: RunDirectory, record: RunRecord) -> Iterator[Check]:
-    made = run_id(record.spec)
-    yield _same("run_id", made, record.run_id, "of the record's spec")
+    expected = run_id(record.spec)
+    yield _same("run_id", expected, record.run_id, "computed from the record's spec")
     spec = run.spec()
     if spec is not None:
-        yield _same("spec.json", run_id(spec), made, "by its run_id")
-    yield _same("name", run.path.resolve().name, directory_name(record.spec), "of the directory")
+        yield _same("spec.json", run_id(spec), expected, "computed from spec.json")
+    yield _same("name", run.path.resolve().name, directory_name(record.spec), "the directory's name")
     now = method_class(record.spec.method.name).version
     if now != record.spec.method.version:
-        detail = f"installed is version {now} of {record.spec.method.name}, the run used {record.spec.method.version}"
+        detail = f"version {now} of {record.spec.method.name} is installed, the run used {record.spec.method.version}"
         yield Check(what="method", outcome=Outcome.UNKNOWN, detail=detail)
 
 
 def _adapters(run: RunDirectory, record: RunRecord) -> Iterator[Check]:
-    if Trait.TRAINS not in method_class(record.spec.method.name).traits:
+    if not method_class(record.spec.method.name).trains:
         return
     for cluster in clusters_of(record.spec):
         folder = run.of(cluster.name).adapter
         what = "adapter" + (f" {cluster.name}" if cluster.name else "")
         if not (folder / "adapter.json").exists():
-            yield Check(what=what, outcome=Outcome.UNKNOWN, detail="it is not here")
+            yield Check(what=what, outcome=Outcome.UNKNOWN, detail="it is not stored here")
             continue
         try:
             meta = read_meta(folder)
-            yield _same(f"{what}'s run", str(meta.get("run_id")), record.run_id, "by its adapter.json")
+            yield _same(f"{what}'s run", str(meta.get("run_id")), record.run_id, "in adapter.json")
             if (folder / "adapter.safetensors").exists():
                 read_weights(folder)
                 yield Check(what=f"{what}'s weights", outcome=Outcome.SAME, detail=f"sha256 {meta['sha256'][:12]}")
@@ -94,12 +93,12 @@ def _adapters(run: RunDirectory, record: RunRecord) -> Iterator[Check]:
 
 
 def _scores(run: RunDirectory, record: RunRecord, data: str | None) -> Iterator[Check]:
-    """The data's hashes, and the scores that the predictions have now."""
+    """The hashes of the data, and the scores recomputed from the predictions."""
     given = data
     if given is None and (run.path / "inputs.json").exists():
         given = request_of_run(run).options.get("data")
     if given is None and not record.sample:
-        yield Check(what="data", outcome=Outcome.UNKNOWN, detail="give --data")
+        yield Check(what="data", outcome=Outcome.UNKNOWN, detail="the record does not include them; give --data")
         return
     try:
         found = data_at(run, given)
@@ -110,33 +109,33 @@ def _scores(run: RunDirectory, record: RunRecord, data: str | None) -> Iterator[
     yield Check(what="data", outcome=Outcome.SAME, detail=", ".join(spec.data.fingerprints))
     old = [t for t, v in spec.suite.tasks.items() if t not in suite.tasks or suite.tasks[t].version != v]
     if old or suite.version != spec.suite.version:
-        names = ", ".join(old) or "the reader"
-        detail = f"{names} of another version than the run's; what differs below may come from that"
+        names = ", ".join(old) or "the suite"
+        detail = f"the installed version of {names} is not the run's, which may explain differences in the scores"
         yield Check(what="suite", outcome=Outcome.UNKNOWN, detail=detail)
     if not all(run.prediction_file(t).exists() for t in rows.by_task):
-        yield Check(what="scores", outcome=Outcome.UNKNOWN, detail="the predictions are not here")
+        yield Check(what="scores", outcome=Outcome.UNKNOWN, detail="the predictions are not stored here")
         return
     try:
-        again = scores_of(run, found, record.n_train).scores
+        recomputed = scores_of(run, found, record.n_train).scores
     except (DataError, StoreError) as error:
         yield Check(what="predictions", outcome=Outcome.DIFFERS, detail=str(error))
         return
-    kept = run.scores()
-    if kept is None:
-        yield Check(what="scores", outcome=Outcome.DIFFERS, detail="there is no scores.json")
+    stored = run.scores()
+    if stored is None:
+        yield Check(what="scores", outcome=Outcome.DIFFERS, detail="scores.json is missing")
         return
-    differences = list(_different(kept, again))
+    differences = list(_different(stored, recomputed))
     yield from (Check(what="scores", outcome=Outcome.DIFFERS, detail=detail) for detail in differences)
     if not differences:
-        n = sum(t.n for t in next(iter(kept.root.values())).tasks.values())
+        n = sum(t.n for t in next(iter(stored.root.values())).tasks.values())
         yield Check(what="scores", outcome=Outcome.SAME, detail=f"recomputed from {n:,} predictions")
 
 
-def _different(kept: Scores, again: Scores) -> Iterator[str]:
-    for protocol in dict.fromkeys([*kept.root, *again.root]):
-        one, two = kept.root.get(protocol), again.root.get(protocol)
+def _different(stored: Scores, recomputed: Scores) -> Iterator[str]:
+    for protocol in dict.fromkeys([*stored.root, *recomputed.root]):
+        one, two = stored.root.get(protocol), recomputed.root.get(protocol)
         if one is None or two is None:
-            yield f"protocol {protocol} is {'new' if one is None else 'gone'}"
+            yield f"protocol {protocol} is {'missing in scores.json' if one is None else 'no longer a protocol'}"
             continue
         if not _near(one.mean, two.mean, 1e-12):
             yield f"{protocol}: mean {one.mean}, recomputed {two.mean}"
@@ -147,7 +146,7 @@ def _different(kept: Scores, again: Scores) -> Iterator[str]:
 def _task_differs(where: str, one: ProtocolScores, two: ProtocolScores, task: str) -> Iterator[str]:
     a, b = one.tasks.get(task), two.tasks.get(task)
     if a is None or b is None:
-        yield f"{where} is {'new' if a is None else 'gone'}"
+        yield f"{where} is missing in {'scores.json' if a is None else 'the recomputed scores'}"
         return
     left, right = a.model_dump(exclude={"metrics"}), b.model_dump(exclude={"metrics"})
     for metric in dict.fromkeys([*a.metrics, *b.metrics]):
@@ -159,7 +158,7 @@ def _task_differs(where: str, one: ProtocolScores, two: ProtocolScores, task: st
 
 
 def _draws(run: RunDirectory) -> Iterator[Check]:
-    """The bootstrap's draws say the same as the scores beside them."""
+    """The values and intervals of the bootstrap draws are those of scores.json."""
     scores = run.scores()
     try:
         draws = read_draws(run)
@@ -171,30 +170,33 @@ def _draws(run: RunDirectory) -> Iterator[Check]:
         return
     protocols = {protocol for of_task in draws.values() for protocol in of_task.headlines}
     if left_out := [p for p in scores.root if p not in protocols]:
-        detail = f"none are kept of {', '.join(left_out)}"
+        detail = f"the record has none of {', '.join(left_out)}"
         yield Check(what="draws", outcome=Outcome.UNKNOWN, detail=detail)
-    for protocol, table in ((p, t) for p, t in scores.root.items() if p in protocols):
-        for task, kept in table.tasks.items():
-            found = draws[task].headlines.get(protocol) if task in draws else None
-            if found is None:
-                if kept.value is not None:
-                    detail = f"{protocol}, {task}: scored, and no draws are kept"
-                    yield Check(what="draws", outcome=Outcome.DIFFERS, detail=detail)
-                continue
-            ends = stats.interval(found)
-            same = all(_near(a, b, _DRAW) for a, b in zip(kept.ci95 or (), ends, strict=False))
-            if not (_near(kept.value, found.value, 1e-12) and same):
-                said = f"{kept.value} {kept.ci95} in scores.json, {found.value} {ends} by the draws"
-                detail = f"{protocol}, {task}: {said}"
-                yield Check(what="draws", outcome=Outcome.DIFFERS, detail=detail)
+    for protocol in (p for p in scores.root if p in protocols):
+        for task, score in scores.root[protocol].tasks.items():
+            resampled = draws[task].headlines.get(protocol) if task in draws else None
+            found = _draws_differ(score, resampled)
+            if found is not None:
+                yield Check(what="draws", outcome=Outcome.DIFFERS, detail=f"{protocol}, {task}: {found}")
                 return
     yield Check(what="draws", outcome=Outcome.SAME)
 
 
-def _same(what: str, one: str, two: str, how: str) -> Check:
-    if one == two:
+def _draws_differ(score: TaskScore, resampled: stats.Resampled | None) -> str | None:
+    """How a task's draws differ from its score; None where they agree."""
+    if resampled is None:
+        return None if score.value is None else "it has a score and no draws"
+    ends = stats.interval(resampled)
+    same = all(_near(a, b, _DRAW) for a, b in zip(score.ci95 or (), ends, strict=False))
+    if same and _near(score.value, resampled.value, 1e-12):
+        return None
+    return f"{score.value} {score.ci95} in scores.json, {resampled.value} {ends} computed from the draws"
+
+
+def _same(what: str, found: str, recorded: str, source: str) -> Check:
+    if found == recorded:
         return Check(what=what, outcome=Outcome.SAME)
-    return Check(what=what, outcome=Outcome.DIFFERS, detail=f"{one} {how}, {two} in the record")
+    return Check(what=what, outcome=Outcome.DIFFERS, detail=f"{found} ({source}), {recorded} in the record")
 
 
 def _near(a: float | None, b: float | None, by: float) -> bool:

@@ -13,10 +13,11 @@ from tabulate import tabulate
 from harness.config.clusters import clusters_of
 from harness.config.spec import directory_name
 from harness.data.rows import Rows
-from harness.method import Trait
+from harness.method import adapter_method
 from harness.models.parameter_count import size_of, total
 from harness.pipeline.prepare import Base, attach, load_base, mixture, train_rows
 from harness.pipeline.resolve import Resolved
+from harness.reporting.numbers import MISSING, number, or_missing, size
 from harness.store.record import Parameters
 from harness.training.memory import estimate
 
@@ -61,7 +62,7 @@ def dry_run(resolved: Resolved) -> DryRun:
     base = None if resolved.model is None else load_base(resolved, rows)
     tasks = {t: _task(t, resolved, base, rows) for t in resolved.rows.by_task}
     steps = tokens = needed = None
-    if Trait.TRAINS in resolved.method.traits and rows is not None and base is not None:
+    if resolved.method.trains and rows is not None and base is not None:
         plan = mixture(resolved, rows)
         steps = plan.steps
         mean = sum(plan.shares[t] * ((p.prompt_tokens or 0) + (p.target_tokens or 0)) for t, p in tasks.items())
@@ -99,7 +100,7 @@ def to_json(plan: DryRun) -> dict[str, Any]:
 def render(plan: DryRun, resolved: Resolved) -> str:
     """The plan as text."""
     rows = [
-        (t, p.n_train, p.n_eval, _mean(p.prompt_tokens), _mean(p.target_tokens), p.n_truncated, p.limit or "–")
+        (t, p.n_train, p.n_eval, number(p.prompt_tokens), number(p.target_tokens), p.n_truncated, p.limit or MISSING)
         for t, p in plan.tasks.items()
     ]
     header = ("task", "train", resolved.rows.split, "prompt tok", "target tok", "truncated", "limit")
@@ -110,11 +111,11 @@ def render(plan: DryRun, resolved: Resolved) -> str:
         tabulate(rows, header, tablefmt="simple"),
         "",
         f"run         {plan.directory}",
-        f"steps       {'–' if plan.steps is None else plan.steps}",
-        f"tokens      {'–' if plan.tokens is None else f'about {plan.tokens:,}'}",
+        f"steps       {or_missing(plan.steps)}",
+        f"tokens      {MISSING if plan.tokens is None else f'about {plan.tokens:,}'}",
         f"parameters  stored {count.stored:,}, active {count.active:,}"
         + (f", {count.percent:.2f} % of the base's {count.base:,}" if count.percent is not None else ""),
-        f"memory      {'–' if plan.memory_bytes is None else f'about {plan.memory_bytes / 2**30:.2f} GiB'}",
+        f"memory      {MISSING if plan.memory_bytes is None else f'about {size(plan.memory_bytes)}'}",
         "dry run: nothing was trained",
     ]
     return "\n".join(lines)
@@ -140,17 +141,13 @@ def _task(task: str, resolved: Resolved, base: Base | None, rows: Rows | None) -
     )
 
 
-def _mean(value: float | None) -> str:
-    return "–" if value is None else f"{value:.0f}"
-
-
 def parameters(resolved: Resolved, loaded: LoadedModel | None) -> Parameters:
     """The parameters of a run that has not been made: each cluster's adapter is attached, counted and detached."""
     if loaded is None:
         return total([], None)
     sizes = []
     for cluster in clusters_of(resolved.spec):
-        adapter = resolved.method.attach(loaded.model, cluster.tasks, seed=resolved.spec.seed)
+        adapter = adapter_method(resolved.method).attach(loaded.model, cluster.tasks, seed=resolved.spec.seed)
         sizes.append(size_of(resolved.method, adapter, cluster.tasks))
         adapter.detach()
     return total(sizes, loaded)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from harness.config.clusters import Cluster, clusters_of
 from harness.config.spec import directory_name, run_id
 from harness.data.rows import Rows
-from harness.method import Trait
+from harness.method import adapter_method
 from harness.pipeline.predict import Answered, answer_all, generator
 from harness.pipeline.prepare import Base, Prepared, attach, load_base, mixture, train_rows
 from harness.pipeline.reopen import RunData
@@ -126,7 +126,7 @@ class _Execution:
         self.run.write("spec.json", self.resolved.spec)
         write_json(self.run.path / "inputs.json", inputs)
         (self.run.path / "failure.json").unlink(missing_ok=True)
-        if Trait.TRAINS not in self.resolved.method.traits:
+        if not self.resolved.method.trains:
             return Plan()
         reused = take_training(self.run, self.resolved.spec)
         if reused is not None:
@@ -146,7 +146,7 @@ class _Execution:
 
         if plan.reused is not None:
             return plan.reused.training
-        if Trait.TRAINS not in self.resolved.method.traits or base is None or rows is None:
+        if not self.resolved.method.trains or base is None or rows is None:
             return None
         self.phase = "train"
         if self.processes.is_main and rows.missing:
@@ -174,7 +174,7 @@ class _Execution:
         if any(rows.counts[t] for t in cluster.tasks):
             memory = estimate(base.loaded, prepared.adapter, base.encoder, cluster.tasks, spec.train, trainer.mixture)
             if not has_adapter(run.adapter):
-                self.resolved.method.fit(prepared.adapter, trainer, prepared.tasks)
+                adapter_method(self.resolved.method).fit(prepared.adapter, trainer, prepared.tasks)
         if processes.is_main and not has_adapter(run.adapter):
             save_adapter(run.adapter, prepared.adapter, spec, cluster.tasks)
         summary = trainer.summary(memory)
@@ -188,7 +188,7 @@ class _Execution:
             run=run,
             run_id=run_id(self.resolved.spec),
             config=self.resolved.spec.train,
-            method=self.resolved.method,
+            method=adapter_method(self.resolved.method),
             adapter=prepared.adapter,
             loaded=prepared.loaded,
             encoder=prepared.encoder,

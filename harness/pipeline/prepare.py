@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.config.clusters import Cluster
 from harness.data.encoding import Encoder, check_style, draw, generation_limits
 from harness.data.mixture import Mixture, n_steps
+from harness.data.routes import Routes
 from harness.data.rows import Rows, load_split
 from harness.errors import ModelError
-from harness.method import Adapter, Trait
+from harness.method import Adapter, Baseline, adapter_method
 from harness.pipeline.resolve import Resolved
 from harness.store.run_directory import RunDirectory
 from harness.task import Example
@@ -31,8 +31,8 @@ _LEAST_PROMPT = 16
 def train_rows(resolved: Resolved) -> Rows | None:
     """The training examples of the run's tasks; None where there is no train split and the method needs none."""
     suite, source = resolved.suite, resolved.source
-    trains = Trait.TRAINS in resolved.method.traits
-    needed = trains or Trait.ANSWERS in resolved.method.traits or resolved.spec.shots
+    trains = resolved.method.trains
+    needed = trains or isinstance(resolved.method, Baseline) or resolved.spec.shots
     if not needed and "train" not in suite.splits(source):
         return None
     hint = f"{resolved.spec.method.name} needs training examples: give other --data"
@@ -104,12 +104,16 @@ class Base:
 class Prepared:
     """A run's model with the adapter of one cluster on it, ready to train and generate.
 
-    tasks: the cluster's, in the order of the adapter's routes.
+    routes: the cluster's tasks, as the adapter was attached for.
     """
 
     base: Base
     adapter: Adapter
-    tasks: Sequence[str]
+    routes: Routes
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return self.routes.tasks
 
     @property
     def loaded(self) -> LoadedModel:
@@ -149,8 +153,10 @@ def _few_threads(loaded: LoadedModel) -> None:
 
 def attach(resolved: Resolved, base: Base, cluster: Cluster) -> Prepared:
     """Put the adapter of a cluster on the model; ``prepared.adapter.detach()`` makes room for the next one."""
-    adapter = resolved.method.attach(base.loaded.model, cluster.tasks, seed=resolved.spec.seed)
-    return Prepared(base=base, adapter=adapter, tasks=cluster.tasks)
+    routes = Routes(tuple(cluster.tasks))
+    method = adapter_method(resolved.method)
+    adapter = method.attach(base.loaded.model, routes.tasks, seed=resolved.spec.seed)
+    return Prepared(base=base, adapter=adapter, routes=routes)
 
 
 def open_adapter(run: RunDirectory, resolved: Resolved, base: Base, cluster: Cluster) -> Prepared:
@@ -158,6 +164,6 @@ def open_adapter(run: RunDirectory, resolved: Resolved, base: Base, cluster: Clu
     from harness.store.adapter import load_into
 
     prepared = attach(resolved, base, cluster)
-    if Trait.TRAINS in resolved.method.traits:
+    if resolved.method.trains:
         load_into(run.of(cluster.name).adapter, prepared.adapter)
     return prepared

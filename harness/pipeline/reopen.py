@@ -13,7 +13,7 @@ from harness.config.request import Request, merge
 from harness.config.spec import DataSpec, EvalConfig, RunSpec
 from harness.data.rows import Rows, load_split, locate_data
 from harness.errors import DataError, ModelError, StoreError, UsageError, unknown
-from harness.method import Trait
+from harness.method import Baseline
 from harness.pipeline.prepare import Base, Prepared, load_base, open_adapter, train_rows
 from harness.pipeline.resolve import Resolved, resolve
 from harness.registry import suite_class
@@ -97,7 +97,7 @@ def open_model(path: Path, data: str | None = None, model: str | None = None, ta
 
 def _predictor(resolved: Resolved) -> str:
     spec = resolved.spec
-    return f"the method {spec.method.name}" if Trait.ANSWERS in resolved.method.traits else spec.backend
+    return f"the method {spec.method.name}" if isinstance(resolved.method, Baseline) else spec.backend
 
 
 def _check_same(run: RunDirectory, then: RunSpec, resolved: Resolved) -> None:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from harness.pipeline.reopen import RunData, data_of_run
-from harness.scoring.score import MIN_ROWS, Scored, score_predictions, write_scored
+from harness.scoring.score import Scored, score_predictions, write_scored
 from harness.store.record import RunRecord
 from harness.store.run_directory import RunDirectory, open_run
-
-LOG: Final = logging.getLogger(__name__)
+from harness.task import MIN_EXAMPLES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +24,6 @@ class Rescored:
 def score(run: RunDirectory, data: RunData, n_train: Mapping[str, int] | None) -> Scored:
     """Score a run's predictions under every protocol, and write scores and bootstrap draws into its directory."""
     scored = scores_of(run, data, n_train)
-    for note in scored.notes:
-        LOG.info(note)
     write_scored(run, scored)
     return scored
 
@@ -40,7 +35,7 @@ def scores_of(run: RunDirectory, data: RunData, n_train: Mapping[str, int] | Non
         {t: data.rows.of(t) for t in data.rows.by_task},
         {t: run.predictions(t) for t in data.rows.by_task},
         n_train=n_train,
-        min_rows=1 if data.spec.data.sample else MIN_ROWS,
+        min_examples=1 if data.spec.data.sample else MIN_EXAMPLES,
     )
 
 

@@ -6,7 +6,6 @@ import dataclasses
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -20,10 +19,10 @@ from harness.config.request import Request
 from harness.config.spec import LOCAL, EvalConfig, MethodSpec, ModelSpec, RunSpec, SuiteSpec, TrainConfig
 from harness.data.rows import Rows, load_split, locate_data, without_targets
 from harness.errors import UsageError, unknown
-from harness.method import Method, Trait
+from harness.method import Baseline, Method
 from harness.models.loading import identify
 from harness.pipeline.warm_start import Parent, find_parent
-from harness.registry import method_class, suite_class
+from harness.registry import backend_class, method_class, suite_class
 from harness.task import Suite
 
 LOG: Final = logging.getLogger(__name__)
@@ -67,7 +66,7 @@ def resolve(request: Request) -> Resolved:
     clusters = group_tasks(options["clusters"], suite, tasks)
     sizes = [len(tasks)] if clusters is None else [len(of) for of in clusters.groups.values()]
     method = absolute(choose_method(cls, sections["method"], options["ablation"], budget, sizes))
-    if clusters is not None and Trait.TRAINS not in method.traits:
+    if clusters is not None and not method.trains:
         raise UsageError(
             f"--clusters does not apply to {options['method']}: it has no trainable parameters. Leave --clusters out"
         )
@@ -83,9 +82,9 @@ def resolve(request: Request) -> Resolved:
             tasks={t: suite.tasks[t].version for t in tasks},
             fields=changed(suite, type(suite)()),
         ),
-        model=identify_backend(backend) if backend else identify(model) if model else None,
+        model=_identity(backend, model),
         data=data,
-        train=train if Trait.TRAINS in method.traits else data_only(train),
+        train=train if method.trains else data_only(train),
         eval=evaluation,
         budget=str(parse_budget(budget)) if budget else None,
         clusters=clusters,
@@ -120,13 +119,13 @@ def _spec(**fields: Any) -> RunSpec:
 def _model(method: Method, suite: Suite, options: Mapping[str, Any], backend: Backend | None) -> str | None:
     """What the base model is loaded from; None where none is, because a baseline or a back end predicts."""
     if backend is None:
-        if Trait.ANSWERS in method.traits:
+        if isinstance(method, Baseline):
             return None
         model: str | None = options["model"] or suite.default_model
         if model is None:
             raise UsageError(f"--model is missing: suite {suite.name} has no default model. See: harness list")
         return model
-    if {Trait.TRAINS, Trait.ANSWERS} & method.traits:
+    if method.trains or isinstance(method, Baseline):
         raise UsageError(
             f"--backend {options['backend']} generates with a model of its own, which --method {options['method']} "
             "cannot adapt. Give a method that uses the base model as it is"
@@ -147,21 +146,17 @@ def _evaluated(suite: Suite, source: str, config: EvalConfig, tasks: str | None)
     wanted = [t for t in suite.tasks if t in set(wanted)]
     rows = load_split(suite, source, config.split, wanted, config.per_task)
     if config.split == "test" and without_targets(rows):
-        LOG.info("the test split has no targets: evaluating on the dev split instead")
+        LOG.warning("the test split has no targets: evaluating on the dev split instead")
         config = config.model_copy(update={"split": "dev"})
         rows = load_split(suite, source, "dev", wanted, config.per_task)
     if rows.missing:
-        LOG.info("tasks without %s examples are left out: %s", config.split, ", ".join(rows.missing))
+        LOG.warning("tasks without %s examples are left out: %s", config.split, ", ".join(rows.missing))
     return config, rows.with_examples()
 
 
-def identify_backend(backend: Backend) -> ModelSpec:
-    """Label and fingerprint: of the files where ``pretrained`` names a model, else what the back end calls it."""
-    where = f"lm-eval:{backend.name}"
-    pretrained = backend.given.get("pretrained")
-    if pretrained is not None:
-        found = identify(pretrained, backend.given.get("revision"))
-        return ModelSpec(label=f"{found.label} ({where})", fingerprint=f"{where}:{found.fingerprint}")
-    name = backend.given.get("model") or ""
-    short = Path(name).name if Path(name).exists() else name
-    return ModelSpec(label=f"{short} ({where})" if name else where, fingerprint=f"{where}:{name}")
+def _identity(backend: Backend | None, model: str | None) -> ModelSpec | None:
+    """Label and fingerprint of the model that generates; None where there is none."""
+    if backend is not None:
+        identity = backend_class(backend.name).identify(backend.arguments)
+        return ModelSpec(label=identity.label, fingerprint=identity.fingerprint)
+    return None if model is None else identify(model)

@@ -10,7 +10,7 @@ from typing import Final
 from harness.data.rows import Rows
 from harness.errors import UsageError, unknown
 from harness.generation.generator import Generated, Request
-from harness.method import Trait
+from harness.method import Baseline
 from harness.pipeline.predict import generator
 from harness.pipeline.prepare import train_rows
 from harness.pipeline.reopen import ReopenedRun, load, reopen
@@ -36,18 +36,17 @@ def try_prompt(path: Path, task: str, prompt: str, data: str | None = None, mode
         raise UsageError("the prompt is empty: give it on standard input, for example: harness try RUN --task T < FILE")
     example = Example(id="prompt", task=task, prompt=prompt, target="")
     train = train_rows(finished.resolved)
-    if Trait.ANSWERS in finished.resolved.method.traits:
+    if isinstance(finished.resolved.method, Baseline):
         rows = train.of(task) if train is not None else []
-        return finished.resolved.method.answer(task, [example], rows)[0]
+        return finished.resolved.method.predict([example], rows)[0]
     return _generate(finished, example, train)
 
 
 def _generate(finished: ReopenedRun, example: Example, train: Rows | None) -> str:
     prepared = load(finished.run, finished.resolved, train, example.task)
-    route = list(prepared.tasks).index(example.task)
     encoder = prepared.encoder
     ((ids, cut),) = encoder.prompts([example])
-    request = Request(id=example.id, route=route, prompt=ids, limit=encoder.limit(example.task, ids))
+    request = Request(id=example.id, task=example.task, prompt=ids, limit=encoder.limit(example.task, ids))
     made: list[Generated] = []
 
     def keep(batch: Sequence[Generated]) -> None:
@@ -59,6 +58,6 @@ def _generate(finished: ReopenedRun, example: Example, train: Rows | None) -> st
             "the prompt was truncated to %d tokens: in-context examples or its middle were left out",
             encoder.room(example.task),
         )
-    if made[0].cut:
+    if made[0].truncated:
         LOG.warning("the prediction was truncated after %d tokens, the limit of the run's evaluation", request.limit)
     return str(encoder.tokenizer.decode(list(made[0].tokens), skip_special_tokens=True))

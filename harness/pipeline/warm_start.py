@@ -8,7 +8,7 @@ from pathlib import Path
 from harness.config.method_config import method_of
 from harness.config.spec import ParentSpec, RunSpec
 from harness.errors import HarnessError, StoreError, UsageError
-from harness.method import Method, Start, Trait
+from harness.method import AdapterMethod, Method, Start
 from harness.registry import METHODS, method_class, plugins
 from harness.store.finished import FinishedRun, open_finished
 from harness.store.run_directory import RunDirectory
@@ -29,7 +29,7 @@ def find_parent(path: str, method: Method, spec: RunSpec) -> Parent:
     """
     from harness.store.adapter import read_meta
 
-    if not method.continues:
+    if not isinstance(method, AdapterMethod) or not method.continues:
         able = ", ".join(methods_that_continue()) or "none"
         raise UsageError(f"--method {spec.method.name} does not support --from. Methods that support it: {able}")
     parent = open_finished(Path(path))
@@ -60,15 +60,17 @@ def methods_that_continue() -> list[str]:
     found = []
     for name in plugins(METHODS):
         try:
-            found += [name] if method_class(name).continues else []
+            cls = method_class(name)
         except HarnessError:
             continue
+        if issubclass(cls, AdapterMethod) and cls.continues:
+            found.append(name)
     return found
 
 
 def _check(parent: FinishedRun, spec: RunSpec) -> None:
     then, name = parent.record.spec, parent.run.name
-    if Trait.TRAINS not in method_class(then.method.name).traits:
+    if not method_class(then.method.name).trains:
         raise UsageError(f"--from {name}: this run has no adapter, since {then.method.name} does not train one")
     if then.clusters is not None or spec.clusters is not None:
         raise UsageError("--from supports a single adapter: neither of the two runs may use --clusters")

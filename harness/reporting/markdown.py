@@ -1,4 +1,4 @@
-"""Parts of Markdown tables. Names that came from a user, a file or a model are escaped."""
+"""Parts of Markdown tables. Names that come from a user, a file or a model are escaped."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-_COLUMNS = 10  # tasks of one table
+_MOST_TASKS = 10  # task columns in one table
 
 
 def heading(names: Sequence[str], left: Sequence[str] = ("method",)) -> Iterator[str]:
-    """The first two lines of a table; columns are right-aligned but for those of ``left``."""
+    """The first two lines of a table. The columns named in ``left`` are aligned left, all others right."""
     yield cells(names)
     yield cells([":--" if name in left else "--:" for name in names])
 
@@ -22,13 +22,13 @@ def cells(texts: Sequence[str]) -> str:
 
 
 def escape(text: str) -> str:
-    """Text of unknown origin in one cell of a Markdown table: no markup, no HTML, no end of line."""
+    """Text of unknown origin for one table cell: without markup, HTML and line breaks."""
     plain = "".join(c if c.isprintable() else " " for c in text)
     return re.sub(r"([\\`*\[\]|~])", r"\\\1", html.escape(plain, quote=False))
 
 
 def short_names(tasks: Sequence[str]) -> list[str]:
-    """Names without the prefixes that several share: CHIP-STS, CHIP-CTC, MedDG -> STS, CTC, MedDG; always distinct."""
+    """Names without prefixes that several share: CHIP-STS, CHIP-CTC, MedDG become STS, CTC, MedDG; always distinct."""
     names = list(tasks)
     while True:
         heads = Counter(name.split("-")[0] for name in names if "-" in name)
@@ -39,13 +39,13 @@ def short_names(tasks: Sequence[str]) -> list[str]:
 
 
 def side_by_side(tasks: Sequence[str]) -> list[dict[str, str]]:
-    """Tasks with their short names, in as many tables as a page of GitHub's width needs."""
+    """The tasks with their short names, split into as many tables as the width of a page on GitHub requires."""
     names = dict(zip(tasks, short_names(tasks), strict=True))
-    n = -(-len(tasks) // _COLUMNS) or 1
-    size_of = -(-len(tasks) // n)
-    return [{t: names[t] for t in tasks[i : i + size_of]} for i in range(0, len(tasks), size_of or 1)]
+    n_tables = -(-len(tasks) // _MOST_TASKS) or 1
+    columns = -(-len(tasks) // n_tables)
+    return [{t: names[t] for t in tasks[i : i + columns]} for i in range(0, len(tasks), columns or 1)]
 
 
-def hold(text: str) -> str:
-    """Text that is not broken into lines."""
+def unbroken(text: str) -> str:
+    """The text with non-breaking spaces, so that it stays on one line."""
     return text.replace(" ", "\u00a0")

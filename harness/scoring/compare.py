@@ -1,6 +1,6 @@
-"""Two groups of runs on the same test rows: the difference task by task and in the mean, and what can be said of it.
+"""Two groups of runs on the same test examples: the differences of the tasks and of the mean, and their significance.
 
-Everything comes from the runs' own files; neither data nor model is needed.
+The comparison reads the runs' own files alone and needs neither data nor model.
 """
 
 from __future__ import annotations
@@ -11,26 +11,36 @@ from typing import Any, Final
 
 from harness.config.spec import RunSpec
 from harness.errors import StoreError, UsageError, unknown
-from harness.reporting.numbers import MISSING, percent
+from harness.reporting.numbers import MISSING, or_missing, p_value, percent
 from harness.scoring import statistics as stats
-from harness.scoring.groups import Finished, Group, by_seed, data_key, difference, differing, finished, flat
+from harness.scoring.groups import (
+    ScoredRun,
+    SeedGroup,
+    by_seed,
+    data_key,
+    difference,
+    differing,
+    flat,
+    scored_run,
+)
 from harness.scoring.statistics import Estimate
-from harness.scoring.verdict import Transfer, points, verdict
+from harness.scoring.verdict import Transfer, gain, verdict
 from harness.store.run_directory import RunDirectory, State
 
 ALPHA: Final = 1 - stats.LEVEL
-_QUESTION: Final = ("suite", "data", "eval", "prompt", "shots", "model")  # sections that must be equal
+_COMPARABLE: Final = ("suite", "data", "eval", "prompt", "shots", "model")  # Sections that must be equal.
 _FREE: Final = ("data.label", "model.label", "eval.batch_tokens", "eval.max_new_tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskComparison:
-    """One task. p: of the headline's difference, by the bootstrap; p_holm: adjusted over the tasks.
+    """One task. p: of the headline's difference, by the bootstrap. p_holm: adjusted for the number of tasks.
 
-    mcnemar: p of McNemar's exact test that both sides are right equally often, where answers are one label and each
-        side is one run. It looks at accuracy, which a macro-F1 need not follow, and so decides nothing here.
+    mcnemar: p of McNemar's exact test that both sides are correct equally often, where answers are one label and each
+        side is one run. The test compares accuracies, which may rank methods otherwise than a macro-F1 does, so the
+        outcome does not depend on it.
 
-    Everything is None where one side has no score.
+    Figures are None where one side has no score.
     """
 
     task: str
@@ -44,7 +54,7 @@ class TaskComparison:
 
     @property
     def outcome(self) -> str | None:
-        """``win``, ``loss`` (of a; shown after Holm's correction) or ``tie``."""
+        """``win`` or ``loss`` of a where the difference is significant after Holm's correction, else ``tie``."""
         if self.difference is None or self.p_holm is None:
             return None
         if self.p_holm >= ALPHA:
@@ -54,7 +64,7 @@ class TaskComparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """a against b under one protocol. mean: over ``mean_of``; None where a side has no mean."""
+    """a against b under one protocol. mean: the difference over ``mean_of``; None where a side has no mean."""
 
     a: str
     b: str
@@ -68,32 +78,32 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """The mean's difference in words."""
+        """The difference of the means in words."""
         if self.mean is None:
             return f"{self.a} against {self.b}: no verdict, because a task of the mean has no score"
         return verdict(self.a, self.b, self.mean)
 
     @property
     def transfer(self) -> Transfer:
-        """Which tasks gain and which lose."""
+        """The tasks with gains and losses of a over b."""
         gains = {t.task: t.difference for t in self.tasks if t.difference is not None}
         return Transfer(gains=gains, mean=self.mean)
 
     def count(self, outcome: str) -> int:
-        """How many tasks are a ``win``, ``tie`` or ``loss``."""
+        """The number of tasks with the outcome ``win``, ``tie`` or ``loss``."""
         return sum(t.outcome == outcome for t in self.tasks)
 
 
 def compare(a: Sequence[RunDirectory], b: Sequence[RunDirectory], protocol: str | None = None) -> Comparison:
-    """Compare two groups of runs; each group's runs differ in the seed alone.
+    """Compare two groups of runs; the runs of each group differ in the seed alone.
 
-    Args: protocol: by default the first one that the runs were scored under.
-    Raises: UsageError naming the difference when the runs did not answer the same questions or a group is mixed;
-        StoreError when a run is not finished or keeps no draws.
+    Args: protocol: default the first protocol of the runs' scores.
+    Raises: UsageError naming the difference, for runs that are not comparable or a group of unlike runs; StoreError
+        for a run that is not finished or has no draws.
     """
     protocol = protocol or _first_protocol(a[0])
     left, right = _group(a, protocol), _group(b, protocol)
-    _check_same_questions(left, right)
+    _check_comparable(left, right)
     a_name, b_name = _names(left, right)
     first = left.runs[0].table
     return Comparison(
@@ -110,50 +120,52 @@ def compare(a: Sequence[RunDirectory], b: Sequence[RunDirectory], protocol: str 
 
 
 def render(found: Comparison) -> str:
-    """The comparison as plain text, in percent points."""
+    """The comparison as plain text; scores in percent, differences in percentage points."""
+    lines = [
+        *(["This is the embedded sample: it does not show which method is better.", ""] if found.sample else []),
+        f"A {found.a}, B {found.b}; protocol {found.protocol}; percent",
+        _table(found.tasks),
+        "",
+        "MDD: minimum detectable difference (80 % power)",
+        f"mean of {len(found.mean_of)} tasks: A {percent(found.a_mean)}, B {percent(found.b_mean)}",
+        f"tasks (Holm, {100 * ALPHA:.0f} %): {found.count('win')} won, {found.count('tie')} tied, "
+        f"{found.count('loss')} lost",
+    ]
+    transfer = found.transfer
+    if transfer.losing:
+        most = transfer.losing[0]
+        lines.append(
+            f"A is lower in {len(transfer.losing)} of {len(transfer.gains)} tasks, most in {most} "
+            f"{gain(transfer.gains[most])}"
+        )
+    return "\n".join([*lines, found.verdict])
+
+
+def _table(tasks: Sequence[TaskComparison]) -> str:
     from tabulate import tabulate
 
-    header = ("task", "headline", "A", "B", "A - B (95 % interval)", "sees", "p", "p Holm", "McNemar", "")
-    rows = [
+    header = ("task", "headline", "A", "B", "A - B (95 % interval)", "MDD", "p", "p Holm", "McNemar p", "outcome")
+    lines = [
         (
             t.task,
             t.headline,
             percent(t.a),
             percent(t.b),
-            MISSING if t.difference is None else points(t.difference),
-            MISSING if t.difference is None else f"{100 * t.difference.sees:.1f}",
-            MISSING if t.p is None else f"{t.p:.3g}",
-            MISSING if t.p_holm is None else f"{t.p_holm:.3g}",
-            MISSING if t.mcnemar is None else f"{t.mcnemar:.3g}",
-            t.outcome or MISSING,
+            MISSING if t.difference is None else gain(t.difference),
+            percent(None if t.difference is None else t.difference.mdd),
+            p_value(t.p),
+            p_value(t.p_holm),
+            p_value(t.mcnemar),
+            or_missing(t.outcome),
         )
-        for t in found.tasks
+        for t in tasks
     ]
     align = ("left", "left", *["right"] * 7, "left")
-    transfer = found.transfer
-    lines = [
-        *(["This is the embedded sample: it says nothing about which method is better.", ""] if found.sample else []),
-        f"A {found.a}, B {found.b}; protocol {found.protocol}; percent",
-        tabulate(rows, header, tablefmt="simple", disable_numparse=True, colalign=align),
-        "",
-        f"mean of {len(found.mean_of)} tasks: A {percent(found.a_mean)}, B {percent(found.b_mean)}",
-        f"tasks (Holm, {100 * ALPHA:.0f} %): {found.count('win')} won, {found.count('tie')} tied, "
-        f"{found.count('loss')} lost",
-        *(
-            [
-                f"lower in {len(transfer.losing)} of {len(transfer.gains)} tasks, most in {transfer.losing[0]} "
-                f"{points(transfer.gains[transfer.losing[0]])}"
-            ]
-            if transfer.losing
-            else []
-        ),
-        found.verdict,
-    ]
-    return "\n".join(lines)
+    return tabulate(lines, header, tablefmt="simple", disable_numparse=True, colalign=align)
 
 
 def to_json(found: Comparison) -> dict[str, Any]:
-    """The comparison as JSON values; differences between -1 and 1."""
+    """The comparison as JSON values; scores between 0 and 1, differences between -1 and 1."""
     return {
         "a": found.a,
         "b": found.b,
@@ -185,69 +197,65 @@ def to_json(found: Comparison) -> dict[str, Any]:
 
 
 def _estimate_json(found: Estimate | None) -> dict[str, Any] | None:
-    return (
-        None
-        if found is None
-        else {**asdict(found), "seeds": list(found.seeds), "sees": found.sees, "shown": found.shown}
-    )
+    if found is None:
+        return None
+    return {**asdict(found), "seeds": list(found.seeds), "mdd": found.mdd, "significant": found.significant}
 
 
 def _first_protocol(run: RunDirectory) -> str:
     scores = run.scores()
     if scores is None or not scores.root:
-        raise StoreError(f"{run.path} has no scores. Make them: harness score {run.path}")
+        raise StoreError(f"{run.path} has no scores. Compute them: harness score {run.path}")
     return next(iter(scores.root))
 
 
-def _group(runs: Sequence[RunDirectory], protocol: str) -> Group:
-    """The runs as one group; errors as ``compare``."""
+def _group(runs: Sequence[RunDirectory], protocol: str) -> SeedGroup:
+    """The runs as one group. Raises: as ``compare``."""
     groups = by_seed([_load(run, protocol) for run in runs], protocol)
     if len(groups) > 1:
         keys = ", ".join(differing([g.spec for g in groups[:2]]))
         one, two = (g.runs[0].directory.name for g in groups[:2])
         raise UsageError(
             f"{one} and {two} differ in {keys}; the runs of one side may differ in the seed alone. "
-            "Put --with before the runs of the other side."
+            "Give the runs of the other side after --with."
         )
     return groups[0]
 
 
-def _load(run: RunDirectory, protocol: str) -> Finished:
+def _load(run: RunDirectory, protocol: str) -> ScoredRun:
     if run.state() is not State.DONE:
-        raise StoreError(f"{run.path} is not finished ({run.state()}). Give its command again, then compare.")
+        raise StoreError(f"{run.path} is not finished ({run.state()}). Run its command again to resume, then compare.")
     scores = run.scores()
     if scores is not None and protocol not in scores.root:
         raise unknown(f"protocol of {run.name}", protocol, scores.root)
-    found = finished(run, protocol)
-    if found is None or found.draws is None:
-        raise StoreError(f"{run.path} has no scores, or keeps no bootstrap draws. Make them: harness score {run.path}")
-    return found
+    scored = scored_run(run, protocol)
+    if scored is None or scored.draws is None:
+        raise StoreError(f"{run.path} has no scores or no bootstrap draws. Compute them: harness score {run.path}")
+    return scored
 
 
-def _check_same_questions(a: Group, b: Group) -> None:
+def _check_comparable(a: SeedGroup, b: SeedGroup) -> None:
     one, two = a.runs[0].directory.name, b.runs[0].directory.name
     models = {None if s.model is None else s.model.fingerprint for s in (a.spec, b.spec)} - {None}
     if data_key(a.spec) != data_key(b.spec) or len(models) > 1:
-        keys = [k for k in differing([a.spec, b.spec]) if k.split(".")[0] in _QUESTION and k not in _FREE]
+        keys = [k for k in differing([a.spec, b.spec]) if k.split(".")[0] in _COMPARABLE and k not in _FREE]
         left, right = flat(a.spec), flat(b.spec)
-        said = "; ".join(f"{k}: {left.get(k, MISSING)} and {right.get(k, MISSING)}" for k in keys)
-        raise UsageError(
-            f"{one} and {two} did not answer the same questions ({said}). Compare runs of one leaderboard table."
-        )
+        values = "; ".join(f"{k}: {left.get(k, MISSING)} and {right.get(k, MISSING)}" for k in keys)
+        raise UsageError(f"{one} and {two} are not comparable ({values}). Compare runs of one leaderboard table.")
     both = {run.record.run_id for run in a.runs} & {run.record.run_id for run in b.runs}
     if both:
         raise UsageError(f"run {min(both)[:8]} is on both sides. Compare it with other runs.")
     for task in a.runs[0].table.tasks:
-        rows = {r for run in (*a.runs, *b.runs) for r in run.rows(task)}
-        if len(rows) > 1:
+        fingerprints = {f for run in (*a.runs, *b.runs) for f in run.fingerprints(task).values()}
+        if len(fingerprints) > 1:
             raise UsageError(
-                f"{task}: {one} and {two} were scored on different test rows, though their specs are the same. "
-                "Score them again with the same data: harness score RUN --data DIR"
+                f"{task}: {one} and {two} were scored on different test examples, though their specs are the same. "
+                "Score both again with the same data: harness score RUN --data DIR"
             )
 
 
-def _names(a: Group, b: Group) -> tuple[str, str]:
-    """The methods' names, with what tells them apart when they are the same."""
+def _names(a: SeedGroup, b: SeedGroup) -> tuple[str, str]:
+    """The methods' names; equal names are completed with the keys, or the seeds, in which the sides differ."""
     if a.name != b.name:
         return a.name, b.name
     keys = [k for k in differing([a.spec, b.spec]) if not k.endswith(".label")]
@@ -261,14 +269,14 @@ def _with_keys(name: str, spec: RunSpec, keys: Sequence[str]) -> str:
     return f"{name} ({', '.join(f'{k}={values.get(k, MISSING)}' for k in keys)})"
 
 
-def _with_seeds(group: Group) -> str:
+def _with_seeds(group: SeedGroup) -> str:
     return f"{group.name} (seed {', '.join(str(run.record.spec.seed) for run in group.runs)})"
 
 
-def _tasks(a: Group, b: Group) -> tuple[TaskComparison, ...]:
+def _tasks(a: SeedGroup, b: SeedGroup) -> tuple[TaskComparison, ...]:
     table = a.runs[0].table
-    found = {task: difference(a, b, task) for task in table.tasks}
-    p = {task: gain.p for task, gain in found.items() if gain is not None}
+    differences = {task: difference(a, b, task) for task in table.tasks}
+    p = {task: found.p for task, found in differences.items() if found is not None}
     adjusted = dict(zip(p, stats.holm(list(p.values())), strict=True))
     return tuple(
         TaskComparison(
@@ -276,7 +284,7 @@ def _tasks(a: Group, b: Group) -> tuple[TaskComparison, ...]:
             headline=score.headline,
             a=a.value(task),
             b=b.value(task),
-            difference=found[task],
+            difference=differences[task],
             p=p.get(task),
             p_holm=adjusted.get(task),
             mcnemar=_mcnemar(a, b, task),
@@ -285,11 +293,11 @@ def _tasks(a: Group, b: Group) -> tuple[TaskComparison, ...]:
     )
 
 
-def _mcnemar(a: Group, b: Group, task: str) -> float | None:
+def _mcnemar(a: SeedGroup, b: SeedGroup, task: str) -> float | None:
     if len(a.runs) > 1 or len(b.runs) > 1:
         return None
     left, right = a.runs[0].draws, b.runs[0].draws
     if left is None or right is None or task not in left or task not in right:
         return None
-    flags = left[task].right.get(a.protocol), right[task].right.get(b.protocol)
+    flags = left[task].correct.get(a.protocol), right[task].correct.get(b.protocol)
     return None if flags[0] is None or flags[1] is None else stats.mcnemar(flags[0], flags[1]).p

@@ -1,4 +1,4 @@
-"""The bootstrap draws that a run keeps beside its scores, so that runs can be compared without data or texts."""
+"""The bootstrap draws that are stored next to a run's scores, so that runs are compared without data or predictions."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ if TYPE_CHECKING:
 
 FILE: Final = "bootstrap.npz"
 _VERSION: Final = 2
-_STEPS: Final = 65_535  # a draw is kept in two bytes, to 0.0015 percent points
+_STEPS: Final = 65_535  # A draw is stored in two bytes, which is exact to 0.0015 percentage points.
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TaskDraws:
-    """A task's headline and right answers, both by protocol.
+    """The draws of a task's headline and the correct predictions, both by protocol.
 
-    rows: the fingerprint of the scored test rows; draws of equal rows are paired.
-    right: (n,), which test rows were answered as the gold text; for tasks with one label as the answer.
+    fingerprint: identifies the test examples; draws on the same examples are paired.
+    correct: (n,), which predictions equal the reference; only for tasks whose answer is one label.
     """
 
-    rows: str
+    fingerprint: str
     headlines: Mapping[str, Resampled]
-    right: Mapping[str, NDArray[np.bool_]]
+    correct: Mapping[str, NDArray[np.bool_]]
 
 
 Draws = Mapping[str, TaskDraws]  # by task
 
 
-def rows_fingerprint(examples: Sequence[Example]) -> str:
-    """What makes two sets of test rows the same: ids, prompts and targets, in this order."""
+def examples_fingerprint(examples: Sequence[Example]) -> str:
+    """A hash of the ids, prompts and targets of test examples, in their order."""
     content = hashlib.sha256()
     for e in examples:
         content.update(f"{e.id}\x1f{text_hash(e.prompt)}\x1f{text_hash(e.target)}\n".encode())
@@ -52,9 +52,9 @@ def rows_fingerprint(examples: Sequence[Example]) -> str:
 
 
 def write_draws(directory: RunDirectory, draws: Draws) -> None:
-    """Write bootstrap.npz; protocols that share a headline's draws share them in the file."""
+    """Write bootstrap.npz. Draws that several protocols share are written once."""
     arrays: dict[str, NDArray[Any]] = {}
-    tasks = {task: _pack(kept, arrays) for task, kept in draws.items()}
+    tasks = {task: _pack(task_draws, arrays) for task, task_draws in draws.items()}
     index = json.dumps({"version": _VERSION, "tasks": tasks}, ensure_ascii=False)
     arrays["index"] = np.frombuffer(index.encode(), dtype=np.uint8)
     file = io.BytesIO()
@@ -63,7 +63,7 @@ def write_draws(directory: RunDirectory, draws: Draws) -> None:
 
 
 def read_draws(directory: RunDirectory) -> Draws | None:
-    """The draws of a run; None where it keeps none (scored by another version, or never).
+    """The draws of a run; None where it has none (it was never scored, or by another version).
 
     Raises: StoreError for a damaged file.
     """
@@ -77,32 +77,33 @@ def read_draws(directory: RunDirectory) -> Draws | None:
                 return None
             return {task: _unpack(entry, arrays) for task, entry in index["tasks"].items()}
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise StoreError(f"{path} is damaged ({error}). Make it again: harness score {directory.path}") from error
+        raise StoreError(f"{path} is damaged ({error}). To write it again: harness score {directory.path}") from error
 
 
-def _pack(kept: TaskDraws, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
-    seen: dict[int, str] = {}
+def _pack(task_draws: TaskDraws, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    """One task's entry in the index; its arrays are added to ``arrays``. The keys are those of the file format."""
+    names: dict[Resampled, str] = {}
     headlines = {}
-    for protocol, found in kept.headlines.items():
-        if id(found) not in seen:
-            seen[id(found)] = f"draws_{len(arrays)}"
-            arrays[seen[id(found)]] = np.round(found.draws * _STEPS).astype(np.uint16)
-        headlines[protocol] = {"value": found.value, "draws": seen[id(found)]}
+    for protocol, resampled in task_draws.headlines.items():
+        if resampled not in names:
+            names[resampled] = f"draws_{len(arrays)}"
+            arrays[names[resampled]] = np.round(resampled.draws * _STEPS).astype(np.uint16)
+        headlines[protocol] = {"value": resampled.value, "draws": names[resampled]}
     right = {}
-    for protocol, flags in kept.right.items():
+    for protocol, flags in task_draws.correct.items():
         name = f"right_{len(arrays)}"
         arrays[name] = np.packbits(flags)
         right[protocol] = {"n": len(flags), "bits": name}
-    return {"rows": kept.rows, "headlines": headlines, "right": right}
+    return {"rows": task_draws.fingerprint, "headlines": headlines, "right": right}
 
 
 def _unpack(entry: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> TaskDraws:
     headlines = {
-        protocol: Resampled(value=found["value"], draws=arrays[found["draws"]].astype(np.float64) / _STEPS)
-        for protocol, found in entry["headlines"].items()
+        protocol: Resampled(value=packed["value"], draws=arrays[packed["draws"]].astype(np.float64) / _STEPS)
+        for protocol, packed in entry["headlines"].items()
     }
-    right = {
-        protocol: np.unpackbits(arrays[found["bits"]], count=found["n"]).astype(np.bool_)
-        for protocol, found in entry["right"].items()
+    correct = {
+        protocol: np.unpackbits(arrays[packed["bits"]], count=packed["n"]).astype(np.bool_)
+        for protocol, packed in entry["right"].items()
     }
-    return TaskDraws(rows=entry["rows"], headlines=headlines, right=right)
+    return TaskDraws(fingerprint=entry["rows"], headlines=headlines, correct=correct)

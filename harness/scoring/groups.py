@@ -1,9 +1,9 @@
-"""Finished runs, and the runs that differ in nothing but the seed taken together."""
+"""Scored runs, and groups of runs that differ in the seed alone."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.config.spec import RunSpec, canonical, display_name
@@ -15,8 +15,8 @@ from harness.store.run_directory import RunDirectory
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Finished:
-    """A finished, scored run under one protocol. draws: None where the run keeps none."""
+class ScoredRun:
+    """A finished run with its scores under one protocol. draws: None where the run has none."""
 
     directory: RunDirectory
     record: RunRecord
@@ -31,104 +31,107 @@ class Finished:
         return None if score is None else score.value
 
     def resampled(self, task: str | None, protocol: str) -> Resampled | None:
-        """A task's headline, or the mean, with its draws; None where they are missing."""
+        """A task's headline, or the mean, with its draws; None where one is missing."""
         if self.draws is None or self.value(task) is None:
             return None
         names = self.table.mean_of if task is None else (task,)
-        found = [self.draws[n].headlines.get(protocol) for n in names if n in self.draws]
-        known = [f for f in found if f is not None]
+        headlines = [self.draws[n].headlines.get(protocol) for n in names if n in self.draws]
+        known = [h for h in headlines if h is not None]
         return stats.mean_over_tasks(known) if len(known) == len(names) else None
 
-    def rows(self, task: str | None) -> tuple[tuple[str, str], ...]:
-        """The fingerprints of the test rows behind a task's headline or the mean, by task."""
+    def fingerprints(self, task: str | None) -> Mapping[str, str]:
+        """By task, the fingerprint of the test examples of a task's headline, or of every task of the mean."""
         names = self.table.mean_of if task is None else (task,)
-        return tuple((n, self.draws[n].rows) for n in names if self.draws is not None and n in self.draws)
+        return {n: self.draws[n].fingerprint for n in names if self.draws is not None and n in self.draws}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Group:
-    """Runs whose specs differ in the seed alone, under one protocol; at least one."""
+class SeedGroup:
+    """At least one run under one protocol; the runs' specs differ in the seed alone."""
 
     protocol: str
-    runs: tuple[Finished, ...]
+    runs: tuple[ScoredRun, ...]
 
     @property
     def spec(self) -> RunSpec:
+        """The spec of the first seed."""
         return self.runs[0].record.spec
 
     @property
     def name(self) -> str:
+        """The method's name with its ablation."""
         return display_name(self.spec)
 
     def value(self, task: str | None) -> float | None:
-        """The mean over seeds of a task's headline (of the mean over tasks for None); None unless each seed has it."""
+        """A task's headline (the mean over tasks for None), averaged over seeds; None unless every seed has one."""
         values = [v for run in self.runs if (v := run.value(task)) is not None]
         return sum(values) / len(values) if len(values) == len(self.runs) else None
 
     def resampled(self, task: str | None) -> list[Resampled] | None:
-        """Each seed's draws; None where one is missing, or where the seeds answered different test rows."""
-        found = [r for run in self.runs if (r := run.resampled(task, self.protocol)) is not None]
-        same = len({run.rows(task) for run in self.runs}) == 1
-        return found if same and len(found) == len(self.runs) else None
+        """Each seed's draws; None where one is missing, or where the seeds have different test examples."""
+        resampled = [r for run in self.runs if (r := run.resampled(task, self.protocol)) is not None]
+        first = self.runs[0].fingerprints(task)
+        same = all(run.fingerprints(task) == first for run in self.runs)
+        return resampled if same and len(resampled) == len(self.runs) else None
 
     def estimate(self, task: str | None) -> Estimate | None:
         """A task's headline, or the mean, over the seeds; None where draws are missing."""
-        found = self.resampled(task)
-        return stats.estimate(found) if found else None
+        resampled = self.resampled(task)
+        return stats.estimate(resampled) if resampled else None
 
 
-def difference(a: Group, b: Group, task: str | None) -> Estimate | None:
-    """a's headline (mean for None) minus b's; None where draws are missing or the test rows are not the same."""
+def difference(a: SeedGroup, b: SeedGroup, task: str | None) -> Estimate | None:
+    """a's headline (mean for None) minus b's; None where draws are missing or the test examples differ."""
     left, right = a.resampled(task), b.resampled(task)
-    if not left or not right or a.runs[0].rows(task) != b.runs[0].rows(task):
+    if not left or not right or a.runs[0].fingerprints(task) != b.runs[0].fingerprints(task):
         return None
     return stats.difference(left, right)
 
 
-def finished(directory: RunDirectory, protocol: str) -> Finished | None:
-    """A run's record and scores; None for a run that is not finished, not scored, or lacks the protocol."""
+def scored_run(directory: RunDirectory, protocol: str) -> ScoredRun | None:
+    """A run with its record and scores; None where it is not finished, not scored, or lacks the protocol."""
     record, scores = directory.record(), directory.scores()
     if record is None or scores is None or protocol not in scores.root:
         return None
-    return Finished(directory=directory, record=record, table=scores.root[protocol], draws=read_draws(directory))
+    return ScoredRun(directory=directory, record=record, table=scores.root[protocol], draws=read_draws(directory))
 
 
-def by_seed(runs: Iterable[Finished], protocol: str) -> list[Group]:
-    """Runs that differ in nothing but the seed, in the order of their first run; seeds ascend.
+def by_seed(runs: Iterable[ScoredRun], protocol: str) -> list[SeedGroup]:
+    """Groups of runs that differ in the seed alone, in the order of their first runs; seeds ascend.
 
-    A run that is given twice (a copy of its directory) counts once.
+    A run that occurs twice (as a copy of its directory) is counted once.
     """
-    groups: dict[bytes, dict[int, Finished]] = {}
+    groups: dict[bytes, dict[int, ScoredRun]] = {}
     for run in runs:
         spec = run.record.spec
         groups.setdefault(canonical(spec.model_copy(update={"seed": 0})), {}).setdefault(spec.seed, run)
-    return [Group(protocol=protocol, runs=tuple(g[seed] for seed in sorted(g))) for g in groups.values()]
+    return [SeedGroup(protocol=protocol, runs=tuple(g[seed] for seed in sorted(g))) for g in groups.values()]
 
 
 def flat(spec: RunSpec) -> dict[str, str]:
-    """Every choice of a spec as ``key: JSON value``, defaults and labels included, the seed left out."""
-    found: dict[str, str] = {}
+    """Every field of a spec as ``key: JSON value``, with defaults and labels, without the seed."""
+    values: dict[str, str] = {}
 
     def walk(prefix: str, value: object) -> None:
         if isinstance(value, dict) and value:
             for key, inner in value.items():
                 walk(f"{prefix}.{key}" if prefix else str(key), inner)
         else:
-            found[prefix] = json.dumps(value, ensure_ascii=False)
+            values[prefix] = json.dumps(value, ensure_ascii=False)
 
     walk("", spec.model_dump(mode="json", exclude={"seed"}))
-    return found
+    return values
 
 
 def differing(specs: Sequence[RunSpec]) -> list[str]:
-    """The keys in which specs differ, the seed left out, in the order of the spec."""
+    """The keys in which specs differ, without the seed, in the order of the spec."""
     flats = [flat(spec) for spec in specs]
     keys = dict.fromkeys(key for f in flats for key in f)
     return [key for key in keys if len({f.get(key) for f in flats}) > 1]
 
 
 def data_key(spec: RunSpec) -> str:
-    """What must be equal for two runs to have answered the same questions, the base model left aside."""
+    """The part of a spec that must be equal for two runs on the same base model to be comparable."""
     ours = {k: v for k, v in flat(spec).items() if k.split(".")[0] in ("suite", "data")}
     ours.pop("data.label", None)
     fields = {"split": spec.eval.split, "rows": spec.eval.per_task, "prompt": spec.prompt, "shots": spec.shots}

@@ -1,67 +1,99 @@
-"""Parsing predictions and computing their statistics."""
+"""Judging predictions: each is parsed into an answer, and the answers of a task become statistics.
+
+This is the only place where predictions are parsed for scoring: runs, files of predictions, the score on dev during
+training and the tasks for lm-eval all use ``judge``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from harness.task import NOT_PARSED, Answer, Example, Protocol, Statistics, Task
 
+Parse = Callable[[str, Example], Answer]
+Compute = Callable[[Sequence[Answer], Sequence[Answer]], Statistics]
+
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
-    """Predictions of one task under one protocol, parsed: what statistics and counts are made from."""
+class Parsed:
+    """The answers of one task's references and predictions, by one parser.
+
+    n_unparsed: predictions that do not follow the task's format. n_invented: answers with a label that the example
+    does not offer; None where the task has no closed set of labels.
+    """
 
     golds: Sequence[Answer]
     answers: Sequence[Answer]
-    statistics: Statistics
     n_unparsed: int
-    n_invented: int | None = field(default=None)
+    n_invented: int | None
 
 
-def judge(task: Task, protocol: str, examples: Sequence[Example], texts: Sequence[str]) -> Judged:
-    """Parse golds and predictions of one task and compute their statistics under one protocol.
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """One task under one protocol: the parsed answers and their statistics."""
 
-    Args: examples and texts of equal length n, in the same order.
+    parsed: Parsed
+    statistics: Statistics
+
+    @property
+    def golds(self) -> Sequence[Answer]:
+        """The answers of the references, (n,)."""
+        return self.parsed.golds
+
+    @property
+    def answers(self) -> Sequence[Answer]:
+        """The answers of the predictions, (n,)."""
+        return self.parsed.answers
+
+    @property
+    def n_unparsed(self) -> int:
+        """How many predictions do not follow the task's format."""
+        return self.parsed.n_unparsed
+
+    @property
+    def n_invented(self) -> int | None:
+        """How many answers have a label that the example does not offer; None without a closed set of labels."""
+        return self.parsed.n_invented
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeCache:
+    """Results that the protocols of one task share for one set of predictions.
+
+    Protocols with the same parser parse once, and protocols that also have the same statistics compute them once. The
+    keys are the functions themselves, so a cache must not outlive the task whose protocols it was used with.
     """
+
+    parsed: dict[Parse, Parsed] = field(default_factory=dict)
+    statistics: dict[tuple[Parse, Compute], Statistics] = field(default_factory=dict)
+
+
+def judge(
+    task: Task, protocol: str, examples: Sequence[Example], predictions: Sequence[str], cache: JudgeCache | None = None
+) -> Judged:
+    """Parse the references and the predictions of one task and compute their statistics under one protocol.
+
+    Args:
+        examples, predictions: of equal length n, in the same order.
+        cache: shared by the calls for several protocols of this task on the same examples and predictions.
+    """
+    cache = JudgeCache() if cache is None else cache
     rule = task.protocols[protocol]
+    if rule.parse not in cache.parsed:
+        cache.parsed[rule.parse] = _parse(task, rule, examples, predictions)
+    parsed = cache.parsed[rule.parse]
+    key = (rule.parse, rule.statistics)
+    if key not in cache.statistics:
+        cache.statistics[key] = rule.statistics(parsed.golds, parsed.answers)
+    return Judged(parsed=parsed, statistics=cache.statistics[key])
+
+
+def _parse(task: Task, rule: Protocol, examples: Sequence[Example], predictions: Sequence[str]) -> Parsed:
     golds = [rule.parse(e.target, e) for e in examples]
-    answers = [rule.parse(t, e) for t, e in zip(texts, examples, strict=True)]
-    invented = None
+    answers = [rule.parse(text, e) for text, e in zip(predictions, examples, strict=True)]
+    n_invented = None
     if task.invented is not None:
-        invented = sum(task.invented(a, e) for a, e in zip(answers, examples, strict=True))
-    return Judged(
-        golds=golds,
-        answers=answers,
-        statistics=rule.statistics(golds, answers),
-        n_unparsed=sum(a is NOT_PARSED for a in answers),
-        n_invented=invented,
-    )
-
-
-def _judge(task: Task, examples: Sequence[Example], texts: Sequence[str]) -> dict[str, Judged]:
-    """``harness.task.judge`` under every protocol; protocols with the same parser share what it made."""
-    parsed: dict[int, tuple[list[Answer], list[Answer], int | None]] = {}
-    found = {}
-    for name, rule in task.protocols.items():
-        if id(rule.parse) not in parsed:
-            parsed[id(rule.parse)] = _parse(task, rule, examples, texts)
-        golds, answers, n_invented = parsed[id(rule.parse)]
-        found[name] = Judged(
-            golds=golds,
-            answers=answers,
-            statistics=rule.statistics(golds, answers),
-            n_unparsed=sum(a is NOT_PARSED for a in answers),
-            n_invented=n_invented,
-        )
-    return found
-
-
-def _parse(
-    task: Task, rule: Protocol, examples: Sequence[Example], texts: Sequence[str]
-) -> tuple[list[Answer], list[Answer], int | None]:
-    golds = [rule.parse(e.target, e) for e in examples]
-    answers = [rule.parse(text, e) for text, e in zip(texts, examples, strict=True)]
-    if task.invented is None:
-        return golds, answers, None
-    return golds, answers, sum(bool(task.invented(a, e)) for a, e in zip(answers, examples, strict=True))
+        n_invented = sum(bool(task.invented(a, e)) for a, e in zip(answers, examples, strict=True))
+    n_unparsed = sum(a is NOT_PARSED for a in answers)
+    return Parsed(golds=golds, answers=answers, n_unparsed=n_unparsed, n_invented=n_invented)

@@ -1,40 +1,42 @@
-"""Scores of predictions under every protocol of a suite: no model, no GPU, made again at any time."""
+"""Scores of predictions under every protocol of a suite, computed without a model and at any time."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import DataError, unknown
-from harness.reporting.numbers import MISSING, percent, percent_range
+from harness.reporting.numbers import or_missing, percent, percent_range
 from harness.scoring import statistics as stats
-from harness.scoring.draws import Draws, TaskDraws, rows_fingerprint, write_draws
-from harness.scoring.judge import Judged, _judge
+from harness.scoring.draws import Draws, TaskDraws, examples_fingerprint, write_draws
+from harness.scoring.judge import Compute, JudgeCache, Judged, Parse, judge
 from harness.store.files import write_json
 from harness.store.record import Prediction, ProtocolScores, RunRecord, Scores, TaskScore, text_hash
 from harness.store.run_directory import RunDirectory
-from harness.task import NOT_PARSED, Example, Suite, Task
+from harness.task import MIN_EXAMPLES, NOT_PARSED, Example, Suite, Task
 
-MIN_ROWS: Final = 50  # a mean is over the tasks with at least this many test rows
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scored:
-    """Everything that follows from predictions. notes: what a person should be told (missing predictions, ...)."""
+    """All results of scoring predictions: scores by protocol, diagnostics by task, and bootstrap draws."""
 
     scores: Scores
     diagnostics: dict[str, Any]
     draws: Draws
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _TaskResult:
+class TaskResult:
+    """One task's scores by protocol. draws, diagnostics: None where the task has no score."""
+
     scores: dict[str, TaskScore]
     draws: TaskDraws | None
     diagnostics: dict[str, Any] | None
@@ -46,40 +48,43 @@ def score_predictions(
     predictions: Mapping[str, Sequence[Prediction]],
     *,
     n_train: Mapping[str, int] | None = None,
-    min_rows: int = MIN_ROWS,
+    min_examples: int = MIN_EXAMPLES,
 ) -> Scored:
-    """Score predictions under every protocol.
+    """Score predictions under every protocol. Missing predictions and withheld targets are logged as warnings.
 
     Args:
-        examples: the test rows of every task that was run, by task, in the order of the data.
-        predictions: by task, in any order. A task that lacks some has no score, and ``n`` says how many there are.
-        n_train: training rows by task, where known.
-        min_rows: the mean is over the tasks with at least this many test rows (1 on the sample).
+        examples: the test examples of every evaluated task, by task, in the order of the data.
+        predictions: by task, in any order. A task without some of them has no score, and ``n`` is their number.
+        n_train: training examples by task, where known.
+        min_examples: the mean leaves out tasks with fewer test examples (1 on an embedded sample).
 
-    Raises: DataError naming the id for a prediction of an unknown example, a second prediction of one example, or one
-        that was made for another prompt or target.
+    Raises: DataError naming the id, for a prediction of an unknown example, a second prediction of one example, or one
+        that was generated for another prompt or target.
     """
-    results, notes = {}, []
-    for name, rows in examples.items():
+    results = {}
+    for name, of_task in examples.items():
         if name not in suite.tasks:
             raise unknown(f"task of {suite.name}", name, suite.tasks)
-        matched = _match(name, rows, predictions.get(name, ()))
-        kept = [p for p in matched if p is not None]
-        if len(kept) < len(rows):
-            first = next(e.id for e, p in zip(rows, matched, strict=True) if p is None)
-            notes.append(f"{name}: {len(rows) - len(kept)} of {len(rows)} rows have no prediction ({first!r} first)")
-        cuts = [p.cut for p in kept if p.cut is not None]
-        n_cut = sum(cuts) if len(cuts) == len(kept) else None
-        results[name] = _score_task(
+        matched = _match(name, of_task, predictions.get(name, ()))
+        given = [p for p in matched if p is not None]
+        if len(given) < len(of_task):
+            first = next(e.id for e, p in zip(of_task, matched, strict=True) if p is None)
+            n_missing = len(of_task) - len(given)
+            LOG.warning(
+                "%s: %d of %d examples have no prediction (%r first), so it has no score",
+                *(name, n_missing, len(of_task), first),
+            )
+        truncated = [p.cut for p in given if p.cut is not None]
+        results[name] = score_task(
             suite.tasks[name],
-            rows,
+            of_task,
             [None if p is None else p.text for p in matched],
             n_train=None if n_train is None else n_train.get(name, 0),
-            n_cut=n_cut,
+            n_truncated=sum(truncated) if len(truncated) == len(given) else None,
         )
-        if _withheld(rows):
-            notes.append(f"{name}: the data withhold its targets, so it has no score")
-    return _collect(suite, examples, results, min_rows, notes)
+        if withheld(of_task):
+            LOG.warning("%s: the data withhold its targets, so it has no score", name)
+    return collect(suite, examples, results, min_examples)
 
 
 def write_scored(directory: RunDirectory, scored: Scored) -> None:
@@ -90,7 +95,7 @@ def write_scored(directory: RunDirectory, scored: Scored) -> None:
 
 
 def to_json(directory: Path | None, record: RunRecord | None, scores: Scores) -> dict[str, Any]:
-    """What ``--json`` prints for a run or a scored file."""
+    """The output of ``--json`` for a run or a scored file."""
     return {
         "directory": None if directory is None else str(directory),
         "record": None if record is None else record.model_dump(mode="json"),
@@ -99,7 +104,7 @@ def to_json(directory: Path | None, record: RunRecord | None, scores: Scores) ->
 
 
 def render_scores(scores: Scores, protocol: str) -> str:
-    """One protocol's table as plain text, in percent; missing prints –.
+    """One protocol's table as plain text, in percent; a missing value prints as –.
 
     Raises: UsageError for a protocol that the scores do not have.
     """
@@ -108,129 +113,92 @@ def render_scores(scores: Scores, protocol: str) -> str:
     if protocol not in scores.root:
         raise unknown("protocol", protocol, scores.root)
     table = scores.root[protocol]
-    header = ("task", "headline", "value", "95 % interval", "n", "n_train", "unparsed", "cut", "invented")
-    rows = [
+    header = ("task", "headline", "value", "95 % interval", "n", "n_train", "unparsed", "truncated", "invented")
+    lines = [
         (
             task,
             s.headline,
             percent(s.value),
             percent_range(s.ci95),
             s.n,
-            *(MISSING if count is None else count for count in (s.n_train, s.n_unparsed, s.n_cut, s.n_invented)),
+            *map(or_missing, (s.n_train, s.n_unparsed, s.n_cut, s.n_invented)),
         )
         for task, s in table.tasks.items()
     ]
     left_out = [task for task in table.tasks if task not in table.mean_of]
-    of = f"mean of {len(table.mean_of)} tasks" + (f" (without {', '.join(left_out)})" if left_out else "")
-    lines = [
-        f"protocol {protocol}; percent; intervals are about the test rows",
-        tabulate(rows, header, tablefmt="simple", disable_numparse=True, colalign=("left", "left", *["right"] * 7)),
-        "",
-        f"{of}: {percent(table.mean)}" + (f" ({percent_range(table.mean_ci95)})" if table.mean_ci95 else ""),
-    ]
-    return "\n".join(lines)
+    mean_of = f"mean of {len(table.mean_of)} tasks" + (f" (without {', '.join(left_out)})" if left_out else "")
+    mean_range = f" ({percent_range(table.mean_ci95)})" if table.mean_ci95 else ""
+    align = ("left", "left", *["right"] * 7)
+    return "\n".join(
+        [
+            f"protocol {protocol}; percent; intervals cover the choice of test examples",
+            tabulate(lines, header, tablefmt="simple", disable_numparse=True, colalign=align),
+            "",
+            f"{mean_of}: {percent(table.mean)}{mean_range}",
+        ]
+    )
 
 
-def _match(task: str, examples: Sequence[Example], predictions: Sequence[Prediction]) -> list[Prediction | None]:
-    """The prediction of each example, or None."""
-    by_id: dict[str, Prediction] = {}
-    for p in predictions:
-        if p.id in by_id:
-            raise DataError(
-                f"{task}: two predictions of row {p.id!r}. Delete the task's predictions to make them again."
-            )
-        by_id[p.id] = p
-    matched = [by_id.pop(e.id, None) for e in examples]
-    if by_id:
-        raise DataError(
-            f"{task}: {len(by_id)} predictions of rows that the data do not have, {next(iter(by_id))!r} first. "
-            "Score with the data, split and limit of the run."
-        )
-    for e, made in zip(examples, matched, strict=True):
-        if made is None:
-            continue
-        for what, now, then in (("prompt", e.prompt, made.prompt_hash), ("target", e.target, made.target_hash)):
-            if text_hash(now) != then:
-                raise DataError(
-                    f"{task}, row {e.id!r}: the prediction was made for another {what} (hash {then}, in the data "
-                    f"{text_hash(now)}): the data have changed. Give the data of the run with --data, or generate "
-                    "again: harness evaluate RUN"
-                )
-    return matched
-
-
-def _withheld(examples: Sequence[Example]) -> bool:
+def withheld(examples: Sequence[Example]) -> bool:
+    """Whether no example has a target, as in published test sets."""
     return not any(e.target for e in examples)
 
 
-def _score_task(
-    task: Task, examples: Sequence[Example], texts: Sequence[str | None], *, n_train: int | None, n_cut: int | None
-) -> _TaskResult:
-    """One task under all of its protocols; no score unless every row has a text and the targets are known."""
-    given = [text for text in texts if text is not None]
-    if not examples or len(given) < len(examples) or _withheld(examples):
-        n = 0 if _withheld(examples) else len(given)
-        empty = {
-            name: TaskScore(
-                headline=rule.headline,
-                value=None,
-                ci95=None,
-                metrics={},
-                n=n,
-                n_train=n_train,
-                n_unparsed=None,
-                n_cut=n_cut,
-            )
-            for name, rule in task.protocols.items()
-        }
-        return _TaskResult(scores=empty, draws=None, diagnostics=None)
+def score_task(
+    task: Task,
+    examples: Sequence[Example],
+    predictions: Sequence[str | None],
+    *,
+    n_train: int | None,
+    n_truncated: int | None,
+) -> TaskResult:
+    """One task under all of its protocols; no score unless targets are known and every example has a prediction."""
+    given = [text for text in predictions if text is not None]
+    if not examples or len(given) < len(examples) or withheld(examples):
+        n = 0 if withheld(examples) else len(given)
+        return TaskResult(scores=_without_score(task, n, n_train, n_truncated), draws=None, diagnostics=None)
     counts = stats.row_counts(task.name, len(examples))
-    scores, headlines, right = {}, {}, {}
-    shared: dict[tuple[int, ...], stats.Resampled] = {}
-    for name, judged in _judge(task, examples, given).items():
-        rule = task.protocols[name]
-        key = (id(rule.parse), id(rule.statistics), hash(rule.headline))
-        if key not in shared:
-            shared[key] = stats.resample(judged.statistics, rule.headline, counts)
-        headlines[name] = shared[key]
+    cache = JudgeCache()
+    resampled: dict[tuple[Parse, Compute, str], stats.Resampled] = {}  # protocols that agree in these share draws
+    scores, headlines, correct = {}, {}, {}
+    for name, rule in task.protocols.items():
+        judged = judge(task, name, examples, given, cache)
+        key = (rule.parse, rule.statistics, rule.headline)
+        if key not in resampled:
+            resampled[key] = stats.resample(judged.statistics, rule.headline, counts)
+        headlines[name] = resampled[key]
         if task.one_label:
-            right[name] = _right(judged)
+            correct[name] = _correct(judged)
         scores[name] = TaskScore(
             headline=rule.headline,
-            value=shared[key].value,
-            ci95=stats.interval(shared[key]),
+            value=resampled[key].value,
+            ci95=stats.interval(resampled[key]),
             metrics=stats.metrics(judged.statistics),
             n=len(examples),
             n_train=n_train,
             n_unparsed=judged.n_unparsed,
-            n_cut=n_cut,
+            n_cut=n_truncated,
             n_invented=judged.n_invented,
         )
-    draws = TaskDraws(rows=rows_fingerprint(examples), headlines=headlines, right=right)
-    found = None if task.diagnose is None else dict(task.diagnose(examples, given))
-    return _TaskResult(scores=scores, draws=draws, diagnostics=found)
+    draws = TaskDraws(fingerprint=examples_fingerprint(examples), headlines=headlines, correct=correct)
+    diagnostics = None if task.diagnose is None else dict(task.diagnose(examples, given))
+    return TaskResult(scores=scores, draws=draws, diagnostics=diagnostics)
 
 
-def _right(judged: Judged) -> NDArray[np.bool_]:
-    pairs = zip(judged.golds, judged.answers, strict=True)
-    return np.array([a is not NOT_PARSED and bool(g == a) for g, a in pairs], dtype=np.bool_)
-
-
-def _collect(
+def collect(
     suite: Suite,
     examples: Mapping[str, Sequence[Example]],
-    results: Mapping[str, _TaskResult],
-    min_rows: int,
-    notes: Sequence[str],
+    results: Mapping[str, TaskResult],
+    min_examples: int,
 ) -> Scored:
     """Tables by protocol, in the order in which the suite's tasks name them; tasks in the suite's order."""
     order = [name for name in suite.tasks if name in results]
     protocols = list(dict.fromkeys(p for name in order for p in suite.tasks[name].protocols))
-    draws = {name: kept for name in order if (kept := results[name].draws) is not None}
+    draws = {name: of_task for name in order if (of_task := results[name].draws) is not None}
     tables = {}
     for protocol in protocols:
         tasks = {name: results[name].scores[protocol] for name in order if protocol in results[name].scores}
-        mean_of = tuple(name for name in tasks if len(examples[name]) >= min_rows)
+        mean_of = tuple(name for name in tasks if len(examples[name]) >= min_examples)
         mean = None
         if mean_of and all(tasks[name].value is not None for name in mean_of):
             mean = stats.mean_over_tasks([draws[name].headlines[protocol] for name in mean_of])
@@ -240,5 +208,58 @@ def _collect(
             mean_of=mean_of,
             tasks=tasks,
         )
-    diagnostics = {name: found for name in order if (found := results[name].diagnostics) is not None}
-    return Scored(scores=Scores(tables), diagnostics=diagnostics, draws=draws, notes=tuple(notes))
+    diagnostics = {name: figures for name in order if (figures := results[name].diagnostics) is not None}
+    return Scored(scores=Scores(tables), diagnostics=diagnostics, draws=draws)
+
+
+def _match(task: str, examples: Sequence[Example], predictions: Sequence[Prediction]) -> list[Prediction | None]:
+    """The prediction of each example, or None."""
+    by_id: dict[str, Prediction] = {}
+    for p in predictions:
+        if p.id in by_id:
+            raise DataError(
+                f"{task}: two predictions of example {p.id!r}. Delete this task's predictions and resume the run."
+            )
+        by_id[p.id] = p
+    matched = [by_id.pop(e.id, None) for e in examples]
+    if by_id:
+        raise DataError(
+            f"{task}: {len(by_id)} predictions of examples that are not in the data, {next(iter(by_id))!r} first. "
+            "Use the data, split and limit of the run."
+        )
+    for e, prediction in zip(examples, matched, strict=True):
+        if prediction is None:
+            continue
+        for what, now, then in (
+            ("prompt", e.prompt, prediction.prompt_hash),
+            ("target", e.target, prediction.target_hash),
+        ):
+            if text_hash(now) != then:
+                raise DataError(
+                    f"{task}, example {e.id!r}: the prediction was generated for another {what} (hash {then}, in the "
+                    f"data {text_hash(now)}). The data have changed: give the data of the run with --data, or generate "
+                    "again with harness evaluate RUN"
+                )
+    return matched
+
+
+def _without_score(task: Task, n: int, n_train: int | None, n_truncated: int | None) -> dict[str, TaskScore]:
+    return {
+        name: TaskScore(
+            headline=rule.headline,
+            value=None,
+            ci95=None,
+            metrics={},
+            n=n,
+            n_train=n_train,
+            n_unparsed=None,
+            n_cut=n_truncated,
+        )
+        for name, rule in task.protocols.items()
+    }
+
+
+def _correct(judged: Judged) -> NDArray[np.bool_]:
+    """Which predictions were parsed and equal the reference, (n,)."""
+    pairs = zip(judged.golds, judged.answers, strict=True)
+    return np.array([a is not NOT_PARSED and bool(g == a) for g, a in pairs], dtype=np.bool_)

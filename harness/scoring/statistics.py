@@ -1,24 +1,27 @@
-"""One bootstrap for everything: seeds are resampled, then test rows, the same rows on both sides of a comparison.
+"""One bootstrap for all intervals: it resamples seeds and test examples, the same examples on both sides of a
+comparison.
 
-A protocol's metrics are functions of column sums over test rows (``harness.task.Statistics``), so a metric on B
-resampled test sets is one matrix product: counts (B, n) @ rows (n, k) -> sums (B, k) -> values (B,). The counts of a
-task depend on its name and n alone: draws of two runs on the same rows are paired however far apart they were made,
-and a run keeps its draws (``harness.draws``) instead of its texts.
+A protocol's metrics are functions of column sums over test examples (``harness.task.Statistics``), so a metric on B
+resampled test sets is one matrix product: counts (B, n) @ statistics (n, k) -> sums (B, k) -> values (B,). The counts
+of a task depend on its name and n alone. Draws of two runs on the same examples are therefore paired, whenever the
+runs were made, and a run stores its draws (``harness.scoring.draws``), so that comparisons need no predictions.
 
-An estimate over S seeds (the crossed design: every seed answers the same rows) is, for draw b,
+An estimate over S seeds (a crossed design: every seed is evaluated on the same examples) is, for draw b,
 
-    mean_s v_s + row_b + scale_b * sum_s (w_{b,s} - 1/S) v_s
+    mean_s v_s + example_b + scale_b * sum_s (w_{b,s} - 1/S) v_s
 
-    v_s      the metric of seed s on the real test rows
-    row_b    the mean over seeds of its draw b, minus the mean of all draws (macro-averages are biased on resampled
-             rows because classes vanish, and an interval that misses its own value helps nobody); with several seeds
-             shrunk by what single seeds make of single rows, which the next term holds already (see ``_row_part``)
-    w_b      shares of S - 1 seeds drawn with replacement; S - 1, not S, because then the variance of the draws is the
-             unbiased estimate s^2 / S (the rescaled bootstrap of Rao and Wu, JASA 83, 1988)
-    scale_b  sqrt(df / chi2_df): a few seeds know their own spread badly, and this is how badly (Student's t)
+    v_s        the metric of seed s on the real test set
+    example_b  the mean over seeds of their draws b, minus the mean of all draws (macro-averages are biased on
+               resampled test sets because classes vanish, and an interval should contain its own value); with several
+               seeds it is shrunk by the variance of single seeds on single examples, which is part of the next term
+               already (see ``_example_part``)
+    w_b        shares of S - 1 seeds drawn with replacement; S - 1, not S, because then the variance of the draws is
+               the unbiased estimate s^2 / S (the rescaled bootstrap of Rao and Wu, JASA 83, 1988)
+    scale_b    sqrt(df / chi2_df), which widens the interval because few seeds estimate their variance poorly
+               (Student's t)
 
-Intervals are the 2.5 % and 97.5 % quantiles of the draws. With one seed there is no second term and the interval is
-about the test rows alone (``Estimate.rows_only``). Rows are taken to be independent of each other.
+Intervals are the 2.5 % and 97.5 % quantiles of the draws. With one seed there is no last term, and the interval covers
+the choice of test examples alone (``Estimate.examples_only``). Examples are assumed to be independent of each other.
 """
 
 from __future__ import annotations
@@ -37,17 +40,16 @@ from harness.task import Floats, Statistics
 
 DRAWS: Final = 2000
 LEVEL: Final = 0.95
-_Z80: Final = 0.8416  # the normal quantile of 80 % power
-_ZERO: Final = 1e-12  # rounding of a difference that is 0
-_BIASED: Final = 4.0  # standard errors between a value and the mean of its draws
-_EXACT: Final = 1000  # discordant rows up to which McNemar's test is the exact binomial one
+_Z80: Final = 0.8416  # The standard normal quantile for 80 % power.
+_ZERO: Final = 1e-12  # Differences closer to 0 than this are rounding errors.
+_BIASED: Final = 4.0  # Draws are biased where their mean is further than this many standard errors from the value.
 _ROUNDING: Final = 1e-9
-_LARGEST: Final = 4_000_000  # numbers of one block of column sums
+_LARGEST: Final = 4_000_000  # Column sums are computed in blocks of at most this many numbers, to bound memory.
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Resampled:
-    """One metric of one run: on the real test rows (value) and on B resampled sets of them (draws, (B,))."""
+    """One metric of one run: on the real test set (value) and on B resampled test sets (draws, (B,))."""
 
     value: float
     draws: Floats
@@ -57,8 +59,10 @@ class Resampled:
 class Estimate:
     """A metric, or a difference of metrics, over a group of runs.
 
-    low, high: the 95 % interval. error: its standard error. sd: over seeds, None with one seed. p: two-sided, that the
-    true value is 0 (of use for differences). rows_only: no seed was resampled, the interval is about test rows alone.
+    low, high: the 95 % interval. error: the standard error. sd: standard deviation over seeds, None with one seed.
+    p: the two-sided p value of the hypothesis that the true value is 0, meaningful for differences.
+    seeds: the number of runs on each side. examples_only: no seeds were resampled, so the interval covers the choice of
+    test examples alone.
     """
 
     value: float
@@ -67,20 +71,20 @@ class Estimate:
     error: float
     sd: float | None
     p: float
-    seeds: tuple[int, ...]  # runs on each side
-    rows_only: bool
+    seeds: tuple[int, ...]
+    examples_only: bool
 
     @property
-    def shown(self) -> bool:
-        """True where the interval leaves out 0."""
+    def significant(self) -> bool:
+        """Whether the 95 % interval excludes 0."""
         return self.low > 0 or self.high < 0
 
     @property
-    def sees(self) -> float:
-        """The smallest true difference that this design shows with 80 % power.
+    def mdd(self) -> float:
+        """The minimum detectable difference: the smallest true difference that is significant with 80 % power.
 
-        A difference is shown when it is farther from 0 than half the interval; the estimate of a true difference d is
-        above d - 0.84 standard errors in 80 % of the cases.
+        A difference is significant when it is further from 0 than half the width of the interval. The estimate of a
+        true difference d is above d - 0.84 standard errors in 80 % of all repetitions.
         """
         return (self.high - self.low) / 2 + _Z80 * self.error
 
@@ -95,7 +99,7 @@ def row_counts(task: str, n: int, draws: int = DRAWS) -> Floats:
 
 def metrics(statistics: Statistics) -> dict[str, float]:
     """Every metric on the real test rows."""
-    return {name: float(value) for name, value in statistics.values(statistics.rows.sum(axis=0)).items()}
+    return {name: float(value) for name, value in statistics.values(statistics.per_example.sum(axis=0)).items()}
 
 
 def resample(statistics: Statistics, metric: str, counts: Floats) -> Resampled:
@@ -104,10 +108,10 @@ def resample(statistics: Statistics, metric: str, counts: Floats) -> Resampled:
     Args: counts from ``row_counts``, (B, n).
     Raises: HarnessError where the metric is not a number between 0 and 1 on some test set.
     """
-    block = max(1, _LARGEST // max(1, statistics.rows.shape[1]))
-    blocks = [statistics.values(counts[i : i + block] @ statistics.rows) for i in range(0, len(counts), block)]
+    block = max(1, _LARGEST // max(1, statistics.per_example.shape[1]))
+    blocks = [statistics.values(counts[i : i + block] @ statistics.per_example) for i in range(0, len(counts), block)]
     draws = np.concatenate([b[metric] for b in blocks])
-    value = float(statistics.values(statistics.rows.sum(axis=0))[metric])
+    value = float(statistics.values(statistics.per_example.sum(axis=0))[metric])
     outside = [x for x in (value, draws.min(), draws.max()) if not -_ROUNDING <= x <= 1 + _ROUNDING]
     if outside:
         raise HarnessError(
@@ -117,12 +121,12 @@ def resample(statistics: Statistics, metric: str, counts: Floats) -> Resampled:
 
 
 def mean_over_tasks(tasks: Sequence[Resampled]) -> Resampled:
-    """The plain mean of one run's tasks; draws of different tasks are independent."""
+    """The unweighted mean of one run's tasks. Draws of different tasks are independent."""
     return Resampled(value=float(np.mean([t.value for t in tasks])), draws=np.mean([t.draws for t in tasks], axis=0))
 
 
 def interval(run: Resampled) -> tuple[float, float]:
-    """The 95 % interval of one run's metric, about test rows alone, within 0 and 1."""
+    """The 95 % interval of one run's metric over the choice of test examples, within 0 and 1."""
     found = estimate([run])
     return found.low, found.high
 
@@ -133,9 +137,9 @@ def estimate(runs: Sequence[Resampled]) -> Estimate:
 
 
 def difference(a: Sequence[Resampled], b: Sequence[Resampled]) -> Estimate:
-    """a's metric minus b's on the same test rows, each side's seeds resampled for themselves (at least one a side).
+    """a's metric minus b's on the same test examples. Each side has at least one run; seeds are resampled by side.
 
-    ``difference(b, a)`` is its mirror to the last bit, so that no verdict depends on who is named first.
+    ``difference(b, a)`` mirrors it exactly, so that a verdict does not depend on the order of the two sides.
     """
     if [run.value for run in b] < [run.value for run in a]:
         found = _estimate([b, a], bounds=(-1.0, 1.0))
@@ -147,7 +151,7 @@ def difference(a: Sequence[Resampled], b: Sequence[Resampled]) -> Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class McNemar:
-    """only_a, only_b: test rows that one side alone answered correctly. p: two-sided, that both are equally often."""
+    """only_a, only_b: test examples that one side alone predicted correctly. p: two-sided, for equal error rates."""
 
     only_a: int
     only_b: int
@@ -155,23 +159,20 @@ class McNemar:
 
 
 def mcnemar(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> McNemar:
-    """McNemar's test (1947) of two runs' right answers on the same rows, (n,) each.
+    """McNemar's exact test (1947): whether two runs are correct equally often on the same examples.
 
-    Exact (binomial) up to 1,000 rows that differ, above that by the normal law with continuity correction.
+    Args: a, b: (n,), which examples each side predicted correctly.
     """
+    from scipy.stats import binomtest
+
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-    n, least = only_a + only_b, min(only_a, only_b)
-    if n == 0:
-        p = 1.0
-    elif n <= _EXACT:
-        p = min(1.0, 2 * sum(math.comb(n, i) for i in range(least + 1)) / 2**n)
-    else:
-        p = math.erfc(max(0.0, abs(only_a - only_b) - 1) / math.sqrt(2 * n))
+    discordant = only_a + only_b
+    p = float(binomtest(only_a, discordant).pvalue) if discordant else 1.0
     return McNemar(only_a=only_a, only_b=only_b, p=p)
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """p values adjusted for their number (Holm 1979): each may be held against 0.05 by itself."""
+    """p values adjusted for the number of tests (Holm 1979): each may be compared with 0.05 by itself."""
     adjusted = [0.0] * len(p)
     largest = 0.0
     for rank, i in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
@@ -183,10 +184,10 @@ def holm(p: Sequence[float]) -> list[float]:
 def _estimate(sides: Sequence[Sequence[Resampled]], bounds: tuple[float, float]) -> Estimate:
     values = [np.array([run.value for run in runs]) for runs in sides]
     value = sum(sign * float(v.mean()) for sign, v in zip((1, -1), values, strict=False))
-    rows = _row_part(sides)
-    draws = value + rows + _seed_part(values, len(rows))
+    examples = _example_part(sides)
+    draws = value + examples + _seed_part(values, len(examples))
     variances = [float(v.var(ddof=1)) if len(v) > 1 else 0.0 for v in values]
-    error = math.sqrt(float(rows.var()) + sum(s2 / len(v) for s2, v in zip(variances, values, strict=True)))
+    error = math.sqrt(float(examples.var()) + sum(s2 / len(v) for s2, v in zip(variances, values, strict=True)))
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).clip(*bounds)
     tail = min(int((draws <= _ZERO).sum()), int((draws >= -_ZERO).sum()))
     return Estimate(
@@ -197,15 +198,15 @@ def _estimate(sides: Sequence[Sequence[Resampled]], bounds: tuple[float, float])
         sd=math.sqrt(variances[0]) if len(sides) == 1 and len(values[0]) > 1 else None,
         p=min(1.0, (2 * tail + 1) / (len(draws) + 1)),
         seeds=tuple(len(v) for v in values),
-        rows_only=all(len(v) == 1 for v in values),
+        examples_only=all(len(v) == 1 for v in values),
     )
 
 
-def _row_part(sides: Sequence[Sequence[Resampled]]) -> Floats:
-    """The spread that other test rows would make: (B,), around 0.
+def _example_part(sides: Sequence[Sequence[Resampled]]) -> Floats:
+    """The deviations that other test examples would cause: (B,), around 0.
 
-    What a row does to one seed alone is part of the spread between seeds already. Where a side has several seeds, its
-    variance here is therefore the mean covariance between two of them, not the variance of their mean.
+    The effect of an example on a single seed is part of the variance between seeds already. Where a side has several
+    seeds, its variance here is therefore the mean covariance between two of them, not the variance of their mean.
     """
     means, variance = [], 0.0
     for runs in sides:
@@ -228,10 +229,10 @@ def _row_part(sides: Sequence[Sequence[Resampled]]) -> Floats:
 
 
 def _centre(run: Resampled) -> float:
-    """What a run's draws spread around: its value, or their mean where that is shown to be another one.
+    """The centre of a run's draws: its value, or the mean of the draws where they are biased.
 
-    A macro-F1 with invented labels is biased under resampling. Elsewhere the draws keep their own grid: where one row
-    makes the whole difference, the draws without it must be exactly 0.
+    A macro-F1 with invented labels is biased under resampling. All other draws keep their own grid: where one example
+    causes the whole difference, the draws without that example must be exactly 0.
     """
     mean = float(run.draws.mean())
     noise = float(run.draws.std()) / math.sqrt(len(run.draws))
@@ -239,7 +240,7 @@ def _centre(run: Resampled) -> float:
 
 
 def _seed_part(values: Sequence[Floats], draws: int) -> Floats:
-    """The spread that other seeds would make: (B,). The degrees of freedom of two sides are Welch's (1947)."""
+    """The deviations that other seeds would cause: (B,). Two sides have Welch's (1947) degrees of freedom."""
     part = np.zeros(draws)
     variances, above = 0.0, 0.0
     for side, v in enumerate(values):

@@ -16,7 +16,6 @@ from harness.config.options import OPTIONS
 from harness.config.request import Request
 from harness.config.spec import LOCAL, EvalConfig, RunSpec, TrainConfig, canonical
 from harness.errors import HarnessError
-from harness.method import Trait
 from harness.registry import method_class
 from harness.sweep.spec import NO_BUDGET, BoardSpec, RowSpec, Settings
 
@@ -59,9 +58,7 @@ def entries(board: BoardSpec) -> Iterator[Entry]:
     for name in board.trivial:
         yield Entry(part=Part.TRIVIAL, config=RowSpec(method=name), seeds=board.seeds[:1], tuned_as=None)
     for row in board.row:
-        seeds = (
-            board.seeds if row.backend is None else board.seeds[:1]
-        )  # calls of an API cost money
+        seeds = board.seeds if row.backend is None else board.seeds[:1]  # calls of an API cost money
         yield Entry(part=Part.ROW, config=row, seeds=seeds, tuned_as=tuned(board, row))
     if board.null is not None:
         row = _bare(board.null)
@@ -86,7 +83,7 @@ def tuned(board: BoardSpec, config: RowSpec, *, fixed: bool = False) -> RowSpec 
     given = {**cls.presets.get(config.preset or "", {}), **common(board, config), **config.settings}
     if board.tune is None or fixed or LR in given:
         return None
-    return config if Trait.TRAINS in cls.traits else None
+    return config if cls.trains else None
 
 
 def common(board: BoardSpec, config: RowSpec) -> Settings:
@@ -113,7 +110,7 @@ def _option(board: BoardSpec, config: RowSpec, name: str) -> Any:
         return None  # the back end names its model itself
     own = getattr(config, name, None)
     value = getattr(board, name, None) if own is None else own
-    if name == "clusters" and (value == "none" or Trait.TRAINS not in method_class(config.method).traits):
+    if name == "clusters" and (value == "none" or not method_class(config.method).trains):
         return None
     return value
 
@@ -189,7 +186,7 @@ class Matcher:
         return spec.model_copy(
             update={
                 "method": spec.method.model_copy(update={"fields": fields, "files": fingerprints(method)}),
-                "train": train if Trait.TRAINS in method.traits else data_only(train),
+                "train": train if method.trains else data_only(train),
                 "eval": section_config(EvalConfig, "eval", {**tables["eval"], **split}),
                 "prompt": asked.options["prompt"],
                 "shots": asked.options["shots"],

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from harness.data.mixture import n_steps
-from harness.method import Trait
 from harness.pipeline.prepare import train_rows
 from harness.pipeline.resolve import Resolved
 from harness.reporting.numbers import MISSING, duration
@@ -138,7 +137,7 @@ class _Steps:
         self._n_rows: dict[tuple[str, int | None], int] = {}
 
     def of(self, resolved: Resolved) -> int | None:
-        if Trait.TRAINS not in resolved.method.traits:
+        if not resolved.method.trains:
             return None
         train = resolved.spec.train
         key = (str(resolved.spec.suite), train.per_task)

@@ -136,6 +136,7 @@ class BoardSpec(Frozen):
     settings: Settings = {}
     row: tuple[RowSpec, ...] = ()
     trivial: tuple[str, ...] = ()
+    reference: str | None = None  # The method that trains each task alone, against which transfer is measured.
     null: NullSpec | None = None
     sweep: tuple[SweepSpec, ...] = ()
     orientation: tuple[Orientation, ...] = ()

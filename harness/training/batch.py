@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.data.encoding import Encoded
-from harness.method import Adapter
+from harness.method import StepRouting
 
 IGNORED = -100  # the label of positions without a target; labels go by position, never by token id
 
@@ -142,7 +142,7 @@ def packed(rows: Sequence[Weighted], device: torch.device, multiple: int = 1) ->
     )
 
 
-def token_losses(model: Any, adapter: Adapter, batch: Batch, reads: bool) -> Tensor:
+def token_losses(model: Any, adapter: StepRouting, batch: Batch, reads: bool) -> Tensor:
     """Cross-entropy of every target, (N,), in float32 or better; 0 where there is no target.
 
     To be called within ``adapter.route(batch.routes)``. reads: the adapter is told the prompts first.

@@ -15,7 +15,7 @@ from harness.config.clusters import clusters_of
 from harness.config.method_config import method_of
 from harness.config.spec import EvalConfig, RunSpec, canonical, run_id
 from harness.errors import HarnessError, StoreError
-from harness.method import Method
+from harness.method import AdapterMethod, adapter_method
 from harness.store.adapter import META, WEIGHTS, has_adapter, read_meta, read_weights
 from harness.store.files import write_atomic, write_json
 from harness.store.record import Frozen, TrainingSummary
@@ -30,10 +30,10 @@ class Reused:
     state: Mapping[str, Tensor]
 
 
-def find_stage(out: Path, spec: RunSpec, method: Method, stage: str) -> Reused | None:
+def find_stage(out: Path, spec: RunSpec, method: AdapterMethod, stage: str) -> Reused | None:
     """A finished run in the same folder that trained this stage under the same spec but for its method.
 
-    Stages are the same where ``Method.stage_key`` says so, and a run's adapter holds those of ``Method.kept_stages``.
+    Stages with equal ``AdapterMethod.stage_key`` are the same, and a run's adapter holds those of ``kept_stages``.
     """
     tasks = list(spec.suite.tasks)
     key = method.stage_key(stage, tasks)
@@ -62,7 +62,7 @@ def _state(run: RunDirectory, wanted: str, key: str, tasks: Sequence[str]) -> Ma
         spec = run.spec()
         if spec is None or spec.parent is not None or training_key(spec) != wanted:
             return None
-        other = method_of(spec)
+        other = adapter_method(method_of(spec))
         if key not in {other.stage_key(s, tasks) for s in other.kept_stages(tasks)}:
             return None
         return load(read_weights(run.adapter))

@@ -20,7 +20,7 @@ from harness.config.spec import TrainConfig
 from harness.data.encoding import Encoded, Encoder, draw
 from harness.data.mixture import Mixture, StepPlan
 from harness.errors import NotFinite, TrainingError
-from harness.method import Adapter, Method, Start, Trait
+from harness.method import Adapter, AdapterMethod, ArtefactKind, Start, Trait
 from harness.models.loading import LoadedModel
 from harness.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from harness.runtime.memory import peak_bytes, reset_peak
@@ -28,7 +28,8 @@ from harness.runtime.prefetch import Prefetcher
 from harness.runtime.progress_bar import ProgressBar
 from harness.runtime.signals import Interrupted, StopFlag
 from harness.store.adapter import trainable_state
-from harness.store.files import append_lines, write_json
+from harness.store.artefacts import write_artefact
+from harness.store.files import append_lines
 from harness.store.record import TrainingSummary
 from harness.store.run_directory import RunDirectory
 from harness.task import Example
@@ -59,7 +60,7 @@ class EngineTrainer:
     run: RunDirectory
     run_id: str
     config: TrainConfig
-    method: Method
+    method: AdapterMethod
     adapter: Adapter
     loaded: LoadedModel
     encoder: Encoder
@@ -164,9 +165,9 @@ class EngineTrainer:
             LOG.info("stage %r is reused from %s, which has trained it already", stage, found.run)
         return self.processes.broadcast(None if found is None else found.state)
 
-    def artefact(self, name: str, value: Any) -> None:
+    def artefact(self, name: str, value: Any, kind: ArtefactKind) -> None:
         if self.processes.is_main:
-            write_json(self.run.artefacts / f"{name}.json", value)
+            write_artefact(self.run.artefacts, name, value, kind)
 
     def summary(self, memory_estimate: int | None = None) -> TrainingSummary:
         """What the training has cost so far, over all its processes and restarts."""

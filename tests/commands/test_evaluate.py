@@ -158,7 +158,7 @@ def test_an_inference_field_may_change_and_a_field_of_training_may_not(
     for setting, message in {
         "method.rank=4": "method.rank changes training",
         "method.routin=label": "Did you mean 'method.routing'",
-        "method.routing=luck": "no method.routing 'luck'",
+        "method.routing=luck": "unknown method.routing 'luck'",
         "train.lr=1": "cannot change without training",
         "eval.split=tset": "eval.split",
         "eval.splt=dev": "Did you mean 'eval.split'",
@@ -193,7 +193,7 @@ def test_data_or_model_that_are_others_by_now_are_refused(
     with (moved / "train.jsonl").open("a") as file:
         file.write((moved / "dev.jsonl").read_text())
     other = harness("evaluate", trained, "--split", "dev", "--data", moved)
-    assert (other.status, "not what" in other.err, "--data" in other.err) == (1, True, True)
+    assert (other.status, "is not the data that" in other.err, "--data" in other.err) == (1, True, True)
     model = tmp_path / "model"
     shutil.copytree(toy_model, model)
     config = json.loads((model / "config.json").read_text())
@@ -278,7 +278,8 @@ def test_the_routers_accuracy_is_that_of_the_choices_made_one_by_one(
     assert toy_run("--method", "moa").status == 0
     run = only(tmp_path / "runs")
     said = json.loads((run / "artefacts" / "router_accuracy.json").read_text())["tasks"]
-    finished, prepared = open_model(run)
+    opened = open_model(run)
+    finished, prepared = opened.finished, opened.prepared
     for task in prepared.tasks:
         encoded = prepared.encoder.prompts(finished.resolved.rows.of(task))
         routes = [prepared.adapter.assign([torch.tensor(ids)]) for ids, _ in encoded]

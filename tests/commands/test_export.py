@@ -76,7 +76,7 @@ def test_peft_loads_an_exported_task_to_the_run_s_logits_and_texts(
     bare = AutoModelForCausalLM.from_pretrained(base)
     assert texts(bare, tokenizer, prompts, 6) != [text for _, text in rows]
 
-    _, prepared = open_model(run, task="last")
+    prepared = open_model(run, task="last").prepared
     tokens = tokenizer(prompts[0], return_tensors="pt")["input_ids"]
     with torch.no_grad(), prepared.adapter.route(torch.tensor([list(prepared.tasks).index("last")])):
         routed = prepared.loaded.model(input_ids=tokens).logits
@@ -93,7 +93,7 @@ def test_a_merged_export_is_a_whole_model_that_writes_the_same_texts(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     run = Path(toy_run("--method", "cgc_lora", *STRONG, "--json").json["directory"])
-    made = harness("export", run, "--task", "colour", "--merge", "--out", tmp_path / "whole")
+    made = harness("export", run, "--task", "colour", "--format", "merged", "--out", tmp_path / "whole")
     assert (made.status, made.out) == (0, f"merged model: {tmp_path / 'whole'}\n"), made.err
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "whole")
     assert model.dtype == torch.float32
@@ -175,7 +175,7 @@ def test_wrong_exports_say_what_to_do_and_write_nothing(toy_run: Command, harnes
         (1, "exists already", (plain, "--all", "--out", taken)),
         (2, "either --task T or --all", (plain, "--out", out)),
         (2, "either --task T or --all", (plain, "--task", "last", "--all", "--out", out)),
-        (2, "--merge writes the whole model", (plain, "--all", "--merge", "--out", out)),
+        (2, "--format merged writes a whole model", (plain, "--all", "--format", "merged", "--out", out)),
         (1, "is not a run", (tmp_path, "--all", "--out", out)),
     ):
         wrong = harness("export", *arguments)

@@ -38,7 +38,7 @@ grid = { train.per_task = [8] }
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with leaderboards/mini.toml, and in runs/ what ``harness sweep`` made of it."""
+    """A folder with leaderboards/mini.toml, and with the runs of ``harness sweep`` in runs/."""
     folder = tmp_path_factory.mktemp("swept")
     file = folder / "leaderboards" / "mini.toml"
     file.parent.mkdir()
@@ -55,7 +55,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it, to work in. Its runs were made in a clean checkout."""
+    """A copy of it to work in, whose runs are recorded as those of a clean checkout."""
     copy = tmp_path / "swept"
     shutil.copytree(swept, copy)
     for run in find_runs(copy / "runs"):
@@ -80,7 +80,7 @@ def test_a_swept_leaderboard_passes_its_check_until_a_figure_is_edited(folder: P
     path.write_text(text.replace(f"| majority† | {mean} |", f"| majority† | {float(mean) + 0.1:.1f} |", 1))
     refused = harness("leaderboard", "mini", "--check")
     assert refused.status == 1
-    assert "not what the runs say" in refused.err
+    assert "differs from the runs" in refused.err
 
 
 def test_published_records_alone_make_the_same_leaderboard(folder: Path, harness: Command) -> None:
@@ -103,7 +103,7 @@ def test_published_records_alone_make_the_same_leaderboard(folder: Path, harness
     assert "draws: same" in verified.out
 
 
-def test_a_printed_leaderboard_shows_ones_own_runs_without_published_ones_and_their_pictures(
+def test_a_printed_leaderboard_has_the_users_runs_without_published_ones_and_their_pictures(
     folder: Path, harness: Command
 ) -> None:
     assert harness("leaderboard", "mini", "--out", "runs", "--publish").status == 0
@@ -137,7 +137,7 @@ COMMITTED = sorted(p.stem for p in (ROOT / "leaderboards").glob("*.toml") if p.w
 
 @pytest.mark.skipif(not COMMITTED, reason="no leaderboard is committed")
 @pytest.mark.parametrize("name", COMMITTED)
-def test_a_committed_leaderboard_is_what_the_committed_records_say(
+def test_a_committed_leaderboard_is_that_of_the_committed_records(
     name: str, harness: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)

@@ -161,7 +161,7 @@ def test_a_task_without_training_rows_is_served_and_marked(toy_run: Command, plu
         done = toy_run("--method", method, "--data", data, "--json")
         assert done.status == 0, done.err
         assert done.json["scores"]["official"]["tasks"]["last"]["n_train"] == 0
-        assert "no training rows" in done.err
+        assert "no training examples for" in done.err
 
 
 def test_a_test_split_without_targets_means_evaluating_on_dev(toy_run: Command, plugin: Path, tmp_path: Path) -> None:

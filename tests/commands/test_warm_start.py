@@ -25,7 +25,7 @@ def made(done: Any) -> Path:
 
 def folds(run: Path) -> dict[str, dict[str, tuple[torch.Tensor, torch.Tensor]]]:
     """Every task's folded factors, and the routers' rows."""
-    _, prepared = open_model(run)
+    prepared = open_model(run).prepared
     adapter: Any = prepared.adapter
     found = {t: {n: (f.a, f.b) for n, f in adapter.fold(t).items()} for t in prepared.tasks}
     if hasattr(adapter, "routers"):

@@ -20,7 +20,7 @@ from harness.task import Example, Protocol, Statistics, Suite, Task
 
 def hits(golds: Sequence[Any], answers: Sequence[Any]) -> Statistics:
     rows = np.array([[float(g == a), 1.0] for g, a in zip(golds, answers, strict=True)])
-    return Statistics(rows=rows, values=lambda s: {"accuracy": s[..., 0] / s[..., 1]})
+    return Statistics(per_example=rows, values=lambda s: {"accuracy": s[..., 0] / s[..., 1]})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ class ToyRuns:
             task: [answer(e, ok) for e, ok in zip(rows, right[task], strict=True)] for task, rows in examples.items()
         }
         n_rows = dict(n_train) if n_train else dict.fromkeys(right, 9)
-        write_scored(run, score_predictions(Toys(names=tuple(right)), examples, made, n_train=n_rows, min_rows=1))
+        write_scored(run, score_predictions(Toys(names=tuple(right)), examples, made, n_train=n_rows, min_examples=1))
         run.write("record.json", record_of(chosen, n_rows, trained=trained and model is not None, percent=percent))
         return run
 

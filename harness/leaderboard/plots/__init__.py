@@ -1,1 +1,1 @@
-"""The pictures of a leaderboard."""
+"""Pictures of a leaderboard."""

@@ -1,4 +1,4 @@
-"""What pictures show of a run, in a few kilobytes: published records keep it in place of logs and artefacts."""
+"""The data of a run's pictures in a few kilobytes, which published records have instead of logs and artefacts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import numpy as np
 from pydantic import ValidationError
 
 from harness.errors import StoreError
+from harness.method import ArtefactKind
+from harness.store.artefacts import read_artefacts
 from harness.store.record import Frozen
 from harness.store.run_directory import RunDirectory
 
 FILE: Final = "digest.json"
-_PARTS: Final = 20  # that a curve is averaged in
+_PARTS: Final = 20  # A loss curve is averaged over this many parts of the training.
 _DIGITS: Final = 4
 _BLOCK: Final = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")
 
@@ -24,12 +26,12 @@ Weights = Mapping[str, Mapping[str, Sequence[float]]]  # gate -> task -> a numbe
 
 
 class Digest(Frozen):
-    """Numbers of a run's pictures, to four digits.
+    """The numbers of a run's pictures, to four digits.
 
-    losses: of training, averaged over equal parts of its steps, stages behind one another.
-    gates: task -> block of the model (the first on top, gates of one block averaged) -> a weight for each expert.
-    skills: task -> how much of each skill it uses, the mean over layers.
-    Both are empty where the run keeps none, and where clusters keep several.
+    losses: training losses, averaged over equal parts of the steps; stages follow one another.
+    gates: task -> block of the model, from the first (gates of one block are averaged) -> a weight for each expert.
+    skills: task -> the weight of each skill, averaged over layers.
+    Both are empty where the run has none, and where clusters have several.
     """
 
     losses: tuple[float, ...] = ()
@@ -38,7 +40,7 @@ class Digest(Frozen):
 
 
 def read_digest(run: RunDirectory) -> Digest:
-    """Of a published record its digest.json, of a run what its logs and artefacts say. Raises: StoreError."""
+    """The digest of a published record, or one made from a run's logs and artefacts. Raises: StoreError."""
     path = run.path / FILE
     try:
         return Digest.model_validate_json(path.read_bytes())
@@ -49,10 +51,10 @@ def read_digest(run: RunDirectory) -> Digest:
 
 
 def make_digest(run: RunDirectory) -> Digest:
-    """From train.jsonl (or train/*.jsonl) and artefacts/gates.json, skills.json."""
+    """From train.jsonl (or train/*.jsonl) and the artefacts of the kinds gates and skills."""
     losses = np.asarray(list(_losses(run.path)))
     parts = np.array_split(losses, min(_PARTS, len(losses))) if len(losses) else []
-    gates, skills = (_weights(run.artefacts / f"{name}.json") for name in ("gates", "skills"))
+    gates, skills = (_weights(run, kind) for kind in (ArtefactKind.GATES, ArtefactKind.SKILLS))
     blocks = list(_blocks(gates).values())
     return Digest(
         losses=tuple(_round(float(p.mean())) for p in parts),
@@ -69,27 +71,29 @@ def _losses(run: Path) -> Iterator[float]:
                 yield loss
 
 
-def _weights(path: Path) -> Weights:
-    """A file of weights; nothing where it is missing, or where gates have different numbers of experts."""
-    value: Any = json.loads(path.read_text("utf-8")) if path.exists() else {}
+def _weights(run: RunDirectory, kind: ArtefactKind) -> Weights:
+    """The artefacts of one kind; empty if there are none, or if their gates have different numbers of experts."""
+    value: dict[str, Any] = {}
+    for artefact in read_artefacts(run.artefacts, kind).values():
+        value |= artefact
     lines = [line for of_gate in value.values() for line in of_gate.values()]
     numbers = all(isinstance(line, list) and all(isinstance(x, int | float) for x in line) for line in lines)
     return value if numbers and len({len(line) for line in lines}) == 1 else {}
 
 
 def _tasks(weights: Weights) -> list[str]:
-    """Those with a weight in every gate."""
+    """The tasks with a weight in every gate."""
     found = dict.fromkeys(task for of_gate in weights.values() for task in of_gate)
     return [t for t in found if all(t in of_gate for of_gate in weights.values())]
 
 
 def _blocks(weights: Weights) -> dict[int, list[str]]:
-    """The gates of each block of the model, by its number; -1 for gates outside of blocks."""
-    found: dict[int, list[str]] = {}
+    """The gates by the number of their block in the model; -1 for gates outside of blocks."""
+    gates: dict[int, list[str]] = {}
     for gate in weights:
         number = _BLOCK.search(gate)
-        found.setdefault(int(number.group(1)) if number else -1, []).append(gate)
-    return dict(sorted(found.items()))
+        gates.setdefault(int(number.group(1)) if number else -1, []).append(gate)
+    return dict(sorted(gates.items()))
 
 
 def _mean(weights: Weights, gates: Sequence[str], task: str) -> tuple[float, ...]:
@@ -97,4 +101,4 @@ def _mean(weights: Weights, gates: Sequence[str], task: str) -> tuple[float, ...
 
 
 def _round(value: float) -> float:
-    return round(value, _DIGITS) + 0.0  # the sum makes -0.0 a plain zero
+    return round(value, _DIGITS) + 0.0  # Adding 0.0 turns -0.0 into 0.0.

@@ -1,11 +1,11 @@
-"""What single runs leave for pictures: how the loss fell, which experts each task uses, which skills."""
+"""Pictures of single runs: training loss, gate weights by expert, skills by task."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -17,89 +17,91 @@ from harness.reporting.markdown import short_names
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_LINES = 12  # of one picture
-_NUMBERS = 12  # columns up to which a matrix shows its numbers
-_DASHES = ("-", "--", ":")
+_MOST_CURVES: Final = 12  # A picture has at most this many curves.
+_MOST_NUMBERS: Final = 12  # A matrix with at most this many columns has its values printed.
+_DASHES: Final = ("-", "--", ":")
 
 
 def run_plots(table: Table) -> dict[str, Callable[[Style], Figure | None]]:
-    """Pictures by name, from the first seed of each row that is no ablation."""
-    rows = [r for r in table.rows if r.kind is Kind.TRAINED and not r.beneath]
-    kept = [(r, read_digest(r.group.runs[0].directory)) for r in rows]
-    found: dict[str, Callable[[Style], Figure | None]] = {"curves": partial(_curves, kept[:_LINES])}
-    for row, digest in kept:
+    """Pictures by name, of the first seed of each row that is not an ablation."""
+    rows = [r for r in table.rows if r.kind is Kind.TRAINED and not r.nested]
+    digests = [(r, read_digest(r.group.runs[0].directory)) for r in rows]
+    pictures: dict[str, Callable[[Style], Figure | None]] = {"curves": partial(_curves, digests[:_MOST_CURVES])}
+    for row, digest in digests:
         if digest.gates:
-            found[f"gates-{_slug(row.label)}"] = partial(_gates, row, table.tasks, digest)
+            pictures[f"gates-{_slug(row.label)}"] = partial(_gates, row, table.tasks, digest)
         if digest.skills:
-            found[f"skills-{_slug(row.label)}"] = partial(_skills, row, table.tasks, digest)
-    return found
+            pictures[f"skills-{_slug(row.label)}"] = partial(_skills, row, table.tasks, digest)
+    return pictures
 
 
-def _curves(kept: Sequence[tuple[Row, Digest]], style: Style) -> Figure | None:
-    """The training loss, averaged over parts of the training; stages follow one another."""
-    curves = [(row, digest.losses) for row, digest in kept if len(digest.losses) > 1]
+def _curves(digests: Sequence[tuple[Row, Digest]], style: Style) -> Figure | None:
+    """The training loss, averaged over equal parts of the training; stages follow one another."""
+    curves = [(row, digest.losses) for row, digest in digests if len(digest.losses) > 1]
     if not curves:
         return None
-    made, axes = figure(8, 4.2)
+    picture, axes = figure(8, 4.2)
     for i, (row, losses) in enumerate(curves):
         middles = (np.arange(len(losses)) + 0.5) / len(losses)
         axes.plot(100 * middles, losses, label=plain(row.label), linestyle=_DASHES[i // len(style.lines)])
     axes.set_xlim(0, 100)
-    axes.set_xlabel("percent of the training steps")
+    axes.set_xlabel("training steps, percent")
     axes.set_ylabel("training loss")
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    return made
+    return picture
 
 
 def _gates(row: Row, tasks: Sequence[str], digest: Digest, style: Style) -> Figure | None:
-    """For each task a panel of blocks by experts."""
+    """The gate weights: a panel for each task, blocks of the model by experts."""
     from matplotlib.figure import Figure
 
-    shown = [t for t in tasks if t in digest.gates]
-    n_blocks, n_experts = np.shape(digest.gates[shown[0]])
-    columns = min(4, len(shown))
-    lines = -(-len(shown) // columns)
-    made = Figure(figsize=(1.2 + 1.9 * columns, 1.1 + lines * min(2.4, 0.75 + 0.12 * n_blocks)), layout="constrained")
-    panels = made.subplots(lines, columns, squeeze=False).ravel()
+    drawn = [t for t in tasks if t in digest.gates]
+    n_blocks, n_experts = np.shape(digest.gates[drawn[0]])
+    columns = min(4, len(drawn))
+    lines = -(-len(drawn) // columns)
+    picture = Figure(
+        figsize=(1.2 + 1.9 * columns, 1.1 + lines * min(2.4, 0.75 + 0.12 * n_blocks)), layout="constrained"
+    )
+    panels = picture.subplots(lines, columns, squeeze=False).ravel()
     every = [w for of_task in digest.gates.values() for line in of_task for w in line]
     top = max(map(abs, every)) or 1.0
     image = None
-    for number, (panel, task, name) in enumerate(zip(panels, shown, short_names(shown), strict=False)):
+    for number, (panel, task, name) in enumerate(zip(panels, drawn, short_names(drawn), strict=False)):
         matrix = np.asarray(digest.gates[task])
         image = panel.imshow(matrix, cmap=style.upwards, vmin=min(0.0, *every), vmax=top, aspect="auto")
         panel.set_title(plain(name), fontsize=9)
-        bottom, left = number + columns >= len(shown), number % columns == 0
+        bottom, left = number + columns >= len(drawn), number % columns == 0
         panel.set_xticks(_ends(n_experts), _ends(n_experts, 1) if bottom else [], fontsize=8)
         panel.set_yticks(_ends(n_blocks), _ends(n_blocks, 1) if left else [], fontsize=8)
-    for panel in panels[len(shown) :]:
+    for panel in panels[len(drawn) :]:
         panel.set_axis_off()
     if image is not None:
-        made.colorbar(image, ax=list(panels), shrink=0.8, label="weight")
-    made.supxlabel(f"expert of {plain(row.label)}", fontsize=9)
-    made.supylabel("block of the model", fontsize=9)
-    return made
+        picture.colorbar(image, ax=list(panels), shrink=0.8, label="weight")
+    picture.supxlabel(f"expert of {plain(row.label)}", fontsize=9)
+    picture.supylabel("block of the model", fontsize=9)
+    return picture
 
 
 def _ends(n: int, first: int = 0) -> list[int]:
-    """Up to eight numbers all, of more the first and the last."""
+    """All numbers up to eight; of more numbers, the first and the last."""
     return list(range(first, first + n)) if n <= 8 else [first, first + n - 1]
 
 
 def _skills(row: Row, tasks: Sequence[str], digest: Digest, style: Style) -> Figure | None:
-    """Which skills each task uses, the mean over layers."""
-    shown = [t for t in tasks if t in digest.skills]
-    matrix = np.asarray([digest.skills[t] for t in shown])
-    made, axes = figure(2.8 + 0.45 * matrix.shape[1], 1.4 + 0.32 * len(shown))
+    """The skills that each task uses, averaged over layers."""
+    drawn = [t for t in tasks if t in digest.skills]
+    matrix = np.asarray([digest.skills[t] for t in drawn])
+    picture, axes = figure(2.8 + 0.45 * matrix.shape[1], 1.4 + 0.32 * len(drawn))
     image = axes.imshow(matrix, cmap=style.upwards, aspect="auto", vmin=min(0.0, float(matrix.min())))
-    if matrix.shape[1] <= _NUMBERS:
+    if matrix.shape[1] <= _MOST_NUMBERS:
         for (y, x), value in np.ndenumerate(matrix):
             look: dict[str, Any] = {"fontsize": 8, "color": on(image, float(value))}
             axes.text(x, y, f"{round(value, 2) + 0.0:.2f}", ha="center", va="center", **look)
-    axes.set_yticks(range(len(shown)), [plain(n) for n in short_names(shown)], fontsize=9)
+    axes.set_yticks(range(len(drawn)), [plain(n) for n in short_names(drawn)], fontsize=9)
     axes.set_xticks(range(matrix.shape[1]), [str(i + 1) for i in range(matrix.shape[1])], fontsize=9)
-    axes.set_xlabel(f"skill of {plain(row.label)}, the mean over layers", fontsize=9)
-    made.colorbar(image, ax=axes, label="weight")
-    return made
+    axes.set_xlabel(f"skill of {plain(row.label)}, averaged over layers", fontsize=9)
+    picture.colorbar(image, ax=axes, label="weight")
+    return picture
 
 
 def _slug(label: str) -> str:

@@ -1,4 +1,4 @@
-"""How pictures look, light and dark. Equal input gives equal bytes."""
+"""The style of pictures, light and dark. Equal input gives equal bytes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Style:
-    """Colours: of paper, text and lines, dots; the ends of a scale around 0 and of one from 0; of several lines."""
+    """Colours of one version of a picture.
+
+    suffix: of the file's name. paper: the background. ink: text and axes. dot: single markers. around, upwards: colour
+    maps for values around 0 and for values from 0 upwards. lines: of several methods.
+    """
 
     suffix: str
     paper: str
@@ -51,7 +55,7 @@ DARK: Final = Style(
 
 @contextmanager
 def drawing(style: Style) -> Iterator[None]:
-    """Everything drawn and written inside has this style."""
+    """A context in which figures are drawn and saved in this style."""
     from cycler import cycler
     from matplotlib import rc_context
 
@@ -72,35 +76,35 @@ def figure(width: float, height: float) -> tuple[Figure, Axes]:
     """One picture with one pair of axes; sizes in inches."""
     from matplotlib.figure import Figure
 
-    made = Figure(figsize=(width, height), layout="constrained")
-    return made, made.subplots()
+    picture = Figure(figsize=(width, height), layout="constrained")
+    return picture, picture.subplots()
 
 
-def svg(made: Figure) -> bytes:
+def svg(picture: Figure) -> bytes:
     """The picture as SVG, without date and creator."""
     file = io.BytesIO()
-    made.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    picture.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     return file.getvalue()
 
 
 def both(name: str, draw: Callable[[Style], Figure | None], title: str) -> dict[str, bytes]:
-    """A picture light and dark by file name; nothing where there is nothing to draw."""
-    found = {}
+    """The light and the dark version of a picture by file name; empty where ``draw`` returns None."""
+    files = {}
     for style in (LIGHT, DARK):
         with drawing(style):
-            made = draw(style)
-            if made is not None:
-                made.suptitle(title, fontsize=9)
-                found[f"{name}{style.suffix}.svg"] = svg(made)
-    return found
+            picture = draw(style)
+            if picture is not None:
+                picture.suptitle(title, fontsize=9)
+                files[f"{name}{style.suffix}.svg"] = svg(picture)
+    return files
 
 
 def plain(text: str) -> str:
-    """Text from outside: a dollar would start a formula."""
+    """Text of unknown origin, with dollars escaped because they would start a formula."""
     return text.replace("$", r"\$")
 
 
 def on(image: AxesImage, value: float) -> str:
-    """Black or white, whichever is legible on the colour that a picture gives to a value."""
+    """Black or white, whichever is legible on the colour of a value in a picture."""
     red, green, blue, _ = (float(x) for x in image.to_rgba(np.asarray([value]))[0])
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.55 else "white"

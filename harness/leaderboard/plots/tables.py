@@ -1,35 +1,36 @@
-"""A leaderboard's tables as SVG: means and costs, ablations, transfer, sweeps; light and dark."""
+"""A leaderboard's tables as SVG, light and dark: means and costs, ablations, transfer, sweeps."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from harness.leaderboard.plots.runs import run_plots
 from harness.leaderboard.plots.style import Style, both, figure, on, plain
-from harness.leaderboard.tables import Kind, Leaderboard, Sweep, Table, shown
+from harness.leaderboard.tables import GridPoint, Kind, Leaderboard, Row, Sweep, Table, grid_value
 from harness.reporting.markdown import short_names
-from harness.reporting.numbers import count, duration
-from harness.scoring.groups import Group
-from harness.scoring.verdict import signed
+from harness.reporting.numbers import count, duration, points
+from harness.scoring.groups import SeedGroup
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_ASIDE = 1.03  # of rows of equal cost, each stands this much further right
-_MARKERS = ("o", "s", "^", "D")
-_FLOORS = ("--", ":", "-.")
-_WIDE = 20.0  # a numeric sweep over more than this ratio has a logarithmic axis
+_ASIDE: Final = 1.03  # Rows of nearly equal cost are drawn next to each other, each at this multiple of the last.
+_MARKERS: Final = ("o", "s", "^", "D")
+_BASELINES: Final = ("--", ":", "-.")
+_WIDE: Final = 20.0  # A numeric axis whose largest value is more than this multiple of the smallest is logarithmic.
 
 
 def plots(board: Leaderboard) -> dict[str, bytes]:
-    """SVG files by name (``table1-means.svg``, ``table1-means-dark.svg``, ...); empty pictures are left out."""
-    found: dict[str, bytes] = {}
+    """SVG files by name (``table1-means.svg``, ``table1-means-dark.svg``, …); pictures without content are left out."""
+    pictures: dict[str, bytes] = {}
     for number, table in enumerate(board.tables, start=1):
         title = _title(table, board.protocol)
         drawings: dict[str, Callable[[Style], Figure | None]] = {
@@ -41,32 +42,21 @@ def plots(board: Leaderboard) -> dict[str, bytes]:
             **run_plots(table),
         }
         for name, draw in drawings.items():
-            found |= both(f"table{number}-{name}", draw, title)
-    return found
+            pictures |= both(f"table{number}-{name}", draw, title)
+    return pictures
 
 
 def _means(table: Table, cost: str, style: Style) -> Figure | None:
-    """Mean with its interval against stored parameters or training time (log); floors as dashed lines."""
-    rows = [r for r in table.rows if r.kind is Kind.TRAINED and r.mean.value is not None and not r.beneath]
+    """Means with their intervals against stored parameters or training time; baselines as dashed lines."""
+    rows = [r for r in table.rows if r.kind is Kind.TRAINED and r.mean.value is not None and not r.nested]
     costs = [r.group.runs[0].record.parameters.stored if cost == "parameters" else r.seconds for r in rows]
     known = [(r, x) for r, x in zip(rows, costs, strict=True) if x]
     if not known:
         return None
-    made, axes = figure(8.5, 4.4)
-    seen: Counter[int] = Counter()
-    for number, (row, x) in enumerate(known):
-        value = 100 * (row.mean.value or 0.0)
-        near = round(math.log(x) / math.log(_ASIDE) / 2)
-        place = x * _ASIDE ** seen[near]  # rows of nearly equal cost stand side by side
-        seen[near] += 1
-        look: dict[str, Any] = {
-            "color": style.lines[number % len(style.lines)],
-            "marker": _MARKERS[(number + number // len(style.lines)) % len(_MARKERS)],
-        }
-        bars = _bars(row.group, value)
-        axes.errorbar([place], [value], yerr=bars, linestyle="", capsize=3, label=plain(row.label), **look)
-    floors = [r for r in table.rows if r.kind is not Kind.TRAINED and r.mean.value is not None]
-    for row, dashes in zip(floors, cycle(_FLOORS), strict=False):
+    picture, axes = figure(8.5, 4.4)
+    _draw_means(axes, known, style)
+    baselines = [r for r in table.rows if r.kind is not Kind.TRAINED and r.mean.value is not None]
+    for row, dashes in zip(baselines, cycle(_BASELINES), strict=False):
         value = 100 * (row.mean.value or 0.0)
         axes.axhline(value, color=style.ink, linestyle=dashes, linewidth=0.9, label=plain(row.label))
     axes.set_xscale("log")
@@ -76,7 +66,23 @@ def _means(table: Table, cost: str, style: Style) -> Figure | None:
     axes.set_xlabel("stored parameters" if cost == "parameters" else "training time of one seed")
     axes.set_ylabel(f"mean of {len(table.mean_of)} tasks, percent (95 % interval)")
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    return made
+    return picture
+
+
+def _draw_means(axes: Axes, rows: Sequence[tuple[Row, float]], style: Style) -> None:
+    """A marker with its interval for each row and its cost."""
+    n_near: Counter[int] = Counter()
+    for number, (row, cost) in enumerate(rows):
+        value = 100 * (row.mean.value or 0.0)
+        near = round(math.log(cost) / math.log(_ASIDE) / 2)
+        place = cost * _ASIDE ** n_near[near]
+        n_near[near] += 1
+        look: dict[str, Any] = {
+            "color": style.lines[number % len(style.lines)],
+            "marker": _MARKERS[(number + number // len(style.lines)) % len(_MARKERS)],
+        }
+        bars = _bars(row.group, value)
+        axes.errorbar([place], [value], yerr=bars, linestyle="", capsize=3, label=plain(row.label), **look)
 
 
 def _tick(cost: str, x: float) -> str:
@@ -85,7 +91,7 @@ def _tick(cost: str, x: float) -> str:
 
 
 def _few(limits: tuple[float, float], x: float) -> bool:
-    """Whether a minor tick of a logarithmic axis has a label: none but 2 and 5 where it is long."""
+    """Whether a minor tick of a logarithmic axis has a label: only 2 and 5 on a long axis."""
     low, high = limits
     return f"{x:e}"[0] in ("25" if high / low > _WIDE / 4 else "2345678")
 
@@ -95,73 +101,97 @@ def _ablations(table: Table, style: Style) -> Figure | None:
     rows = [(row, row.delta) for row in table.rows if row.delta is not None]
     if not rows:
         return None
-    made, axes = figure(8, 1.5 + 0.3 * len(rows))
+    picture, axes = figure(8, 1.5 + 0.3 * len(rows))
     for y, (_, delta) in enumerate(reversed(rows)):
         axes.plot([100 * delta.low, 100 * delta.high], [y, y], color=style.ink)
         axes.plot([100 * delta.value], [y], "o", color=style.dot)
     axes.axvline(0, color=style.ink, linewidth=0.8, linestyle="--")
     axes.set_ylim(-0.7, len(rows) - 0.3)
     axes.set_yticks(range(len(rows)), [plain(row.label) for row, _ in reversed(rows)], fontsize=8)
-    axes.set_xlabel("points of the mean, ablation minus its method (95 % interval)", fontsize=9)
-    return made
+    axes.set_xlabel("percentage points of the mean, ablation minus its method (95 % interval)", fontsize=9)
+    return picture
 
 
 def _transfer(table: Table, style: Style) -> Figure | None:
-    """Gain of each method on each task over training it alone; bold where the interval leaves out 0."""
+    """The gain of each method on each task over training it alone; significant gains in bold."""
     if not table.transfers:
         return None
     names = short_names(table.tasks)
-    gains = [[found.gains.get(task) for task in table.tasks] for _, _, found in table.transfers]
+    gains = [[row.gains.gains.get(task) for task in table.tasks] for row in table.transfers]
     values = [[float("nan") if g is None else 100 * g.value for g in line] for line in gains]
     largest = max((abs(g.value) * 100 for line in gains for g in line if g is not None), default=1.0) or 1.0
-    longest = max(len(label) for label, _, _ in table.transfers)
-    made, axes = figure(max(6.5, 2.0 + 0.07 * longest + 0.5 * len(names)), 1.8 + 0.3 * len(gains))
+    longest = max(len(row.label) for row in table.transfers)
+    picture, axes = figure(max(6.5, 2.0 + 0.07 * longest + 0.5 * len(names)), 1.8 + 0.3 * len(gains))
     image = axes.imshow(values, cmap=style.around, vmin=-largest, vmax=largest, aspect="auto")
     for y, line in enumerate(gains):
         for x, gain in enumerate(line):
             if gain is not None:
-                bold = gain.shown and not table.sample
+                bold = gain.significant and not table.sample
                 look: dict[str, Any] = {"weight": "bold" if bold else "normal", "fontsize": 8}
                 colour = on(image, 100 * gain.value)
-                axes.text(x, y, signed(gain.value), color=colour, ha="center", va="center", **look)
+                axes.text(x, y, points(gain.value), color=colour, ha="center", va="center", **look)
     axes.set_xticks(range(len(names)), [plain(n) for n in names], rotation=45, ha="right", fontsize=8)
-    axes.set_yticks(range(len(gains)), [plain(label) for label, _, _ in table.transfers], fontsize=8)
-    words = "" if table.sample else "\nbold: shown"
-    made.colorbar(image, ax=axes, pad=0.01).set_label(f"points over {plain(table.transfers[0][1])}{words}", fontsize=8)
-    return made
+    axes.set_yticks(range(len(gains)), [plain(row.label) for row in table.transfers], fontsize=8)
+    words = "" if table.sample else "\nbold: significant"
+    reference = plain(table.transfers[0].reference)
+    picture.colorbar(image, ax=axes, pad=0.01).set_label(f"percentage points over {reference}{words}", fontsize=8)
+    return picture
+
+
+@dataclass(frozen=True, kw_only=True)
+class _GridAxis:
+    """The horizontal axis of a sweep: at the values of the first key if all are numbers, else evenly spaced."""
+
+    key: str
+    places: Mapping[str, float]
+    numeric: bool
+
+    @classmethod
+    def of(cls, key: str, points: Sequence[GridPoint]) -> _GridAxis:
+        values = list(dict.fromkeys(p.at[key] for p in points))
+        numbers = [_number(v) for v in values]
+        known = [n for n in numbers if n is not None]
+        numeric = len(known) == len(values)
+        places = dict(zip(values, known if numeric else range(len(values)), strict=True))
+        return cls(key=key, places=places, numeric=numeric)
+
+    def apply(self, axes: Axes) -> None:
+        """Set ticks, scale and label."""
+        low, high = min(self.places.values()), max(self.places.values())
+        if not self.numeric:
+            axes.set_xticks(range(len(self.places)), [plain(grid_value(self.key, v)) for v in self.places])
+        elif low > 0 and high / low > _WIDE:
+            axes.set_xscale("log")
+        axes.set_xlabel(plain(self.key))
 
 
 def _sweep(sweep: Sweep, style: Style) -> Figure | None:
-    """Mean with its interval against the first key; a line for each combination of the others."""
-    first, others = sweep.keys[0], sweep.keys[1:]
-    points = [p for p in sweep.points if p.group.value(None) is not None]
-    if not points:
+    """Means with their intervals against the first key of the grid, a line for each combination of the others."""
+    known = [p for p in sweep.points if p.group.value(None) is not None]
+    if not known:
         return None
-    ticks = list(dict.fromkeys(p.at[first] for p in points))
-    numbers = [_number(t) for t in ticks]
-    numeric = [n for n in numbers if n is not None]
-    made, axes = figure(6, 4)
-    for line in dict.fromkeys(tuple(p.at[k] for k in others) for p in points):
-        mine = [p for p in points if tuple(p.at[k] for k in others) == line]
-        places = [numbers[ticks.index(p.at[first])] for p in mine]
-        xs = [
-            x if x is not None and len(numeric) == len(ticks) else ticks.index(p.at[first])
-            for x, p in zip(places, mine, strict=True)
-        ]
-        ys = [100 * (p.group.value(None) or 0.0) for p in mine]
-        bars = [_bars(p.group, y) or [[0.0], [0.0]] for p, y in zip(mine, ys, strict=True)]
-        errors = [[b[i][0] for b in bars] for i in (0, 1)]
-        label = ", ".join(f"{k}={shown(k, v)}" for k, v in zip(others, line, strict=True))
-        axes.errorbar(xs, ys, yerr=errors, fmt="o-", capsize=3, label=plain(label) or None)
-    if len(numeric) < len(ticks):
-        axes.set_xticks(range(len(ticks)), [plain(shown(first, t)) for t in ticks])
-    elif min(numeric) > 0 and max(numeric) / min(numeric) > _WIDE:
-        axes.set_xscale("log")
-    if others:
+    axis = _GridAxis.of(sweep.keys[0], known)
+    picture, axes = figure(6, 4)
+    for label, points_of_line in _lines(known, sweep.keys[1:]):
+        xs = [axis.places[p.at[axis.key]] for p in points_of_line]
+        ys = [100 * (p.group.value(None) or 0.0) for p in points_of_line]
+        bars = [_bars(p.group, y) or [[0.0], [0.0]] for p, y in zip(points_of_line, ys, strict=True)]
+        errors = [[bar[end][0] for bar in bars] for end in (0, 1)]
+        axes.errorbar(xs, ys, yerr=errors, fmt="o-", capsize=3, label=label or None)
+    axis.apply(axes)
+    if len(sweep.keys) > 1:
         axes.legend(fontsize=8)
-    axes.set_xlabel(plain(first))
     axes.set_ylabel(f"mean of {plain(sweep.method)}, percent")
-    return made
+    return picture
+
+
+def _lines(known: Sequence[GridPoint], keys: Sequence[str]) -> Iterator[tuple[str, list[GridPoint]]]:
+    """The points by their values of ``keys``, each group with a label such as ``method.rank=8``."""
+    by_values: dict[tuple[str, ...], list[GridPoint]] = {}
+    for point in known:
+        by_values.setdefault(tuple(point.at[k] for k in keys), []).append(point)
+    for values, of_line in by_values.items():
+        yield plain(", ".join(f"{k}={grid_value(k, v)}" for k, v in zip(keys, values, strict=True))), of_line
 
 
 def _number(text: str) -> float | None:
@@ -171,12 +201,15 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _bars(group: Group, value: float) -> Sequence[Sequence[float]] | None:
-    found = group.estimate(None)
-    return None if found is None else [[max(0.0, value - 100 * found.low)], [max(0.0, 100 * found.high - value)]]
+def _bars(group: SeedGroup, value: float) -> Sequence[Sequence[float]] | None:
+    """The lengths of an error bar below and above the value, in percentage points."""
+    estimate = group.estimate(None)
+    if estimate is None:
+        return None
+    return [[max(0.0, value - 100 * estimate.low)], [max(0.0, 100 * estimate.high - value)]]
 
 
 def _title(table: Table, protocol: str) -> str:
     model = "no base model" if table.spec.model is None else table.spec.model.label
-    sample = "embedded sample, no result. " if table.sample else ""
+    sample = "embedded sample, not a result. " if table.sample else ""
     return plain(f"{sample}{table.spec.data.label}, {model}, {table.spec.eval.split}, protocol {protocol}")

@@ -23,7 +23,7 @@ def _parse(text: str, example: Example) -> Any:
 
 def _statistics(golds: Sequence[Any], answers: Sequence[Any]) -> Statistics:
     rows = np.array([[float(a == g), 1.0] for g, a in zip(golds, answers, strict=True)]).reshape(-1, 2)
-    return Statistics(rows=rows, values=lambda sums: {"accuracy": sums[..., 0] / np.maximum(sums[..., 1], 1)})
+    return Statistics(per_example=rows, values=lambda sums: {"accuracy": sums[..., 0] / np.maximum(sums[..., 1], 1)})
 
 
 def _task(name: str, kind: str) -> Task:

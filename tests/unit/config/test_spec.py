@@ -32,7 +32,7 @@ from tasks.firefly.suite import Firefly
 from tasks.promptcblue.suite import PromptCBLUE
 
 Command = Callable[..., Any]
-HOME = Path(__file__).parents[1]
+HOME = Path(__file__).parents[3]
 RECORDS = sorted(HOME.glob("leaderboards/records/*/record.json")) + sorted(
     HOME.glob("tests/data/records/*/*/record.json")
 )

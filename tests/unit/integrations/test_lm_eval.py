@@ -358,7 +358,8 @@ def test_texts_stop_where_lm_evals_own_model_stops(vivid_model: Path, toy_run: C
     from harness.pipeline.reopen import open_model
 
     assert toy_run("--method", "no_finetune", "--model", vivid_model).status == 0
-    finished, prepared = open_model(next((tmp_path / "runs").iterdir()))
+    opened = open_model(next((tmp_path / "runs").iterdir()))
+    finished, prepared = opened.finished, opened.prepared
     # Batches have other shapes here and there, so in float64: rounding must not decide between two tokens.
     loaded = replace(prepared.loaded, model=prepared.loaded.model.double(), dtype=torch.float64)
     prepared = replace(prepared, loaded=loaded)

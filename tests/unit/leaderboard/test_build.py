@@ -1,4 +1,4 @@
-"""Leaderboards of toy runs: what stands where, what is marked, what is escaped."""
+"""Leaderboards of toy runs: their tables, rows, ranks, marks and exports."""
 
 from __future__ import annotations
 
@@ -10,24 +10,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from toy_runs import ToyRuns
 
 from harness.config.spec import EvalConfig, TrainConfig
 from harness.leaderboard.build import build
-from harness.leaderboard.export import to_csv, to_json
+from harness.leaderboard.export import to_csv, to_frame, to_json
 from harness.leaderboard.markdown import render_markdown as render
 from harness.leaderboard.tables import Kind, Leaderboard
-from harness.reporting.markdown import escape, short_names
-from harness.reporting.numbers import count, duration
 from harness.store.run_directory import RunDirectory
+from harness.task import ParameterLimit
 
 Flags = list[bool]
 
 
 def render_markdown(board: Leaderboard) -> str:
-    """With plain spaces in place of those that hold a number together."""
+    """With plain spaces instead of non-breaking ones."""
     return render(board).replace("\u00a0", " ")
 
 
@@ -37,7 +34,7 @@ def toy_run(tmp_path: Path) -> ToyRuns:
 
 
 def share(p: float, n: int = 200, seed: int = 0) -> Flags:
-    """n answers, a share p of them right; the right ones of a smaller share are among those of a larger one."""
+    """n predictions, a share p of them correct; those of a smaller share are also correct in a larger one."""
     return [bool(x) for x in np.random.default_rng(seed).permutation(n) < p * n]
 
 
@@ -61,7 +58,7 @@ def test_rows_are_ordered_by_mean_and_only_trained_ones_are_ranked(toy_run: ToyR
     assert [(r.label, r.rank, r.kind) for r in table.rows] == [
         ("as_it_is", None, Kind.UNTRAINED),
         ("moe", 1, Kind.TRAINED),
-        ("majority", None, Kind.TRIVIAL),
+        ("majority", None, Kind.BASELINE),
         ("lora", 2, Kind.TRAINED),
     ]
 
@@ -78,7 +75,7 @@ def test_runs_that_differ_in_the_seed_are_one_row(toy_run: ToyRuns) -> None:
     assert row.mean.estimate.high > 0.7
 
 
-def test_an_ablation_stands_beneath_its_method_with_the_difference(toy_run: ToyRuns) -> None:
+def test_an_ablation_is_nested_under_its_method_with_the_difference(toy_run: ToyRuns) -> None:
     runs = [
         toy_run("moe", sky(0.6), ablation="no_gate"),
         toy_run("lora", sky(0.65)),
@@ -86,7 +83,7 @@ def test_an_ablation_stands_beneath_its_method_with_the_difference(toy_run: ToyR
         toy_run("other", sky(0.1), ablation="alone"),
     ]
     (table,) = build(runs, "toys", "official").tables
-    assert [(r.label, r.beneath) for r in table.rows] == [
+    assert [(r.label, r.nested) for r in table.rows] == [
         ("moe", False),
         ("moe+no_gate", True),
         ("lora", False),
@@ -99,10 +96,10 @@ def test_an_ablation_stands_beneath_its_method_with_the_difference(toy_run: ToyR
     text = render_markdown(build(runs, "toys", "official"))
     assert "&nbsp;moe+no_gate" in text
     assert re.search(r"-10\.0 \(-\d+\.\d to -\d+\.\d\)", text)
-    assert "moe+no_gate below moe: shown" in text
+    assert "moe+no_gate below moe: significant" in text
 
 
-def test_an_ablation_stands_beneath_the_row_that_is_most_like_it(toy_run: ToyRuns) -> None:
+def test_an_ablation_is_nested_under_the_row_that_is_most_like_it(toy_run: ToyRuns) -> None:
     fast, slow = TrainConfig(lr=1e-2), TrainConfig(lr=1e-4)
     runs = [
         toy_run("moe", sky(0.7), train=fast),
@@ -110,12 +107,12 @@ def test_an_ablation_stands_beneath_the_row_that_is_most_like_it(toy_run: ToyRun
         toy_run("moe", sky(0.5), ablation="no_gate", train=slow),
     ]
     (table,) = build(runs, "toys", "official").tables
-    assert table.rows[2].beneath
+    assert table.rows[2].nested
     assert table.rows[2].delta is not None
     assert table.rows[2].delta.value == pytest.approx(-0.1)
 
 
-def test_other_models_splits_prompts_limits_and_data_stand_in_tables_of_their_own(toy_run: ToyRuns) -> None:
+def test_other_models_splits_prompts_limits_and_data_are_in_tables_of_their_own(toy_run: ToyRuns) -> None:
     runs = [
         toy_run("lora", sky(0.5)),
         toy_run("moe", sky(0.5)),
@@ -140,7 +137,7 @@ def test_rows_without_a_model_have_a_table_when_they_are_all_there_is(toy_run: T
     assert "no base model" in render_markdown(board)
 
 
-def test_the_best_is_bold_and_what_is_not_shown_to_differ_is_marked(toy_run: ToyRuns) -> None:
+def test_the_best_is_bold_and_what_does_not_differ_significantly_is_marked(toy_run: ToyRuns) -> None:
     runs = [toy_run("moe", sky(0.7)), toy_run("poor", sky(0.4))]
     board = build(runs, "toys", "official")
     moe, poor = board.tables[0].rows
@@ -148,7 +145,7 @@ def test_the_best_is_bold_and_what_is_not_shown_to_differ_is_marked(toy_run: Toy
     assert (moe.mean.tied, poor.mean.tied) == (False, False)
     text = render_markdown(board)
     assert "**70.0**" in text
-    assert "moe above poor: shown, +30.0" in text
+    assert "moe above poor: significant, +30.0" in text
 
 
 def test_equal_methods_are_tied(toy_run: ToyRuns) -> None:
@@ -159,7 +156,7 @@ def test_equal_methods_are_tied(toy_run: ToyRuns) -> None:
     board = build(runs, "toys", "official")
     assert [r.mean.tied for r in board.tables[0].rows] == [False, True]
     assert "60.0≈" in render_markdown(board)
-    assert "moe above lora: not shown" in render_markdown(board)
+    assert "moe above lora: not significant" in render_markdown(board)
 
 
 def test_the_sample_names_no_winner(toy_run: ToyRuns) -> None:
@@ -168,7 +165,7 @@ def test_the_sample_names_no_winner(toy_run: ToyRuns) -> None:
     assert "embedded sample, not toys" in text
     assert "**70.0**" not in text
     assert "≈" not in text
-    assert "shown" not in text
+    assert "significant" not in text
     assert "tasks lose" not in text
     assert "| # |" not in text
     assert re.findall(r"^\| moe \| [^|]*\| 0 of 2 \| \+30\.0 \|", text, flags=re.MULTILINE)
@@ -191,7 +188,7 @@ def test_limited_and_unfinished_runs_are_named_and_never_ranked(toy_run: ToyRuns
     assert build(runs, "another suite", "official").unfinished == ()
 
 
-def test_tasks_without_training_rows_are_marked(toy_run: ToyRuns) -> None:
+def test_tasks_without_training_examples_are_marked(toy_run: ToyRuns) -> None:
     runs = [toy_run("moe", sky(0.5), n_train={"sky": 9, "sea": 0})]
     (row,) = build(runs, "toys", "official").tables[0].rows
     assert (row.cells["sky"].no_train, row.cells["sea"].no_train) == (False, True)
@@ -226,17 +223,17 @@ def test_transfer_counts_the_tasks_that_lose_against_the_reference(toy_run: ToyR
         toy_run("moe", {"sky": share(0.8), "sea": share(0.3)}),
     ]
     board = build(runs, "toys", "official", reference="single")
-    ((name, alone, found),) = board.tables[0].transfers
-    assert (name, alone) == ("moe", "single")
-    assert found.gains["sky"].value == pytest.approx(0.3)
-    assert (found.losing, found.losing_shown) == (("sea",), ("sea",))
+    (row,) = board.tables[0].transfers
+    assert (row.label, row.reference) == ("moe", "single")
+    assert row.gains.gains["sky"].value == pytest.approx(0.3)
+    assert (row.gains.losing, row.gains.losing_significantly) == (("sea",), ("sea",))
     assert re.search(
-        r"^\| moe \| \+5\.0 \(.*\) \| 1 of 2 \(1 shown\) \| \*\*\+30\.0\*\* \| \*\*-20\.0\*\* \|$",
+        r"^\| moe \| \+5\.0 \(.*\) \| 1 of 2 \(1 significantly\) \| \*\*\+30\.0\*\* \| \*\*-20\.0\*\* \|$",
         render_markdown(board),
         flags=re.M,
     )
     (words,) = to_json(board)["tables"][0]["transfer"]
-    assert "1 of 2 tasks lose (1 shown), the worst sea -20.0" in words
+    assert "1 of 2 tasks lose (1 significantly), most sea -20.0" in words
 
 
 def test_runs_without_draws_have_values_and_no_intervals(toy_run: ToyRuns) -> None:
@@ -245,7 +242,7 @@ def test_runs_without_draws_have_values_and_no_intervals(toy_run: ToyRuns) -> No
         (run.path / "bootstrap.npz").unlink()
     board = build(runs, "toys", "official")
     assert [(r.mean.value, r.mean.estimate) for r in board.tables[0].rows] == [(0.7, None), (0.4, None)]
-    assert "shown" not in "".join(line for line in render_markdown(board).splitlines() if "above" in line)
+    assert "significant" not in "".join(line for line in render_markdown(board).splitlines() if "above" in line)
 
 
 def test_names_from_outside_cannot_break_the_table_or_bring_markup(toy_run: ToyRuns) -> None:
@@ -254,44 +251,30 @@ def test_names_from_outside_cannot_break_the_table_or_bring_markup(toy_run: ToyR
     assert "<script>" not in text
     assert "\\[click\\]" in text
     columns = [line.count("|") - line.count("\\|") for line in text.splitlines() if line.startswith("|")]
-    assert columns == [9] * 3 + [5] * 3 + [9] * 3  # means, tasks, costs
+    assert columns == [9] * 3 + [5] * 3 + [8] * 3  # means, tasks, costs
 
 
-@given(st.text())
-def test_escaped_text_is_one_line_without_markup(text: str) -> None:
-    safe = escape(text)
-    assert len(safe.splitlines()) <= 1
-    assert "<" not in safe
-    assert ">" not in safe
-    for sign in "`*[]|~":
-        assert not re.search(rf"(?<!\\)(\\\\)*{re.escape(sign)}", safe)
+def test_a_suite_with_a_limit_on_parameters_has_a_column_that_says_who_keeps_to_it(toy_run: ToyRuns) -> None:
+    runs = [toy_run("moe", sky(0.7), percent=1.5), toy_run("lora", sky(0.4), percent=0.5)]
+    without = render_markdown(build(runs, "toys", "official"))
+    assert "≤" not in without
+    assert "at most" not in without
+    board = build(runs, "toys", "official", parameter_limit=ParameterLimit(percent=1.0, source="Toy rule"))
+    text = render_markdown(board)
+    assert "| stored | % of base | ≤ 1 % | active |" in text
+    assert re.search(r"^\| moe \| 4\.1 k \| 1\.5 \| no \|", text, flags=re.MULTILINE)
+    assert re.search(r"^\| lora \| 4\.1 k \| 0\.5 \| yes \|", text, flags=re.MULTILINE)
+    assert "(Toy rule: at most 1 %)" in text
+    assert to_json(board)["parameter_limit"] == {"percent": 1.0, "source": "Toy rule"}
 
 
-@pytest.mark.parametrize(
-    ("names", "short"),
-    [
-        (["CHIP-STS", "CHIP-CTC", "MedDG", "A-V2"], ["STS", "CTC", "MedDG", "A-V2"]),
-        (["I-V2-NER", "I-V2-SR", "X"], ["NER", "SR", "X"]),
-        (["A-x", "A-y", "B-x", "B-z"], ["A-x", "A-y", "B-x", "B-z"]),
-        (["x", "A-x", "A-y"], ["x", "A-x", "A-y"]),
-    ],
-)
-def test_short_names_stay_distinct(names: list[str], short: list[str]) -> None:
-    assert short_names(names) == short
-
-
-def test_durations_are_in_words() -> None:
-    assert [duration(s) for s in (None, 0.42, 45.2, 600, 11_100)] == ["–", "0.4 s", "45 s", "10 min", "3 h 05 min"]
-
-
-def test_parameters_are_counted_in_three_or_four_digits() -> None:
-    assert [count(n) for n in (0, 950, 198_656, 3_178_496, 7_615_616_512)] == [
-        "0",
-        "950",
-        "198.7 k",
-        "3.18 M",
-        "7.62 G",
-    ]
+def test_the_frame_of_a_leaderboard_pivots_to_methods_by_tasks(toy_run: ToyRuns) -> None:
+    runs = [toy_run("moe", sky(0.7)), toy_run("lora", sky(0.4))]
+    frame = to_frame(build(runs, "toys", "official"))
+    table = frame.pivot(index="method", columns="task", values="value")
+    assert table.loc["moe", "sky"] == pytest.approx(0.7)
+    assert table.loc["lora", "mean"] == pytest.approx(0.4)
+    assert to_csv(build([], "toys", "official")) == ",".join(frame.columns) + "\n"
 
 
 def test_csv_and_json_hold_the_same_numbers(toy_run: ToyRuns) -> None:

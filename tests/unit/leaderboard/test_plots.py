@@ -1,4 +1,4 @@
-"""Pictures of toy leaderboards: which there are, that they are SVG, and that they are the same every time."""
+"""Pictures of toy leaderboards: their names and words, and equal bytes for equal input."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ def test_a_full_table_has_its_pictures_with_its_rows(toy_run: ToyRuns) -> None:
     assert {"moe", "single", "majority"} <= set(words(found["table1-means.svg"]).split())
     assert "a$b$c" in words(found["table1-means.svg"])
     assert "moe+no_gate" in words(found["table1-ablations.svg"])
-    gain = board.tables[0].transfers[0][2].gains["A-sky"].value
+    gain = board.tables[0].transfers[0].gains.gains["A-sky"].value
     assert f"{100 * gain:+.1f}" in words(found["table1-transfer.svg"]).replace("−", "-")
     assert plots(board) == found
 
 
-def test_pictures_without_anything_to_show_are_left_out(toy_run: ToyRuns) -> None:
+def test_pictures_without_content_are_left_out(toy_run: ToyRuns) -> None:
     assert plots(build([toy_run("majority", rows(0.2), model=None)], "toys", "official")) == {}
     sample = plots(build([toy_run("moe", rows(0.2), sample=True)], "toys", "official"))
     assert [name for name in sample if "dark" not in name] == ["table1-means.svg", "table1-times.svg"]
-    assert "embedded sample, no result" in words(sample["table1-means.svg"])
+    assert "embedded sample, not a result" in words(sample["table1-means.svg"])
 
 
-def test_light_and_dark_pictures_have_other_papers_and_the_same_words(toy_run: ToyRuns) -> None:
+def test_light_and_dark_pictures_have_other_backgrounds_and_the_same_words(toy_run: ToyRuns) -> None:
     found = plots(build([toy_run("moe", rows(0.7))], "toys", "official"))
     light, dark = found["table1-means.svg"], found["table1-means-dark.svg"]
     assert words(light) == words(dark)
@@ -64,7 +64,7 @@ def test_light_and_dark_pictures_have_other_papers_and_the_same_words(toy_run: T
     assert b"#0d1117" not in light
 
 
-def test_what_a_run_leaves_is_drawn(toy_run: ToyRuns) -> None:
+def test_losses_and_gates_of_a_run_are_drawn(toy_run: ToyRuns) -> None:
     run = toy_run("moe", rows(0.7))
     assert not any("curves" in name or "gates" in name for name in plots(build([run], "toys", "official")))
     lines = [json.dumps({"stage": "all", "step": i, "loss": 3.0 / (i + 1)}) for i in range(50)]

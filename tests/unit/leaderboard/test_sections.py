@@ -1,4 +1,4 @@
-"""What a leaderboard's file adds to its tables: sweeps, noise, learning rates, claims, figures from elsewhere."""
+"""The sections that a leaderboard's file adds: sweeps, seed noise, learning rates, claims, published figures."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def make(toy_run: ToyRuns, file: BoardSpec, *more: RunDirectory) -> Leaderboard:
     return build(runs, "toys", "official", file=file)
 
 
-def test_points_of_sweeps_and_the_null_row_are_no_rows(toy_run: ToyRuns, file: BoardSpec, plugin: Path) -> None:
+def test_points_of_sweeps_and_the_null_row_are_not_rows(toy_run: ToyRuns, file: BoardSpec, plugin: Path) -> None:
     (table,) = make(toy_run, file).tables
     assert [(r.label, len(r.group.runs)) for r in table.rows] == [("cgc_lora", 2), ("lora_all", 2), ("majority", 1)]
     (sweep,) = table.sweeps
@@ -101,9 +101,9 @@ def test_points_of_sweeps_and_the_null_row_are_no_rows(toy_run: ToyRuns, file: B
         ({"train.per_task": "5"}, pytest.approx(0.6), 1),
         ({"train.per_task": "None"}, pytest.approx(0.7), 2),
     ]
-    assert table.noise is not None
-    assert table.noise.difference is not None
-    assert table.noise.difference.value == pytest.approx(0.02)
+    assert table.seed_noise is not None
+    assert table.seed_noise.difference is not None
+    assert table.seed_noise.difference.value == pytest.approx(0.02)
 
 
 def test_runs_that_the_file_does_not_ask_for_are_rows(toy_run: ToyRuns, file: BoardSpec, plugin: Path) -> None:
@@ -129,24 +129,64 @@ def test_the_markdown_has_every_section(toy_run: ToyRuns, file: BoardSpec, plugi
     text = render_markdown(board).replace("\u00a0", " ")
     assert "| lora_all | **41.0** | diverged |" in text
     assert "Mean on dev, seed 0" in text
-    assert "1 of 1 rows chose an end of their grid" in text
+    assert "1 of 1 rows have a grid of size 2, which is too small to show" in text
     assert "lora_all with the seeds 8, 9 instead of 0, 1: mean 52.0 instead of 50.0, a difference of +2.0" in text
-    assert "- cgc_lora above lora_all (its paper): cgc_lora above lora_all: shown, +20.0" in text
+    assert "- cgc_lora above lora_all (its paper): cgc_lora above lora_all: significant, +20.0" in text
     assert "- cgc_lora above nobody (nobody): no finished runs of nobody" in text
     assert "| 5 | 60.0 (" in text
     assert "| all | 70.0 (" in text
     assert "| a\\|model | 42.08 | – | published, in context |" in text
     columns = [line.count("|") - line.count("\\|") for line in text.splitlines() if line.startswith("|")]
-    assert sorted(set(columns)) == [4, 5, 6, 9]  # rates, tasks and orientation, sweep, means and costs
+    assert sorted(set(columns)) == [4, 5, 6, 8, 9]  # rates, tasks and orientation, sweep, costs, means
     values = json.loads(json.dumps(to_json(board), allow_nan=False))
-    assert values["tables"][0]["noise"]["difference"]["value"] == pytest.approx(0.02)
+    assert values["tables"][0]["seed_noise"]["difference"]["value"] == pytest.approx(0.02)
     assert values["tables"][0]["sweeps"][0]["points"][1]["mean"] == pytest.approx(0.7)
     assert values["orientation"][0]["value"] == 42.08
     names = [n for n in plots(board) if "sweep" in n]
     assert names == ["table1-sweep-rows.svg", "table1-sweep-rows-dark.svg"]
 
 
-def test_a_training_taken_over_costs_no_zero_seconds(toy_run: ToyRuns, file: BoardSpec, plugin: Path) -> None:
+@pytest.mark.parametrize(
+    ("rates", "chosen", "words"),
+    [
+        ((1e-3,), 1e-3, "1 of 1 rows have a grid of size 1, which is too small"),
+        ((1e-3, 1e-2), 1e-2, "1 of 1 rows have a grid of size 2, which is too small"),
+        ((1e-3, 5e-3, 1e-2), 1e-2, "1 of 1 rows chose the smallest or the largest learning rate of their grid"),
+        ((1e-3, 5e-3, 1e-2), 5e-3, None),
+    ],
+)
+def test_a_choice_at_the_end_of_a_grid_is_reported_only_where_the_grid_has_an_inside(
+    toy_run: ToyRuns, rates: tuple[float, ...], chosen: float, words: str | None
+) -> None:
+    run = toy_run("lora_all", sky(0.5), train=STEPS)
+    grid = tuple(Tried(lr=lr, mean=0.4, run="x") for lr in rates)
+    keep(run, Tuning(label="lora_all", split="dev", seed=0, grid=grid, chosen=chosen))
+    text = render_markdown(build([run], "toys", "official"))
+    notes = [line for line in text.splitlines() if re.search("rows (have a grid|chose)", line)]
+    assert [words in note for note in notes if words] == [True] * len(notes)
+    assert bool(notes) == (words is not None)
+
+
+def test_the_reference_of_transfer_comes_from_the_file(
+    toy_run: ToyRuns, plugin: Path, harness: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "leaderboards").mkdir()
+    toy_run("lora_single", sky(0.5), train=STEPS)
+    toy_run("cgc_lora", sky(0.7), train=STEPS)
+    path = tmp_path / "leaderboards" / "toys.toml"
+    path.write_text(FILE)
+    assert "### Transfer" not in harness("leaderboard", "toys", "--out", tmp_path / "runs").out
+    path.write_text(FILE.replace("[[row]]", 'reference = "lora_single"\n[[row]]', 1))
+    text = harness("leaderboard", "toys", "--out", tmp_path / "runs").out
+    assert "Percentage points over lora_single, which trains each task alone" in text
+    path.write_text(FILE.replace("[[row]]", 'reference = "lora_singel"\n[[row]]', 1))
+    wrong = harness("leaderboard", "toys", "--out", tmp_path / "runs")
+    assert wrong.status == 2
+    assert "Did you mean 'lora_single'" in wrong.err
+
+
+def test_a_reused_training_does_not_count_as_zero_seconds(toy_run: ToyRuns, file: BoardSpec, plugin: Path) -> None:
     run = toy_run("lora_all", sky(0.55), train=TrainConfig(steps=11))
     record = run.record()
     assert record is not None
@@ -158,11 +198,11 @@ def test_a_training_taken_over_costs_no_zero_seconds(toy_run: ToyRuns, file: Boa
     assert row.seconds is None
     text = render_markdown(board)
     assert text.count("| reused |") == 2  # beside the means and in the costs
-    assert "reused: another row's training of the same stages" in text
+    assert "reused: every stage was reused from the training of another row" in text
     assert [r for r in board.tables[0].rows if r.seconds] != []
 
 
-def test_what_a_back_end_answers_stands_for_orientation_and_never_in_a_table(
+def test_rows_of_a_back_end_are_listed_for_orientation_and_never_in_a_table(
     toy_run: ToyRuns, file: BoardSpec, plugin: Path
 ) -> None:
     asked = {"backend": "lm-eval:dummy,model=a|b", "trained": False, "prompt": "chat", "shots": 1}
@@ -195,11 +235,11 @@ def test_a_back_end_row_asks_for_no_model_and_no_budget_and_is_made_once(tmp_pat
     }
 
 
-def test_the_sample_answers_no_claim(toy_run: ToyRuns, file: BoardSpec, plugin: Path) -> None:
+def test_claims_are_not_tested_on_the_sample(toy_run: ToyRuns, file: BoardSpec, plugin: Path) -> None:
     runs = [toy_run(m, sky(p), sample=True, train=STEPS) for m, p in (("cgc_lora", 0.7), ("lora_all", 0.5))]
     text = render_markdown(build(runs, "toys", "official", file=file))
     assert "its paper" not in text
-    assert "shown, +" not in text
+    assert "significant, +" not in text
 
 
 def test_a_written_leaderboard_is_checked_with_its_pictures(
@@ -217,7 +257,7 @@ def test_a_written_leaderboard_is_checked_with_its_pictures(
     write_board(board)
     assert not (tmp_path / "boards" / "mine" / "table9-old.svg").exists()
     (tmp_path / "boards" / "mine.md").write_text(text.replace("70.0", "71.0"))
-    with pytest.raises(HarnessError, match="not what the runs say"):
+    with pytest.raises(HarnessError, match="differs from the runs"):
         check_board(board)
     assert rendered(board, "markdown") == text
 

@@ -45,7 +45,7 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new, 1))
 
 
-def test_a_run_is_what_it_says_and_every_change_is_found(finished: RunDirectory, harness: Command) -> None:
+def test_an_unchanged_run_is_verified_and_every_change_is_found(finished: RunDirectory, harness: Command) -> None:
     good = harness("verify", finished.path)
     assert good.status == 0, good.out
     assert "scores: same: recomputed from 24 predictions" in good.out
@@ -104,7 +104,7 @@ def test_a_published_record_stands_in_the_leaderboard_once_and_can_be_verified(
     assert alone == board
     checked = harness("verify", folder)
     assert checked.status == 0, checked.out
-    assert "scores: not checked: the predictions are not here" in checked.out
+    assert "scores: not checked: the predictions are not stored here" in checked.out
     assert "draws: same" in checked.out
     assert harness("verify", finished.path, "--publish").status == 0
     change(finished, commit="1" * 40)
@@ -113,7 +113,7 @@ def test_a_published_record_stands_in_the_leaderboard_once_and_can_be_verified(
     assert "published already" in again.err
 
 
-def test_what_nobody_could_make_again_is_not_published(
+def test_a_run_that_is_not_reproducible_is_not_published(
     finished: RunDirectory, toy_run: Command, harness: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

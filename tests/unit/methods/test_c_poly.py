@@ -74,7 +74,7 @@ def test_noise_is_drawn_once_per_step_layer_and_task() -> None:
     assert distance(out("all", 2, [0, 1]), whole[:2]) > 1e-6
     assert distance(out("more", 1, [0, 1]), whole[:2]) > 1e-6
     assert torch.equal(out("all", 1, [0, 1, 0, 1]), whole)  # in equal shapes, bit for bit
-    noise = {key: gate._noise for key, gate in adapter.modules.items()}
+    noise = {key: gate.noise for key, gate in adapter.modules.items()}
     assert not torch.equal(noise["first.gate"][0], noise["first.gate"][1])
     assert not torch.equal(noise["first.gate"], noise["second.gate"])
     net.eval()
@@ -91,7 +91,7 @@ def test_noise_is_logistic_and_depends_on_the_run_s_seed() -> None:
         net.train()
         with adapter.route(torch.tensor([0])):
             net(inputs()[:1])
-        draws.append(adapter.modules["first.gate"]._noise)
+        draws.append(adapter.modules["first.gate"].noise)
     assert not torch.equal(*draws)
     # A standard logistic variable: mean 0, variance pi^2 / 3, quartile log 3.
     noise = draws[0].flatten()

@@ -1,4 +1,4 @@
-"""Folded LoRAs beside the weights: layers that read one tensor share a product, and nothing else changes."""
+"""Folded LoRAs next to the weights: layers that read one tensor share a product, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch.nn.functional import linear
 from toy_net import TASKS
 
 from harness.method import LoRAFactors
-from methods.layers import fused as _siblings
-from methods.layers.fused import Siblings, side_by_side
+from methods.layers import fused
+from methods.layers.fused import FusedDownProjection, fuse_down_projections
 from methods.lora_all import LoRAAll
 
 pytestmark = pytest.mark.numeric
@@ -75,7 +75,7 @@ def products(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         seen.append(a.shape[0])
         return linear(x, a)
 
-    monkeypatch.setattr(_siblings, "linear", counted)
+    monkeypatch.setattr(fused, "linear", counted)
     return seen
 
 
@@ -165,14 +165,14 @@ def test_an_encoder_decoder_s_cross_attention_reads_both_sides() -> None:
 
 
 @pytest.mark.parametrize("grad", [False, True])
-def test_a_tensor_written_to_between_two_siblings_is_read_again(grad: bool) -> None:
+def test_a_tensor_written_to_between_two_fused_projections_is_read_again(grad: bool) -> None:
     parts = [tensor(2, 8, seed=i) for i in range(3)]
-    siblings, x = Siblings(parts), tensor(5, 8)
+    fused_projection, x = FusedDownProjection(parts), tensor(5, 8)
     with torch.set_grad_enabled(grad):
-        assert (siblings.product(0, x) - x @ parts[0].T).abs().max() < 1e-12
+        assert (fused_projection.product(0, x) - x @ parts[0].T).abs().max() < 1e-12
         x.mul_(2)
         for i in (1, 2, 0):
-            assert (siblings.product(i, x) - x @ parts[i].T).abs().max() < 1e-12
+            assert (fused_projection.product(i, x) - x @ parts[i].T).abs().max() < 1e-12
             x[0] += 1
 
 
@@ -191,15 +191,15 @@ def test_what_an_exception_left_is_never_used_for_another_tensor() -> None:
 
 
 def test_nothing_is_kept_once_the_last_sibling_has_asked_or_the_tensor_is_gone() -> None:
-    siblings, x = Siblings([tensor(2, 8, seed=i) for i in range(2)]), tensor(5, 8)
-    z = siblings.product(0, x)
+    fused_projection, x = FusedDownProjection([tensor(2, 8, seed=i) for i in range(2)]), tensor(5, 8)
+    z = fused_projection.product(0, x)
     assert z._base is not None
     whole = weakref.ref(z._base)
-    siblings.product(1, x)
+    fused_projection.product(1, x)
     del z
     gc.collect()
     assert whole() is None, "both have asked"
-    z = siblings.product(0, x)
+    z = fused_projection.product(0, x)
     whole = weakref.ref(z._base)
     gone = weakref.ref(x)
     del z
@@ -227,11 +227,11 @@ def test_a_recorded_graph_is_each_layer_s_own() -> None:
     assert all(map(torch.equal, before, model.parameters()))
 
 
-def test_siblings_are_of_one_module_one_width_and_names_that_belong_together() -> None:
+def test_fused_layers_are_of_one_module_one_width_and_names_that_belong_together() -> None:
     widths = {"a.q": 8, "a.k": 8, "a.v": 6, "a.o": 8, "b.q": 8, "a.wi_0": 8, "a.wi_1": 8, "query": 8, "key": 8}
-    found = side_by_side({n: LoRAFactors(a=tensor(2, w), b=tensor(8, 2)) for n, w in widths.items()})
+    found = fuse_down_projections({n: LoRAFactors(a=tensor(2, w), b=tensor(8, 2)) for n, w in widths.items()})
     groups: dict[int, set[str]] = {}
     for name, folded in found.items():
-        groups.setdefault(id(folded.siblings), set()).add(name)
+        groups.setdefault(id(folded.down_projection), set()).add(name)
     together = {frozenset(names) for names in groups.values() if len(names) > 1}
     assert together == {frozenset({"a.q", "a.k"}), frozenset({"a.wi_0", "a.wi_1"}), frozenset({"query", "key"})}

@@ -54,15 +54,15 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Gate]:
     """The gates that made their weights, in order."""
     seen: list[Gate] = []
     for kind in (Gate, *Gate.__subclasses__()):
-        if "weigh" in vars(kind):
-            monkeypatch.setattr(kind, "weigh", counted(kind.weigh, seen))
+        if "label_weights" in vars(kind):
+            monkeypatch.setattr(kind, "label_weights", counted(kind.label_weights, seen))
     return seen
 
 
-def counted(weigh: Callable[..., Tensor], seen: list[Gate]) -> Callable[..., Tensor]:
+def counted(compute: Callable[..., Tensor], seen: list[Gate]) -> Callable[..., Tensor]:
     def with_count(self: Gate, route: Any) -> Tensor:
         seen.append(self)
-        return weigh(self, route)
+        return compute(self, route)
 
     return with_count
 
@@ -181,7 +181,7 @@ def test_a_pass_aside_has_weights_of_its_own() -> None:
     x = inputs()
     with torch.no_grad(), adapter.route(ROUTE):
         before = net(x)
-        with adapter._route.aside(torch.tensor([1, 1, 2, 2])):
+        with adapter.current_route.nested(torch.tensor([1, 1, 2, 2])):
             aside = net(x)
         assert torch.equal(net(x), before)
     with torch.no_grad(), adapter.route(torch.tensor([1, 1, 2, 2])):

@@ -47,7 +47,7 @@ def test_routers_read_the_base_whatever_the_loras_do(pooling: str, training: boo
     model.train(training)
     with adapter.route(torch.tensor([0, 1, 2, 0])):
         adapter.read(PROMPTS, torch.arange(4))
-        scores = adapter.reading.scores
+        scores = adapter.prompt_scores.scores
     assert scores is not None
     for i, prompt in enumerate(PROMPTS):
         assert (scores[:, i] - scores_by_hand(adapter, prompt, pooling)).abs().max() < 1e-6
@@ -176,7 +176,7 @@ def test_adapted_states_are_those_of_the_label_s_lora_and_choices_need_none() ->
     labels = torch.tensor([2, 0, 1, 0])
     with adapter.route(labels):
         adapter.read(PROMPTS, torch.arange(4))
-        scores = adapter.reading.scores
+        scores = adapter.prompt_scores.scores
     assert scores is not None
     for row, (prompt, label) in enumerate(zip(PROMPTS, labels, strict=True)):
         model: Any = toy_model()
@@ -194,9 +194,9 @@ def test_adapted_states_are_those_of_the_label_s_lora_and_choices_need_none() ->
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"joint": False, "stage1_share": 0.0}, "no stage would train the LoRAs"),
-        ({"stage1_share": 1.5}, "is no share"),
-        ({"soft": True, "router_input": "adapted"}, "no label whose LoRA"),
+        ({"joint": False, "stage1_share": 0.0}, "otherwise no stage trains the LoRAs"),
+        ({"stage1_share": 1.5}, "is not a share"),
+        ({"soft": True, "router_input": "adapted"}, "uses no labels"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(fields: Any, message: str) -> None:
@@ -226,7 +226,7 @@ def test_a_soft_mixture_weighs_the_loras_by_each_block_s_router() -> None:
 
 
 def test_a_model_without_hidden_states_is_refused() -> None:
-    with pytest.raises(ModelError, match="not of Sequential"):
+    with pytest.raises(ModelError, match="Sequential is not one"):
         MoA().attach(nn.Sequential(nn.Linear(2, 2)), ["a"], seed=0)
 
 

@@ -1,4 +1,4 @@
-"""Comparisons of toy runs: what is paired, what is refused, what is said."""
+"""Comparisons of toy runs: pairing, refused comparisons, verdicts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def two_tasks(sky: float, sea: float, seed: int = 0) -> dict[str, list[bool]]:
     return {"sky": right(sky, seed), "sea": right(sea, seed + 100)}
 
 
-def test_two_runs_compare_by_mcnemar_on_their_common_rows(toy_run: ToyRuns) -> None:
+def test_two_runs_are_also_compared_by_mcnemars_test(toy_run: ToyRuns) -> None:
     a = two_tasks(0.8, 0.5)
     b = {"sky": right(0.6, seed=7), "sea": [not a["sea"][0], *a["sea"][1:]]}
     found = compare([toy_run("moe", a)], [toy_run("lora", b)])
@@ -41,7 +41,7 @@ def test_two_runs_compare_by_mcnemar_on_their_common_rows(toy_run: ToyRuns) -> N
     only_a = sum(x and not y for x, y in zip(a["sky"], b["sky"], strict=True))
     only_b = sum(y and not x for x, y in zip(a["sky"], b["sky"], strict=True))
     assert sky.mcnemar == pytest.approx(binomtest(only_a, only_a + only_b).pvalue)
-    assert sky.p == pytest.approx(sky.mcnemar, abs=0.01)  # accuracy is the headline here: both look at the same
+    assert sky.p == pytest.approx(sky.mcnemar, abs=0.01)  # The headline is accuracy, which both compare.
     assert sky.difference is not None
     assert sky.difference.value == pytest.approx(np.mean(a["sky"]) - np.mean(b["sky"]))
     assert sky.p_holm == pytest.approx(2 * sky.p)
@@ -61,10 +61,10 @@ def test_groups_of_seeds_compare_by_the_bootstrap(toy_run: ToyRuns) -> None:
     assert found.transfer.losing == ("sea",)
 
 
-def test_one_seed_says_that_the_interval_is_about_rows(toy_run: ToyRuns) -> None:
+def test_one_seed_says_that_the_interval_covers_examples_alone(toy_run: ToyRuns) -> None:
     found = compare([toy_run("moe", two_tasks(0.8, 0.8))], [toy_run("lora", two_tasks(0.5, 0.5))])
-    assert "moe above lora: shown" in found.verdict
-    assert "test rows alone" in found.verdict
+    assert "moe above lora: significant" in found.verdict
+    assert "test examples alone" in found.verdict
 
 
 def test_the_same_method_under_other_seeds_is_named_by_seeds(toy_run: ToyRuns) -> None:
@@ -81,7 +81,7 @@ def test_one_method_at_two_settings_is_named_by_what_differs(toy_run: ToyRuns) -
     assert (found.a, found.b) == ("moe (train.lr=0.001)", "moe (train.lr=0.5)")
     assert found.mean is not None
     assert found.mean.value == 0.0
-    assert "not shown, +0.0" in found.verdict
+    assert "not significant, +0.0" in found.verdict
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_one_method_at_two_settings_is_named_by_what_differs(toy_run: ToyRuns) -
         ({"eval": EvalConfig(per_task=20)}, r"eval\.per_task"),
     ],
 )
-def test_runs_that_answered_other_questions_are_refused_by_name(
+def test_runs_that_are_not_comparable_are_refused_with_what_differs(
     toy_run: ToyRuns, other: dict[str, Any], message: str
 ) -> None:
     rows = two_tasks(0.6, 0.6)
@@ -103,11 +103,11 @@ def test_runs_that_answered_other_questions_are_refused_by_name(
         compare([toy_run("moe", rows)], [toy_run("lora", rows, **other)])
 
 
-def test_other_tasks_and_other_rows_are_refused(toy_run: ToyRuns) -> None:
+def test_other_tasks_and_other_examples_are_refused(toy_run: ToyRuns) -> None:
     moe = toy_run("moe", {"sky": right(0.5)})
     with pytest.raises(UsageError, match=r"suite\.tasks\.sea"):
         compare([moe], [toy_run("lora", two_tasks(0.5, 0.5))])
-    with pytest.raises(UsageError, match=r"sky: .* different test rows"):
+    with pytest.raises(UsageError, match=r"sky: .* different test examples"):
         compare([moe], [toy_run("lora", {"sky": right(0.5)}, prefix="new ")])
 
 
@@ -167,9 +167,16 @@ def test_the_text_and_the_json_say_the_same(toy_run: ToyRuns) -> None:
     assert "1 won, 0 tied, 1 lost" in text
     assert (values["won"], values["tied"], values["lost"]) == (1, 0, 1)
     assert values["losing"] == ["sea"]
-    assert "lower in 1 of 2 tasks, most in sea -" in text
+    assert "A is lower in 1 of 2 tasks, most in sea -" in text
     assert values["tasks"]["sky"]["difference"]["low"] == found.tasks[0].difference.low  # type: ignore[union-attr]
     assert "protocol official" in text
+    assert "MDD" in text
+    sky = found.tasks[0].difference
+    assert sky is not None
+    assert (values["tasks"]["sky"]["difference"]["mdd"], values["tasks"]["sky"]["difference"]["significant"]) == (
+        sky.mdd,
+        True,
+    )
 
 
 def test_the_sample_is_called_a_sample(toy_run: ToyRuns) -> None:

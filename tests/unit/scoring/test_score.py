@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +28,7 @@ COLOURS = ("red", "green", "blue")
 
 def accuracy(golds: Sequence[Any], answers: Sequence[Any]) -> Statistics:
     rows = np.array([[float(g == a), 1.0] for g, a in zip(golds, answers, strict=True)])
-    return Statistics(rows=rows, values=lambda s: {"accuracy": s[..., 0] / s[..., 1]})
+    return Statistics(per_example=rows, values=lambda s: {"accuracy": s[..., 0] / s[..., 1]})
 
 
 def macro(golds: Sequence[Any], answers: Sequence[Any]) -> Statistics:
@@ -41,7 +42,7 @@ def macro(golds: Sequence[Any], answers: Sequence[Any]) -> Statistics:
         f1 = np.where(total > 0, 2 * s[..., 0:3] / np.maximum(total, 1), 0.0)
         return {"macro_f1": f1.mean(axis=-1), "accuracy": s[..., 0:3].sum(axis=-1) / s[..., 3:6].sum(axis=-1)}
 
-    return Statistics(rows=rows, values=values)
+    return Statistics(per_example=rows, values=values)
 
 
 PARSED: list[str] = []
@@ -148,35 +149,36 @@ def test_protocols_with_one_parser_parse_once() -> None:
     assert len(PARSED) == 2 * 20
 
 
-def test_a_missing_prediction_leaves_the_task_and_the_mean_without_a_score() -> None:
+def test_a_missing_prediction_leaves_the_task_and_the_mean_without_a_score(caplog: pytest.LogCaptureFixture) -> None:
     data = {"sky": examples("sky", 60), "sea": examples("sea", 60)}
     made = {t: predict(rows, noisy(rows)) for t, rows in data.items()}
     made["sea"] = made["sea"][3:]
-    scored = score_predictions(Colours(), data, made)
+    with caplog.at_level(logging.WARNING):
+        scored = score_predictions(Colours(), data, made)
     table = scored.scores.root["official"]
     assert table.tasks["sky"].value is not None
     assert (table.tasks["sea"].value, table.tasks["sea"].ci95, table.tasks["sea"].n) == (None, None, 57)
     assert (table.mean, table.mean_of) == (None, ("sky", "sea"))
-    assert scored.notes == ("sea: 3 of 60 rows have no prediction ('sea-0' first)",)
+    assert caplog.messages == ["sea: 3 of 60 examples have no prediction ('sea-0' first), so it has no score"]
 
 
-def test_the_mean_is_over_tasks_with_enough_rows() -> None:
+def test_the_mean_is_over_tasks_with_enough_examples() -> None:
     data = {"sky": examples("sky", 60), "sea": examples("sea", 49)}
     made = {t: predict(rows, noisy(rows)) for t, rows in data.items()}
     table = score_predictions(Colours(), data, made).scores.root["official"]
     assert table.mean_of == ("sky",)
     assert table.mean == table.tasks["sky"].value
-    both = score_predictions(Colours(), data, made, min_rows=1).scores.root["official"]
+    both = score_predictions(Colours(), data, made, min_examples=1).scores.root["official"]
     assert both.mean_of == ("sky", "sea")
     assert both.mean == pytest.approx(np.mean([both.tasks[t].value for t in data]))
     assert both.mean_ci95 is not None
 
 
-def test_withheld_targets_give_no_score() -> None:
+def test_withheld_targets_give_no_score(caplog: pytest.LogCaptureFixture) -> None:
     rows = [replace(e, target="") for e in examples("sky", 60)]
     scored = score_predictions(Colours(), {"sky": rows}, {"sky": predict(rows, ["red"] * 60)})
     assert scored.scores.root["official"].tasks["sky"].value is None
-    assert "withhold" in scored.notes[0]
+    assert "withhold" in caplog.messages[0]
 
 
 @pytest.mark.parametrize("what", ["prompt", "target"])
@@ -191,7 +193,7 @@ def test_a_prediction_for_another_text_is_refused(what: str) -> None:
 def test_unknown_and_double_predictions_are_refused_by_id() -> None:
     rows = examples("sky", 5)
     made = predict(rows, ["red"] * 5)
-    with pytest.raises(DataError, match="two predictions of row 'sky-1'"):
+    with pytest.raises(DataError, match="two predictions of example 'sky-1'"):
         score_predictions(Colours(), {"sky": rows}, {"sky": [*made, made[1]]})
     with pytest.raises(DataError, match="'sky-4' first"):
         score_predictions(Colours(), {"sky": rows[:4]}, {"sky": made})
@@ -219,9 +221,9 @@ def test_a_file_of_predictions_scores_like_the_run_that_made_it(tmp_path: Path, 
     lines = [{"sample_id": e.id, "target": x} for t, rows in data.items() for e, x in zip(rows, texts[t], strict=True)][
         ::-1
     ]
-    scored = score_file(Colours(), write_lines(tmp_path / "p.json", lines), gold, min_rows=1)
+    scored = score_file(Colours(), write_lines(tmp_path / "p.json", lines), gold, min_examples=1)
     made = {t: predict(rows, texts[t]) for t, rows in data.items()}
-    run = score_predictions(Colours(), data, made, min_rows=1)
+    run = score_predictions(Colours(), data, made, min_examples=1)
     for protocol, table in run.scores.root.items():
         other = scored.scores.root[protocol]
         assert other.mean == table.mean
@@ -229,21 +231,23 @@ def test_a_file_of_predictions_scores_like_the_run_that_made_it(tmp_path: Path, 
             assert other.tasks[task] == score.model_copy(update={"n_cut": None})
 
 
-def test_a_file_that_lacks_rows_says_which(tmp_path: Path, gold: Path) -> None:
+def test_a_file_without_some_predictions_says_which(
+    tmp_path: Path, gold: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = write_lines(tmp_path / "p.json", [{"id": f"sky-{i}", "target": "red"} for i in range(6)])
-    scored = score_file(Colours(), path, gold, min_rows=1)
+    scored = score_file(Colours(), path, gold, min_examples=1)
     assert scored.scores.root["official"].tasks["sky"].value is not None
     assert scored.scores.root["official"].tasks["sea"].value is None
     assert scored.scores.root["official"].mean is None
-    assert "sea: 5 of 5 rows" in scored.notes[0]
-    assert "'sea-0'" in scored.notes[0]
+    assert "sea: 5 of 5 examples" in caplog.messages[0]
+    assert "'sea-0'" in caplog.messages[0]
 
 
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
         ([{"sample_id": "sky-0", "target": "a"}, {"sample_id": "sky-0", "target": "b"}], "line 2: a second.*'sky-0'"),
-        ([{"sample_id": "skx-0", "target": "a"}], "line 1: no row 'skx-0'.*Did you mean 'sky-0'"),
+        ([{"sample_id": "skx-0", "target": "a"}], "line 1: .* has no example 'skx-0'.*Did you mean 'sky-0'"),
         ([{"target": "a"}], "line 1: no sample_id"),
         ([{"sample_id": "sky-0", "target": None}], "'sky-0': 'target' must be"),
         ([["sky-0", "red"]], "line 1: not an object but list"),
@@ -280,14 +284,14 @@ def test_what_is_written_reads_back_and_is_json(tmp_path: Path) -> None:
     for protocol, found in scored.draws["sky"].headlines.items():
         assert draws["sky"].headlines[protocol].value == found.value
         np.testing.assert_allclose(draws["sky"].headlines[protocol].draws, found.draws, atol=1e-5)
-        np.testing.assert_array_equal(draws["sky"].right[protocol], scored.draws["sky"].right[protocol])
-    assert draws["sky"].rows == scored.draws["sky"].rows
+        np.testing.assert_array_equal(draws["sky"].correct[protocol], scored.draws["sky"].correct[protocol])
+    assert draws["sky"].fingerprint == scored.draws["sky"].fingerprint
     out = json.loads(json.dumps(to_json(directory.path, None, scored.scores)))
     assert out.keys() == {"directory", "record", "scores"}
     assert out["scores"]["official"]["tasks"]["sky"]["n"] == 60
 
 
-def test_damaged_draws_say_how_to_make_them_again(tmp_path: Path) -> None:
+def test_damaged_draws_name_the_command_that_writes_them_again(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path)
     assert read_draws(directory) is None
     (tmp_path / "bootstrap.npz").write_bytes(b"PK\x03\x04 cut off")
@@ -305,6 +309,8 @@ def test_the_table_names_the_protocol_and_prints_missing_as_a_dash() -> None:
     assert "protocol strict" in text
     assert f"{100 * value:.1f}" in text
     assert f"mean of 2 tasks: {MISSING}" in text
+    assert "unparsed  " in text
+    assert "truncated" in text
     sea = next(line for line in text.splitlines() if line.startswith("sea"))
     assert sea.split()[2] == MISSING
     assert sea.split()[-3:] == [MISSING, "0", MISSING]

@@ -273,7 +273,7 @@ def test_a_model_that_mixes_packed_rows_is_found_out_and_padded(toy_llama: Calla
     layout, said = chosen(model, adapter=Nothing(model))
     assert not layout.packed
     assert len(said) == 1
-    assert "padded, not packed" in said[0]
+    assert "padded instead of packed" in said[0]
     assert "differs" in said[0]
 
 

@@ -37,7 +37,7 @@ def read(suite: Firefly, source: str, split: str) -> list[Example]:
     return [to_example(row) for row in suite.read(source, split)]
 
 
-def test_a_folder_of_split_files_is_taken_as_it_is(tmp_path: Path, hf_cache: Path) -> None:
+def test_the_files_of_a_folder_are_the_splits(tmp_path: Path, hf_cache: Path) -> None:
     lines = [line("MRC", "甲"), line("Cot", "乙"), line("NLI", "蕴含、中立还是矛盾？", "中立"), line("MRC", "甲")]
     write(tmp_path / "test.json", lines)
     suite = Firefly()
@@ -59,14 +59,14 @@ def test_a_folder_of_split_files_is_taken_as_it_is(tmp_path: Path, hf_cache: Pat
 def test_two_files_of_one_split_are_refused(tmp_path: Path) -> None:
     for name in ("test.json", "test.jsonl"):
         write(tmp_path / name, toys(1))
-    with pytest.raises(DataError, match=r"both test.jsonl and test.json are there. Keep one"):
+    with pytest.raises(DataError, match=r"both test.jsonl and test.json exist. Keep one"):
         Firefly().read(str(tmp_path), "test")
 
 
 def test_a_folder_without_split_files_has_no_splits(tmp_path: Path) -> None:
     write(tmp_path / "firefly-train-1.1M.jsonl", toys(1))
     assert Firefly().splits(str(tmp_path)) == ()
-    with pytest.raises(DataError, match=r"Its folder holds firefly-train-1.1M.jsonl"):
+    with pytest.raises(DataError, match=r"The folder contains firefly-train-1.1M.jsonl"):
         Firefly().read(str(tmp_path), "train")
 
 
@@ -219,9 +219,11 @@ def test_the_hub_gives_what_the_file_gives(tmp_path: Path, stream: Stream) -> No
         assert read(suite, HUB, split) == read(suite, source, split)
 
 
-def test_a_row_of_another_data_set_is_named(stream: Stream) -> None:
+def test_an_example_of_another_data_set_is_named(stream: Stream) -> None:
     stream.rows[2] = {"instruction": "甲", "input": "", "output": ""}
-    with pytest.raises(DataError, match=f"{HUB}, row 3: no text in 'kind'; the row has input, instruction, output"):
+    with pytest.raises(
+        DataError, match=f"{HUB}, example 3: no text in column 'kind'. The columns are input, instruction, output"
+    ):
         Firefly().read(HUB, "train")
 
 
@@ -234,7 +236,7 @@ def test_a_hub_that_cannot_be_reached_is_no_traceback(
         raise ConnectionError("no route")
 
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    with pytest.raises(DataError, match=r"someone/firefly-toy.*first row \(ConnectionError: no route\)"):
+    with pytest.raises(DataError, match=r"someone/firefly-toy.*example 1 .* \(ConnectionError: no route\)"):
         Firefly().read(HUB, "train")
 
 
@@ -249,13 +251,13 @@ def test_a_misspelt_path_is_not_asked_of_the_hub(tmp_path: Path, monkeypatch: py
 def test_a_line_of_no_kind_is_named_with_its_place(tmp_path: Path, hf_cache: Path) -> None:
     lines = [line("MRC", "甲"), line("Coupler", "乙")]
     for source in (write(tmp_path / "a.jsonl", lines), str(Path(write(tmp_path / "b" / "train.jsonl", lines)).parent)):
-        with pytest.raises(DataError, match=r"jsonl, line 2: no kind of Firefly: 'Coupler'. Did you mean 'Couplet'"):
+        with pytest.raises(DataError, match=r"jsonl, line 2: unknown kind 'Coupler'. Did you mean 'Couplet'"):
             Firefly(dev_share=0, test_share=0).read(source, "train")
 
 
 def test_a_split_without_examples_of_the_chosen_kinds_says_so(tmp_path: Path, hf_cache: Path) -> None:
     source = write(tmp_path / "a.jsonl", [line("Cot", "甲")])
-    with pytest.raises(DataError, match=r"not one line of the chosen kinds in train.*suite.kinds"):
+    with pytest.raises(DataError, match=r"no example of the chosen kinds in split 'train'.*suite.kinds"):
         Firefly(dev_share=0, test_share=0).read(source, "train")
 
 
@@ -269,10 +271,10 @@ def test_the_kinds_are_firefly_s() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"kinds": ("Coplet",)}, "no kind of Firefly 'Coplet'. Did you mean 'Couplet'"),
+        ({"kinds": ("Coplet",)}, "no Firefly kind 'Coplet'. Did you mean 'Couplet'"),
         ({"kinds": ()}, "suite.kinds is empty"),
         ({"per_kind": 0}, "suite.per_kind = 0"),
-        ({"dev_share": 0.5, "test_share": 0.5}, "leave something to train on"),
+        ({"dev_share": 0.5, "test_share": 0.5}, "examples are left for training"),
         ({"dev_share": -0.1}, "between 0 and 1"),
     ],
 )

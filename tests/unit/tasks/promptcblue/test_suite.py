@@ -117,7 +117,7 @@ def test_one_split_in_two_files_is_ambiguous(tmp_path: Path) -> None:
         ({"answer_choices": ["相关", 1]}, ["'answer_choices' must be a list of texts or null"]),
         ({"answer_choices": None}, ["KUAKE-IR needs 'answer_choices'"]),
         ({"answer_choices": ...}, ["KUAKE-IR needs 'answer_choices'"]),
-        ({"sample_id": "toy-1"}, ["'toy-1'", "line 1 already"]),
+        ({"sample_id": "toy-1"}, ["'toy-1'", "already used in line 1"]),
     ],
 )
 def test_a_bad_line_is_named_with_its_value_and_a_remedy(

@@ -1,0 +1,166 @@
+"""The rows of one table: labels, cells, nested ablations, ranks and transfer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from harness.config.clusters import describe
+from harness.config.spec import RunSpec, display_name
+from harness.leaderboard.tables import LIMITED, Cell, Kind, Row, RowTransfer
+from harness.scoring.groups import SeedGroup, difference, differing, flat
+from harness.scoring.verdict import transfer
+from harness.sweep.tuning import read_tuning
+
+
+def make_rows(groups: Sequence[SeedGroup], tasks: Sequence[str], *, ranked: bool) -> list[Row]:
+    """The rows of a table, best first, with ablations nested under their methods.
+
+    Args: ranked: whether rows have ranks and marks for the best; tables of an embedded sample have neither.
+    """
+    labels = _labels([g.spec for g in groups])
+    rows = _nested([make_row(group, label, tasks) for group, label in zip(groups, labels, strict=True)])
+    return _ranked(_marked(rows, tasks)) if ranked else rows
+
+
+def make_row(group: SeedGroup, label: str, tasks: Sequence[str]) -> Row:
+    """One row without rank, marks and nesting."""
+    record = group.runs[0].record
+    kind = Kind.BASELINE if group.spec.model is None else Kind.UNTRAINED if record.training is None else Kind.TRAINED
+    scores = {task: [s for r in group.runs if (s := r.table.tasks.get(task)) is not None] for task in tasks}
+    n = {task: sum(s.n for s in of_task) for task, of_task in scores.items()}
+    return Row(
+        group=group,
+        label=label,
+        kind=kind,
+        rank=None,
+        nested=False,
+        delta=None,
+        mean=_cell(group, None),
+        cells={
+            task: replace(
+                _cell(group, task), no_train=kind is Kind.TRAINED and any(s.n_train == 0 for s in scores[task])
+            )
+            for task in tasks
+        },
+        unparsed={t: sum(s.n_unparsed or 0 for s in of_task) / n[t] for t, of_task in scores.items() if n[t]},
+        flags=_flags(group),
+        tuning=read_tuning(group.runs[0].directory),
+    )
+
+
+def transfers_of(rows: Sequence[Row], reference: str | None, tasks: Sequence[str]) -> tuple[RowTransfer, ...]:
+    """The gains of every trained method of a table over the method that trains each task alone, where it is there."""
+    alone = next((r for r in rows if r.group.name == reference), None)
+    if alone is None:
+        return ()
+    others = [r for r in rows if r.kind is Kind.TRAINED and not r.nested and r is not alone]
+    gains = [
+        RowTransfer(label=r.label, reference=alone.label, gains=transfer(r.group, alone.group, tasks)) for r in others
+    ]
+    return tuple(t for t in gains if t.gains.gains)
+
+
+def _labels(specs: Sequence[RunSpec]) -> list[str]:
+    """``cgc_lora+no_gate``, ``moe_lora (paper)``, ``lora_all (1+4 kind)``.
+
+    Rows with equal names are completed with the keys in which they differ.
+    """
+    names = [_name(s) for s in specs]
+    labels = []
+    for name, spec in zip(names, specs, strict=True):
+        same = [s for n, s in zip(names, specs, strict=True) if n == name]
+        keys = [k for k in differing(same) if k not in ("train.lr", "model.label", "data.label")]
+        values = {k: v for k, v in flat(spec).items() if k in keys and not k.startswith("method.resolved.")}
+        labels.append(" ".join([name, *(f"{k.replace('.fields.', '.')}={v}" for k, v in values.items())]))
+    return labels
+
+
+def _name(spec: RunSpec) -> str:
+    notes = [note for note in (spec.method.preset, describe(spec)) if note]
+    return display_name(spec) + (f" ({', '.join(notes)})" if notes else "")
+
+
+def _cell(group: SeedGroup, task: str | None) -> Cell:
+    values = [v for run in group.runs if (v := run.value(task)) is not None]
+    value = group.value(task)
+    sd = None
+    if value is not None and len(values) > 1:
+        sd = (sum((v - value) ** 2 for v in values) / (len(values) - 1)) ** 0.5
+    return Cell(value=value, estimate=group.estimate(task), sd=sd)
+
+
+def _flags(group: SeedGroup) -> tuple[str, ...]:
+    flags = []
+    if group.spec.train.per_task is not None or group.spec.eval.per_task is not None:
+        flags.append(LIMITED)
+    if any(r.record.generation is not None and r.record.generation.halved for r in group.runs):
+        flags.append("batches halved")
+    if any(r.record.provenance.dirty for r in group.runs):
+        flags.append("uncommitted changes")
+    return tuple(flags)
+
+
+def _nested(rows: Sequence[Row]) -> list[Row]:
+    """Methods by mean, best first, each followed by its ablations; an ablation without its method is a row itself."""
+
+    def order(row: Row) -> float:
+        return -1.0 if row.mean.value is None else row.mean.value
+
+    ablations: dict[SeedGroup, list[Row]] = {}
+    top = []
+    for row in sorted(rows, key=order, reverse=True):
+        parent = _parent(row, rows) if row.group.spec.method.ablation else None
+        if parent is None:
+            top.append(row)
+        else:
+            delta = difference(row.group, parent.group, None)
+            ablations.setdefault(parent.group, []).append(replace(row, nested=True, delta=delta))
+    return [r for row in top for r in (row, *ablations.get(row.group, ()))]
+
+
+def _parent(ablation: Row, rows: Sequence[Row]) -> Row | None:
+    """The row of the same method without an ablation whose spec differs from the ablation's in the fewest keys."""
+    spec = ablation.group.spec
+    family = [r for r in rows if r.group.spec.method.name == spec.method.name and r.group.spec.method.ablation is None]
+    return min(family, key=lambda r: len(differing([r.group.spec, spec])), default=None)
+
+
+def _marked(rows: Sequence[Row], tasks: Sequence[str]) -> list[Row]:
+    """Mark the best trained row of each column, and those that do not differ significantly from it."""
+    rows = list(rows)
+    for task in (None, *tasks):
+        trained = [i for i, r in enumerate(rows) if _is_result(r) and _value(r, task) is not None]
+        if not trained:
+            continue
+        best = max(trained, key=lambda i: _value(rows[i], task) or 0.0)
+        group = rows[best].group
+        for i in trained:
+            to_best = None if i == best else difference(group, rows[i].group, task)
+            tied = to_best is not None and not to_best.significant
+            rows[i] = _with_marks(rows[i], task, best=i == best, tied=tied)
+    return rows
+
+
+def _ranked(rows: Sequence[Row]) -> list[Row]:
+    """Ranks of trained rows with a mean that are neither ablations nor limited; equal values share a rank."""
+    values = [r.mean.value for r in rows if _may_rank(r)]
+    return [replace(r, rank=values.index(r.mean.value) + 1) if _may_rank(r) else r for r in rows]
+
+
+def _may_rank(row: Row) -> bool:
+    return _is_result(row) and not row.nested and row.mean.value is not None
+
+
+def _is_result(row: Row) -> bool:
+    return row.kind is Kind.TRAINED and LIMITED not in row.flags
+
+
+def _value(row: Row, task: str | None) -> float | None:
+    return row.mean.value if task is None else row.cells[task].value
+
+
+def _with_marks(row: Row, task: str | None, *, best: bool, tied: bool) -> Row:
+    if task is None:
+        return replace(row, mean=replace(row.mean, best=best, tied=tied))
+    return replace(row, cells={**row.cells, task: replace(row.cells[task], best=best, tied=tied)})
