@@ -114,9 +114,7 @@ def resample(statistics: Statistics, metric: str, counts: Floats) -> Resampled:
     value = float(statistics.values(statistics.rows.sum(axis=0))[metric])
     outside = [x for x in (value, draws.min(), draws.max()) if not -_ROUNDING <= x <= 1 + _ROUNDING]
     if outside:
-        raise HarnessError(
-            f"metric {metric!r} is {outside[0]} on some test set; metrics must be between 0 and 1"
-        )
+        raise HarnessError(f"metric {metric!r} is {outside[0]} on some test set; metrics must be between 0 and 1")
     return Resampled(value=value, draws=draws)
 
 
