@@ -23,7 +23,7 @@ from harness.data.rows import group
 from harness.generation.generator import Generated, Request
 from harness.pipeline.predict import generator
 from harness.pipeline.prepare import Prepared, train_rows
-from harness.pipeline.reopen import find, load
+from harness.pipeline.reopen import load, reopen
 from harness.pipeline.resolve import Resolved
 
 Texts = dict[tuple[int, str], str]
@@ -32,7 +32,7 @@ Texts = dict[tuple[int, str], str]
 def main() -> None:
     options = arguments()
     logging.disable(logging.WARNING)
-    finished = find(options.run, options.data, options.model)
+    finished = reopen(options.run, options.data, options.model)
     spec = finished.resolved.spec
     train = spec.train.model_copy(update={"precision": options.precision})
     evaluation = spec.eval.model_copy(update={"batch_tokens": options.batch_tokens or spec.eval.batch_tokens})

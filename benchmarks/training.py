@@ -38,7 +38,7 @@ from harness.method import Trait, iter_linear
 from harness.models.loading import LoadedModel, load_model
 from harness.registry import method_class
 from harness.reporting.numbers import MISSING
-from harness.runtime.prefetch import Prefetch
+from harness.runtime.prefetch import Prefetcher
 from harness.training.attention import attention
 from harness.training.batch import IGNORED, weigh
 from harness.training.packing import choose_layout, micro_tokens
@@ -121,7 +121,7 @@ class Ours:
         self.frozen = floor(self.loaded.model)
         adapter = method.attach(base, self.tasks, seed=0)
         reads = Trait.LABEL_FREE in method.traits
-        layout = choose_layout(own, adapter, config, reads, print)
+        layout = choose_layout(own, adapter, config, reads)
         parameters = adapter.trainable()
         stage = Stage(
             name="all",
@@ -139,10 +139,10 @@ class Ours:
         size, model = self.options.batch, self.loop.loaded.model
 
         def work() -> None:
-            with Prefetch(lambda i: list(rows[i * size : (i + 1) * size]), 0, len(rows) // size) as ahead:
+            with Prefetcher(lambda i: list(rows[i * size : (i + 1) * size]), 0, len(rows) // size) as ahead:
                 for _ in range(len(rows) // size):
-                    chosen = ahead.take()
-                    self.waited.append(ahead.waited)
+                    chosen = ahead.get()
+                    self.waited.append(ahead.waited_seconds)
                     self.stepped.append(self.loop.step(self.number, chosen, self.tasks).seconds)
                     self.number += 1
 

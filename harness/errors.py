@@ -1,4 +1,4 @@
-"""What can go wrong, in words that say what to do next."""
+"""Exceptions of the project. A message names the thing, the value, and what to do next."""
 
 from __future__ import annotations
 
@@ -31,37 +31,37 @@ class StoreError(HarnessError):
 
 
 class RunLocked(StoreError):
-    """Another process works on the same run (exit status 2)."""
+    """Another process is using the same run (exit status 2)."""
 
     exit_code = 2
 
 
 class TrainingError(HarnessError):
-    """Training cannot go on: the loss is not finite, or nothing is left to train."""
+    """Training cannot continue: the loss is not finite, or there is nothing to train."""
 
 
 class NotFinite(TrainingError):
-    """Training diverged: the loss or its gradient is infinite or no number; the step has changed nothing."""
+    """Training diverged: the loss or its gradient is infinite or NaN. The step has not changed any parameter."""
 
 
 class NotFoldable(HarnessError):
-    """An adapter's share of a task is no single LoRA: it is evaluated routed and cannot be exported."""
+    """A task's part of an adapter is not a single LoRA: it can be evaluated with routing, but not exported."""
 
 
 class BudgetError(UsageError):
-    """A method cannot be built within the budget; the message names the least possible."""
+    """A method cannot be built within the budget; the message states the smallest budget that would do."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`` Did you mean 'cgc_lora'?`` for a misspelt name, or an empty string when nothing is near."""
+    """`` Did you mean 'cgc_lora'?`` for a misspelt name, or an empty string if no known name is similar."""
     close = difflib.get_close_matches(name, list(known), n=2, cutoff=0.6)
     return f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
 
 
 def unknown(what: str, name: str, known: Iterable[str], see: str = "") -> UsageError:
-    """The one wording for a name that nobody knows: the thing, the choices, the next step."""
+    """The error for an unknown name: what it should be, the choices, and where to look."""
     choices = sorted(known)
     hint = nearest(name, choices)
     if not hint and choices:
         hint = f" Known: {', '.join(choices[:40])}."
-    return UsageError(f"no {what} {name!r}.{hint}" + (f" See: {see}" if see else ""))
+    return UsageError(f"unknown {what} {name!r}.{hint}" + (f" See: {see}" if see else ""))

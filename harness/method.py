@@ -1,13 +1,13 @@
 """What a method is: the contracts between a way to adapt a model and the engine that trains and evaluates it.
 
-Shapes: B rows, S tokens of a row, T tasks, d_in and d_out the widths of an adapted linear layer, r a rank.
+Shapes: B sequences, S tokens of a sequence, T tasks, d_in and d_out the widths of an adapted linear layer, r a rank.
 """
 
 from __future__ import annotations
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -19,18 +19,21 @@ from harness.task import Example
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    Parameters = Sequence[nn.Parameter]
-    Model = nn.Module
-
 
 class Trait(StrEnum):
-    """What a method can do; traits choose the contract tests that it must pass and what the engine asks of it."""
+    """What an adapter method can do; traits select its contract tests and what the engine uses of its adapter."""
 
-    TRAINS = "trains"  # has parameters to train
-    ROUTED = "routed"  # tasks get different weights: equal prompts may have different answers
-    LABEL_FREE = "label_free"  # can choose the route from the prompt alone (Adapter.assign)
-    FOLDS = "folds"  # a task's share of the adapter is one plain LoRA
-    ANSWERS = "answers"  # answers without a language model (Method.answer); attach and fit are never called
+    ROUTED = "routed"  # Tasks get different weights, so that equal prompts may have different predictions.
+    LABEL_FREE = "label_free"  # The adapter can choose the route from the prompt alone (Routing.assign).
+    FOLDS = "folds"  # A task's share of the adapter is one plain LoRA.
+
+
+class ArtefactKind(StrEnum):
+    """What the value of an artefact is; plots select artefacts by it."""
+
+    GATES = "gates"  # {gate: {task: [weight of each expert]}}
+    SKILLS = "skills"  # {layer: {task: [share of each skill]}}
+    OTHER = "other"  # Any JSON value; it is kept in the run's directory and not drawn.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +46,7 @@ class LoRAFactors:
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """The rank that a method may use: ``active`` (of one task's folded LoRA) or ``stored`` (kept in all)."""
+    """The rank that a method may use: ``active`` (of one task's folded LoRA) or ``stored`` (of all parameters)."""
 
     kind: str
     rank: int
@@ -54,23 +57,24 @@ class Budget:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """Rank kept in all (stored) and rank of one task's folded LoRA (active), of every adapted layer."""
+    """Rank of all stored parameters, and of one task's folded LoRA (active), in every adapted layer."""
 
     stored: int
     active: int
 
 
-class Adapter(Protocol):
-    """What a method put on a model. Adapted layers are off, routed, folded or merged.
+class Routing(Protocol):
+    """The part of an adapter that generation uses: the share of each sequence, and one task's share folded.
 
-    Outside any of the contexts below the layers are routed without a route, and a forward raises RuntimeError: no
-    result can come from a forgotten route. Contexts are not re-enterable and must stay open until backward has ended.
+    Adapted layers are off, routed, folded or merged. Outside the contexts below they are routed but have no route, and
+    a forward raises RuntimeError, so that no result can come from a forgotten route. Contexts do not nest.
     """
 
     def route(self, labels: Tensor) -> AbstractContextManager[None]:
-        """Routed: each row (labels of shape (B,)) or token ((B, S), packed rows) uses the share of its task.
+        """Routed: each sequence (labels of shape (B,)) or token ((B, S), packed sequences) uses its task's share.
 
-        Labels index the tasks given to ``attach``. Rows repeated by beams: row i has route i // (rows / len(labels)).
+        Labels are indices into the tasks given to ``attach``. Beam search repeats sequences: sequence i then has the
+        label i // (sequences / len(labels)).
         """
 
     def off(self) -> AbstractContextManager[None]:
@@ -78,6 +82,72 @@ class Adapter(Protocol):
 
     def apply(self, factors: Mapping[str, LoRAFactors], *, merge: bool) -> AbstractContextManager[None]:
         """Folded (``merge=False``) or merged into float32 weights (True; restored by copy, bit for bit, on exit)."""
+
+    def fold(self, task: str) -> Mapping[str, LoRAFactors]:
+        """One task's share as plain LoRA factors by module name of the base model. Raises NotFoldable."""
+
+    def assign(self, prompts: Sequence[Tensor]) -> Sequence[int] | None:
+        """The route of each tokenised prompt (1-d LongTensor), chosen without labels. None: the task is the route."""
+
+    def read(self, prompts: Sequence[Tensor], owner: Tensor) -> None:
+        """For trait LABEL_FREE, called inside ``route`` before each forward: the tokenised prompts of its sequences.
+
+        Args:
+            prompts: 1-d LongTensors, without targets and padding.
+            owner: of the shape of the route's labels: the index of the prompt of each sequence or token, or -1.
+        """
+
+
+class BaseRouting:
+    """A ``Routing`` without an adapter: every sequence uses the base model.
+
+    Args:
+        off: gives the context in which the model is its base; ``adapter.off`` where an adapter is attached.
+    """
+
+    def __init__(self, off: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        self._off = off
+
+    def route(self, labels: Tensor) -> AbstractContextManager[None]:
+        return self._off()
+
+    def off(self) -> AbstractContextManager[None]:
+        return self._off()
+
+    def apply(self, factors: Mapping[str, LoRAFactors], *, merge: bool) -> AbstractContextManager[None]:
+        return self._off()
+
+    def fold(self, task: str) -> Mapping[str, LoRAFactors]:
+        return {}
+
+    def assign(self, prompts: Sequence[Tensor]) -> Sequence[int] | None:
+        return None
+
+    def read(self, prompts: Sequence[Tensor], owner: Tensor) -> None:
+        """The base model has no router that reads prompts."""
+
+
+class StepRouting(Protocol):
+    """The part of an adapter that a training step uses."""
+
+    def begin_step(self, stage: str, step: int) -> None:
+        """Called before the forwards of each optimiser step, with the same arguments in every process.
+
+        A gate's noise is a function of (seed, stage, step, layer, task) alone: equal in all micro-batches of a step.
+        """
+
+    def route(self, labels: Tensor) -> AbstractContextManager[None]:
+        """As ``Routing.route``; the context stays open until backward has ended."""
+
+    def read(self, prompts: Sequence[Tensor], owner: Tensor) -> None:
+        """As ``Routing.read``."""
+
+    def penalty(self) -> Tensor:
+        """The method's own loss term, summed over the prompts of the last ``read``; the engine divides. A scalar."""
+
+
+class Adapter(Routing, StepRouting, Protocol):
+    """What a method puts on a model."""
 
     def trainable(self) -> Mapping[str, nn.Parameter]:
         """Every parameter of the adapter by name; nothing else on the model is ever trained."""
@@ -91,36 +161,13 @@ class Adapter(Protocol):
     def detach(self) -> None:
         """Give the model back as it was before ``attach``."""
 
-    def assign(self, prompts: Sequence[Tensor]) -> Sequence[int] | None:
-        """Label-free choice: the route of each tokenised prompt (1-d LongTensor). None: the task is the route."""
-
-    def fold(self, task: str) -> Mapping[str, LoRAFactors]:
-        """One task's share as plain LoRA factors by module name of the base model. Raises NotFoldable."""
-
-    def begin_step(self, stage: str, step: int) -> None:
-        """Told before the forwards of each optimiser step, with the same arguments in every process.
-
-        A gate's noise is a function of (seed, stage, step, layer, task) alone: equal in all micro-batches of a step.
-        """
-
-    def read(self, prompts: Sequence[Tensor], owner: Tensor) -> None:
-        """Trait LABEL_FREE, told inside ``route`` before each forward: the tokenised prompts of its sequences.
-
-        Args:
-            prompts: 1-d LongTensors, without targets and padding.
-            owner: of the shape of the route's labels: the prompt (its index) of each row or token; -1: of none.
-        """
-
-    def penalty(self) -> Tensor:
-        """The method's own loss term, summed over the prompts of the last ``read``; the engine divides. A scalar."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Experts:
-    """The E experts of one adapted layer one by one, so that `harness bench` can tell what a loop over them costs.
+    """The E experts of one adapted layer one by one, with which `harness bench` measures the cost of a loop over them.
 
     a: E of shape (r, d_in). b: E of shape (d_out, r).
-    weights: gives g (M, E), with its gradient, for each of the M labels of the route that is set.
+    weights: returns g (M, E), with its gradient, for each of the M labels of the current route.
     merge: "output", s sum_k g_k B_k A_k x; or "factor", s (sum_k g_k B_k) (sum_k g_k A_k) x. scale: s.
     """
 
@@ -133,22 +180,22 @@ class Experts:
 
 @runtime_checkable
 class HasExperts(Protocol):
-    """An adapter that can name its experts. It need not: without, `harness bench` compares with no loop."""
+    """An adapter that lists its experts. This is optional: without it `harness bench` has no loop to compare with."""
 
     def experts(self) -> Mapping[str, Experts]:
-        """By module name, the layers whose output is a weighed sum over experts."""
+        """By module name, the layers whose output is a weighted sum over experts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """The finished run that a run goes on from: its tasks by route, and its adapter's ``state_dict``."""
+    """The finished run that a run is initialised from: its tasks by route, and its adapter's ``state_dict``."""
 
     tasks: tuple[str, ...]
     state: Mapping[str, Tensor]
 
 
 class Trainer(Protocol):
-    """Given to ``Method.fit`` by the engine. Finished stages are skipped on resume, an unfinished one goes on."""
+    """The engine, as ``AdapterMethod.fit`` uses it. It skips finished stages and resumes an unfinished one."""
 
     def train(
         self,
@@ -162,34 +209,34 @@ class Trainer(Protocol):
         Args:
             stage: its name; unique within the run.
             parameters: names from ``Adapter.trainable`` that change in this stage (default all).
-            tasks: whose examples are used (default all). With n_t of N examples the batch size is
+            tasks: the tasks whose examples are used (default all). With n_t of N examples the batch size is
                 max(1, round(batch_size * n_t / N)) and the number of steps is that of the mixed run.
-            share: of the run's steps that this stage gets.
+            share: the share of the run's steps that this stage gets.
         """
 
     def examples(self, task: str, n: int, stage: str) -> list[Example]:
-        """n examples of the train split (fewer if there are fewer), drawn by the run's seed and the stage's name."""
+        """At most n examples of the train split, drawn with the run's seed and the stage's name."""
 
     def loss(self, examples: Sequence[Example]) -> float:
         """Mean loss over examples (each the mean over its target tokens), without gradient, routed by their tasks."""
 
     def done(self, stage: str) -> bool:
-        """True where the stage finished before (on resume)."""
+        """True if the stage finished before (on resume)."""
 
     def finish(self, stage: str) -> None:
         """Mark a stage that does not use ``train`` (a search) as finished and checkpoint the adapter."""
 
     def remember(self, key: str, value: Any) -> None:
-        """Keep a JSON value (a search's trials) in the checkpoint; written at once."""
+        """Save a JSON value (a search's trials) in the checkpoint, which is written at once."""
 
     def recall(self, key: str) -> Any:
-        """What ``remember`` kept, or None."""
+        """The value that ``remember`` saved, or None."""
 
     def reuse(self, stage: str) -> Mapping[str, Tensor] | None:
-        """The adapter state of this stage as another finished run of the same spec has trained it; None if none has."""
+        """The adapter state of this stage from another finished run that trained the same stage; None if none did."""
 
-    def artefact(self, name: str, value: Any) -> None:
-        """Keep a JSON value for reports: gate weights, skill assignment, ..."""
+    def artefact(self, name: str, value: Any, kind: ArtefactKind) -> None:
+        """Save a JSON value for reports as ``artefacts/<name>.json``; plots select it by its kind."""
 
     @property
     def seed(self) -> int:
@@ -197,40 +244,67 @@ class Trainer(Protocol):
 
     @property
     def start(self) -> Start | None:
-        """What the run goes on from (``--from``), for methods that can (``Method.continues``)."""
-
-
-Answering = Mapping[str, Sequence[Example]]  # the train examples of each task
+        """What the run is initialised from (``--from``), for methods with ``AdapterMethod.continues``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method(ABC):
-    """A way to adapt a model: a frozen dataclass whose fields are its hyper-parameters (``method.<field>`` keys).
+    """A row of a leaderboard: a ``Baseline`` or an ``AdapterMethod``. Subclass one of these two.
 
-    Fields must be JSON values (str, int, float, bool, None, tuples of these) with defaults.
+    A frozen dataclass whose fields are its hyper-parameters (``method.<field>`` keys). Fields must be JSON values (str,
+    int, float, bool, None, tuples of these) with defaults.
     """
 
-    version: ClassVar[int]
-    traits: ClassVar[frozenset[Trait]]
-    ablations: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # name -> fields that differ
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # "paper" -> keys (method.x, train.y) of the paper
-    inference_fields: ClassVar[frozenset[str]] = frozenset()  # they change answers and never training
-    # Fields of folders ("DIR" or "name=DIR"), with the files of each that decide the result: their hashes, not the
-    # paths, are part of a run.
+    version: ClassVar[int]  # Raise it whenever results change: runs of another version are not reused.
+    summary: ClassVar[str] = ""  # One line for `harness list`.
+    ablations: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # By name, the fields that differ.
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # By name ("paper"), the keys (method.x, train.y) it sets.
+    inference_fields: ClassVar[frozenset[str]] = frozenset()  # Fields that change predictions and never training.
+    # Fields of folders ("DIR" or "name=DIR"), with the files of each that decide the result. The hashes of these files
+    # are part of a run, and the paths are not.
     folders: ClassVar[Mapping[str, Sequence[str]]] = {}
-    continues: ClassVar[bool] = False  # a run may go on from a finished one (Trainer.start)
-    summary: ClassVar[str] = ""  # one line for `harness list`
+    traits: ClassVar[frozenset[Trait]] = frozenset()
+    trains: ClassVar[bool] = False  # Whether there are parameters to train.
 
-    def attach(self, model: Model, tasks: Sequence[str], *, seed: int) -> Adapter:
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline(Method):
+    """A method without a model: it predicts from the training examples of the task alone."""
+
+    @abstractmethod
+    def predict(self, examples: Sequence[Example], train: Sequence[Example]) -> Sequence[str]:
+        """One prediction for each example.
+
+        Args:
+            examples: of one task, with empty targets.
+            train: the training examples of this task; there may be none.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterMethod(Method):
+    """A method that puts an adapter on a frozen model and trains the adapter.
+
+    With ``trains = False`` the adapter has no parameters: ``fit`` is not called and nothing is saved.
+    """
+
+    trains: ClassVar[bool] = True
+    continues: ClassVar[bool] = False  # Whether a run may be initialised from a finished one (Trainer.start).
+
+    @abstractmethod
+    def attach(self, model: nn.Module, tasks: Sequence[str], *, seed: int) -> Adapter:
         """Put the adapter on a frozen model. Initial values depend on (seed, module name, expert) alone."""
-        raise NotImplementedError(f"{type(self).__name__} has no adapter")
+
+    @abstractmethod
+    def ranks(self, n_tasks: int) -> Ranks:
+        """Stored and active rank of every adapted layer with that many tasks."""
 
     def fit(self, adapter: Adapter, trainer: Trainer, tasks: Sequence[str]) -> None:
         """Train the adapter. Default: one stage, all tasks mixed."""
         trainer.train("all")
 
     def stage_key(self, stage: str, tasks: Sequence[str]) -> str | None:
-        """What decides the result of a stage beside the run's data, model and settings; None: nobody else trains it.
+        """What decides the result of a stage besides the run's data, model and settings; None: it is not reused.
 
         Stages of two methods with equal keys end with equal parameters under equal names (see ``Trainer.reuse``).
         """
@@ -240,41 +314,43 @@ class Method(ABC):
         """Stages whose parameters no later stage changes: the finished adapter still holds them."""
         return ()
 
-    def answer(self, task: str, prompts: Sequence[Example], train: Sequence[Example]) -> Sequence[str]:
-        """Trait ANSWERS: a text for each prompt (whose targets are blank), from the task's train examples."""
-        raise NotImplementedError(f"{type(self).__name__} does not answer by itself")
-
     def check_start(self, method: Method, start: Sequence[str], tasks: Sequence[str]) -> None:
-        """Raises UsageError where a run on ``tasks`` cannot go on from a run of ``method`` on the tasks ``start``."""
-        raise UsageError(f"{type(self).__name__} does not go on from other runs")
+        """Raises UsageError if a run of ``method`` on the tasks ``start`` cannot initialise one on ``tasks``."""
+        raise UsageError(f"{type(self).__name__} cannot be initialised from another run: leave --from out")
 
     def lr_factor(self, parameter: str) -> float:
-        """What the learning rate of a parameter of ``Adapter.trainable`` is multiplied by."""
+        """The factor on the learning rate of a parameter of ``Adapter.trainable``."""
         return 1.0
 
-    def ranks(self, n_tasks: int) -> Ranks:
-        """Stored and active rank of every adapted layer with that many tasks."""
-        return Ranks(stored=0, active=0)
-
-    def within(self, budget: Budget, n_tasks: int) -> Method:
+    def within(self, budget: Budget, n_tasks: int) -> AdapterMethod:
         """The same method with ranks as near to the budget as possible, never above it.
 
-        Raises: BudgetError naming the least possible rank.
+        Raises: BudgetError naming the smallest possible rank.
         """
         ranks = self.ranks(n_tasks)
         used = ranks.active if budget.kind == "active" else ranks.stored
         if used > budget.rank:
-            raise BudgetError(f"{type(self).__name__} needs {budget.kind} rank {used}; the budget is {budget}")
+            raise BudgetError(
+                f"{type(self).__name__} needs {budget.kind} rank {used} and the budget is {budget}: "
+                f"use --budget {budget.kind}:{used} or more"
+            )
         return self
 
 
+def adapter_method(method: Method) -> AdapterMethod:
+    """The same method, checked to have an adapter. Raises TypeError for a baseline: callers handle baselines first."""
+    if not isinstance(method, AdapterMethod):
+        raise TypeError(f"{type(method).__name__} is a baseline and has no adapter")
+    return method
+
+
 def named_folder(entry: str) -> tuple[str | None, Path]:
-    """``name=DIR`` of a field of ``Method.folders`` as its two parts; name None for a DIR alone."""
+    """``name=DIR`` of a field of ``Method.folders`` as its two parts; the name is None for a DIR alone."""
     name, sign, folder = entry.partition("=")
     return (name.strip(), Path(folder.strip())) if sign and "/" not in name else (None, Path(entry.strip()))
 
 
-def iter_linear(model: Model) -> Iterator[tuple[str, nn.Linear]]:
+def iter_linear(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
     """Every linear layer of the model's blocks by name: the usual target modules of a LoRA, without the output head."""
     from torch import nn
 

@@ -1,4 +1,4 @@
-"""Methods, suites and models by name, from the entry points of every installed distribution, ours among them."""
+"""Methods, suites, models and inference back ends by name, from the entry points of every installed distribution."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, cast
 from harness.errors import HarnessError, UsageError, unknown
 
 if TYPE_CHECKING:
+    from harness.inference import InferenceBackend
     from harness.method import Method
     from harness.task import Suite
 
 METHODS = "harness.methods"
 SUITES = "harness.suites"
 MODELS = "harness.models"
-_WORD = {METHODS: "method", SUITES: "suite", MODELS: "model"}
+BACKENDS = "harness.backends"
+_WORD = {METHODS: "method", SUITES: "suite", MODELS: "model", BACKENDS: "back end"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +59,17 @@ def suite_class(name: str) -> type[Suite]:
 
 
 def model_folder(name: str) -> Path | None:
-    """The folder of a model that a distribution brings along (``tiny``), None where nobody registered the name."""
+    """The folder of a model that a distribution includes (``tiny``), None where the name is not registered."""
     return cast("Path", _load(MODELS, name)) if name in plugins(MODELS) else None
 
 
+def backend_class(name: str) -> type[InferenceBackend]:
+    """The inference back end of that name; errors as ``method_class``."""
+    return cast("type[InferenceBackend]", _load(BACKENDS, name))
+
+
 def broken(group: str) -> dict[str, str]:
-    """Why each plug-in that cannot be used cannot: by name, for `harness list --check`. Imports everything."""
+    """The error of each plug-in that cannot be used, by name, for `harness list --check`. Imports everything."""
     reasons = {}
     for name in plugins(group):
         try:
@@ -99,13 +106,19 @@ def _load(group: str, name: str) -> object:
 
 
 def _check(group: str, name: str, loaded: object) -> None:
-    from harness.method import Method
+    from harness.inference import InferenceBackend
+    from harness.method import AdapterMethod, Baseline
     from harness.task import Suite
 
     if group == MODELS:
         if not isinstance(loaded, Path):
             raise HarnessError(f"model {name!r} is {loaded!r}, not the path of a folder")
         return
-    base = Method if group == METHODS else Suite
-    if not (isinstance(loaded, type) and issubclass(loaded, base)):
-        raise HarnessError(f"{_WORD[group]} {name!r} is {loaded!r}, not a subclass of harness's {base.__name__}")
+    bases: dict[str, tuple[type, ...]] = {
+        METHODS: (AdapterMethod, Baseline),
+        SUITES: (Suite,),
+        BACKENDS: (InferenceBackend,),
+    }
+    if not (isinstance(loaded, type) and issubclass(loaded, bases[group])):
+        names = " or ".join(base.__name__ for base in bases[group])
+        raise HarnessError(f"{_WORD[group]} {name!r} is {loaded!r}, not a subclass of harness's {names}")

@@ -1,12 +1,15 @@
-"""What a task is: examples, protocols that score them, and the suite that reads them.
+"""The contract for suites: examples, tasks, the protocols that score them, and the suite that reads them.
 
-A protocol turns texts into answers and answers into per-example statistics, whose *sums over examples* are all that
-its metrics need. That makes every bootstrap one matrix product (see ``harness.stats``).
+A protocol parses each prediction into an answer and computes *statistics* of the answers: a few numbers per example
+whose sums over examples are all that its *metrics* (accuracy, F1, ...) need. A metric of a resampled test set is then
+a function of one matrix product, which makes the bootstrap fast (see ``harness.scoring.statistics``).
 """
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +18,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.errors import DataError
+from harness.hashing import file_sha256
+
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -22,12 +28,16 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 
-Answer = Any  # what a protocol's parser makes of a text: a label, a list of items, sections, or NOT_PARSED
+Answer = Any  # the parser's result: a label, a set of items, sections by heading, ... or NOT_PARSED
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Example:
-    """One question of a task with its gold text. ``choices`` are the options that the prompt offers, where it does."""
+    """One example of a task.
+
+    target: the reference text; "" where the source withholds it.
+    choices: the options that the prompt offers; None where it offers none.
+    """
 
     id: str
     task: str
@@ -37,7 +47,7 @@ class Example:
 
 
 class NotParsed:
-    """The answer of a text that does not have the task's answer format. Use the one instance ``NOT_PARSED``."""
+    """The type of ``NOT_PARSED``, the answer of a text that does not follow the task's format."""
 
     def __repr__(self) -> str:
         return "NOT_PARSED"
@@ -53,11 +63,12 @@ NOT_PARSED: Final = NotParsed()
 class Statistics:
     """Per-example statistics of one task under one protocol.
 
-    rows: float64 (n, k), additive over examples: metrics are functions of column sums alone.
-    values: column sums (..., k) -> {metric name: array (...)}, each between 0 and 1, vectorised over leading axes.
+    per_example: float64 (n, k), one row of k statistics for each of n examples; metrics depend on column sums alone.
+    values: the metrics, a function of column sums (..., k) that returns {metric name: array (...)}. Every metric is
+        between 0 and 1, and the function is vectorised over the leading axes.
     """
 
-    rows: Floats
+    per_example: Floats
     values: Callable[[Floats], Mapping[str, Floats]]
 
 
@@ -65,9 +76,10 @@ class Statistics:
 class Protocol:
     """A named scoring rule.
 
-    parse: (text, example) -> answer; total (never raises, any text) and linear in the text's length.
-    statistics: (gold answers, predicted answers) -> Statistics; NOT_PARSED may occur among the predicted answers.
-    headline: the one metric, a key of ``Statistics.values``, that a leaderboard shows.
+    parse: (text, example) -> answer, applied to targets and to predictions. It accepts any text, never raises, and
+        takes time linear in the text's length.
+    statistics: (gold answers, predicted answers) -> Statistics. Either may contain NOT_PARSED.
+    headline: the metric, a key of what ``Statistics.values`` returns, that leaderboards show.
     """
 
     parse: Callable[[str, Example], Answer]
@@ -96,12 +108,13 @@ Diagnostics = Mapping[str, Any]  # JSON values: confusion matrix, entity F1 on t
 class Task:
     """One kind of question.
 
-    kind: what sort of task it is ("ner", "label", ...), the prior for clusters.
-    protocols: by name, the official one first.
-    one_label: answers are right or wrong as a whole, so that two methods can be compared by McNemar's test.
-    invented: (answer, example) -> True where the answer holds a label that the example does not offer; None where
-        the task has no closed set of labels.
-    diagnose: (examples, predicted texts) -> figures shown beside the scores, never ranked.
+    version: raise it when the same predictions would be scored differently.
+    kind: the sort of task ("ner", "label", ...), by which ``--clusters kind`` groups tasks.
+    protocols: scoring rules by name, the official one first.
+    one_label: whether each answer is either right or wrong, so that McNemar's test can compare two methods.
+    invented: (answer, example) -> whether the answer has a label that the example does not offer; None where the task
+        has no closed set of labels.
+    diagnose: (examples, predictions) -> figures that are reported next to the scores and never ranked.
     """
 
     name: str
@@ -115,55 +128,105 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Suite(ABC):
-    """A set of tasks read from one source. A frozen dataclass: its fields are its options (``suite.<field>`` keys)."""
+    """A set of tasks that are read from one source.
+
+    Subclasses are frozen dataclasses. Their fields are the suite's options: ``--set suite.<field>=value``.
+
+    name: the name that ``--suite`` accepts. version: raise it when equal files would be read as other examples.
+    """
 
     name: ClassVar[str]
     version: ClassVar[int]
+    default_model: ClassVar[str | None] = None
+    """A registered model for first trials on the embedded sample, used where no model is given."""
     parameter_limit: ClassVar[ParameterLimit | None] = None  # leaderboards show whether each method keeps to it
 
     @property
     @abstractmethod
     def tasks(self) -> Mapping[str, Task]:
-        """Every task by name, in the order in which tables show them."""
+        """All tasks by name, in the order in which tables list them."""
 
     @abstractmethod
     def read(self, source: str, split: str) -> Dataset:
-        """Read one split of a folder, a file or a hub data set.
+        """Read one split of a folder, a file or a data set on the Hugging Face Hub.
 
-        Returns: a datasets.Dataset with columns id, task, prompt, target (str) and choices (list[str] or None), in the
-            source's order. Targets are "" where the source withholds them (a published test set).
-        Raises: DataError naming file, line, value and remedy.
+        Returns: a datasets.Dataset with the columns id, task, prompt, target (str) and choices (list[str] or None), in
+            the source's order. Ids are unique within a split. Targets are "" where the source withholds them, as
+            published test sets do.
+        Raises: DataError that names the file, the line, the value and the remedy.
         """
 
     def splits(self, source: str) -> Sequence[str]:
         """The splits that the source has, of "train", "dev", "test"."""
         return ("train", "dev", "test")
 
+    def pin(self, source: str) -> str:
+        """The same source, fixed to its present version.
+
+        A run calls this once, when it starts, and passes the result to every other method. Override it for sources
+        that can change under the same name: for a data set on the hub, return its name with the present commit.
+
+        Raises: DataError where the source cannot be resolved.
+        """
+        return source
+
     def files(self, source: str) -> Sequence[Path]:
-        """The local files that the source is made of, for fingerprints; empty for a hub data set."""
+        """The local files of the source, which ``fingerprint`` hashes; empty for a data set on the hub."""
         return ()
 
+    def fingerprint(self, source: str) -> Mapping[str, str]:
+        """The identity of the examples: a hash or a revision for each part of the source.
+
+        It is part of a run's identity: runs with different fingerprints have different run_ids. The default is the
+        sha256 of each file of ``files``, by file name, or by path below the files' common folder where two files have
+        the same name. Override it for a source without local files, and return the commit. Override it also where the
+        examples depend on a rule, such as one that splits a single file, and add a short name of the rule with its
+        parameters. Descriptions for people belong in ``describe``.
+
+        Raises: DataError where the suite implements neither, or the source has no files.
+        """
+        files = self.files(source)
+        if not files:
+            raise DataError(
+                f"{source}: suite {self.name!r} has no fingerprint for these data, because it finds no files there. "
+                f"Check the path. If it is right, {type(self).__name__} must implement files(source), whose files are "
+                "hashed, or, for data that are not local files, fingerprint(source), such as {'revision': commit}"
+            )
+        same_name = Counter(file.name for file in files)
+        common = Path(os.path.commonpath([file.parent for file in files]))
+        return {
+            file.name if same_name[file.name] == 1 else file.relative_to(common).as_posix(): file_sha256(file)
+            for file in files
+        }
+
+    def same_data(self, recorded: Mapping[str, str], found: Mapping[str, str]) -> bool:
+        """Whether a run's recorded fingerprint and the present one identify the same examples.
+
+        Override it when the form of ``fingerprint`` changes, so that earlier runs can still be scored.
+        """
+        return dict(recorded) == dict(found)
+
     def locate(self, source: str, split: str, ids: Iterable[str]) -> Mapping[str, str]:
-        """Where examples stand, as "file:line" by id; ids that cannot be placed are left out."""
+        """The place of examples in the source, as "file:line" by id; ids without a known place are left out."""
         return {}
 
     @property
     def sample(self) -> Path | None:
-        """The embedded sample: the folder that stands in when no data are given; None where there is none."""
+        """The folder of the embedded sample, which is used when ``--data`` is not given; None without a sample."""
         return None
 
     def describe(self, source: str) -> Mapping[str, Any]:
-        """What a record should keep of how the data were read (a split by content hash, kinds left out, ...)."""
+        """How the data were read, for readers of the record; it is not part of the run's identity."""
         return {}
 
 
-def to_example(row: Mapping[str, Any]) -> Example:
-    """One row of ``Suite.read`` as an Example."""
-    choices = row.get("choices")
+def to_example(columns: Mapping[str, Any]) -> Example:
+    """One example of the data set that ``Suite.read`` returns, from its columns by name."""
+    choices = columns.get("choices")
     return Example(
-        id=row["id"],
-        task=row["task"],
-        prompt=row["prompt"],
-        target=row["target"],
+        id=columns["id"],
+        task=columns["task"],
+        prompt=columns["prompt"],
+        target=columns["target"],
         choices=None if choices is None else tuple(choices),
     )

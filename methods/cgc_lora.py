@@ -1,6 +1,6 @@
-"""CGC-LoRA (arXiv 2402.01684): common experts, a task's own experts, and a gate that sees the task alone.
+"""CGC-LoRA (arXiv 2402.01684): common experts, task-specific experts, and a gate on the task id.
 
-The paper's text names the parts; what it leaves open is a field here.
+The paper describes these parts; each choice that it leaves open is a field here.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, ClassVar, cast
 from torch import nn
 
 from harness.errors import UsageError
-from harness.method import Adapter, Ranks, Trainer, Trait
+from harness.method import Adapter, ArtefactKind, Ranks, Trainer, Trait
 from methods.base import (
     AdaptedLinear,
     EmbeddingScores,
@@ -20,12 +20,12 @@ from methods.base import (
     GatedLinear,
     LoRAAdapter,
     LoRAMethod,
-    Site,
+    TargetModule,
     TaskEmbedding,
     TaskGate,
     UniformScores,
     gate_weights,
-    one_of,
+    require_choice,
 )
 
 
@@ -33,16 +33,20 @@ from methods.base import (
 class CGCLoRA(LoRAMethod):
     """h = W0 x + alpha / expert_rank [sum_i gC_ti BC_i AC_i x + sum_j gS_tj BS_tj AS_tj x].
 
-    n_common, n_specific: experts of all tasks, and of each task alone. expert_rank: of each expert.
-    gate: weights from a task "embedding" by linear maps without bias; from free "logits" per task; or "uniform".
-    gate_scope: a gate for each "linear" layer, each "block", or one for the "model"; the embedding is always one.
-    gate_softmax: "joint" over common and own experts, the gate of CGC; "separate" over either part.
-    gate_lr: factor on the learning rate of free logits.
-    layout: "cgc"; "common" makes own experts common (as many as a task sees), "wide" all experts of all tasks.
+    For task t, with e_t a row of the task embedding: [gC_t ; gS_t] = softmax([WC e_t ; WS e_t]).
+
+    n_common, n_specific: the number of experts shared by all tasks, and of experts of each task alone.
+    expert_rank: the rank of each expert.
+    embedding_size: the size of e_t.
+    gate: weights from a task "embedding" by linear maps without bias; from free "logits" of each task; or "uniform".
+    gate_scope: a gate for each "linear" layer, for each "block", or for the "model"; the embedding is always shared.
+    gate_softmax: "joint" over common and specific experts, as in the original CGC; "separate" over each part.
+    gate_lr: the factor on the learning rate of free logits.
+    layout: "cgc"; "common" makes specific experts common (as many as one task uses), "wide" those of all tasks.
     """
 
     version: ClassVar[int] = 1
-    traits: ClassVar[frozenset[Trait]] = frozenset({Trait.TRAINS, Trait.ROUTED, Trait.FOLDS})
+    traits: ClassVar[frozenset[Trait]] = frozenset({Trait.ROUTED, Trait.FOLDS})
     summary: ClassVar[str] = "common and task-specific experts behind a gate on the task"
     ablations: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "no_cgc": {"layout": "common"},
@@ -64,15 +68,17 @@ class CGCLoRA(LoRAMethod):
     layout: str = "cgc"
 
     def __post_init__(self) -> None:
-        one_of("method.gate", self.gate, ["embedding", "logits", "uniform"])
-        one_of("method.gate_scope", self.gate_scope, ["linear", "block", "model"])
-        one_of("method.gate_softmax", self.gate_softmax, ["joint", "separate"])
-        one_of("method.layout", self.layout, ["cgc", "common", "wide"])
+        require_choice("method.gate", self.gate, ["embedding", "logits", "uniform"])
+        require_choice("method.gate_scope", self.gate_scope, ["linear", "block", "model"])
+        require_choice("method.gate_softmax", self.gate_softmax, ["joint", "separate"])
+        require_choice("method.layout", self.layout, ["cgc", "common", "wide"])
         if min(self.n_common, self.n_specific) < 0 or self.n_common + self.n_specific == 0:
-            raise UsageError(f"n_common {self.n_common} and n_specific {self.n_specific}: a task needs an expert")
+            raise UsageError(
+                f"method.n_common={self.n_common}, method.n_specific={self.n_specific}: a task needs at least 1 expert"
+            )
 
     def experts(self, n_tasks: int) -> tuple[int, int]:
-        """How many experts are common, and how many are each task's own."""
+        """The number of common experts, and of specific experts of each task."""
         if self.layout == "cgc":
             return self.n_common, self.n_specific
         return self.n_common + self.n_specific * (n_tasks if self.layout == "wide" else 1), 0
@@ -84,37 +90,39 @@ class CGCLoRA(LoRAMethod):
             active=(common + own) * self.expert_rank,
         )
 
-    def layer(self, site: Site) -> AdaptedLinear:
-        common, own = self.experts(len(site.tasks))
-        names = [*range(common), *(f"{task}.{j}" for task in site.tasks for j in range(own))]
-        scope = site.scope(self.gate_scope)
-        gate = site.shared(f"{scope}.gate".lstrip("."), lambda: self.make_gate(site, scope, common, own))
+    def layer(self, target: TargetModule) -> AdaptedLinear:
+        common, own = self.experts(len(target.tasks))
+        names = [*range(common), *(f"{task}.{j}" for task in target.tasks for j in range(own))]
+        scope = target.scope(self.gate_scope)
+        gate = target.shared(f"{scope}.gate".lstrip("."), lambda: self.make_gate(target, scope, common, own))
         return GatedLinear(
-            site,
-            site.experts(names, self.expert_rank),
+            target,
+            target.experts(names, self.expert_rank),
             gate,
             rank=self.expert_rank,
             scale=self.alpha / self.expert_rank,
         )
 
-    def make_gate(self, site: Site, scope: str, common: int, own: int) -> TaskGate:
-        """The gate of one scope over a task's ``common + own`` experts."""
-        n_tasks, seen = len(site.tasks), common + own
+    def make_gate(self, target: TargetModule, scope: str, common: int, own: int) -> TaskGate:
+        """The gate of one scope over the ``common + own`` experts of a task."""
+        n_tasks, n_experts = len(target.tasks), common + own
         scores: nn.Module
         if self.gate == "embedding":
-            embedding = site.shared("embedding", lambda: TaskEmbedding(site.tasks, self.embedding_size, site.seed))
+            embedding = target.shared(
+                "embedding", lambda: TaskEmbedding(target.tasks, self.embedding_size, target.seed)
+            )
             names = [f"{scope}.{part}{i}" for part, n in (("common", common), ("own", own)) for i in range(n)]
-            scores = EmbeddingScores(embedding, names, site.seed)
+            scores = EmbeddingScores(embedding, names, target.seed)
         elif self.gate == "logits":
-            scores = FreeScores(n_tasks, seen)
+            scores = FreeScores(n_tasks, n_experts)
         else:
-            scores = UniformScores(n_tasks, seen)
+            scores = UniformScores(n_tasks, n_experts)
         return TaskGate(scores, n_tasks, common, own, separate=self.gate_softmax == "separate")
 
     def lr_factor(self, parameter: str) -> float:
         return self.gate_lr if parameter.endswith(".logits") else 1.0
 
     def fit(self, adapter: Adapter, trainer: Trainer, tasks: Sequence[str]) -> None:
-        """One stage, all tasks mixed; then the gate's weights are kept for reports."""
+        """One stage with all tasks mixed; then the weights of the gates are saved for reports."""
         trainer.train("all")
-        trainer.artefact("gates", gate_weights(cast("LoRAAdapter", adapter)))
+        trainer.artefact("gates", gate_weights(cast("LoRAAdapter", adapter)), ArtefactKind.GATES)

@@ -1,4 +1,4 @@
-"""One plain LoRA for each task, trained on its task alone: the reference for negative transfer."""
+"""One plain LoRA (arXiv 2106.09685) for each task, trained on its task alone: the reference for negative transfer."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from dataclasses import dataclass
 from typing import ClassVar, cast
 
 from harness.method import Adapter, Ranks, Trainer, Trait
-from methods.base import AdaptedLinear, LoRAAdapter, LoRAMethod, Site, TaskLinear, train_alone
+from methods.base import AdaptedLinear, LoRAAdapter, LoRAMethod, TargetModule, TaskLinear, train_alone
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoRASingle(LoRAMethod):
-    """As many trainings of ``lora_all`` with one task as there are tasks, one after the other, each from its start."""
+    """One training of ``lora_all`` for each task, on the examples of this task alone, one after the other."""
 
     version: ClassVar[int] = 1
-    traits: ClassVar[frozenset[Trait]] = frozenset({Trait.TRAINS, Trait.ROUTED, Trait.FOLDS})
+    traits: ClassVar[frozenset[Trait]] = frozenset({Trait.ROUTED, Trait.FOLDS})
     summary: ClassVar[str] = "one LoRA for each task, trained alone"
 
     rank: int = 16
 
-    def layer(self, site: Site) -> AdaptedLinear:
-        return TaskLinear(site, experts=site.tasks, rank=self.rank, scale=self.alpha / self.rank)
+    def layer(self, target: TargetModule) -> AdaptedLinear:
+        return TaskLinear(target, expert_names=target.tasks, rank=self.rank, scale=self.alpha / self.rank)
 
     def fit(self, adapter: Adapter, trainer: Trainer, tasks: Sequence[str]) -> None:
         train_alone(cast("LoRAAdapter", adapter), trainer, tasks)

@@ -1,4 +1,4 @@
-"""A task's most frequent train target, whatever the prompt: the floor of tasks with few labels."""
+"""The most frequent training target of a task, whatever the prompt: the baseline for tasks with few labels."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.method import Method, Trait
+from harness.method import Baseline
 from harness.task import Example
 
 
 @dataclass(frozen=True, kw_only=True)
-class Majority(Method):
-    """Answers without a model. Of equally frequent targets the first in code-point order; "" without train examples."""
+class Majority(Baseline):
+    """Of equally frequent targets the first in code-point order; "" for a task without training examples."""
 
     version: ClassVar[int] = 1
-    traits: ClassVar[frozenset[Trait]] = frozenset({Trait.ANSWERS})
     summary: ClassVar[str] = "the most frequent answer of each task"
 
-    def answer(self, task: str, prompts: Sequence[Example], train: Sequence[Example]) -> Sequence[str]:
+    def predict(self, examples: Sequence[Example], train: Sequence[Example]) -> Sequence[str]:
         counts = Counter(example.target for example in train)
         most = min(counts, key=lambda target: (-counts[target], target), default="")
-        return [most] * len(prompts)
+        return [most] * len(examples)

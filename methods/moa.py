@@ -1,7 +1,7 @@
-"""Mixture-of-LoRAs (MoA, arXiv 2403.03432): a LoRA for each domain, and routers that choose one from the prompt.
+"""Mixture-of-LoRAs (MoA, arXiv 2403.03432): a LoRA for each domain (task), and routers that choose one from the prompt.
 
-The routers read the base model's own hidden states: from states that a label's LoRA has made, a router would learn
-which LoRA is on, and nothing about the prompt.
+The routers read the hidden states of the base model. From states that the label's LoRA has changed, a router would
+learn which LoRA is active and nothing about the prompt.
 """
 
 from __future__ import annotations
@@ -25,24 +25,27 @@ from methods.base import (
     LoRAMethod,
     Parts,
     Route,
-    Site,
+    TargetModule,
     TaskLinear,
     alone_stage,
     generator,
-    one_of,
-    require_sites,
+    require_choice,
+    require_target_layers,
     train_alone,
 )
 from methods.layers.peft_io import FILES, peft_rank, read_peft
 from methods.lora_single import LoRASingle
 
 ROUTERS = "routers.weight"
-LOAD = "load"  # the stage that takes over what another run has trained
-PASS_TOKENS = 8192  # of one pass that reads prompts, padding included
+LOAD = "load"  # The stage that loads what another run has trained.
+PASS_TOKENS = 8192  # Tokens in one pass that reads prompts, including padding.
 
 
 class Routers(nn.Module):
-    """One linear map per block, (L, T, width), of normalised states: their scale differs by orders between blocks."""
+    """One linear map for each of L blocks: weight (L, T, width).
+
+    States are layer-normalised first, since their scales differ by orders of magnitude between blocks.
+    """
 
     def __init__(self, n_blocks: int, width: int, tasks: Sequence[str], seed: int) -> None:
         super().__init__()
@@ -67,8 +70,8 @@ class Routers(nn.Module):
         return torch.bmm(states, self.weight.transpose(1, 2))
 
 
-class Reading:
-    """What the routers made of the prompts of this forward: scores (L, P, T), and the prompt of each label (M,)."""
+class PromptScores:
+    """The routers' scores (L, P, T) for the P prompts of this forward, and the index of each label's prompt (M,)."""
 
     def __init__(self) -> None:
         self.scores: Tensor | None = None
@@ -76,52 +79,52 @@ class Reading:
 
 
 class RouterGate(Gate):
-    """The soft mixture that one block's router asks for, a row for each prompt."""
+    """The soft mixture of one block: the softmax of its router's scores for the prompt of each label."""
 
     def __init__(self, block: str) -> None:
         super().__init__()
         last = block.rpartition(".")[2]
         self.block = int(last) if last.isdecimal() else -1
-        self.reading = Reading()
+        self.prompt_scores = PromptScores()
 
-    def table(self) -> Tensor:
+    def task_weights(self) -> Tensor:
         raise NotFoldable(
-            "a soft mixture of LoRAs depends on the prompt: it is evaluated routed and cannot be exported"
+            "a soft mixture of LoRAs (method.soft=true) depends on the prompt and cannot be folded or exported"
         )
 
-    def weigh(self, route: Route) -> Tensor:
-        scores, owner = self.sources(route)
+    def label_weights(self, route: Route) -> Tensor:
+        scores, owner = self.inputs(route)
         return scores[min(self.block, len(scores) - 1)].softmax(-1)[owner.clamp(min=0)]
 
-    def sources(self, route: Route) -> list[Tensor]:
-        reading = self.reading
-        if reading.scores is None or reading.owner is None:
-            raise RuntimeError("forward without prompts: call adapter.read(prompts, owner) inside of the route")
-        return [reading.scores, reading.owner]
+    def inputs(self, route: Route) -> list[Tensor]:
+        scores, owner = self.prompt_scores.scores, self.prompt_scores.owner
+        if scores is None or owner is None:
+            raise RuntimeError("forward without prompts: call adapter.read(prompts, owner) inside of the route first")
+        return [scores, owner]
 
 
 class MoAAdapter(LoRAAdapter):
-    """LoRAs by label, or by what the routers read in a pass of the base model over the prompt."""
+    """LoRAs chosen by label, or by the routers from a pass of the base model over the prompt."""
 
     def __init__(self, parts: Parts, method: MoA) -> None:
         config = getattr(parts.model, "config", None)
         if config is None or not hasattr(config, "get_text_config"):
             raise ModelError(
-                f"moa reads the hidden states of a transformers model, not of {type(parts.model).__name__}"
+                f"moa reads the hidden states of a transformers model, and {type(parts.model).__name__} is not one"
             )
         config = config.get_text_config()
         first = next(iter(parts.layers.values()))
         routers = Routers(config.num_hidden_layers, config.hidden_size, parts.tasks, parts.seed)
-        # A submodule of an adapted layer, so that whatever moves or wraps the model sees the routers too.
-        first.routers = routers.to(first.weight.device, next(iter(first.tensors().values())).dtype)
+        # The routers are a submodule of an adapted layer, so that whatever moves or wraps the model includes them.
+        first.routers = routers.to(first.weight.device, next(iter(first.factors().values())).dtype)
         super().__init__(replace(parts, modules={**parts.modules, "routers": first.routers}))
         self.method = method
         self.routers = routers
-        self.reading = Reading()
-        self.listens = True
+        self.prompt_scores = PromptScores()
+        self.reads_prompts = True
         for module in self.modules.values():
             if isinstance(module, RouterGate):
-                module.reading = self.reading
+                module.prompt_scores = self.prompt_scores
 
     @contextmanager
     def route(self, labels: Tensor) -> Iterator[None]:
@@ -129,49 +132,49 @@ class MoAAdapter(LoRAAdapter):
             try:
                 yield
             finally:
-                self.reading.scores = self.reading.owner = None
+                self.prompt_scores.scores = self.prompt_scores.owner = None
 
-    def take(self, start: Start) -> None:
-        """Load the LoRAs and the routers' rows of the tasks that another run has in common with this one."""
+    def load_start(self, start: Start) -> None:
+        """Load the LoRAs and the router weights of the tasks that another run has in common with this one."""
         both = [task for task in self.tasks if task in start.tasks]
-        names = [name for task in both for name in self.own(task)]
+        names = [name for task in both for name in self.task_parameters(task)]
         state = dict(start.state)
         if ROUTERS in state:
             weight = self.routers.weight.detach().clone()
-            mine, theirs = ([tasks.index(task) for task in both] for tasks in (self.tasks, start.tasks))
-            weight[:, mine] = state[ROUTERS][:, theirs].to(weight)
+            here, there = ([tasks.index(task) for task in both] for tasks in (self.tasks, start.tasks))
+            weight[:, here] = state[ROUTERS][:, there].to(weight)
             state[ROUTERS] = weight
             names.append(ROUTERS)
-        self.load_part(state, names)
+        self.load_partial(state, names)
 
     @contextmanager
-    def deaf(self) -> Iterator[None]:
-        """Read no prompts and use the label's LoRA: LoRAs are trained alone."""
-        self.listens = False
+    def ignore_prompts(self) -> Iterator[None]:
+        """While open, prompts are not read and each sequence uses the LoRA of its label: for training LoRAs alone."""
+        self.reads_prompts = False
         try:
-            with self.unmixed():
+            with self.without_mixture():
                 yield
         finally:
-            self.listens = True
+            self.reads_prompts = True
 
     def read(self, prompts: Sequence[Tensor], owner: Tensor) -> None:
-        if self.listens:
+        if self.reads_prompts:
             owner = owner.reshape(-1).to(self.device)
             labels = self._labels(owner, len(prompts)) if self.method.router_input == "adapted" else None
-            self.reading.scores = self.routers(self.pooled(prompts, labels))
-            self.reading.owner = owner
+            self.prompt_scores.scores = self.routers(self.pooled(prompts, labels))
+            self.prompt_scores.owner = owner
 
     def _labels(self, owner: Tensor, n: int) -> Tensor:
-        """The label of each of n prompts, by the rows or tokens that belong to it."""
-        labels = self._route.labels
+        """The label of each of n prompts, from the sequences or tokens that belong to it."""
+        labels = self.current_route.labels
         if labels is None:
             raise RuntimeError("prompts are read inside of a route: enter adapter.route(labels) first")
-        known = owner >= 0
-        return labels.new_zeros(n).index_put((owner[known],), labels[known])
+        has_prompt = owner >= 0
+        return labels.new_zeros(n).index_put((owner[has_prompt],), labels[has_prompt])
 
     def penalty(self) -> Tensor:
-        """eta times the cross-entropy of the prompts' labels, a mean over routers, summed over the prompts read."""
-        scores, owner = self.reading.scores, self.reading.owner
+        """eta times the cross-entropy of the prompts' labels: the mean over routers, summed over the prompts."""
+        scores, owner = self.prompt_scores.scores, self.prompt_scores.owner
         if scores is None or owner is None or self.method.soft or not self.method.eta:
             return super().penalty()
         targets = self._labels(owner, scores.shape[1])
@@ -180,7 +183,7 @@ class MoAAdapter(LoRAAdapter):
 
     @torch.no_grad()
     def assign(self, prompts: Sequence[Tensor]) -> Sequence[int] | None:
-        """The choice of the last router, or of most routers but the first block's (of equals the likelier task)."""
+        """The choice of the last router, or the majority of all but the first block's (ties: the likelier task)."""
         if self.method.soft or self.method.routing == "label":
             return None
         scores = self.routers(self.pooled(prompts))
@@ -192,9 +195,9 @@ class MoAAdapter(LoRAAdapter):
 
     @torch.no_grad()
     def pooled(self, prompts: Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
-        """Hidden states before each block, pooled over each prompt's tokens: (L, P, width), no gradient.
+        """Hidden states before each block, pooled over the tokens of each prompt: (L, P, width), without gradient.
 
-        labels: (P,), the LoRAs that make the states; None: the base alone.
+        labels: (P,), the LoRA that is active in the pass over each prompt; None: the base model alone.
         """
         training = self.model.training
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
@@ -204,15 +207,16 @@ class MoAAdapter(LoRAAdapter):
             while first < len(order):
                 size = max(1, PASS_TOKENS // len(prompts[order[first]]))
                 chosen = order[first : first + size]
-                with self._route.aside(None if labels is None else labels[chosen]):
+                with self.current_route.nested(None if labels is None else labels[chosen]):
                     parts.append(self._pass([prompts[i] for i in chosen]))
                 first += size
         finally:
             self.model.train(training)
-        back = torch.argsort(torch.tensor(order, device=self.device))
-        return torch.cat(parts, 1)[:, back]
+        original_order = torch.argsort(torch.tensor(order, device=self.device))
+        return torch.cat(parts, 1)[:, original_order]
 
     def _pass(self, prompts: Sequence[Tensor]) -> Tensor:
+        """The pooled states (L, P, width) of prompts in one padded batch."""
         model = cast("Any", self.model)
         tokens = nn.utils.rnn.pad_sequence(list(prompts), batch_first=True).to(self.device)
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
@@ -222,32 +226,37 @@ class MoAAdapter(LoRAAdapter):
             states = model.get_encoder()(**inputs).hidden_states[:-1]
         else:
             states = model.base_model(**inputs, use_cache=False).hidden_states[:-1]
-        rows = torch.arange(len(prompts), device=self.device)
         if self.method.pooling == "last":
-            return torch.stack([state[rows, lengths - 1] for state in states])
+            index = torch.arange(len(prompts), device=self.device)
+            return torch.stack([state[index, lengths - 1] for state in states])
         share = (mask / lengths[:, None])[:, :, None]
         return torch.stack([(state * share.to(state.dtype)).sum(1) for state in states])
 
 
 @dataclass(frozen=True, kw_only=True)
 class MoA(LoRAMethod):
-    """Stage 1: one LoRA per domain, alone. Stage 2: all of them and the routers, L = L_LM + eta L_cls.
+    """h = W0 x + alpha / rank B_t A_t x with t the label in training, and the routers' choice at inference.
+
+    Stage 1 trains one LoRA for each domain, alone. Stage 2 trains all of them and the routers with
+    L = L_LM + eta L_cls, where L_cls is the routers' cross-entropy with the label.
 
     rank: of each LoRA. eta: the weight of the routers' classification loss.
-    stage1_share: of the run's steps; the rest is stage 2. joint: stage 2 trains the LoRAs further, beside the routers.
-    router_input: states of the "base"; or in training those that the label's LoRA has made ("adapted"), which without
-        labels do not exist: at inference the base's stand in.
-    pooling: of a prompt's states, "mean" or "last" token. soft: a mixture by the routers, without labels and L_cls.
-    routing: at inference by "label", by the "last" router or by "vote" of all but the first block's.
-    further: with ``--from`` a run of moa or lora_single, the tasks of that run whose LoRAs are trained on. Those of its
-        other tasks stay bit for bit; new tasks train theirs, and then the routers learn all domains; where nothing is
-        new, nothing is trained.
-    experts: folders of PEFT LoRAs in place of stage 1, as task=DIR for some of the tasks, or DIR for each in their
-        order; smaller ranks are filled up with zeros. Stage 2 trains them as any others (unless ``joint`` is false).
+    stage1_share: the share of the run's steps in stage 1; the rest is stage 2.
+    joint: stage 2 trains the LoRAs further, together with the routers.
+    router_input: the states of the "base" model; or, in training, those that the label's LoRA has changed ("adapted").
+        Without labels these do not exist, so inference uses the states of the base model.
+    pooling: of a prompt's states, "mean" or "last" token.
+    soft: a mixture weighted by the routers, without labels and without L_cls.
+    routing: at inference by "label", by the "last" router, or by "vote" of all routers but the first block's.
+    further: with ``--from`` a run of moa or lora_single, the tasks of that run whose LoRAs are trained further. The
+        LoRAs of its other tasks stay bit for bit the same. LoRAs of new tasks are trained, then the routers learn all
+        domains; if nothing is new, nothing is trained.
+    experts: folders of PEFT LoRAs instead of stage 1, as task=DIR for some of the tasks, or as a DIR for each task in
+        order; smaller ranks are padded with zeros. Stage 2 trains them as any others (unless ``joint`` is false).
     """
 
     version: ClassVar[int] = 1
-    traits: ClassVar[frozenset[Trait]] = frozenset({Trait.TRAINS, Trait.ROUTED, Trait.LABEL_FREE, Trait.FOLDS})
+    traits: ClassVar[frozenset[Trait]] = frozenset({Trait.ROUTED, Trait.LABEL_FREE, Trait.FOLDS})
     summary: ClassVar[str] = "a LoRA for each domain, chosen from the prompt by routers"
     ablations: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "no_label": {"soft": True},
@@ -271,51 +280,57 @@ class MoA(LoRAMethod):
     experts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        one_of("method.pooling", self.pooling, ["mean", "last"])
-        one_of("method.routing", self.routing, ["label", "last", "vote"])
-        one_of("method.router_input", self.router_input, ["base", "adapted"])
+        require_choice("method.pooling", self.pooling, ["mean", "last"])
+        require_choice("method.routing", self.routing, ["label", "last", "vote"])
+        require_choice("method.router_input", self.router_input, ["base", "adapted"])
         if not 0 <= self.stage1_share <= 1:
-            raise UsageError(f"method.stage1_share={self.stage1_share} is no share of the steps; use 0 to 1")
+            raise UsageError(f"method.stage1_share={self.stage1_share} is not a share of the steps: use 0 to 1")
         if not self.joint and not self.stage1_share:
-            raise UsageError("method.joint=false needs a method.stage1_share above 0: no stage would train the LoRAs")
+            raise UsageError(
+                "method.joint=false needs a method.stage1_share above 0: otherwise no stage trains the LoRAs"
+            )
         if not self.joint and not self.eta and not self.soft:
             raise UsageError(
-                "method.joint=false trains the routers alone, and method.eta=0 gives them nothing to learn"
+                "method.joint=false trains only the routers, and method.eta=0 gives them no loss: set method.eta > 0"
             )
         if self.soft and self.router_input == "adapted":
-            raise UsageError("method.soft=true has no label whose LoRA could make states; use method.router_input=base")
+            raise UsageError(
+                "method.soft=true uses no labels, so no LoRA can change states: use method.router_input=base"
+            )
 
     def ranks(self, n_tasks: int) -> Ranks:
         return Ranks(stored=n_tasks * self.rank, active=self.rank * (n_tasks if self.soft else 1))
 
-    def layer(self, site: Site) -> AdaptedLinear:
-        mixture = site.shared(f"{site.block}.mixture", lambda: RouterGate(site.block)) if self.soft else None
-        return TaskLinear(site, experts=site.tasks, rank=self.rank, scale=self.alpha / self.rank, mixture=mixture)
+    def layer(self, target: TargetModule) -> AdaptedLinear:
+        mixture = target.shared(f"{target.block}.mixture", lambda: RouterGate(target.block)) if self.soft else None
+        return TaskLinear(
+            target, expert_names=target.tasks, rank=self.rank, scale=self.alpha / self.rank, mixture=mixture
+        )
 
-    def sites(self, model: nn.Module) -> Mapping[str, nn.Linear]:
-        layers = super().sites(model)
+    def target_layers(self, model: nn.Module) -> Mapping[str, nn.Linear]:
+        layers = super().target_layers(model)
         for entry in self.experts:
             folder = named_folder(entry)[1]
-            require_sites(folder, layers)
+            require_target_layers(folder, layers)
             if (rank := peft_rank(folder)) > self.rank:
                 raise UsageError(f"method.experts: {folder} has rank {rank}: set method.rank={rank}, or more")
         return layers
 
     def adapter(self, parts: Parts) -> LoRAAdapter:
-        made = MoAAdapter(parts, self)
-        for task, folder in self.given(parts.tasks).items():
-            made.put(parts.tasks.index(task), read_peft(folder))
-        return made
+        adapter = MoAAdapter(parts, self)
+        for task, folder in self.expert_folders(parts.tasks).items():
+            adapter.load_expert(parts.tasks.index(task), read_peft(folder))
+        return adapter
 
-    def given(self, tasks: Sequence[str]) -> dict[str, Path]:
-        """The folder of each task whose LoRA is read in. Raises: UsageError."""
+    def expert_folders(self, tasks: Sequence[str]) -> dict[str, Path]:
+        """The folder of each task whose LoRA is read from one. Raises: UsageError."""
         named = [named_folder(entry) for entry in self.experts]
         names = [name for name, _ in named if name is not None]
         if not names:
             if named and len(named) != len(tasks):
                 raise UsageError(
-                    f"method.experts: {len(named)} folders for {len(tasks)} tasks ({', '.join(tasks)}): say whose they "
-                    "are, as task=DIR"
+                    f"method.experts: {len(named)} folders for {len(tasks)} tasks ({', '.join(tasks)}): name the "
+                    "task of each, as task=DIR"
                 )
             return dict(zip(tasks, (folder for _, folder in named), strict=bool(named)))
         if len(set(names)) < len(named):
@@ -326,48 +341,50 @@ class MoA(LoRAMethod):
         return {name: folder for name, folder in named if name is not None}
 
     def stage_key(self, stage: str, tasks: Sequence[str]) -> str | None:
-        read = self.given(tasks)
-        own = {alone_stage(t, self.stage1_share): t for t in tasks if t not in self.further and t not in read}
+        folders = self.expert_folders(tasks)
+        own = {alone_stage(t, self.stage1_share): t for t in tasks if t not in self.further and t not in folders}
         return self.alone_key(own[stage], self.rank, self.stage1_share) if stage in own else None
 
     def fit(self, adapter: Adapter, trainer: Trainer, tasks: Sequence[str]) -> None:
-        """Both stages; where the run goes on from another one, of what is new."""
+        """Both stages; with ``--from``, only what is new is trained."""
         own, start = cast("MoAAdapter", adapter), trainer.start
         if self.further and start is None:
             raise UsageError("method.further names LoRAs of a finished run: give --from RUN too")
         if start is not None and not trainer.done(LOAD):
-            own.take(start)
+            own.load_start(start)
             trainer.finish(LOAD)
         kept = [] if start is None else [t for t in tasks if t in start.tasks and t not in self.further]
         fresh = [t for t in tasks if t not in kept]
         if self.stage1_share:
-            with own.deaf():
-                given = self.given(tasks)
-                train_alone(own, trainer, [t for t in fresh if t not in given], share=self.stage1_share)
+            with own.ignore_prompts():
+                folders = self.expert_folders(tasks)
+                train_alone(own, trainer, [t for t in fresh if t not in folders], share=self.stage1_share)
         routed = start is not None and ROUTERS in start.state
         if self.stage1_share < 1 and (fresh or not routed):
-            names = [ROUTERS, *(name for task in fresh for name in own.own(task) if self.joint)]
-            # Without a loss of the routers' own, rows of LoRAs that stay as they are teach nothing.
-            seen = fresh if kept and not (self.eta or self.soft) else None
-            trainer.train("together", names if kept or not self.joint else None, seen, share=1.0 - self.stage1_share)
+            names = [ROUTERS, *(name for task in fresh for name in own.task_parameters(task) if self.joint)]
+            # If the routers have no loss, examples of tasks whose LoRAs stay as they are would change nothing.
+            used = fresh if kept and not (self.eta or self.soft) else None
+            trainer.train("together", names if kept or not self.joint else None, used, share=1.0 - self.stage1_share)
 
     def check_start(self, method: Method, start: Sequence[str], tasks: Sequence[str]) -> None:
-        """LoRAs may come from runs of moa and of lora_single, routers from those of moa."""
+        """LoRAs may come from runs of moa and lora_single, and routers from runs of moa."""
         if not isinstance(method, (MoA, LoRASingle)):
-            raise UsageError(f"moa goes on from runs of moa or lora_single, which {type(method).__name__} is not")
+            raise UsageError(
+                f"moa can be initialised from runs of moa or lora_single, which {type(method).__name__} is not"
+            )
         names = ["targets", "rank", "alpha"]
         names += ["pooling", "router_input", "soft"] if isinstance(method, MoA) else []
         for name in names:
-            mine, theirs = getattr(self, name), getattr(method, name)
-            if mine != theirs:
+            here, there = getattr(self, name), getattr(method, name)
+            if here != there:
                 raise UsageError(
-                    f"method.{name} is {mine}, and {theirs} in the run of --from: set method.{name}={theirs}"
+                    f"method.{name} is {here}, and {there} in the run of --from: set method.{name}={there}"
                 )
         both = [task for task in tasks if task in start]
         if not both:
-            raise UsageError(f"--from has none of these tasks: it has {', '.join(start)}")
+            raise UsageError(f"--from has none of these tasks: it has {', '.join(start)}. Add one of them to --tasks")
         for task in self.further:
             if task not in both:
                 raise unknown("task of method.further", task, both)
-        if twice := [task for task in self.given(tasks) if task in both]:
-            raise UsageError(f"the LoRA of {', '.join(twice)} comes from --from and from method.experts: choose one")
+        if twice := [task for task in self.expert_folders(tasks) if task in both]:
+            raise UsageError(f"the LoRA of {', '.join(twice)} comes from --from and from method.experts: leave one out")

@@ -1,4 +1,4 @@
-"""MoE-LoRA (MOELoRA, arXiv 2310.18339): experts of equal rank, all active, weighed by a gate that sees the task id."""
+"""MoE-LoRA (MOELoRA, arXiv 2310.18339, after the released code): experts, all active, and a gate on the task."""
 
 from __future__ import annotations
 
@@ -9,37 +9,38 @@ from typing import Any, ClassVar, cast
 from torch import nn
 
 from harness.errors import UsageError
-from harness.method import Adapter, Ranks, Trainer, Trait
+from harness.method import Adapter, ArtefactKind, Ranks, Trainer, Trait
 from methods.base import (
     AdaptedLinear,
     EmbeddingScores,
     GatedLinear,
     LoRAAdapter,
     LoRAMethod,
-    Site,
+    TargetModule,
     TaskEmbedding,
     TaskGate,
     UniformScores,
     gate_weights,
-    one_of,
+    require_choice,
 )
 
-DEVIATION = 0.01  # of A at the start
+DEVIATION = 0.01  # The standard deviation of the initial A, as in the released code.
 
 
 @dataclass(frozen=True, kw_only=True)
 class MoELoRA(LoRAMethod):
-    """h = W0 x + s sum_k g_tk B_k A_k x with g_t = softmax(G e_t); A_k ~ N(0, 0.01^2), B_k = 0.
+    """h = W0 x + s sum_k g_tk B_k A_k x with g_t = softmax(G e_t); initially A_k ~ N(0, 0.01^2), B_k = 0.
 
     rank: of all experts together, a multiple of n_experts.
-    scale: "release" is s = alpha / rank, as published; "lora" is s = alpha / (rank of one expert), with which a uniform
-        gate is as strong as a LoRA of the same rank.
+    embedding_size: the size of the task embedding e_t.
+    scale: "release" is s = alpha / rank, as published; "lora" is s = alpha / (rank of one expert). With the latter a
+        uniform gate equals one LoRA of the same rank.
     gate_scope: one gate for the whole "model", as published, or one for each "layer".
     gate: weights from a task "embedding", or "uniform".
     """
 
     version: ClassVar[int] = 1
-    traits: ClassVar[frozenset[Trait]] = frozenset({Trait.TRAINS, Trait.ROUTED, Trait.FOLDS})
+    traits: ClassVar[frozenset[Trait]] = frozenset({Trait.ROUTED, Trait.FOLDS})
     summary: ClassVar[str] = "experts behind one gate on the task"
     ablations: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "no_gate": {"gate": "uniform"},
@@ -71,11 +72,11 @@ class MoELoRA(LoRAMethod):
     gate: str = "embedding"
 
     def __post_init__(self) -> None:
-        one_of("method.scale", self.scale, ["release", "lora"])
-        one_of("method.gate_scope", self.gate_scope, ["model", "layer"])
-        one_of("method.gate", self.gate, ["embedding", "uniform"])
+        require_choice("method.scale", self.scale, ["release", "lora"])
+        require_choice("method.gate_scope", self.gate_scope, ["model", "layer"])
+        require_choice("method.gate", self.gate, ["embedding", "uniform"])
         if self.n_experts < 1 or self.rank < 1 or self.rank % self.n_experts:
-            raise UsageError(f"method.rank {self.rank} is no multiple of method.n_experts {self.n_experts}")
+            raise UsageError(f"method.rank={self.rank} is not a multiple of method.n_experts={self.n_experts}")
 
     def ranks(self, n_tasks: int) -> Ranks:
         return Ranks(stored=self.rank, active=self.rank)
@@ -83,30 +84,32 @@ class MoELoRA(LoRAMethod):
     def rank_step(self, n_tasks: int) -> int:
         return self.n_experts
 
-    def layer(self, site: Site) -> AdaptedLinear:
+    def layer(self, target: TargetModule) -> AdaptedLinear:
         expert_rank = self.rank // self.n_experts
-        scope = site.scope("model" if self.gate_scope == "model" else "linear")
-        gate = site.shared(f"{scope}.gate".lstrip("."), lambda: self.make_gate(site, scope))
+        scope = target.scope("model" if self.gate_scope == "model" else "linear")
+        gate = target.shared(f"{scope}.gate".lstrip("."), lambda: self.make_gate(target, scope))
         return GatedLinear(
-            site,
-            site.normal_experts(range(self.n_experts), expert_rank, DEVIATION),
+            target,
+            target.normal_experts(range(self.n_experts), expert_rank, DEVIATION),
             gate,
             rank=expert_rank,
             scale=self.alpha / (self.rank if self.scale == "release" else expert_rank),
         )
 
-    def make_gate(self, site: Site, scope: str) -> TaskGate:
+    def make_gate(self, target: TargetModule, scope: str) -> TaskGate:
         """The gate of one scope over all experts."""
-        n_tasks = len(site.tasks)
+        n_tasks = len(target.tasks)
         scores: nn.Module
         if self.gate == "embedding":
-            embedding = site.shared("embedding", lambda: TaskEmbedding(site.tasks, self.embedding_size, site.seed))
-            scores = EmbeddingScores(embedding, [f"{scope}.{k}" for k in range(self.n_experts)], site.seed)
+            embedding = target.shared(
+                "embedding", lambda: TaskEmbedding(target.tasks, self.embedding_size, target.seed)
+            )
+            scores = EmbeddingScores(embedding, [f"{scope}.{k}" for k in range(self.n_experts)], target.seed)
         else:
             scores = UniformScores(n_tasks, self.n_experts)
         return TaskGate(scores, n_tasks, self.n_experts, 0)
 
     def fit(self, adapter: Adapter, trainer: Trainer, tasks: Sequence[str]) -> None:
-        """One stage, all tasks mixed; then the gate's weights are kept for reports."""
+        """One stage with all tasks mixed; then the weights of the gates are saved for reports."""
         trainer.train("all")
-        trainer.artefact("gates", gate_weights(cast("LoRAAdapter", adapter)))
+        trainer.artefact("gates", gate_weights(cast("LoRAAdapter", adapter)), ArtefactKind.GATES)

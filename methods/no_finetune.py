@@ -1,4 +1,4 @@
-"""The base model as it is: the floor that every trained method has to beat."""
+"""The base model without training: every trained method has to beat it."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from typing import ClassVar
 
 from torch import nn
 
-from harness.method import Adapter, Method, Trainer, Trait
+from harness.method import AdapterMethod, Ranks, Trait
 from methods.layers.adapter import LoRAAdapter, Parts
 from methods.layers.routing import Route
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoFinetune(Method):
-    """An adapter without layers; nothing is trained."""
+class NoFinetune(AdapterMethod):
+    """An adapter without layers and without parameters; nothing is trained."""
 
     version: ClassVar[int] = 1
-    traits: ClassVar[frozenset[Trait]] = frozenset({Trait.FOLDS})  # into nothing at all
+    trains: ClassVar[bool] = False
+    traits: ClassVar[frozenset[Trait]] = frozenset({Trait.FOLDS})  # A fold has no factors.
     summary: ClassVar[str] = "the base model as it is"
 
     def attach(self, model: nn.Module, tasks: Sequence[str], *, seed: int) -> LoRAAdapter:
         route = Route(len(tasks))
         return LoRAAdapter(Parts(model=model, tasks=tuple(tasks), layers={}, modules={}, route=route, seed=seed))
 
-    def fit(self, adapter: Adapter, trainer: Trainer, tasks: Sequence[str]) -> None:
-        """There is nothing to train."""
+    def ranks(self, n_tasks: int) -> Ranks:
+        return Ranks(stored=0, active=0)

@@ -105,6 +105,32 @@ def toy_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def count_calls() -> Callable[..., int]:
+    """``count_calls(function, *arguments)``: how many calls of Python and C functions the function makes.
+
+    A measure of work that does not depend on the machine. What happens inside of one C function, such as a regular
+    expression's search, is one call: a text long enough never to end in quadratic time covers that.
+    """
+
+    def count(function: Callable[..., Any], *arguments: Any) -> int:
+        calls = 0
+
+        def profile(frame: Any, event: str, argument: Any) -> None:
+            nonlocal calls
+            calls += event in ("call", "c_call")
+
+        before = sys.getprofile()
+        sys.setprofile(profile)
+        try:
+            function(*arguments)
+        finally:
+            sys.setprofile(before)
+        return calls
+
+    return count
+
+
 @dataclass(frozen=True, kw_only=True)
 class Result:
     """What a command did."""

@@ -1,1 +1,1 @@
-"""What ``harness bench`` measures."""
+"""`harness bench`: what a training step costs."""

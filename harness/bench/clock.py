@@ -1,24 +1,26 @@
-"""Seconds of one training step, and ratios of steps that were timed in turn."""
+"""Timing training steps, and comparing steps that were timed in turn."""
 
 from __future__ import annotations
 
 import gc
-import math
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from scipy.stats import quantile_test
 
-LAUNCH_BOUND = 1.5  # wall time over the GPU's own: from here on the GPU waits for its kernels to be launched
+LAUNCH_BOUND = 1.5
+"""From this ratio of wall time to kernel time on, a GPU mostly waits for its kernels to be launched."""
+
 _CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A median and where, 19 times of 20, it lies; None where there are too few rounds to say."""
+    """A median and its 95 % confidence interval; None where there are too few rounds for one."""
 
     median: float
     low: float | None
@@ -27,10 +29,10 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class Clock:
-    """Which time is taken.
+    """Measures work on a device.
 
-    Of one thread on a CPU it is the process's own computing time, on which other programs weigh less; of several
-    threads, whose waiting counts as computing too, and on a GPU, it is the wall's.
+    With one thread on a CPU it takes the process's CPU time, which other programs affect less. With several threads,
+    whose waiting counts as CPU time too, and on a GPU it takes wall time.
     """
 
     device: torch.device
@@ -38,11 +40,11 @@ class Clock:
 
     @property
     def kind(self) -> str:
-        """ "cpu" (computing time) or "wall"."""
+        """The time that is taken: "cpu" or "wall"."""
         return "cpu" if self.device.type == "cpu" and self.threads == 1 else "wall"
 
     def seconds(self, work: Callable[[], object]) -> float:
-        """What ``work`` takes, with everything that it has started on a GPU."""
+        """The seconds that ``work`` takes, including all that it has started on a GPU."""
         now = time.process_time if self.kind == "cpu" else time.perf_counter
         self._wait()
         started = now()
@@ -51,20 +53,20 @@ class Clock:
         return now() - started
 
     def kernel_seconds(self, work: Callable[[], object]) -> float | None:
-        """What ``work`` takes on a GPU without the pauses between its kernels; None on a CPU."""
+        """The seconds of ``work``'s kernels on a GPU, without the pauses between them; None on a CPU."""
         if self.device.type != "cuda":
             return None
         from torch.profiler import ProfilerActivity, profile
 
         self._wait()
-        with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        with profile(activities=[ProfilerActivity.CUDA]) as profiler:
             work()
             self._wait()
-        kernels = [e for e in seen.events() or [] if e.device_type.name == "CUDA" and not e.is_user_annotation]
+        kernels = [e for e in profiler.events() or [] if e.device_type.name == "CUDA" and not e.is_user_annotation]
         return sum(float(e.self_device_time_total) for e in kernels) / 1e6
 
     def peak_bytes(self, work: Callable[[], object]) -> int | None:
-        """What ``work`` needs on a GPU beyond what is there before it; None on a CPU."""
+        """The memory that ``work`` needs on a GPU beyond what is allocated before it; None on a CPU."""
         if self.device.type != "cuda":
             return None
         self._wait()
@@ -81,7 +83,7 @@ class Clock:
 
 @contextmanager
 def undisturbed(clock: Clock) -> Iterator[None]:
-    """As many threads as the clock says, and no collection of garbage in the middle of a step."""
+    """The clock's number of threads, and no garbage collection during a step."""
     threads = torch.get_num_threads()
     torch.set_num_threads(clock.threads)
     collects = gc.isenabled()
@@ -95,13 +97,11 @@ def undisturbed(clock: Clock) -> Iterator[None]:
 
 
 def paired(numerators: Sequence[float], denominators: Sequence[float]) -> Interval:
-    """The median of the rounds' ratios, between order statistics that enclose the true one with 95 % (sign test)."""
-    ratios = sorted(n / d for n, d in zip(numerators, denominators, strict=True))
-    n = len(ratios)
-    below, k = 1 / 2**n, 0  # the chance that at most k of n rounds lie below the true median
-    while 2 * below <= 1 - _CONFIDENCE:
-        k += 1
-        below += math.comb(n, k) / 2**n
-    # k is the first count that is likely enough to happen: fewer than k below has a chance of at most 2.5 %.
-    low, high = (ratios[k - 1], ratios[n - k]) if k else (None, None)
-    return Interval(median=statistics.median(ratios), low=low, high=high)
+    """The median of the rounds' ratios, with the interval between order statistics that inverts the sign test."""
+    ratios = np.divide(numerators, denominators)
+    found = quantile_test(ratios, p=0.5).confidence_interval(_CONFIDENCE)
+    low, high = (float(end) for end in (found.low, found.high))
+    has_interval = bool(np.isfinite([low, high]).all())
+    return Interval(
+        median=float(np.median(ratios)), low=low if has_interval else None, high=high if has_interval else None
+    )

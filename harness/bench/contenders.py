@@ -1,4 +1,4 @@
-"""The training steps that `harness bench` times: a method's, PEFT's, a loop over experts, and the floor of them."""
+"""The training steps that `harness bench` times: a method's, PEFT's, a loop over experts, and the frozen model's."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from harness.errors import UsageError
-from harness.method import Adapter, Experts, HasExperts
+from harness.method import Adapter, Experts, HasExperts, StepRouting
 from harness.training.batch import Batch, token_losses
 
 STAGE = "bench"
@@ -20,20 +20,22 @@ STAGE = "bench"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Contender:
-    """One way of making a training step.
+    """One way to make a training step.
 
-    forward: called with the batch's inputs. optimiser: of the parameters, AdamW as in training; None: none are trained.
-    reads: the adapter is told the prompts (trait LABEL_FREE). autocast: to what forward computes in; None: as it is.
+    forward: called with the batch's inputs.
+    optimiser: AdamW as in training, or None where no parameters are trained.
+    reads: the adapter reads the prompts (trait LABEL_FREE).
+    autocast: the type that forward computes in under autocast; None without autocast.
     """
 
     forward: Callable[..., Any]
-    adapter: Adapter
+    adapter: StepRouting
     optimiser: torch.optim.Optimizer | None
     reads: bool = False
     autocast: torch.dtype | None = None
 
     def step(self, batch: Batch, number: int) -> None:
-        """Forward, backward and optimiser on one batch; ``number`` counts steps, for gates with noise."""
+        """Forward, backward and optimiser on one batch. number: the index of the step, for gates with noise."""
         self.adapter.begin_step(STAGE, number)
         with self.adapter.route(batch.routes):
             with self._precision(batch.labels.device):
@@ -45,7 +47,7 @@ class Contender:
             self.optimiser.zero_grad(set_to_none=True)
 
     def state_bytes(self) -> int:
-        """What the trained parameters and the optimiser keep between steps."""
+        """The memory that trained parameters and optimiser state take between steps."""
         if self.optimiser is None:
             return 0
         held: list[Tensor] = list(self.optimiser.state)
@@ -57,42 +59,45 @@ class Contender:
 
 
 class NoAdapter:
-    """Stands where an adapter is expected and adds nothing."""
+    """The ``StepRouting`` of a model without one of our adapters."""
 
     def begin_step(self, stage: str, step: int) -> None:
-        pass
+        """Nothing depends on the step."""
 
     def route(self, labels: Tensor) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def penalty(self) -> float:
-        return 0.0
+    def read(self, prompts: Sequence[Tensor], owner: Tensor) -> None:
+        """There is no router that reads prompts."""
+
+    def penalty(self) -> Tensor:
+        return torch.zeros(())
 
 
 def twin(model: nn.Module) -> Any:
-    """The same model again in training mode, with the same weights in the same memory."""
+    """A copy of the model in training mode that shares its weights in memory."""
     shared = {id(t): t for t in [*model.parameters(), *model.buffers()]}
     return copy.deepcopy(model, shared).train()
 
 
 def optimiser_of(parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
-    """AdamW; the learning rate matters to no clock, and is small enough to keep weights finite."""
+    """AdamW. The learning rate does not affect the time, and is small enough to keep weights finite."""
     return torch.optim.AdamW(parameters, lr=1e-5, weight_decay=0.0)
 
 
-def floor(model: nn.Module) -> Contender:
-    """The frozen model forward, and backward to its inputs: what any method pays that adapts the first layer."""
+def frozen(model: nn.Module) -> Contender:
+    """The frozen model, backward to its inputs: the least that a method costs if it adapts the first layer."""
     base = twin(model)
 
     def forward(input_ids: Tensor, **inputs: Any) -> Any:
         embedded = base.get_input_embeddings()(input_ids).detach().requires_grad_()
         return base(inputs_embeds=embedded, **inputs)
 
-    return Contender(forward=forward, adapter=cast("Adapter", NoAdapter()), optimiser=None)
+    return Contender(forward=forward, adapter=NoAdapter(), optimiser=None)
 
 
 def peft_lora(model: nn.Module, layers: Sequence[str], rank: int) -> Contender:
-    """PEFT's LoRA on the same layers, its factors in float32 as ours are. Raises: ImportError without PEFT."""
+    """PEFT's LoRA on the same layers, with float32 factors like ours. Raises: ImportError without PEFT."""
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=list(layers))
@@ -100,22 +105,22 @@ def peft_lora(model: nn.Module, layers: Sequence[str], rank: int) -> Contender:
     dtype = next(model.parameters()).dtype
     return Contender(
         forward=adapted,
-        adapter=cast("Adapter", NoAdapter()),
+        adapter=NoAdapter(),
         optimiser=optimiser_of([p for p in adapted.parameters() if p.requires_grad]),
-        # PEFT computes in the precision of its factors; in halves it is used under autocast.
+        # PEFT computes in the precision of its factors; half-precision models are trained under autocast.
         autocast=dtype if dtype in (torch.bfloat16, torch.float16) else None,
     )
 
 
 class LoopLinear(nn.Module):
-    """A frozen layer and its experts, one after the other: what a bank has to be faster than, and equal to.
+    """A frozen layer with a plain loop over its experts: the reference for the result and the speed of expert layers.
 
-    An output sum is computed in the order in which MOELoRA's released code does: each expert's output, whole, times
-    the scale, times its weight. (Scaling the weights first would save one pass of three over the outputs.)
+    A sum over outputs is computed as in MOELoRA's released code: the whole output of each expert, times the scale,
+    times its weight. Scaling the weights first would save one of three passes over the outputs.
 
     Args:
         base: the frozen layer, d_in to d_out.
-        experts: whose factors are copied and whose weights are asked for in each forward.
+        experts: their factors are copied; their weights are computed in each forward.
     """
 
     def __init__(self, base: nn.Module, experts: Experts) -> None:
@@ -142,13 +147,15 @@ class LoopLinear(nn.Module):
 
 
 def loop(model: nn.Module, adapter: Adapter) -> Contender:
-    """The experts of an adapter, which is on a twin of its own, in a loop. Raises: UsageError where it has none.
+    """A plain loop over the experts of an adapter that is on a copy of the model.
 
     The adapter's gates are used as they are; its stacked factors get no gradient, so that the optimiser skips them.
+
+    Raises: UsageError where the adapter has no experts.
     """
     found: Mapping[str, Experts] = adapter.experts() if isinstance(adapter, HasExperts) else {}
     if not found:
-        raise UsageError("the method has no experts to loop over")
+        raise UsageError("the method has no experts to loop over: choose a method with experts, such as a gated one")
     looped = twin(model)
     for name, experts in found.items():
         parent, _, leaf = name.rpartition(".")

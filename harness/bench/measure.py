@@ -1,40 +1,43 @@
-"""`harness bench`: what a training step of a method costs, beside PEFT's LoRA, a loop over experts, and no adapter.
+"""Measures a method's training step next to PEFT's LoRA, a plain loop over experts, and the frozen model.
 
-All are timed in one process in turn, on the same rows; ratios are medians of the rounds' own ratios.
+All are timed in turn, in one process and on the same batch; a ratio is the median of the ratios of each round.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from harness.bench.clock import Clock, Interval, paired, undisturbed
-from harness.bench.contenders import Contender, floor, loop, optimiser_of, peft_lora, twin
+from harness.bench.contenders import Contender, frozen, loop, optimiser_of, peft_lora, twin
 from harness.data.encoding import Encoded
+from harness.data.routes import Routes
 from harness.errors import UsageError
-from harness.method import HasExperts, Method, Trait, iter_linear
+from harness.method import AdapterMethod, ArtefactKind, HasExperts, Trait, iter_linear
 from harness.models.loading import LoadedModel
 from harness.models.parameter_count import size_of
 from harness.registry import METHODS, method_class, plugins
 from harness.task import Example
 from harness.training.batch import Batch, Weighted, padded
 
-ROW = 256  # tokens
-TARGETS = 8  # one token in so many is a target
-OURS, PEFT, LOOP, FLOOR = "ours", "peft", "loop", "floor"
+LOG: Final = logging.getLogger(__name__)
+SEQUENCE_TOKENS = 256
+TOKENS_PER_TARGET = 8
+OURS, PEFT, LOOP, FROZEN = "ours", "peft", "loop", "frozen"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """One contender: the median step, and what a GPU needs of it (None on a CPU).
+    """One contender's median step, with figures that only a GPU has (None on a CPU).
 
-    kernel_seconds: of a GPU's own work, without waiting. peak_bytes: weights, adapter, optimiser and one step.
+    kernel_seconds: the kernels alone, without waiting. peak_bytes: weights, adapter, optimiser state and one step.
     """
 
     seconds: float
@@ -45,10 +48,10 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One kind of training stage of a method, all its parameters and tasks or some of them.
+    """One kind of training stage of a method: all of its parameters and tasks, or some of them.
 
-    n_tasks: that the stage trains. n_trained: parameters that the stage trains. peft_rank: of PEFT's LoRA.
-    ours_to_peft, loop_to_ours, ours_to_floor: ratios of seconds. absent: why a contender is missing, by its name.
+    n_tasks, n_trained: tasks and parameters that the stage trains. peft_rank: the rank of PEFT's LoRA.
+    ours_to_peft, loop_to_ours, ours_to_frozen: ratios of seconds. absent: why a contender is missing, by its name.
     """
 
     method: str
@@ -63,13 +66,16 @@ class Row:
     measured: Mapping[str, Measured]
     ours_to_peft: Interval | None
     loop_to_ours: Interval | None
-    ours_to_floor: Interval
+    ours_to_frozen: Interval
     absent: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is measured. tokens: of a step. routes: of "rows" or, as in packed training, of "tokens"."""
+    """What is measured.
+
+    tokens: tokens of a step. routes: "rows" for one route per sequence, or "tokens" as in packed training.
+    """
 
     tokens: int
     tasks: int
@@ -78,14 +84,14 @@ class Plan:
     threads: int
 
     @property
-    def row(self) -> int:
-        """Tokens of a row."""
-        return min(ROW, self.tokens)
+    def sequence_tokens(self) -> int:
+        """Tokens of each sequence."""
+        return min(SEQUENCE_TOKENS, self.tokens)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Rows of all methods and what they were measured on. clock: "cpu" (computing time) or "wall"."""
+    """The rows of all methods, and what they were measured on. clock: "cpu" (CPU time) or "wall"."""
 
     model: str
     n_parameters: int
@@ -96,24 +102,23 @@ class Report:
     rows: Sequence[Row]
 
 
-def bench(
-    loaded: LoadedModel, label: str, methods: Mapping[str, Method], plan: Plan, notice: Callable[[str], None]
-) -> Report:
+def bench(loaded: LoadedModel, label: str, methods: Mapping[str, AdapterMethod], plan: Plan) -> Report:
     """Measure methods on a model, one after the other.
 
     Args:
-        label: the model's name, for people. methods: by name, see ``chosen``.
-        notice: is told what is being measured, in one line.
+        label: the model's name in the report. methods: by name, see ``chosen``.
 
     Raises: UsageError for a model with an encoder.
     """
     if loaded.encoder_decoder:
-        raise UsageError(f"{label} has an encoder and a decoder: harness bench measures decoders only")
+        raise UsageError(
+            f"{label} has an encoder, and harness bench measures decoder-only models: give another --model, or --shape"
+        )
     clock = Clock(device=loaded.device, threads=plan.threads)
     rows: list[Row] = []
     with undisturbed(clock):
         for name, method in methods.items():
-            notice(f"measuring {name}")
+            LOG.info("measuring %s", name)
             stages = Stages(loaded, name, method, plan, clock)
             stages.run()
             rows += stages.rows
@@ -128,28 +133,29 @@ def bench(
     )
 
 
-def chosen(names: Sequence[str]) -> dict[str, Method]:
-    """Methods with their default fields; without names all that train. Raises: UsageError for one that does not."""
+def chosen(names: Sequence[str]) -> dict[str, AdapterMethod]:
+    """Methods with default fields; without names all that train. Raises: UsageError for a name that does not."""
     methods = {name: method_class(name)() for name in names or plugins(METHODS)}
-    for name, method in methods.items():
-        if names and Trait.TRAINS not in method.traits:
-            raise UsageError(f"method {name!r} trains nothing: there is no training step to measure")
-    return {name: method for name, method in methods.items() if Trait.TRAINS in method.traits}
+    trained = {name: m for name, m in methods.items() if isinstance(m, AdapterMethod) and m.trains}
+    for name in names:
+        if name not in trained:
+            raise UsageError(f"method {name!r} has no training step to measure: choose one that trains (harness list)")
+    return trained
 
 
-class _EnoughError(Exception):
-    """All that the method trains with gradients has been measured."""
+class _AllMeasured(Exception):
+    """Everything that the method trains with gradients has been measured."""
 
 
 class Stages:
-    """The trainer that measures each kind of stage a method trains, in place of training it."""
+    """A ``Trainer`` that measures each kind of stage instead of training it."""
 
     seed = 0
     start = None
 
-    def __init__(self, loaded: LoadedModel, name: str, method: Method, plan: Plan, clock: Clock) -> None:
+    def __init__(self, loaded: LoadedModel, name: str, method: AdapterMethod, plan: Plan, clock: Clock) -> None:
         self.loaded, self.name, self.method, self.plan, self.clock = loaded, name, method, plan, clock
-        self.tasks = [f"task{i}" for i in range(plan.tasks)]
+        self.tasks = tuple(f"task{i}" for i in range(plan.tasks))
         self.model = twin(loaded.model)
         self.layers = [n for n, _ in iter_linear(self.model)]
         linear = {n: self.model.get_submodule(n) for n in self.layers}
@@ -159,10 +165,10 @@ class Stages:
         self.rows: list[Row] = []
 
     def run(self) -> None:
-        """Let the method go through its stages."""
+        """Measure every kind of stage that the method trains."""
         try:
             self.method.fit(self.adapter, self, self.tasks)
-        except _EnoughError:
+        except _AllMeasured:
             return
 
     def train(
@@ -185,7 +191,7 @@ class Stages:
             optimiser=optimiser_of([everything[n] for n in names]),
             reads=Trait.LABEL_FREE in self.method.traits,
         )
-        self.rows.append(self._row(stage, own, [*(self.tasks if tasks is None else tasks)], n_trained))
+        self.rows.append(self._row(stage, own, self.tasks if tasks is None else tasks, n_trained))
         for parameter in everything.values():
             parameter.requires_grad_(True)
 
@@ -193,7 +199,7 @@ class Stages:
         return [Example(id=f"{task}-{i}", task=task, prompt="", target="") for i in range(n)]
 
     def loss(self, examples: Sequence[Example]) -> float:
-        raise _EnoughError
+        raise _AllMeasured
 
     def done(self, stage: str) -> bool:
         return False
@@ -210,14 +216,14 @@ class Stages:
     def reuse(self, stage: str) -> Mapping[str, Tensor] | None:
         return None
 
-    def artefact(self, name: str, value: Any) -> None:
+    def artefact(self, name: str, value: Any, kind: ArtefactKind) -> None:
         pass
 
     def _row(self, stage: str, own: Contender, tasks: Sequence[str], n_trained: int) -> Row:
         ranks = self.method.ranks(len(self.tasks))
         rank = round(ranks.stored * n_trained / self.size.stored)
         contenders, absent = self._contenders(own, rank, n_trained == self.size.stored)
-        seconds, measured = self._measure(contenders, make_batch(self.loaded, self.tasks, tasks, self.plan))
+        seconds, measured = self._measure(contenders, make_batch(self.loaded, Routes(self.tasks), tasks, self.plan))
 
         def ratio(a: str, b: str) -> Interval | None:
             return paired(seconds[a], seconds[b]) if {a, b} <= seconds.keys() else None
@@ -235,16 +241,16 @@ class Stages:
             measured=measured,
             ours_to_peft=ratio(OURS, PEFT),
             loop_to_ours=ratio(LOOP, OURS),
-            ours_to_floor=paired(seconds[OURS], seconds[FLOOR]),
+            ours_to_frozen=paired(seconds[OURS], seconds[FROZEN]),
             absent=absent,
         )
 
     def _contenders(self, own: Contender, rank: int, whole: bool) -> tuple[dict[str, Contender], dict[str, str]]:
-        """Those of one row, neighbours where their ratio is asked for, and why others are missing."""
+        """The contenders of one row and why others are missing. Two whose ratio is reported are neighbours."""
         base: nn.Module = self.loaded.model
-        found, absent = {FLOOR: floor(base)}, {}
+        found, absent = {FROZEN: frozen(base)}, {}
         if not rank or not self.layers:
-            absent[PEFT] = "the method states no rank, or adapts no linear layer"
+            absent[PEFT] = "the method has no rank, or adapts no linear layer"
         else:
             try:
                 found[PEFT] = peft_lora(base, self.layers, rank)
@@ -255,14 +261,14 @@ class Stages:
             looped = loop(base, self.method.attach(twin(base), self.tasks, seed=self.seed))
             found[LOOP] = dataclasses.replace(looped, reads=own.reads)
         else:
-            absent[LOOP] = "the stage does not train experts that a gate weighs"
+            absent[LOOP] = "the stage does not train experts with a gate"
         return found, absent
 
     def _measure(
         self, contenders: Mapping[str, Contender], batch: Batch
     ) -> tuple[dict[str, list[float]], dict[str, Measured]]:
-        """Seconds of each round and what they come to; every other round goes backwards."""
-        for contender in contenders.values():  # the first step makes the optimiser's state
+        """The seconds of each round, and the figures of each contender. Every other round is in reverse order."""
+        for contender in contenders.values():  # The first step allocates the optimiser's state.
             contender.step(batch, 0)
         seconds: dict[str, list[float]] = {name: [] for name in contenders}
         for number in range(self.plan.rounds):
@@ -291,24 +297,24 @@ def _step(contender: Contender, batch: Batch, number: int) -> Callable[[], None]
     return lambda: contender.step(batch, number)
 
 
-def make_batch(loaded: LoadedModel, known: Sequence[str], tasks: Sequence[str], plan: Plan) -> Batch:
-    """Rows of random tokens, of the tasks in turn, that hold the plan's tokens (one row at least)."""
+def make_batch(loaded: LoadedModel, routes: Routes, tasks: Sequence[str], plan: Plan) -> Batch:
+    """Sequences of random tokens, of the tasks in turn, with the plan's number of tokens (at least one sequence)."""
     vocabulary = int(loaded.model.config.get_text_config().vocab_size)
     drawn = torch.Generator().manual_seed(0)
-    n_rows = max(1, plan.tokens // plan.row)
-    n_prompt = plan.row - max(1, plan.row // TARGETS)
+    n_rows = max(1, plan.tokens // plan.sequence_tokens)
+    n_prompt = plan.sequence_tokens - max(1, plan.sequence_tokens // TOKENS_PER_TARGET)
     rows = []
     for i in range(n_rows):
-        ids = torch.randint(vocabulary, (plan.row,), generator=drawn).tolist()
+        ids = torch.randint(vocabulary, (plan.sequence_tokens,), generator=drawn).tolist()
         task = tasks[i % len(tasks)]
         row = Encoded(task=task, prompt=tuple(ids[:n_prompt]), target=tuple(ids[n_prompt:]), cut=False)
         weight = 1 / (n_rows * len(row.target))
-        rows.append(Weighted(row=row, task=known.index(task), weight=weight))
+        rows.append(Weighted(row=row, task=routes.index(task), weight=weight))
     batch = padded(rows, loaded.device)
     if plan.routes == "rows":
         return batch
     return dataclasses.replace(
         batch,
-        routes=batch.routes[:, None].expand(-1, plan.row).contiguous(),
-        owner=batch.owner[:, None].expand(-1, plan.row).contiguous(),
+        routes=batch.routes[:, None].expand(-1, plan.sequence_tokens).contiguous(),
+        owner=batch.owner[:, None].expand(-1, plan.sequence_tokens).contiguous(),
     )

@@ -8,6 +8,7 @@ from harness.errors import unknown
 from harness.models.loading import LoadedModel, Precision, dtype_of
 
 _CPU_BLOCKS = 4
+"""Blocks of a random model on a CPU, where a whole one would take minutes per step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +37,8 @@ def random_model(
     """A Llama of a shape with random weights, frozen, without a tokenizer.
 
     Args:
-        blocks: how many it has; of fewer than the shape's the vocabulary shrinks by as much, so that the output head
-            keeps its share of a step's work. None: 4 on a CPU, all elsewhere.
+        blocks: number of blocks. With fewer than the shape has, the vocabulary shrinks in proportion, so that the
+            output head keeps its share of a step's work. None: 4 on a CPU, all elsewhere.
 
     Raises: UsageError for an unknown shape.
     """

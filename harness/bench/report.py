@@ -1,4 +1,4 @@
-"""What `harness bench` has measured, as a table for people and as JSON."""
+"""The report of `harness bench`, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from harness.bench.clock import LAUNCH_BOUND, Interval
 from harness.bench.measure import LOOP, OURS, PEFT, Measured, Report, Row
 from harness.reporting.numbers import MISSING, interval, size
 
-MOST_TO_PEFT = 1.05  # of a gated bank, at FROM_TOKENS a step or more
+MOST_TO_PEFT = 1.05
+"""The goal for a gated expert layer's time over PEFT's, in steps of FROM_TOKENS or more."""
+
 FROM_TOKENS = 8192
-LEAST_FROM_LOOP = 2.5  # on a CPU
+
+LEAST_FROM_LOOP = 2.5
+"""The goal for the time of a plain loop over an expert layer's, on a CPU."""
 
 
 def to_json(report: Report) -> dict[str, Any]:
-    """The report, and the goals for rows that have a loop to compare with."""
+    """The report, with the goals for rows that are compared with a loop."""
     found = dataclasses.asdict(report)
     for row, entry in zip(report.rows, found["rows"], strict=True):
         entry["launch_bound"] = {name: _launch_bound(m) for name, m in row.measured.items()}
@@ -29,14 +33,14 @@ def to_json(report: Report) -> dict[str, Any]:
 
 
 def render(report: Report) -> str:
-    """A row for each method (and stage of training), then the goals and what has to be said beside the figures."""
+    """A table with one line for each training stage of a method, then the goals and notes on the figures."""
     plan = report.plan
     head = (
         f"{report.model}, {report.n_parameters / 1e6:.0f} M parameters, {report.dtype}, {report.device}"
         f"{f', {plan.threads} threads' if report.device == 'CPU' and plan.threads > 1 else ''}. "
-        f"A step: {plan.tokens} tokens, rows of {plan.row}, routes of {plan.routes}, {plan.tasks} tasks; forward, "
-        f"backward and optimiser. Ratios: medians of {plan.rounds} rounds in turn "
-        f"({'computing' if report.clock == 'cpu' else 'wall'} time) and their 95 % intervals."
+        f"A step: {plan.tokens} tokens in sequences of {plan.sequence_tokens}, routes of {plan.routes}, {plan.tasks} "
+        f"tasks; forward, backward and optimiser. Ratios: medians of {plan.rounds} rounds in turn "
+        f"({'CPU' if report.clock == 'cpu' else 'wall'} time) and their 95 % intervals."
     )
     headers = [
         "method",
@@ -47,7 +51,7 @@ def render(report: Report) -> str:
         "s/step",
         "tokens/s",
         "peak",
-        "/ floor",
+        "/ frozen",
         "/ PEFT",
         "loop /",
     ]
@@ -66,7 +70,7 @@ def _cells(row: Row) -> list[str]:
         f"{ours.seconds:.3f}",
         f"{ours.tokens_per_second:.0f}",
         size(ours.peak_bytes),
-        _interval(row.ours_to_floor),
+        _interval(row.ours_to_frozen),
         _interval(row.ours_to_peft),
         _interval(row.loop_to_ours),
     ]
@@ -78,9 +82,9 @@ def _interval(found: Interval | None) -> str:
 
 def _notes(report: Report) -> list[str]:
     notes = [
-        "floor: the frozen model, backward to its inputs. PEFT: its LoRA of the rank that the stage trains (all of it "
-        "stored, but for stages that train a part). loop: over the method's experts, one after the other.",
-        f"Goals of methods with experts: / PEFT at most {MOST_TO_PEFT} from {FROM_TOKENS} tokens a step on; "
+        "frozen: the frozen model, backward to its inputs. PEFT: its LoRA with the rank that the stage trains (the "
+        "stored rank, unless the stage trains a part). loop: the method's experts one after the other.",
+        f"Goals for methods with experts: / PEFT at most {MOST_TO_PEFT} with {FROM_TOKENS} tokens per step or more; "
         f"loop / at least {LEAST_FROM_LOOP} on a CPU.",
     ]
     missing = {why for row in report.rows for name, why in row.absent.items() if name == PEFT}
@@ -90,8 +94,8 @@ def _notes(report: Report) -> list[str]:
         if bound:
             own = ", ".join(f"{n} {m.kernel_seconds:.4f} s of {m.seconds:.4f} s" for n, m in bound.items())
             notes.append(
-                f"{row.method} is bound by launches, not by the GPU's work ({own}): its ratios say little of larger "
-                f"steps. Ratios of the GPU's own work: {_kernel_ratios(row)}."
+                f"{row.method} is bound by kernel launches ({own}): its ratios do not carry over to larger steps. "
+                f"Ratios of kernel times: {_kernel_ratios(row)}."
             )
     return notes
 

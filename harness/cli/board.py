@@ -1,50 +1,68 @@
-"""Commands about leaderboards. Every command is a few lines; whatever is heavy is imported inside."""
+"""Commands about leaderboards: `plan`, `sweep`, `leaderboard`, `verify`."""
 
 from __future__ import annotations
 
-import json
+import logging
 import sys
 from pathlib import Path
 
 import click
 
-OUT = click.option("--out", default="runs", show_default=True, type=click.Path(path_type=Path), help="folder of runs")
+from harness.cli.options import DATA, JSON, OUT, PROTOCOL, print_json
+
+LOG = logging.getLogger(__name__)
+
 FILE = click.argument("file", type=click.Path(path_type=Path))
-DATA = click.option("--data", help="folder, file or hub data set, in place of the file's")
-MODEL = click.option("--model", help="base model, in place of the file's")
-PROTOCOL = click.option("--protocol", help="scoring rule that is shown (default: the suite's first)")
+BOARD_DATA = click.option("--data", help="Data to use instead of the file's: a folder, a file or a hub data set.")
+BOARD_MODEL = click.option("--model", help="Base model to use instead of the file's.")
 
 
 @click.command("plan")
 @FILE
-@DATA
-@MODEL
+@BOARD_DATA
+@BOARD_MODEL
 @OUT
-@click.option("--json", "as_json", is_flag=True, help="print JSON for programs")
+@JSON
 def plan_command(file: Path, data: str | None, model: str | None, out: Path, as_json: bool) -> None:
-    """What a leaderboard's FILE would run: parameters, steps, time, and what is impossible. Trains nothing."""
+    """Estimate the cost of a leaderboard FILE.
+
+    Prints the runs that `harness sweep FILE` would start with their parameters, steps and time, and those that are not
+    possible. Nothing is trained.
+    """
     from harness.sweep.entries import with_place
     from harness.sweep.jobs import Jobs
     from harness.sweep.plan import make_plan, render, to_json
     from harness.sweep.spec import read_board
 
     plan = make_plan(Jobs(with_place(read_board(file), data, model), out))
-    for line in plan.notices:
-        click.echo(f"note: {line}", err=True)
-    click.echo(json.dumps(to_json(plan), ensure_ascii=False, indent=1) if as_json else render(plan))
+    if as_json:
+        print_json(to_json(plan))
+    else:
+        click.echo(render(plan))
     if plan.impossible:
         sys.exit(1)
 
 
 @click.command("sweep")
 @FILE
-@DATA
-@MODEL
+@BOARD_DATA
+@BOARD_MODEL
 @OUT
-@click.option("--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="runs at a time, each a process")
-@click.option("--keep-going/--stop-at-failure", default=True, show_default=True, help="after a run has failed")
+@click.option(
+    "--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="Runs at a time, one process each."
+)
+@click.option(
+    "--keep-going/--stop-at-failure",
+    default=True,
+    show_default=True,
+    help="Whether to start further runs after one failed.",
+)
 def sweep_command(file: Path, data: str | None, model: str | None, out: Path, jobs: int, keep_going: bool) -> None:
-    """Make every run of a leaderboard's FILE that is missing, then its Markdown and pictures beside FILE."""
+    """Start all missing runs of a leaderboard FILE.
+
+    Learning rates are tuned on dev first if FILE says so. The leaderboard's Markdown and figures are written next to
+    FILE. Run the same command again to resume.
+    """
     from harness.leaderboard.files import board_of_file, write_board
     from harness.sweep.entries import with_place
     from harness.sweep.jobs import Jobs
@@ -57,8 +75,6 @@ def sweep_command(file: Path, data: str | None, model: str | None, out: Path, jo
     def say(line: str) -> None:
         click.echo(line, err=True)
 
-    for line in dict.fromkeys(n for _ in work.entries for n in work.notices):
-        say(f"note: {line}")
     done = sweep(work, file.stem, say, at_once=jobs, keep_going=keep_going)
     for line in done.lines():
         click.echo(line)
@@ -71,18 +87,21 @@ def sweep_command(file: Path, data: str | None, model: str | None, out: Path, jo
 
 @click.command("leaderboard")
 @click.argument("name")
-@click.option("--format", "form", type=click.Choice(["markdown", "csv", "json"]), default="markdown")
-@click.option("--write", is_flag=True, help="write leaderboards/NAME.md (.csv, .json, pictures) instead of printing")
-@click.option("--check", is_flag=True, help="exit 1 where leaderboards/NAME.md differs from what the runs say")
-@click.option("--publish", is_flag=True, help="verify its runs, copy them to leaderboards/records, write it from there")
+@click.option(
+    "--format", "form", type=click.Choice(["markdown", "csv", "json"]), default="markdown", help="Output format."
+)
+@click.option("--write", is_flag=True, help="Write leaderboards/NAME.md, .csv, .json and figures instead of printing.")
+@click.option("--check", is_flag=True, help="Exit with 1 if leaderboards/NAME.md does not match the runs.")
+@click.option("--publish", is_flag=True, help="Verify the runs, copy them to leaderboards/records, write from those.")
 @OUT
 @PROTOCOL
 def leaderboard_command(
     name: str, form: str, write: bool, check: bool, publish: bool, out: Path, protocol: str | None
 ) -> None:
-    """Markdown from runs and, where it is written or checked, published records too.
+    """Print or write the leaderboard of finished runs.
 
-    NAME: a suite, or one of leaderboards/*.toml.
+    NAME is a suite, or the name of one of leaderboards/*.toml. With --write and --check, published records are
+    included.
     """
     from harness.leaderboard.files import FOLDER, RECORDS, check_board, make_board, rendered, write_board
 
@@ -95,7 +114,7 @@ def leaderboard_command(
         for path in done.folders:
             click.echo(f"published: {path}")
         for run in done.refused:
-            click.echo(f"not published: {run.reason}", err=True)
+            LOG.warning("not published: %s", run.reason)
         if done.refused:
             sys.exit(1)
         board = make_board(name, records, protocol)
@@ -110,17 +129,21 @@ def leaderboard_command(
 
 @click.command("verify")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--data", help="where the run's data are now")
-@click.option("--publish", is_flag=True, help="copy the run to leaderboards/records, where it is one that may be")
-@click.option("--json", "as_json", is_flag=True, help="print JSON for programs")
+@DATA
+@click.option("--publish", is_flag=True, help="If all checks pass, copy the run to leaderboards/records.")
+@JSON
 def verify_command(run: Path, data: str | None, publish: bool, as_json: bool) -> None:
-    """Is a RUN, or a published record, what it says? Hashes, data, and scores recomputed from predictions."""
+    """Verify a RUN or a published record.
+
+    Checks file hashes and data, and recomputes the scores from the predictions. The exit status is 1 if anything
+    differs.
+    """
     from harness.leaderboard.files import FOLDER, RECORDS
     from harness.leaderboard.verify import Outcome, verify
 
     checks = verify(run, data)
     if as_json:
-        click.echo(json.dumps([vars(check) for check in checks], ensure_ascii=False, indent=1))
+        print_json([vars(check) for check in checks])
     else:
         for check in checks:
             click.echo(check)

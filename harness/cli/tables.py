@@ -1,4 +1,4 @@
-"""Tables and texts for people: what is installed, which keys there are, what a run would do, which runs exist."""
+"""Tables for people: installed methods and suites, configuration keys, runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
-from harness.registry import METHODS, SUITES, broken, method_class, plugins, suite_class
+from harness.method import AdapterMethod
+from harness.registry import BACKENDS, METHODS, SUITES, broken, method_class, plugins, suite_class
 from harness.reporting.numbers import MISSING, or_missing, percent
 
 if TYPE_CHECKING:
@@ -16,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def installed(check: bool) -> str:
-    """Every method and suite by name, with the distribution that brings it; ``check`` imports them all."""
+    """Every method, suite and back end with the distribution that provides it; ``check`` imports all of them."""
     parts = []
-    for group, word in ((METHODS, "method"), (SUITES, "suite")):
+    for group, word in ((METHODS, "method"), (SUITES, "suite"), (BACKENDS, "back end")):
         reasons = broken(group) if check else {}
         rows = []
         for name, plugin in plugins(group).items():
@@ -28,12 +29,13 @@ def installed(check: bool) -> str:
     return "\n\n".join(parts)
 
 
-def about(name: str) -> str:
+def describe(name: str) -> str:
     """One method's fields, ablations and presets, or one suite's options and tasks."""
     if name in plugins(SUITES):
         return _about_suite(name)
     cls = method_class(name)
-    parts = [f"{name}: {cls.summary}", f"traits: {', '.join(sorted(cls.traits)) or 'none'}", fields(cls, "method")]
+    traits = [*sorted(cls.traits), *(["supports --from"] if issubclass(cls, AdapterMethod) and cls.continues else [])]
+    parts = [f"{name}: {cls.summary}", f"traits: {', '.join(traits) or 'none'}", fields(cls, "method")]
     for word, table in (("ablation", cls.ablations), ("preset", cls.presets)):
         if table:
             rows = [(k, ", ".join(f"{f} = {v!r}" for f, v in changes.items())) for k, changes in table.items()]
@@ -66,11 +68,11 @@ def runs_table(runs: list[RunDirectory]) -> str:
     for run in runs:
         spec, scores, failure = run.spec(), run.scores(), run.failure()
         mean = next(iter(scores.root.values())).mean if scores else None
-        far = f"{failure.stage}: {failure.error}" if failure else _progress(run)
+        progress = f"{failure.stage}: {failure.error}" if failure else _progress(run)
         model = spec.model.label if spec and spec.model else MISSING
-        rows.append((run.name, run.state().value, far, model, spec.seed if spec else MISSING, percent(mean)))
+        rows.append((run.name, run.state().value, progress, model, spec.seed if spec else MISSING, percent(mean)))
     return tabulate(
-        rows, ("run", "state", "how far", "model", "seed", "mean"), tablefmt="simple", disable_numparse=True
+        rows, ("run", "state", "progress", "model", "seed", "mean"), tablefmt="simple", disable_numparse=True
     )
 
 
@@ -88,9 +90,9 @@ def _about_suite(name: str) -> str:
 def _progress(run: RunDirectory) -> str:
     if (run.path / "record.json").exists():
         return MISSING
-    texts = sum(_lines(p) for p in (run.path / "predictions").glob("*.jsonl"))
-    if texts:
-        return f"{texts} texts"
+    predictions = sum(_lines(p) for p in (run.path / "predictions").glob("*.jsonl"))
+    if predictions:
+        return f"{predictions} predictions"
     steps = sum(_lines(p) for p in (run.path / "train.jsonl", *run.path.glob("train/*.jsonl")) if p.exists())
     return f"{steps} steps" if steps else MISSING
 

@@ -1,58 +1,45 @@
-"""Who generates: this process (``hf``), or one of lm-eval's models (``lm-eval:NAME,key=value,…``)."""
+"""Which model generates: the one loaded in this process (``hf``), or an inference back end (``NAME:ARGUMENTS``)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from harness.config.spec import LOCAL
-from harness.errors import UsageError
-
-_PREFIX = "lm-eval:"
-
+from harness.errors import UsageError, unknown
+from harness.registry import BACKENDS, backend_class, plugins
 
 _SECRETS = ("api_key", "auth_token", "header", "token")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Backend:
-    """One of lm-eval's models. arguments: as typed, ``key=value,…``, which lm-eval itself reads."""
+    """An inference back end as given on the command line: its registered name, and arguments that only it reads."""
 
     name: str
     arguments: str
 
-    @property
-    def given(self) -> Mapping[str, str]:
-        """The arguments by name."""
-        pairs = (part.partition("=") for part in self.arguments.split(",") if part)
-        return {key.strip(): value.strip() for key, _, value in pairs}
-
 
 def parse_backend(text: str | None) -> Backend | None:
-    """``lm-eval:NAME,key=value,…``; None for ``hf``: the model is loaded here. Raises: UsageError."""
+    """The back end of ``NAME:ARGUMENTS``; None for ``hf``. Raises: UsageError for an unknown name, or a secret."""
     if text is None or text == LOCAL:
         return None
-    name, _, arguments = text.removeprefix(_PREFIX).partition(",")
-    if not text.startswith(_PREFIX) or not name:
-        raise UsageError(
-            f"--backend {text}: expected hf, or lm-eval:NAME,key=value,… such as "
-            "lm-eval:local-completions,base_url=http://localhost:8000/v1/completions,model=NAME"
-        )
-    backend = Backend(name=name, arguments=arguments)
-    secret = next((key for key in backend.given if key in _SECRETS), None)
+    name, _, arguments = text.partition(":")
+    known = plugins(BACKENDS)
+    if name not in known:
+        raise unknown("back end", name, [LOCAL, *known], see="harness list")
+    keys = {part.partition("=")[0].strip() for part in arguments.split(",")}
+    secret = next((key for key in _SECRETS if key in keys), None)
     if secret is not None:
-        # the back end stands in the record as it was typed
-        raise UsageError(f"--backend: {secret} would stand in the record. Set OPENAI_API_KEY or its like instead")
-    return backend
+        raise UsageError(
+            f"--backend: do not give {secret} on the command line, it would be saved in the run's record. Set the "
+            "environment variable instead (for example OPENAI_API_KEY)"
+        )
+    return Backend(name=name, arguments=arguments)
 
 
-def from_anywhere(text: str) -> str:
-    """The back end as typed, with the folder that ``pretrained`` names made absolute."""
+def portable_backend(text: str) -> str:
+    """``--backend`` with local paths made absolute, so that it means the same in another working directory."""
     backend = parse_backend(text)
-    name = backend.given.get("pretrained", "") if backend else ""
-    return (
-        text.replace(f"pretrained={name}", f"pretrained={Path(name).resolve()}")
-        if name and Path(name).is_dir()
-        else text
-    )
+    if backend is None or not backend.arguments:
+        return text
+    return f"{backend.name}:{backend_class(backend.name).portable(backend.arguments)}"

@@ -21,7 +21,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """Tasks with an adapter of their own. name: of its folders; "" for the one cluster of a run without clustering."""
+    """Tasks that share one adapter. name: names its folders; "" for the one cluster of a run without clustering."""
 
     name: str
     tasks: tuple[str, ...]
@@ -40,7 +40,7 @@ def cluster_with(spec: RunSpec, task: str) -> Cluster:
 
 
 def read_clusters(choice: str | Mapping[str, Any] | None) -> str | ClusterSpec | None:
-    """What ``--clusters`` names: None, "kind", or the content of a file. Raises: UsageError."""
+    """The value of ``--clusters``: None, "kind", or the content of a file. Raises: UsageError."""
     if choice is None or choice == NONE:
         return None
     if isinstance(choice, Mapping):
@@ -51,22 +51,24 @@ def read_clusters(choice: str | Mapping[str, Any] | None) -> str | ClusterSpec |
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"--clusters {choice}: expected none, kind or a TOML file; {error.strerror}") from error
+        raise UsageError(f"--clusters {choice}: expected none, kind or a TOML file ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"--clusters {path}: not valid TOML: {error}") from error
     for name, tasks in content.items():
         if not _NAME.fullmatch(name):
-            raise UsageError(f"--clusters {path}: the name {name!r} may have letters, digits, _ and - alone")
+            raise UsageError(f"--clusters {path}: invalid cluster name {name!r}: use only letters, digits, '_' and '-'")
         if not isinstance(tasks, list) or not all(isinstance(t, str) for t in tasks):
-            raise UsageError(f"--clusters {path}: {name} = {tasks!r} is no list of tasks, such as {name} = ['a', 'b']")
+            raise UsageError(
+                f"--clusters {path}: {name} = {tasks!r} is not a list of tasks such as {name} = ['a', 'b']"
+            )
     return ClusterSpec(label=path.stem, groups={n: tuple(t) for n, t in content.items()})
 
 
 def group_tasks(choice: str | Mapping[str, Any] | None, suite: Suite, tasks: Sequence[str]) -> ClusterSpec | None:
-    """The run's tasks in clusters, those in the suite's order; None where all share one adapter.
+    """The run's tasks by cluster, in the suite's order; None where all tasks share one adapter.
 
-    A file may name tasks of the suite that are not run. Raises: UsageError for a task that is unknown, in two clusters
-    or in none.
+    A file may name tasks of the suite that are not part of the run.
+    Raises: UsageError for a task that is unknown, in two clusters, or in none.
     """
     found = read_clusters(choice)
     if found is None:
@@ -87,7 +89,8 @@ def group_tasks(choice: str | Mapping[str, Any] | None, suite: Suite, tasks: Seq
     without = [t for t in tasks if t not in home]
     if without:
         raise UsageError(
-            f"--clusters {found.label}: in no cluster: {', '.join(without)}. Name every task, or give --tasks"
+            f"--clusters {found.label}: not in any cluster: {', '.join(without)}. Add them to a cluster, or choose "
+            "tasks with --tasks"
         )
     names = dict.fromkeys(home[t] for t in tasks)
     return ClusterSpec(label=found.label, groups={n: tuple(t for t in tasks if home[t] == n) for n in names})

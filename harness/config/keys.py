@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from harness.config.spec import EvalConfig, TrainConfig
 from harness.errors import UsageError, unknown
 
-_SECTIONS = ("train", "eval", "method", "suite")
+SECTIONS = ("train", "eval", "method", "suite")
 
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
 
 
 def parse_value(text: str) -> Any:
-    """A TOML value, or the text itself where it is none."""
+    """A TOML value, or the text itself where it is not one."""
     if text.lower() == "none":
         return None
     try:
@@ -46,12 +46,12 @@ def build(cls: type[T], values: Mapping[str, Any], section: str) -> T:
         if name not in known:
             raise unknown("key", f"{section}.{name}", [f"{section}.{k}" for k in known], see="harness list")
     default = cls()
-    # A comma list is kind to people: --set suite.kinds=NLI,MRC
+    # A list may be typed with commas: --set suite.kinds=NLI,MRC
     lists = {k: tuple(v.split(",")) for k, v in values.items() if isinstance(v, str) and _is_tuple(default, k)}
     try:
         return TypeAdapter(cls).validate_python({**values, **lists})
     except ValidationError as error:
-        raise _wrong(error, section, values) from error
+        raise validation_error(error, section, values) from error
 
 
 def _is_tuple(value: Any, name: str) -> bool:
@@ -67,10 +67,11 @@ def section_config(cls: type[T], section: str, values: Mapping[str, Any]) -> T:
     try:
         return cls(**values)
     except ValidationError as error:
-        raise _wrong(error, section, values) from error
+        raise validation_error(error, section, values) from error
 
 
-def _wrong(error: ValidationError, section: str, values: Mapping[str, Any]) -> UsageError:
+def validation_error(error: ValidationError, section: str, values: Mapping[str, Any]) -> UsageError:
+    """The first problem of a pydantic error, worded with the key that the user typed."""
     first = error.errors()[0]
     name = ".".join(str(p) for p in first["loc"])
     key = f"{section}.{name}" if section and name else section or name
@@ -80,12 +81,12 @@ def _wrong(error: ValidationError, section: str, values: Mapping[str, Any]) -> U
 
 def by_section(keys: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """``train.lr`` as ``["train"]["lr"]``; ``budget`` in "". Raises: UsageError for an unknown key."""
-    sections: dict[str, dict[str, Any]] = {s: {} for s in ("", *_SECTIONS)}
+    sections: dict[str, dict[str, Any]] = {s: {} for s in ("", *SECTIONS)}
     for key, value in keys.items():
         section, dot, name = key.partition(".")
         if key == "budget":
             sections[""]["budget"] = value
-        elif not dot or section not in _SECTIONS:
+        elif not dot or section not in SECTIONS:
             known = [f"train.{k}" for k in TrainConfig.model_fields] + [f"eval.{k}" for k in EvalConfig.model_fields]
             raise unknown("key", key, [*known, "budget", "method.", "suite."], see="harness keys")
         else:

@@ -1,4 +1,4 @@
-"""Fields of a method that name folders: known by what is in them, wherever they are."""
+"""A run's method: fields, preset, ablation, budget; fields that name folders are identified by what is in them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 from harness.config.keys import build
 from harness.config.spec import RunSpec, TrainConfig
 from harness.errors import StoreError, UsageError, unknown
-from harness.method import Budget, Method, Trait, named_folder
+from harness.hashing import file_sha256
+from harness.method import AdapterMethod, Budget, Method, named_folder
 from harness.registry import method_class
-from harness.runtime.hashing import file_sha256
 
 
 def absolute(method: Method) -> Method:
@@ -32,7 +32,7 @@ def absolute_keys(cls: type[Method], keys: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fingerprints(method: Method) -> dict[str, tuple[str, ...]]:
-    """By field, of each folder one hash of its files, behind ``name=`` where it has a name.
+    """One hash of its files for each folder, by field; prefixed with ``name=`` where the folder has a name.
 
     Raises: UsageError for a folder that lacks a file.
     """
@@ -49,7 +49,7 @@ def _print(field: str, entry: str, files: Sequence[str]) -> str:
     content = hashlib.sha256()
     for file in files:
         if not (folder / file).is_file():
-            what = "is no folder" if not folder.is_dir() else f"has no {file}"
+            what = "is not a folder" if not folder.is_dir() else f"has no {file}"
             raise UsageError(f"method.{field}: {folder} {what}. Give folders with {' and '.join(files)}")
         content.update(f"{file} {file_sha256(folder / file)}\n".encode())
     return (f"{name}=" if name else "") + content.hexdigest()
@@ -66,8 +66,8 @@ def method_of(spec: RunSpec) -> Method:
     cls = method_class(spec.method.name)
     if cls.version != spec.method.version:
         raise StoreError(
-            f"the run was made with version {spec.method.version} of {spec.method.name}, and installed is version "
-            f"{cls.version}: make it again"
+            f"the run was made with version {spec.method.version} of {spec.method.name}, but version {cls.version} is "
+            "installed: make the run again"
         )
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in spec.method.resolved.items()})
 
@@ -81,7 +81,7 @@ def parse_budget(text: str) -> Budget:
 
 
 def with_preset(keys: Mapping[str, Any], cls: type[Method], preset: str | None) -> dict[str, Any]:
-    """The preset's keys, under those that were given. Raises: UsageError for an unknown preset."""
+    """The preset's keys, overridden by those that were given. Raises: UsageError for an unknown preset."""
     if preset is None:
         return dict(keys)
     if preset not in cls.presets:
@@ -92,7 +92,7 @@ def with_preset(keys: Mapping[str, Any], cls: type[Method], preset: str | None) 
 def choose_method(
     cls: type[Method], values: Mapping[str, Any], ablation: str | None, budget: str | None, sizes: Sequence[int]
 ) -> Method:
-    """The method with its fields, ablation and budget; ``sizes``: how many tasks each cluster has."""
+    """The method with its fields, ablation and budget. sizes: the number of tasks of each cluster."""
     changes: Mapping[str, Any] = {}
     if ablation is not None:
         if ablation not in cls.ablations:
@@ -100,21 +100,21 @@ def choose_method(
         changes = cls.ablations[ablation]
         both = sorted(set(changes) & set(values))
         if both:
-            raise UsageError(f"--ablation {ablation} sets method.{both[0]} itself: leave it out of --set")
+            raise UsageError(f"--ablation {ablation} sets method.{both[0]}: do not set it with --set as well")
     method = build(cls, {**values, **changes}, "method")
-    return within(method, parse_budget(budget), sizes) if budget and Trait.TRAINS in method.traits else method
+    return within(method, parse_budget(budget), sizes) if budget and isinstance(method, AdapterMethod) else method
 
 
 def data_only(train: TrainConfig) -> TrainConfig:
-    """What untrained methods use of the keys: rows (answers, in-context examples, length limits), and nothing else."""
+    """The keys that also affect methods without training: they choose examples, lengths and the model's precision."""
     return TrainConfig(per_task=train.per_task, max_length=train.max_length, precision=train.precision)
 
 
-def within(method: Method, budget: Budget, sizes: Sequence[int]) -> Method:
-    """The method within a budget in clusters of these sizes.
+def within(method: AdapterMethod, budget: Budget, sizes: Sequence[int]) -> AdapterMethod:
+    """The method within a budget, for clusters of these sizes.
 
-    An active rank is one task's, so it holds in each cluster; a stored rank is divided among the clusters.
-    Raises: BudgetError naming the least possible.
+    An active rank applies to one task, so every cluster may use all of it; a stored rank is divided among the clusters.
+    Raises: BudgetError naming the smallest possible budget.
     """
     share = Budget(kind=budget.kind, rank=budget.rank // len(sizes)) if budget.kind == "stored" else budget
     return method.within(share, max(sizes))

@@ -1,4 +1,4 @@
-"""What was typed, and how a later command finds a run's data and model again (inputs.json)."""
+"""What a user asked for, and how a later command finds a run's data and model again (inputs.json)."""
 
 from __future__ import annotations
 
@@ -8,60 +8,48 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.config.backend import from_anywhere
+from harness.config.backend import portable_backend
 from harness.config.clusters import read_clusters
-from harness.config.keys import _SECTIONS, parse_assignments
+from harness.config.keys import SECTIONS, parse_assignments
 from harness.config.method_config import absolute_keys
+from harness.config.options import OPTIONS
 from harness.config.spec import ClusterSpec
 from harness.errors import UsageError, unknown
 from harness.registry import method_class
 
 
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a user asked for: options by name (see ``OPTIONS``) and keys such as ``train.lr``, parsed or not."""
+
+    options: Mapping[str, Any]
+    keys: Mapping[str, Any] = field(default_factory=dict)
+
+
 def typed(options: Mapping[str, Any], assignments: Sequence[str], config: Path | None) -> Request:
-    """The request of a command line: what was typed wins over the TOML file."""
+    """The request of a command line; what was typed takes precedence over the TOML file."""
     line = Request(options=options, keys=parse_assignments(assignments))
     return merge(read_config(config), line) if config is not None else merge(Request(options={}), line)
 
 
-def to_json(request: Request) -> dict[str, Any]:
-    """The request with local paths made absolute, so that it means the same from another folder."""
+def to_json(request: Request, source: str | None = None) -> dict[str, Any]:
+    """The request with local paths made absolute, so that it means the same from another folder.
+
+    Args: source: the data as the run resolved them; later commands read a hub data set at the run's revision.
+    """
     options = dict(request.options)
+    if options.get("data") and source is not None:
+        options["data"] = source
     for name in ("data", "model", "from"):
         if options.get(name) and Path(options[name]).exists():
             options[name] = str(Path(options[name]).resolve())
     if options.get("backend"):
-        options["backend"] = from_anywhere(options["backend"])
+        options["backend"] = portable_backend(options["backend"])
     clusters = read_clusters(options.get("clusters"))
-    if isinstance(clusters, ClusterSpec):  # what the file says now, whatever becomes of it
+    if isinstance(clusters, ClusterSpec):  # The content is kept, since the file may change later.
         options["clusters"] = clusters.model_dump(mode="json")
     keys = absolute_keys(method_class(options["method"]), request.keys) if options.get("method") else request.keys
     return {"options": options, "keys": dict(keys)}
-
-
-_OPTIONS = {
-    "method": str,
-    "suite": str,
-    "model": str,
-    "data": str,
-    "tasks": str,
-    "ablation": str,
-    "preset": str,
-    "prompt": str,
-    "budget": str,
-    "seed": int,
-    "shots": int,
-    "backend": str,
-    "clusters": str,
-    "from": str,
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What a user asked for: options by name (``_OPTIONS``) and keys such as ``train.lr``, unparsed or parsed."""
-
-    options: Mapping[str, Any]
-    keys: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_config(path: Path) -> Request:
@@ -75,16 +63,16 @@ def read_config(path: Path) -> Request:
     options = tables.pop("run", {})
     keys: dict[str, Any] = {}
     for section, table in tables.items():
-        if section not in _SECTIONS or not isinstance(table, dict):
-            raise unknown("table", section, ["run", *_SECTIONS], see="README, section Configuration")
+        if section not in SECTIONS or not isinstance(table, dict):
+            raise unknown("table", section, ["run", *SECTIONS], see="harness keys")
         keys |= {f"{section}.{name}": value for name, value in table.items()}
     for name in options:
-        if name not in _OPTIONS:
-            raise unknown("option", name, _OPTIONS, see="harness run --help")
+        if name not in OPTIONS:
+            raise unknown("option", name, OPTIONS, see="harness run --help")
     return Request(options=options, keys=keys)
 
 
 def merge(low: Request, high: Request) -> Request:
-    """Two requests; what ``high`` says wins."""
+    """Both requests in one; ``high`` takes precedence."""
     given = {k: v for k, v in high.options.items() if v is not None}
     return Request(options={**low.options, **given}, keys={**low.keys, **high.keys})

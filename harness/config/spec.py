@@ -1,19 +1,50 @@
-"""What a run is: every choice that can change its result, in one canonical form whose hash is the run's name."""
+"""What a run is: every choice that can change its result, and the identity whose hash is the run's name.
+
+The identity of a run (``RunSpec.identity``) follows one rule: every field that differs from its default belongs to it,
+unless the field's annotation says otherwise (``NotInIdentity``, ``IdentityDefault``, ``KeptWhenEmpty``).
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Final, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
-
-Runtime: dict[str, JsonValue] = {
-    "runtime": True
-}  # marks keys that change speed but no result: they stay out of the run_id
-
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.fields import FieldInfo
 
 LOCAL: Final = "hf"  # the back end that is this process
+M = TypeVar("M")
+
+
+@dataclass(frozen=True)
+class NotInIdentity:
+    """Annotates a field that is recorded and does not identify a run."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class IdentityDefault:
+    """Annotates a field whose default has changed: the identity omits ``value``, the default that the key began with.
+
+    Records from before the change omit the key for that value, and so they keep their run_id.
+    """
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class KeptWhenEmpty:
+    """Annotates a section that differs from its default and yet may have nothing in the identity.
+
+    Other sections are omitted then. This one has always been hashed as ``{}``, which run_ids depend on.
+    """
+
+
+Runtime: Final = NotInIdentity("changes speed or memory, and no result")
+Label: Final = NotInIdentity("is shown to readers")
 
 
 class Section(BaseModel):
@@ -21,71 +52,122 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    def identity(self) -> dict[str, Any]:
+        """The fields that identify a run, as JSON values: those that differ from their defaults and are not exempt."""
+        content = self.model_dump(mode="json")
+        found: dict[str, Any] = {}
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if _annotation(field, NotInIdentity):
+                continue
+            changed = not _is_default(field, value)
+            if not isinstance(value, Section):
+                found |= {name: content[name]} if changed else {}
+            elif (part := value.identity()) or (changed and _annotation(field, KeptWhenEmpty) is not None):
+                found[name] = part
+        return found
+
+
+def _annotation(field: FieldInfo, kind: type[M]) -> M | None:
+    return next((mark for mark in field.metadata if isinstance(mark, kind)), None)
+
+
+def _is_default(field: FieldInfo, value: Any) -> bool:
+    first = _annotation(field, IdentityDefault)
+    if first is not None:
+        return bool(value == first.value)
+    return not field.is_required() and bool(value == field.get_default(call_default_factory=True, validated_data={}))
+
 
 class TrainConfig(Section):
     """``train.*`` keys: how every method is trained."""
 
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
-    steps: int | None = Field(None, ge=1, description="optimiser steps; overrides epochs")
-    epochs: float = Field(5.0, gt=0, description="passes over the training rows when steps is not given")
+    steps: int | None = Field(None, ge=1, description="number of optimiser steps; overrides train.epochs")
+    epochs: float = Field(5.0, gt=0, description="passes over the training examples, if train.steps is not given")
     batch_size: int = Field(16, ge=1, description="examples per optimiser step")
-    loss: Literal["token", "example", "task"] = Field("token", description="what the loss is a mean of")
-    per_task: int | None = Field(None, ge=1, description="training rows of each task (default all)")
+    loss: Literal["token", "example", "task"] = Field(
+        "token", description="average the loss over tokens, over examples, or over tasks"
+    )
+    per_task: int | None = Field(None, ge=1, description="maximum number of training examples per task (default: all)")
     mixture: Literal["proportional", "uniform", "temperature"] = Field(
-        "proportional", description="how often a task's examples come: by its rows, all tasks the same, or between"
+        "proportional",
+        description="sampling of tasks: proportional to their size, uniform, or in between (temperature)",
     )
     temperature: float | None = Field(
-        None, ge=1, description="with mixture=temperature: shares in proportion to rows ** (1 / temperature)"
+        None, ge=1, description="with mixture=temperature: tasks are sampled in proportion to size ** (1 / temperature)"
     )
-    warmup: float = Field(0.03, ge=0, le=1, description="share of the steps with a rising learning rate")
-    weight_decay: float = Field(0.0, ge=0)
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.999, ge=0, lt=1)
-    eps: float = Field(1e-8, gt=0)
-    clip: float | None = Field(1.0, gt=0, description="largest gradient norm (none: no clipping)")
-    max_length: int = Field(1024, ge=16, description="tokens of prompt, target and eos; longer prompts lose the middle")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: bf16 where the GPU has it")
-    eval_every: int | None = Field(None, ge=1, description="steps between looks at dev; the best adapter is kept")
-    patience: int | None = Field(None, ge=1, description="with eval_every: looks without a gain that end a stage")
-    eval_rows: int = Field(20, ge=1, description="with eval_every: dev rows of each task")
-    gradient_checkpointing: bool = Field(
-        False, json_schema_extra=Runtime, description="compute activations again in backward: less memory, more time"
+    warmup: float = Field(
+        0.03, ge=0, le=1, description="fraction of the steps with a linearly increasing learning rate"
     )
-    compile: bool = Field(False, json_schema_extra=Runtime, description="torch.compile the model")
-    packing: Literal["auto", "off"] = Field(
-        "auto", json_schema_extra=Runtime, description="rows behind one another where the model allows it, not padded"
+    weight_decay: float = Field(0.0, ge=0, description="weight decay of AdamW")
+    beta1: float = Field(0.9, ge=0, lt=1, description="beta1 of AdamW")
+    beta2: float = Field(0.999, ge=0, lt=1, description="beta2 of AdamW")
+    eps: float = Field(1e-8, gt=0, description="epsilon of AdamW")
+    clip: float | None = Field(1.0, gt=0, description="maximum gradient norm (none: no clipping)")
+    max_length: int = Field(
+        1024,
+        ge=16,
+        description="maximum sequence length in tokens (prompt + target + EOS); longer prompts are truncated"
+        " in the middle",
     )
-    micro_tokens: int | None = Field(
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="precision of the model; auto: bf16 if the GPU supports it, else fp32"
+    )
+    eval_every: int | None = Field(
+        None, ge=1, description="evaluate on the dev split every N steps and keep the best adapter"
+    )
+    patience: int | None = Field(
+        None, ge=1, description="early stopping: number of evaluations without improvement (needs train.eval_every)"
+    )
+    eval_rows: Annotated[int, Runtime] = Field(20, ge=1, description="with train.eval_every: dev examples per task")
+    gradient_checkpointing: Annotated[bool, Runtime] = Field(
+        False,
+        description="recompute activations in the backward pass: less memory, more time",
+    )
+    compile: Annotated[bool, Runtime] = Field(False, description="use torch.compile")
+    packing: Annotated[Literal["auto", "off"], Runtime] = Field(
+        "auto",
+        description="pack several examples into one sequence where the model supports it (otherwise pad)",
+    )
+    micro_tokens: Annotated[int | None, Runtime] = Field(
         None,
         ge=16,
-        json_schema_extra=Runtime,
-        description="tokens of one micro-batch (default: 4096 on a GPU, else 512)",
+        description="maximum number of tokens per micro-batch (default: 4096 on a GPU, else 512)",
     )
-    checkpoint_steps: int = Field(100, ge=1, json_schema_extra=Runtime)
-    checkpoint_minutes: float = Field(5.0, gt=0, json_schema_extra=Runtime)
+    checkpoint_steps: Annotated[int, Runtime] = Field(100, ge=1, description="save a checkpoint at least every N steps")
+    checkpoint_minutes: Annotated[float, Runtime] = Field(
+        5.0, gt=0, description="save a checkpoint at least every N minutes"
+    )
 
     @model_validator(mode="after")
     def _belong_together(self) -> TrainConfig:
         if (self.mixture == "temperature") != (self.temperature is not None):
-            raise ValueError("train.mixture=temperature and train.temperature are given together or not at all")
+            raise ValueError("set both train.mixture=temperature and train.temperature, or neither")
         if self.patience is not None and self.eval_every is None:
-            raise ValueError("train.patience counts looks at dev: give train.eval_every too")
+            raise ValueError("train.patience counts evaluations on the dev split: set train.eval_every too")
         return self
 
 
 class EvalConfig(Section):
-    """``eval.*`` keys: what is evaluated and how texts are generated (always greedily)."""
+    """``eval.*`` keys: what is evaluated and how predictions are generated (always by greedy decoding)."""
 
-    split: Literal["train", "dev", "test"] = "test"
-    per_task: int | None = Field(None, ge=1, description="rows of each task (default all)")
-    batch_tokens: int = Field(16384, ge=16, description="prompts and room for answers of rows that share a forward")
-    max_new_tokens: int | None = Field(None, ge=1, description="default: from the lengths of the training targets")
+    split: Literal["train", "dev", "test"] = Field("test", description="split to evaluate: test, dev or train")
+    per_task: int | None = Field(None, ge=1, description="maximum number of evaluated examples per task (default: all)")
+    batch_tokens: Annotated[int, IdentityDefault(8192)] = Field(
+        16384,
+        ge=16,
+        description="maximum tokens per generation batch: (prompt length + max new tokens) × number of sequences",
+    )
+    max_new_tokens: int | None = Field(
+        None, ge=1, description="maximum length of a prediction in tokens (default: from the training targets)"
+    )
 
 
 class MethodSpec(Section):
-    """A method. fields: what differs from its defaults; resolved: every field, for readers (not part of the run_id).
+    """A method. fields: what differs from its defaults; resolved: every field.
 
-    files: of the fields that name folders the hashes of their content, which count in place of the paths.
+    files: for each field that names folders, the hashes of their content; the identity has them in place of the paths.
     """
 
     name: str
@@ -93,8 +175,12 @@ class MethodSpec(Section):
     ablation: str | None = None
     preset: str | None = None
     fields: dict[str, Any] = {}
-    resolved: dict[str, Any] = {}
-    files: dict[str, tuple[str, ...]] = {}
+    resolved: Annotated[dict[str, Any], Label] = {}
+    files: Annotated[dict[str, tuple[str, ...]], NotInIdentity("takes the place of paths in fields")] = {}
+
+    def identity(self) -> dict[str, Any]:
+        """See ``Section.identity``; fields that name folders are identified by what the folders hold."""
+        return super().identity() | ({"fields": self.deciding()} if self.files else {})
 
     def deciding(self) -> dict[str, Any]:
         """The fields that differ from their defaults, as JSON has them, with hashes in place of paths."""
@@ -115,14 +201,14 @@ class SuiteSpec(Section):
 class ModelSpec(Section):
     """A base model. label: as shown in tables; fingerprint: hub commit or hash of the files."""
 
-    label: str
+    label: Annotated[str, Label]
     fingerprint: str
 
 
 class DataSpec(Section):
-    """Where the rows come from. fingerprints: by file name or hub revision. sample: the embedded one."""
+    """Where the examples come from. fingerprints: see ``Suite.fingerprint``. sample: they are the embedded sample."""
 
-    label: str
+    label: Annotated[str, Label]
     sample: bool
     fingerprints: dict[str, str]
 
@@ -130,25 +216,25 @@ class DataSpec(Section):
 class ClusterSpec(Section):
     """Tasks that share an adapter, by the cluster's name. label: as shown in tables ("kind", or a file's name)."""
 
-    label: str
+    label: Annotated[str, Label]
     groups: dict[str, tuple[str, ...]]
 
 
 class ParentSpec(Section):
-    """The finished run that a run goes on from. adapter: the hash of its weights."""
+    """The finished run that a run starts from. adapter: the hash of its weights."""
 
     run_id: str
     adapter: str
 
 
 class RunSpec(Section):
-    """Everything that decides a run's result. ``model`` is None for methods that answer without one."""
+    """Everything that determines a run's result. ``model`` is None for methods that predict without one."""
 
     method: MethodSpec
     suite: SuiteSpec
     model: ModelSpec | None
     data: DataSpec
-    train: TrainConfig = TrainConfig()
+    train: Annotated[TrainConfig, KeptWhenEmpty()] = TrainConfig()
     eval: EvalConfig = EvalConfig()
     prompt: Literal["plain", "chat"] = "plain"
     shots: int = Field(0, ge=0)
@@ -159,37 +245,13 @@ class RunSpec(Section):
     parent: ParentSpec | None = None
 
 
-# Of keys whose default has changed, what it was when the key was made: records of that time keep their run_id.
-_FIRST_DEFAULTS: Final = {("eval", "batch_tokens"): 8192}
-
-
 def canonical(spec: RunSpec) -> bytes:
-    """The spec as JSON with sorted keys, without defaults, runtime keys and labels: equal bytes, equal run."""
-    content = spec.model_dump(mode="json", exclude_defaults=True)
-    for (section, key), first in _FIRST_DEFAULTS.items():
-        given = content.setdefault(section, {})
-        value = getattr(getattr(spec, section), key)
-        given.pop(key, None)
-        if value != first:
-            given[key] = value
-        if not given:
-            del content[section]
-    for section, config in (("train", TrainConfig), ("eval", EvalConfig)):
-        for key, info in config.model_fields.items():
-            if info.json_schema_extra == Runtime:
-                content.get(section, {}).pop(key, None)
-    for section in ("model", "data", "clusters"):
-        if content.get(section):
-            content[section].pop("label", None)
-    for name in ("resolved", "files"):
-        content["method"].pop(name, None)
-    if spec.method.files:
-        content["method"]["fields"] = spec.method.deciding()
-    return json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+    """The identity of a run as JSON with sorted keys: equal bytes mean the same run."""
+    return json.dumps(spec.identity(), sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def run_id(spec: RunSpec) -> str:
-    """sha256 of the canonical spec, in hexadecimal."""
+    """sha256 of the run's identity, in hexadecimal."""
     return hashlib.sha256(canonical(spec)).hexdigest()
 
 

@@ -92,13 +92,21 @@ class Encoder:
 
     def text(self, example: Example, n_shots: int) -> str:
         """The prompt as text, in-context examples first; never the example itself."""
-        chosen = [s for s in self.shots.get(example.task, ()) if s.id != example.id][:n_shots]
         if self.style == "chat":
-            turns = [t for s in chosen for t in (_turn("user", s.prompt), _turn("assistant", s.target))]
-            turns.append(_turn("user", example.prompt))
+            turns = self.turns(example, n_shots)
             rendered: str = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
             return rendered
+        chosen = self._in_context(example, n_shots)
         return "\n\n".join([f"{s.prompt}{_gap(s.prompt)}{s.target}" for s in chosen] + [example.prompt])
+
+    def turns(self, example: Example, n_shots: int) -> list[dict[str, str]]:
+        """The prompt as a conversation, one turn of the user and one of the assistant for each in-context example."""
+        chosen = self._in_context(example, n_shots)
+        turns = [t for s in chosen for t in (_turn("user", s.prompt), _turn("assistant", s.target))]
+        return [*turns, _turn("user", example.prompt)]
+
+    def _in_context(self, example: Example, n_shots: int) -> list[Example]:
+        return [s for s in self.shots.get(example.task, ()) if s.id != example.id][:n_shots]
 
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
         # A chat template writes its own special tokens; a plain prompt gets those that the tokenizer itself adds.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.config.spec import DataSpec
-from harness.errors import UsageError
-from harness.runtime.hashing import file_sha256
+from harness.errors import DataError, UsageError
 from harness.task import Example, Suite, to_example
 
 if TYPE_CHECKING:
@@ -39,8 +38,17 @@ class Rows:
         return [to_example({k: columns[k][i] for k in columns}) for i in range(len(indices))]
 
     def of(self, task: str) -> list[Example]:
-        """All rows of a task."""
+        """All examples of a task."""
         return self.examples(self.by_task[task])
+
+    @property
+    def missing(self) -> list[str]:
+        """Tasks without examples in this split."""
+        return [task for task, indices in self.by_task.items() if not len(indices)]
+
+    def with_examples(self) -> Rows:
+        """The same split without the tasks that have no examples in it."""
+        return replace(self, by_task={task: indices for task, indices in self.by_task.items() if len(indices)})
 
     @property
     def counts(self) -> dict[str, int]:
@@ -65,6 +73,36 @@ def group(dataset: Dataset, split: str, tasks: Sequence[str], per_task: int | No
     return Rows(split=split, dataset=dataset, by_task=by_task)
 
 
+def load_split(
+    suite: Suite,
+    source: str,
+    split: str,
+    tasks: Sequence[str],
+    per_task: int | None = None,
+    *,
+    hint: str = "",
+    allow_empty: bool = False,
+) -> Rows:
+    """Read the examples of some tasks from one split of a source.
+
+    Args:
+        per_task: keep at most this many examples of each task, chosen by the hashes of their ids.
+        hint: what the user can do where the split is missing or empty; it ends the error message.
+        allow_empty: a split without an example of any of the tasks is not an error.
+
+    Returns: the examples by task; a task without examples has an empty entry (see ``Rows.with_examples``).
+    Raises: DataError where the source has no such split, or no example of any of the tasks in it.
+    """
+    hint = f". {hint}" if hint else ""
+    splits = suite.splits(source)
+    if splits and split not in splits:  # where nothing can be read at all, the suite's own error says why
+        raise DataError(f"{source} has no {split} split (it has {', '.join(splits)}){hint}")
+    rows = group(suite.read(source, split), split, tasks, per_task)
+    if not allow_empty and not sum(rows.counts.values()):
+        raise DataError(f"{source}: the {split} split has no examples of {', '.join(tasks)}{hint}")
+    return rows
+
+
 def without_targets(rows: Rows) -> bool:
     """True where every target of the split is blank, as in a published test file."""
     used = np.concatenate([np.zeros(0, np.int64), *rows.by_task.values()])
@@ -72,14 +110,22 @@ def without_targets(rows: Rows) -> bool:
 
 
 def locate_data(suite: Suite, given: str | None) -> tuple[str, DataSpec]:
-    """Where the rows are, and what identifies them; without ``given`` the embedded sample."""
+    """The source of the examples, pinned to what it holds now, and what identifies it.
+
+    Args: given: as typed; None for the embedded sample.
+    Raises: UsageError without data; DataError where the source is not there, or the suite does not identify it.
+    """
     if given is None:
         if suite.sample is None:
             raise UsageError(f"--data is missing: suite {suite.name!r} has no embedded sample")
         source, label = str(suite.sample), "sample"
     else:
         source, label = given, Path(given).name if Path(given).exists() else given
-    files = suite.files(source)
-    prints = {p.name: file_sha256(p) for p in files}
-    prints |= {k: str(v) for k, v in suite.describe(source).items() if k in ("revision", "split")}
-    return source, DataSpec(label=label, sample=given is None, fingerprints=prints)
+    source = suite.pin(source)
+    parts = dict(suite.fingerprint(source))
+    if not parts:
+        raise DataError(
+            f"{source}: suite {suite.name!r} has an empty fingerprint for these data. "
+            f"{type(suite).__name__}.fingerprint must return a hash or a revision, so that other data make another run"
+        )
+    return source, DataSpec(label=label, sample=given is None, fingerprints=parts)

@@ -1,4 +1,4 @@
-"""What validation found, as a table for people and as JSON for programs."""
+"""The result of ``harness validate``, as tables for people and as JSON for programs."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from harness.reporting.numbers import MISSING, or_missing
+from harness.reporting.numbers import MISSING
 
-EMPTY: Final = "empty_target"
-BLANK: Final = "blank_prompt"
+EMPTY_TARGET: Final = "empty_target"
+BLANK_PROMPT: Final = "blank_prompt"
 UNPARSED: Final = "unparsed_target"
-STRANGER: Final = "target_not_offered"
+NOT_OFFERED: Final = "target_not_offered"
 DUPLICATE: Final = "duplicate_prompt"
 LEAK: Final = "leaked_prompt"
-CUT: Final = "cut"
-FLAWS: Final = (EMPTY, BLANK, UNPARSED, STRANGER, DUPLICATE, LEAK, CUT)
+TRUNCATED: Final = "truncated"
+FLAWS: Final = (EMPTY_TARGET, BLANK_PROMPT, UNPARSED, NOT_OFFERED, DUPLICATE, LEAK, TRUNCATED)
 
 _MEANING: Final = {
-    EMPTY: "the target is empty",
-    BLANK: "the prompt is blank",
-    UNPARSED: "the target does not parse: no answer could be right",
-    STRANGER: "the target is none of the choices",
-    DUPLICATE: "the prompt occurs earlier in the split",
-    LEAK: "the prompt occurs in another split",
-    CUT: "longer than the model is given: the prompt loses its middle, or the target its end",
+    EMPTY_TARGET: "the target is empty",
+    BLANK_PROMPT: "the prompt is blank",
+    UNPARSED: "the task's parser cannot read the target, so no prediction can be correct",
+    NOT_OFFERED: "the target is not one of the choices",
+    DUPLICATE: "the same prompt occurs earlier in the split",
+    LEAK: "the same prompt occurs in another split",
+    TRUNCATED: "longer than {max_length} tokens, so training removes the middle of the prompt or the end of the target",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lengths:
-    """Numbers of tokens."""
+    """Numbers of tokens: mean, quantiles and maximum."""
 
     mean: float
     p50: int
@@ -45,7 +45,8 @@ class Lengths:
 class TaskSplit:
     """One task in one split.
 
-    counts: rows with each of ``FLAWS``; CUT is None without a maximal length. prompt, target: None without a tokenizer.
+    n: number of examples. counts: number of examples with each of ``FLAWS``; None for TRUNCATED without a maximum
+    length. prompt, target: None without a tokenizer or without examples.
     """
 
     task: str
@@ -58,9 +59,9 @@ class TaskSplit:
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One row that deserves a look.
+    """One example with a flaw.
 
-    kind: one of ``FLAWS``. where: "file:line" where the suite can tell. note: what the row clashes with.
+    kind: one of ``FLAWS``. where: "file:line" if the suite can locate it. note: which example has the same prompt.
     """
 
     kind: str
@@ -73,16 +74,16 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationReport:
-    """Everything that was found.
+    """The result of a validation.
 
-    errors: split -> why it could not be read. withheld: splits without a single target, as published test files are.
-    findings: at most ``limit`` of each kind and split; ``rows`` counts them all.
+    errors: for each split that could not be read, the reason. withheld: splits without any target, such as published
+    test files. findings: at most ``limit`` of each kind and split, while ``tasks`` has the counts of all.
     """
 
     suite: str
     source: str
     max_length: int | None
-    rows: tuple[TaskSplit, ...]
+    tasks: tuple[TaskSplit, ...]
     findings: tuple[Finding, ...]
     errors: Mapping[str, str]
     withheld: tuple[str, ...]
@@ -90,58 +91,90 @@ class ValidationReport:
 
     @property
     def totals(self) -> dict[str, int]:
-        """Flaws of each kind over all tasks and splits; empty targets only where the split has others."""
-        judged = {kind: [r for r in self.rows if kind != EMPTY or r.split not in self.withheld] for kind in FLAWS}
-        return {kind: sum(row.counts[kind] or 0 for row in rows) for kind, rows in judged.items()}
+        """The number of flaws of each kind; empty targets of splits in ``withheld`` are not counted."""
+        return {kind: sum(self.count(task, kind) or 0 for task in self.tasks) for kind in FLAWS}
+
+    def count(self, task: TaskSplit, kind: str) -> int | None:
+        """The number of flaws of one kind in one task and split; None if it was not checked."""
+        return None if kind == EMPTY_TARGET and task.split in self.withheld else task.counts[kind]
 
 
 def render(report: ValidationReport) -> str:
-    """The report as plain text: what could not be read, rows and flaws by task, lengths, then the flawed rows."""
-    order = {name: i for i, name in enumerate(dict.fromkeys(row.task for row in report.rows))}
-    rows = sorted(report.rows, key=lambda row: order[row.task])
+    """The report as plain text: unreadable splits, numbers of examples, lengths, remarks and flaws."""
     parts = [f"{report.suite}: {report.source}"]
     parts += [f"{split} cannot be read: {reason}" for split, reason in report.errors.items()]
-    if rows:
-        head = ["rows", *(kind.replace("_", "\n") for kind in FLAWS)]
-        parts.append(_table(rows, head, [[str(r.n), *(or_missing(r.counts[kind]) for kind in FLAWS)] for r in rows]))
-    measured = [row for row in rows if row.prompt is not None]
-    if measured:
-        head = [f"{text}\n{what}" for text in ("prompt", "target") for what in ("mean", "50 %", "95 %", "99 %", "max")]
-        lengths = [[*_spread(row.prompt), *_spread(row.target)] for row in measured]
-        parts.append("Lengths in tokens\n" + _table(measured, head, lengths))
-    return "\n\n".join([*parts, *_notes(report)]) + "\n"
+    if report.tasks:
+        parts.append("Number of examples\n" + _examples(report))
+    if any(task.prompt is not None for task in report.tasks):
+        parts.append("Lengths in tokens\n" + _length_table(report))
+    if any(report.totals.values()):
+        parts.append("Number of examples with a flaw\n" + _flaw_table(report))
+    return "\n\n".join([*parts, *_remarks(report), *_listings(report)]) + "\n"
 
 
 def to_json(report: ValidationReport) -> str:
-    """The report as JSON: its fields, and ``totals``, the findings of each kind."""
+    """The report as JSON: its fields, and ``totals``, the number of flaws of each kind."""
     return json.dumps({**dataclasses.asdict(report), "totals": report.totals}, ensure_ascii=False, indent=2)
 
 
-def _table(rows: Sequence[TaskSplit], head: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+def _examples(report: ValidationReport) -> str:
+    """Tasks by splits."""
+    splits = list(dict.fromkeys(task.split for task in report.tasks))
+    n = {(task.task, task.split): task.n for task in report.tasks}
+    names = dict.fromkeys(task.task for task in report.tasks)
+    return _table(["task"], splits, [[name, *(str(n[name, split]) for split in splits)] for name in names])
+
+
+def _length_table(report: ValidationReport) -> str:
+    head = [f"{text}\n{value}" for text in ("prompt", "target") for value in ("mean", "50 %", "95 %", "99 %", "max")]
+    lines = [[t.task, t.split, *_length_cells(t.prompt), *_length_cells(t.target)] for t in _by_task(report) if t.n]
+    return _table(["task", "split"], head, lines)
+
+
+def _flaw_table(report: ValidationReport) -> str:
+    """The tasks, splits and kinds that have flaws."""
+    kinds = [kind for kind, n in report.totals.items() if n]
+    lines = []
+    for task in _by_task(report):
+        counts = [report.count(task, kind) for kind in kinds]
+        if any(counts):
+            lines.append([task.task, task.split, *(MISSING if n is None else str(n) for n in counts)])
+    return _table(["task", "split"], [kind.replace("_", "\n") for kind in kinds], lines)
+
+
+def _by_task(report: ValidationReport) -> list[TaskSplit]:
+    order = {name: i for i, name in enumerate(dict.fromkeys(task.task for task in report.tasks))}
+    return sorted(report.tasks, key=lambda task: order[task.task])
+
+
+def _table(names: Sequence[str], numbers: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     from tabulate import tabulate
 
-    lines = [[row.task, row.split, *mine] for row, mine in zip(rows, cells, strict=True)]
-    aligned = ["left", "left", *["right"] * len(head)]
-    return tabulate(lines, ["task", "split", *head], tablefmt="simple", colalign=aligned, disable_numparse=True)
+    aligned = [*["left"] * len(names), *["right"] * len(numbers)]
+    return tabulate(lines, [*names, *numbers], tablefmt="simple", colalign=aligned, disable_numparse=True)
 
 
-def _spread(lengths: Lengths | None) -> list[str]:
+def _length_cells(lengths: Lengths | None) -> list[str]:
     if lengths is None:
         return [MISSING] * 5
     return [f"{lengths.mean:.1f}", *(str(v) for v in (lengths.p50, lengths.p95, lengths.p99, lengths.max))]
 
 
-def _notes(report: ValidationReport) -> Iterator[str]:
-    remarks = [f"{split}: no row has a target, so nothing can be scored on it" for split in report.withheld]
-    if remarks or report.remarks:
-        yield "\n".join([*remarks, *report.remarks])
-    found = {kind: n for kind, n in report.totals.items() if n}
-    if not found and not report.errors:
-        yield "No flaw was found."
-    for kind, n in found.items():
+def _remarks(report: ValidationReport) -> Iterator[str]:
+    withheld = [f"{split}: no example has a target, so predictions cannot be scored" for split in report.withheld]
+    if withheld or report.remarks:
+        yield "\n".join([*withheld, *report.remarks])
+
+
+def _listings(report: ValidationReport) -> Iterator[str]:
+    """For each kind of flaw its meaning and the examples that have it."""
+    totals = {kind: n for kind, n in report.totals.items() if n}
+    if not totals and not report.errors:
+        yield "No flaws found."
+    for kind, n in totals.items():
         listed = [f for f in report.findings if f.kind == kind]
-        some = f", of which {len(listed)} here" if len(listed) < n else ""
-        lines = [f"{kind.replace('_', ' ')}: {n}{some} ({_MEANING[kind]})"]
+        some = f", {len(listed)} listed" if len(listed) < n else ""
+        lines = [f"{kind.replace('_', ' ')} ({n}{some}): {_MEANING[kind].format(max_length=report.max_length)}"]
         for f in listed:
             place = f" at {f.where}" if f.where else ""
             lines.append(f"  {f.split} {f.task} {f.id}{place}" + (f": {f.note}" if f.note else ""))

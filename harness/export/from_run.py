@@ -11,10 +11,10 @@ from pathlib import Path
 from harness.config.clusters import cluster_with
 from harness.errors import NotFoldable, UsageError, unknown
 from harness.export.peft import SERVED_RANKS, BaseName, export_lora, export_merged, new_folder, padded_rank, require_new
-from harness.method import Adapter, LoRAFactors, Trait
+from harness.method import Adapter, LoRAFactors, Trait, adapter_method
 from harness.models.loading import LoadedModel, load_model
 from harness.models.source import locate
-from harness.pipeline.reopen import Finished, find
+from harness.pipeline.reopen import ReopenedRun, reopen
 from harness.reporting.numbers import MISSING
 from harness.store.adapter import load_into
 from harness.store.files import write_atomic
@@ -99,9 +99,9 @@ class _Share:
 
     def __init__(self, path: Path, out: Path, data: str | None, model: str | None) -> None:
         require_new(out)
-        self.finished: Finished = find(path, data, model)
+        self.finished: ReopenedRun = reopen(path, data, model)
         method = self.finished.resolved.method
-        if Trait.TRAINS not in method.traits or self.finished.resolved.model is None:
+        if not method.trains or self.finished.resolved.model is None:
             name = self.finished.resolved.spec.method.name
             raise UsageError(f"{self.finished.run.name} has no adapter: {name} trains none, there is nothing to export")
         self.model = self.finished.resolved.model
@@ -123,7 +123,7 @@ class _Share:
         resolved, run = self.finished.resolved, self.finished.run
         found: dict[str, Mapping[str, LoRAFactors]] = {}
         for cluster in dict.fromkeys(cluster_with(resolved.spec, task) for task in tasks):
-            adapter = resolved.method.attach(loaded.model, cluster.tasks, seed=resolved.spec.seed)
+            adapter = adapter_method(resolved.method).attach(loaded.model, cluster.tasks, seed=resolved.spec.seed)
             load_into(run.of(cluster.name).adapter, adapter)
             found |= {task: self._fold(adapter, task) for task in tasks if task in cluster.tasks}
             adapter.detach()

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from harness.errors import HarnessError, ModelError, StoreError
 from harness.method import LoRAFactors
-from harness.store.files import no_space_is_an_error, write_atomic, write_json
+from harness.store.files import explain_write_errors, write_atomic, write_json
 
 SERVED_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the values of vLLM's --max-lora-rank
 
@@ -177,7 +177,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     aside = out.with_name(f".{out.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
     try:
-        with no_space_is_an_error(out):
+        with explain_write_errors(out):
             aside.mkdir(parents=True)
             yield aside
             aside.rename(out)

@@ -1,70 +1,121 @@
-"""Texts for every test row: generated in batches that are on disk as soon as they end, never made twice."""
+"""The predictions of an evaluation: by a method without a model, by the model loaded here, or by a back end.
+
+Predictions are written in batches, each flushed to disk as soon as it is complete; an evaluation that resumes generates
+only what is missing.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from tqdm import tqdm
 
 from harness.data.encoding import Encoder
 from harness.data.rows import Rows
+from harness.generation.backend_prompts import backend_requests
 from harness.generation.generator import Generated, Generator, Request
-from harness.generation.predictions import Answers
-from harness.method import Method
+from harness.generation.predictions import Completion, PredictionKey, PredictionWriter
+from harness.inference import InferenceBackend
+from harness.method import Baseline
 from harness.runtime.signals import StopFlag
 from harness.store.record import GenerationSummary
 
+_BACKEND_BATCH = 64
+"""Requests that a back end gets at once: at most so many predictions are lost when it fails."""
 
-def answer_without_model(method: Method, answers: Answers, train: Rows | None, stop: StopFlag) -> None:
-    """Trait ANSWERS: each task's texts from its training rows."""
-    done = answers.recover()
-    for task, examples in answers.examples.items():
-        left = [e for e in examples if (task, e.id) not in done]
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """What generating took.
+
+    chosen: where the adapter chooses the route from the prompt, how many prompts of each task it routed to which task.
+    """
+
+    summary: GenerationSummary
+    chosen: Mapping[str, Mapping[str, int]] | None = None
+
+
+def predict_without_model(method: Baseline, writer: PredictionWriter, train: Rows | None, stop: StopFlag) -> None:
+    """The predictions of a baseline, from the training examples of each task."""
+    done = writer.recover()
+    for task, examples in writer.examples.items():
+        left = [e for e in examples if PredictionKey(task, e.id) not in done]
         if left:
             blank = [replace(e, target="") for e in left]
-            texts = method.answer(task, blank, train.of(task) if train is not None else [])
-            answers.write(task, [(e.id, t, 0, False) for e, t in zip(left, texts, strict=True)])
+            texts = method.predict(blank, train.of(task) if train is not None else [])
+            completions = [
+                Completion(id=e.id, text=text, tokens=0, truncated=False) for e, text in zip(left, texts, strict=True)
+            ]
+            writer.write(task, completions)
         stop.check()
 
 
-def generate_answers(generator: Generator, encoder: Encoder, answers: Answers, stop: StopFlag) -> GenerationSummary:
-    """Generate every text that is not on disk yet; batches that are partly on disk are made again whole."""
-    done = answers.recover()
-    tasks = list(answers.examples)
-    requests = []
-    for route, (task, examples) in enumerate(answers.examples.items()):
-        for example, (prompt, _) in zip(examples, encoder.prompts(examples), strict=True):
-            requests.append(Request(id=example.id, route=route, prompt=prompt, limit=encoder.limit(task, prompt)))
-    finished = {(tasks.index(t), i) for t, i in done}
+def predict_with_model(generator: Generator, encoder: Encoder, writer: PredictionWriter, stop: StopFlag) -> Generation:
+    """Generate every prediction that is not on disk yet; a batch that is only partly on disk is generated whole."""
+    done = writer.recover()
+    requests = [
+        Request(id=example.id, task=task, prompt=prompt, limit=encoder.limit(task, prompt))
+        for task, examples in writer.examples.items()
+        for example, (prompt, _) in zip(examples, encoder.prompts(examples), strict=True)
+    ]
     started = time.perf_counter()
-    with tqdm(total=len(requests), initial=len(done), desc="generate", unit="row", disable=None) as bar:
+    with tqdm(total=len(requests), initial=len(done), desc="generate", unit="example", disable=None) as bar:
 
-        def keep(batch: Sequence[Generated]) -> None:
-            for task in dict.fromkeys(tasks[g.route] for g in batch):
-                mine = [g for g in batch if tasks[g.route] == task and (g.route, g.id) not in finished]
-                texts = encoder.tokenizer.batch_decode([list(g.tokens) for g in mine], skip_special_tokens=True)
-                answers.write(task, [(g.id, x, len(g.tokens), g.cut) for g, x in zip(mine, texts, strict=True)])
+        def write(batch: Sequence[Generated]) -> None:
+            for task in dict.fromkeys(g.task for g in batch):
+                new = [g for g in batch if g.task == task and g.key not in done]
+                texts = encoder.tokenizer.batch_decode([list(g.tokens) for g in new], skip_special_tokens=True)
+                completions = [
+                    Completion(id=g.id, text=text, tokens=len(g.tokens), truncated=g.truncated)
+                    for g, text in zip(new, texts, strict=True)
+                ]
+                writer.write(task, completions)
             stop.check()
 
-        def ended(rows: int) -> None:
-            bar.update(min(rows, len(requests) - bar.n))  # rows of a batch that is made again are counted twice
+        def advance(n: int) -> None:
+            # Sequences of a batch that is generated again are reported a second time.
+            bar.update(min(n, len(requests) - bar.n))
             stop.check()
 
-        stats = generator.run(requests, keep, finished=finished, ended=ended)
-    if stats.chosen is not None:
-        answers.chosen = {task: {} for task, examples in answers.examples.items() if examples}
-        for (own, _), route in stats.chosen.items():
-            counts = answers.chosen[tasks[own]]
-            counts[tasks[route]] = counts.get(tasks[route], 0) + 1
-    return GenerationSummary(
-        tokens=stats.tokens, seconds=time.perf_counter() - started, halved=stats.halved, unfolded=stats.unfolded
+        stats = generator.run(requests, write, finished=done, on_finished=advance)
+    summary = GenerationSummary(
+        tokens=writer.n_tokens,
+        seconds=time.perf_counter() - started,
+        halved=stats.halved,
+        unfolded=stats.unfolded,
     )
+    return Generation(summary=summary, chosen=stats.chosen)
 
 
-def answered_together(parts: Sequence[GenerationSummary | None]) -> GenerationSummary | None:
-    """Sums; None where no model was asked."""
+def predict_with_backend(
+    backend: InferenceBackend, encoder: Encoder, writer: PredictionWriter, stop: StopFlag
+) -> Generation:
+    """Request every prediction that is not on disk yet from a back end.
+
+    Args:
+        encoder: with the tokenizer that ``backend_prompts.tokenizer_of`` gives.
+
+    Raises: ModelError where the back end fails; what it returned before is on disk.
+    """
+    done = writer.recover()
+    started = time.perf_counter()
+    total = sum(map(len, writer.examples.values()))
+    with tqdm(total=total, initial=len(done), desc="generate", unit="example", disable=None) as bar:
+        for task, examples in writer.examples.items():
+            left = [e for e in examples if PredictionKey(task, e.id) not in done]
+            for first in range(0, len(left), _BACKEND_BATCH):
+                batch = left[first : first + _BACKEND_BATCH]
+                texts = backend.predict(backend_requests(backend, encoder, task, batch))
+                writer.write(task, [Completion(id=e.id, text=text) for e, text in zip(batch, texts, strict=True)])
+                bar.update(len(batch))
+                stop.check()
+    return Generation(summary=GenerationSummary(tokens=None, seconds=time.perf_counter() - started))
+
+
+def total_generation(parts: Sequence[GenerationSummary | None]) -> GenerationSummary | None:
+    """The sums over clusters; None where no model generated."""
     known = [p for p in parts if p is not None]
     if not known:
         return None

@@ -1,6 +1,6 @@
-"""What a model has read and written so far: a batch on its way, and the caches of keys and values.
+"""Caches of keys and values: what a model has read of the sequences that are being decoded.
 
-Shapes: S slots (rows that share a forward), g rows that are read together, V the vocabulary.
+Shapes: S slots (sequences that share a forward pass), B prompts that are read together, V the size of the vocabulary.
 """
 
 from __future__ import annotations
@@ -15,33 +15,37 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer, EncoderDecoderCache
 
 from harness.errors import ModelError
-from harness.models.loading import LoadedModel
+from harness.models.loading import LoadedModel, decoder_start_token
 
 Tokens = Sequence[int]
-_PAD = 0  # never seen: padded places are masked
+
+_PAD = 0
+"""The token id at padded positions; attention masks hide it."""
+
 _ROPES_BY_LENGTH = {"longrope", "dynamic"}
+"""Rotary embeddings that depend on the longest sequence of a forward pass."""
 
 
-class State(Protocol):
-    """Rows on their way through a model, in numbered slots."""
+class SequenceCache(Protocol):
+    """Sequences that a model is reading, in numbered slots."""
 
-    def admit(self, slots: Tensor, prompts: Sequence[Tokens]) -> Tensor:
-        """Read g prompts into these (free) slots; the first logits (g, V)."""
+    def prefill(self, slots: Tensor, prompts: Sequence[Tokens]) -> Tensor:
+        """Read B prompts into these slots, which must be free; the logits after each prompt, (B, V)."""
 
-    def step(self, tokens: Tensor, going: Tensor) -> Tensor:
-        """Read one more token (S,) of each slot; the next logits (S, V). going (S,): False where no one wants them."""
+    def step(self, tokens: Tensor, active: Tensor) -> Tensor:
+        """Read one more token (S,) in each slot; the next logits, (S, V). active: (S,), False where none are needed."""
 
-    def keep(self, slots: Tensor) -> None:
-        """Go on with these slots alone."""
+    def select(self, slots: Tensor) -> None:
+        """Keep these slots and drop the others."""
 
 
-def admits_later(loaded: LoadedModel) -> bool:
-    """Whether rows may take over slots of rows that have ended.
+def supports_refill(loaded: LoadedModel) -> bool:
+    """Whether a sequence may take over the slot of one that has finished.
 
-    Plain caches alone, positions that we can say, and no layer that reads more than a row's own positions: GPT-Neo's
-    local layers go by columns, and some rotary embeddings by the longest row of a forward.
+    That needs a plain cache, explicit positions, and layers that read nothing but a sequence's own positions: GPT-Neo's
+    local layers count columns of the batch, and some rotary embeddings depend on the longest sequence in it.
     """
-    if loaded.encoder_decoder or memory_name(loaded) != "past_key_values":
+    if loaded.encoder_decoder or cache_argument(loaded) != "past_key_values":
         return False
     config = loaded.model.config.get_text_config(decoder=True)
     if "local" in (getattr(config, "attention_layers", None) or ()) or _ROPES_BY_LENGTH & _rope_types(config):
@@ -52,170 +56,177 @@ def admits_later(loaded: LoadedModel) -> bool:
 
 
 def _rope_types(config: Any) -> set[str]:
-    """The kinds of rotary embeddings that a configuration names, of the model or of its kinds of layers."""
+    """The types of rotary embeddings in a configuration, for the whole model or for each type of layer."""
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     return {str(part.get("rope_type")) for part in (rope, *rope.values()) if isinstance(part, dict)}
 
 
-def new_state(loaded: LoadedModel, n_slots: int, longest: int, room: int) -> State:
-    """A state of ``n_slots`` slots for prompts of up to ``longest`` tokens and answers of up to ``room``."""
+def new_cache(loaded: LoadedModel, n_slots: int, longest: int, room: int) -> SequenceCache:
+    """A cache with ``n_slots`` slots for prompts of up to ``longest`` tokens and ``room`` new ones."""
     if loaded.encoder_decoder:
-        return _EncoderDecoder(loaded, room)
-    return Slots(loaded, n_slots, longest + room) if admits_later(loaded) else _Causal(loaded, room)
+        return _EncoderDecoderCache(loaded, room)
+    return SlotCache(loaded, n_slots, longest + room) if supports_refill(loaded) else _LeftPaddedCache(loaded, room)
 
 
-class _Step:
-    """Where the step that is under way writes and looks. Layers hold it and not the slots, which hold them."""
+class _WritePosition:
+    """The shared write position of the current step.
 
-    rows: Tensor  # LongTensor (S,): 0, 1, ...
-    at: Tensor  # LongTensor (S,): the column of each slot's new token
-    seen: int = 0  # columns that attention looks at
+    It is an object apart from ``SlotCache``, because the layers hold it and the cache holds the layers: a reference
+    cycle would keep a batch's memory until the garbage collector runs.
+    """
+
+    slot: Tensor  # (S,) int64: 0, 1, ...
+    column: Tensor  # (S,) int64: the column of each slot's new token
+    n_visible: int = 0  # attention covers the columns before this one
 
 
-class Slots:
-    """Rows in slots of their own, each from column 0 on, so that a row may begin where another one has ended.
+class SlotCache:
+    """Each sequence starts at column 0 of its slot, so that one can begin where another has finished.
 
-    Where weights are float32, attention looks at the columns in use. In lower precision it always looks at all of
-    them: then the shapes of every forward follow from the plan alone, and no text depends on when others end.
+    Where weights are float32 or better, attention covers the columns in use. In lower precision it always covers all:
+    then the shape of every forward pass follows from the plan alone, and no text depends on when others finish.
     """
 
     def __init__(self, loaded: LoadedModel, n_slots: int, width: int) -> None:
         self.loaded, self.model, self.width = loaded, loaded.model, width
-        self.narrow = loaded.dtype.itemsize >= 4
+        self.covers_used_only = loaded.dtype.itemsize >= 4
         self.mask = torch.zeros(n_slots, width, dtype=torch.long, device=loaded.device)
         self.lengths = torch.zeros(n_slots, dtype=torch.long, device=loaded.device)
-        self.reach = [0] * n_slots  # at least each slot's length, known without waiting for the device
-        self.now = _Step()
+        # Upper bounds of the lengths on the host, so that no step waits for the device.
+        self.length_bounds = [0] * n_slots
+        self.position = _WritePosition()
         self.layers: list[_SlotLayer] = []
         self.cache = DynamicCache(config=loaded.model.config)
 
-    def admit(self, slots: Tensor, prompts: Sequence[Tokens]) -> Tensor:
-        reading = _Causal(self.loaded, 0)
-        logits = reading.admit(torch.arange(len(prompts)), prompts)
+    def prefill(self, slots: Tensor, prompts: Sequence[Tokens]) -> Tensor:
+        prompt_cache = _LeftPaddedCache(self.loaded, 0)
+        logits = prompt_cache.prefill(torch.arange(len(prompts)), prompts)
         if not self.layers:
-            shape = (len(self.reach), self.width)
-            self.layers = [_SlotLayer(self.now, layer, *shape) for layer in reading.cache.layers]
+            shape = (len(self.length_bounds), self.width)
+            self.layers = [_SlotLayer(self.position, layer, *shape) for layer in prompt_cache.cache.layers]
             self.cache.layers = list(self.layers)
-        places, lengths = slots.tolist(), [len(p) for p in prompts]
-        for mine, read in zip(self.layers, reading.cache.layers, strict=True):
-            mine.put(places, lengths, read.keys, read.values)
+        indices, lengths = slots.tolist(), [len(p) for p in prompts]
+        for layer, read in zip(self.layers, prompt_cache.cache.layers, strict=True):
+            layer.put(indices, lengths, read.keys, read.values)
         self.lengths[slots.to(self.lengths.device)] = torch.tensor(lengths, device=self.lengths.device)
-        for place, length in zip(places, lengths, strict=True):
-            self.mask[place, :length] = 1
-            self.mask[place, length:] = 0
-            self.reach[place] = length
+        for slot, length in zip(indices, lengths, strict=True):
+            self.mask[slot, :length] = 1
+            self.mask[slot, length:] = 0
+            self.length_bounds[slot] = length
         return logits
 
-    def step(self, tokens: Tensor, going: Tensor) -> Tensor:
-        now = self.now
-        now.at = self.lengths.clamp_max(self.width - 1)  # an ended row may stand at the end: it writes there again
-        now.rows = torch.arange(len(now.at), device=now.at.device)
-        now.seen = min(max(self.reach) + 1, self.width) if self.narrow else self.width
-        self.mask[now.rows, now.at] = 1
+    def step(self, tokens: Tensor, active: Tensor) -> Tensor:
+        position = self.position
+        # A finished sequence may already fill its slot; it then overwrites the last column.
+        position.column = self.lengths.clamp_max(self.width - 1)
+        position.slot = torch.arange(len(position.column), device=position.column.device)
+        used = min(max(self.length_bounds) + 1, self.width)
+        position.n_visible = used if self.covers_used_only else self.width
+        self.mask[position.slot, position.column] = 1
         out = self.model(
             input_ids=tokens[:, None],
-            attention_mask=self.mask[:, : now.seen],
-            position_ids=now.at[:, None],
+            attention_mask=self.mask[:, : position.n_visible],
+            position_ids=position.column[:, None],
             past_key_values=self.cache,
             use_cache=True,
             **accepted(self.model, logits_to_keep=1),
         )
-        self.lengths = self.lengths + going
-        self.reach = [min(reach + 1, self.width) for reach in self.reach]
-        return last(out)
+        self.lengths = self.lengths + active
+        self.length_bounds = [min(bound + 1, self.width) for bound in self.length_bounds]
+        return last_logits(out)
 
-    def keep(self, slots: Tensor) -> None:
+    def select(self, slots: Tensor) -> None:
         on_device = slots.to(self.lengths.device)
         self.mask, self.lengths = self.mask[on_device], self.lengths[on_device]
-        self.reach = self.lengths.tolist()
+        self.length_bounds = self.lengths.tolist()
         for layer in self.layers:
-            layer.keep(on_device)
+            layer.select(on_device)
 
 
 class _SlotLayer(DynamicLayer):  # type: ignore[misc]
-    """One layer's keys and values (S, heads, width, head width), written in place."""
+    """One layer's keys and values, (S, heads, width, head width), written in place."""
 
-    def __init__(self, now: _Step, like: Any, n_slots: int, width: int) -> None:
+    def __init__(self, position: _WritePosition, like: Any, n_slots: int, width: int) -> None:
         super().__init__()
-        self.now = now
+        self.position = position
         self.is_initialized = True
         self.dtype, self.device = like.keys.dtype, like.keys.device
-        # zeros: what a mask hides is still multiplied, and 0 times nan is nan
-        self.keys: Tensor = _roomy(like.keys, n_slots, width).zero_()
-        self.values: Tensor = _roomy(like.values, n_slots, width).zero_()
+        # Zeros, because masked values are still multiplied by 0, and 0 times NaN is NaN.
+        self.keys: Tensor = _buffer(like.keys, n_slots, width).zero_()
+        self.values: Tensor = _buffer(like.values, n_slots, width).zero_()
 
     def put(self, slots: Sequence[int], lengths: Sequence[int], keys: Tensor, values: Tensor) -> None:
-        """Prompts that were read with padding on the left, into their slots from column 0 on."""
+        """Copy prompts that were read with padding on the left into their slots, from column 0 on."""
         for row, (slot, length) in enumerate(zip(slots, lengths, strict=True)):
-            for mine, read in ((self.keys, keys), (self.values, values)):
-                mine[slot, :, :length] = read[row, :, -length:]
-                mine[slot, :, length:] = 0  # what the row before left there may be nan
+            for own, read in ((self.keys, keys), (self.values, values)):
+                own[slot, :, :length] = read[row, :, -length:]
+                own[slot, :, length:] = 0  # The sequence before may have left NaN here.
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Write (S, heads, 1, head width), each slot's into its own column; all that this step's attention sees."""
-        now = self.now
-        self.keys[now.rows, :, now.at] = key_states[:, :, 0]
-        self.values[now.rows, :, now.at] = value_states[:, :, 0]
-        return self.keys[:, :, : now.seen], self.values[:, :, : now.seen]
+        """Write (S, heads, 1, head width) to each slot's own column; returns the columns that attention covers."""
+        position = self.position
+        self.keys[position.slot, :, position.column] = key_states[:, :, 0]
+        self.values[position.slot, :, position.column] = value_states[:, :, 0]
+        return self.keys[:, :, : position.n_visible], self.values[:, :, : position.n_visible]
 
-    def keep(self, slots: Tensor) -> None:
+    def select(self, slots: Tensor) -> None:
         self.keys, self.values = self.keys[slots], self.values[slots]
 
     def get_seq_length(self) -> int:
-        return self.now.seen - 1  # before the step's own token
+        """The length before the current step's own token."""
+        return self.position.n_visible - 1
 
 
-class _Causal:
-    """Prompts padded on the left, so that every row writes into the same place of the cache: all begin together."""
+class _LeftPaddedCache:
+    """Prompts are padded on the left, so that all sequences write to the same column: they must begin together."""
 
     def __init__(self, loaded: LoadedModel, room: int) -> None:
         self.loaded, self.model, self.room = loaded, loaded.model, room
-        self.memory = memory_name(loaded)
+        self.argument = cache_argument(loaded)
 
-    def admit(self, slots: Tensor, prompts: Sequence[Tokens]) -> Tensor:
+    def prefill(self, slots: Tensor, prompts: Sequence[Tokens]) -> Tensor:
         ids, mask = padded(prompts, self.loaded.device, left=True)
-        self.padded = min(map(len, prompts)) < ids.shape[1]
+        self.has_padding = min(map(len, prompts)) < ids.shape[1]
         self.mask = torch.cat([mask, mask.new_ones(len(prompts), self.room)], 1)
         self.positions = positions(self.mask)
-        self.cache = _roomy_cache(self.model.config, self.mask.shape[1])
-        self.read = 0
+        self.cache = _preallocated_cache(self.model.config, self.mask.shape[1])
+        self.n_read = 0
         return self._forward(ids)
 
-    def step(self, tokens: Tensor, going: Tensor) -> Tensor:
+    def step(self, tokens: Tensor, active: Tensor) -> Tensor:
         return self._forward(tokens[:, None])
 
-    def keep(self, slots: Tensor) -> None:
+    def select(self, slots: Tensor) -> None:
         slots = slots.to(self.mask.device)
         self.mask, self.positions = self.mask[slots], self.positions[slots]
         self.cache.reorder_cache(slots)
 
     def _forward(self, ids: Tensor) -> Tensor:
-        before, self.read = self.read, self.read + ids.shape[1]
-        places = self.positions[:, before : self.read]
-        mask = self.mask[:, : self.read] if self.padded else None
-        if self.memory == "cache_params" and before:  # a recurrent state: the mask is of the new tokens alone
+        before, self.n_read = self.n_read, self.n_read + ids.shape[1]
+        mask = self.mask[:, : self.n_read] if self.has_padding else None
+        if self.argument == "cache_params" and before:  # A recurrent model takes a mask of the new tokens alone.
             mask = None
-        extra = accepted(self.model, position_ids=places, logits_to_keep=1)
-        extra[self.memory] = self.cache
-        return last(self.model(input_ids=ids, attention_mask=mask, use_cache=True, **extra))
+        extra = accepted(self.model, position_ids=self.positions[:, before : self.n_read], logits_to_keep=1)
+        extra[self.argument] = self.cache
+        return last_logits(self.model(input_ids=ids, attention_mask=mask, use_cache=True, **extra))
 
 
-class _EncoderDecoder:
+class _EncoderDecoderCache:
     """The encoder reads the prompts once, padded on the right; the decoder starts from its start token."""
 
     def __init__(self, loaded: LoadedModel, room: int) -> None:
         self.loaded, self.model = loaded, loaded.model
         config = loaded.model.config
-        self.cache = EncoderDecoderCache(_roomy_cache(config, room), DynamicCache(config=config))
+        self.cache = EncoderDecoderCache(_preallocated_cache(config, room), DynamicCache(config=config))
         self.encoded: Any = None
 
-    def admit(self, slots: Tensor, prompts: Sequence[Tokens]) -> Tensor:
+    def prefill(self, slots: Tensor, prompts: Sequence[Tokens]) -> Tensor:
         ids, self.mask = padded(prompts, self.loaded.device, left=False)
         self.encoded = self.model.get_encoder()(input_ids=ids, attention_mask=self.mask)
-        first = ids.new_full((len(prompts),), start_token(self.loaded))
+        first = ids.new_full((len(prompts),), decoder_start_token(self.loaded))
         return self.step(first, first.bool())
 
-    def step(self, tokens: Tensor, going: Tensor) -> Tensor:
+    def step(self, tokens: Tensor, active: Tensor) -> Tensor:
         out = self.model(
             encoder_outputs=self.encoded,
             attention_mask=self.mask,
@@ -223,17 +234,17 @@ class _EncoderDecoder:
             past_key_values=self.cache,
             use_cache=True,
         )
-        return last(out)
+        return last_logits(out)
 
-    def keep(self, slots: Tensor) -> None:
+    def select(self, slots: Tensor) -> None:
         slots = slots.to(self.mask.device)
         self.mask = self.mask[slots]
         self.encoded.last_hidden_state = self.encoded.last_hidden_state[slots]
         self.cache.reorder_cache(slots)
 
 
-class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
-    """Keys and values in buffers with room for the whole answer: a step writes one token and copies no others."""
+class _PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
+    """Keys and values in buffers with room for all new tokens: a step writes one token and copies no others."""
 
     def __init__(self, room: int) -> None:
         super().__init__()
@@ -243,15 +254,15 @@ class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
         self.buffers: tuple[Tensor, Tensor] | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Append (B, heads, new, width) keys and values; all that are held so far."""
+        """Append keys and values (B, heads, new, width); returns all that are stored."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         before = self.get_seq_length()
         end = before + key_states.shape[-2]
         if self.buffers is None or end > self.buffers[0].shape[-2]:
             self.buffers = (
-                self._buffer(key_states, self.keys, before, end),
-                self._buffer(value_states, self.values, before, end),
+                self._grown(key_states, self.keys, before, end),
+                self._grown(value_states, self.values, before, end),
             )
         keys, values = self.buffers
         keys[:, :, before:end] = key_states
@@ -261,66 +272,64 @@ class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         super().reorder_cache(beam_idx)
-        self.buffers = None  # keys and values are copies of their own now; the next update makes room again
+        # Keys and values are copies now and no longer views of the buffers; the next update allocates new ones.
+        self.buffers = None
 
-    def _buffer(self, new: Tensor, old: Tensor, before: int, end: int) -> Tensor:
-        buffer = _roomy(new, new.shape[0], max(self.room, end))
+    def _grown(self, new: Tensor, old: Tensor, before: int, end: int) -> Tensor:
+        buffer = _buffer(new, new.shape[0], max(self.room, end))
         if before:
             buffer[:, :, :before] = old
         return buffer
 
 
-def _roomy(like: Tensor, n: int, width: int) -> Tensor:
-    """A buffer (n, heads, width, head width) for tensors (any, heads, any, head width)."""
+def _buffer(like: Tensor, n: int, width: int) -> Tensor:
+    """An uninitialised buffer (n, heads, width, head width) for tensors (any, heads, any, head width)."""
     return like.new_empty(n, like.shape[1], width, like.shape[3])
 
 
-def _roomy_cache(config: Any, room: int) -> DynamicCache:
-    """The model's own kind of cache, with its plain layers (not sliding, not recurrent) made roomy."""
-    held = DynamicCache(config=config)
-    held.layers = [_RoomyLayer(room) if type(layer) is DynamicLayer else layer for layer in held.layers]
-    return held
+def _preallocated_cache(config: Any, room: int) -> DynamicCache:
+    """The model's own type of cache, with buffers for its plain layers (not the sliding or recurrent ones)."""
+    found = DynamicCache(config=config)
+    found.layers = [_PreallocatedLayer(room) if type(layer) is DynamicLayer else layer for layer in found.layers]
+    return found
 
 
-def padded(rows: Sequence[Tokens], device: torch.device, *, left: bool) -> tuple[Tensor, Tensor]:
-    """Ids and mask (1 where a token is), both LongTensors (rows, longest)."""
-    width = max(map(len, rows))
-    ids, mask = torch.full((len(rows), width), _PAD), torch.zeros(len(rows), width, dtype=torch.long)
-    for i, row in enumerate(rows):
-        place = slice(width - len(row), width) if left else slice(0, len(row))
-        ids[i, place] = torch.tensor(row, dtype=torch.long)
+def padded(sequences: Sequence[Tokens], device: torch.device, *, left: bool) -> tuple[Tensor, Tensor]:
+    """Token ids and mask (1 at tokens, 0 at padding), both LongTensors (sequences, longest)."""
+    width = max(map(len, sequences))
+    ids, mask = torch.full((len(sequences), width), _PAD), torch.zeros(len(sequences), width, dtype=torch.long)
+    for i, sequence in enumerate(sequences):
+        place = slice(width - len(sequence), width) if left else slice(0, len(sequence))
+        ids[i, place] = torch.tensor(sequence, dtype=torch.long)
         mask[i, place] = 1
     return ids.to(device), mask.to(device)
 
 
 def positions(mask: Tensor) -> Tensor:
-    """Of each token in its row, whatever stands before it; 0 where nothing is."""
+    """The position of each token in its own sequence, not counting padding; 0 at padding before it."""
     return (mask.cumsum(1) - 1).clamp_min(0)
 
 
-def memory_name(loaded: LoadedModel) -> str:
-    """What the architecture calls its cache; an unknown one would silently start anew with every token."""
+def cache_argument(loaded: LoadedModel) -> str:
+    """The name of the forward's cache argument. An unknown one would restart the model's memory at every token."""
     known = _parameters(type(loaded.model).forward)
     for name in ("past_key_values", "cache_params"):
         if name in known:
             return name
-    raise ModelError(f"{type(loaded.model).__name__} takes no cache that we know of, so it cannot generate here.")
+    raise ModelError(
+        f"{type(loaded.model).__name__} cannot generate here: its forward takes neither past_key_values nor "
+        "cache_params. Choose a model that does, or one of the back ends that harness list shows"
+    )
 
 
-def last(out: Any) -> Tensor:
-    """The logits (rows, V) after the last token read."""
+def last_logits(out: Any) -> Tensor:
+    """The logits (B, V) after the last token read."""
     logits: Tensor = out.logits[:, -1]
     return logits
 
 
-def start_token(loaded: LoadedModel) -> int:
-    """What a decoder of an encoder-decoder model reads first."""
-    configured = loaded.model.generation_config.decoder_start_token_id
-    return int(configured if configured is not None else loaded.model.config.decoder_start_token_id)
-
-
 def accepted(model: Any, **arguments: Any) -> dict[str, Any]:
-    """The arguments that this architecture's forward knows (BLOOM has no positions, others always give all logits)."""
+    """Those of the arguments that this model's forward takes; BLOOM for example takes no positions."""
     known = _parameters(type(model).forward)
     return {name: value for name, value in arguments.items() if name in known}
 

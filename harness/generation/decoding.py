@@ -1,27 +1,44 @@
-"""Greedy decoding and scoring: what a model says next, on a cache of keys and values, row by row until it ends.
+"""Greedy decoding with a cache of keys and values: sequences take turns in a fixed number of slots.
 
-Shapes: S slots (rows that share a forward), R the room for answers (the largest limit), V the vocabulary.
+Shapes: N sequences, S slots (sequences that share a forward pass), R the largest limit of new tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Final
 
 import torch
 from torch import Tensor
 
-from harness.generation.cache import Tokens, accepted, admits_later, new_state, padded, positions, start_token
+from harness.generation.cache import Tokens, new_cache, supports_refill
 from harness.models.loading import LoadedModel
 
-Enter = Callable[[Tensor], AbstractContextManager[object]]  # LongTensor (on the CPU) of the batch's rows that go on
-# Steps between two looks at which rows have ended: elsewhere than on the CPU a look makes the host wait.
-_LOOK = {"cpu": 1}
-_LOOK_ELSEWHERE = 8
-_GROUPS = 8  # of rows that are read together: an eighth of the slots waits for the next ones at most
-_SMALL = 1024  # tokens: a pass over fewer costs its calls more than its arithmetic
+Enter = Callable[[Tensor], AbstractContextManager[object]]
+"""Gives the context (a route) for a forward pass over some sequences; a LongTensor of their indices, on the CPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """When decoding checks, refills and begins. No setting changes a generated token.
+
+    Args:
+        steps_per_check: decoding steps between two checks for finished sequences. None: 1 on a CPU, 8 elsewhere, where
+            a check makes the host wait for the device.
+        n_groups: slots are refilled in groups of 1 / n_groups of them, so that at most that part of them waits.
+        prefill_tokens: a first pass reads more than one group while it has no more padded tokens than this; a smaller
+            pass takes longer to launch than to compute.
+    """
+
+    steps_per_check: int | None = None
+    n_groups: int = 8
+    prefill_tokens: int = 1024
+
+
+DEFAULT: Final = Schedule()
 
 
 @torch.no_grad()
@@ -33,34 +50,44 @@ def decode(
     *,
     slots: int | None = None,
     together: bool = False,
-    ended: Callable[[int], object] = lambda rows: None,
+    on_finished: Callable[[int], object] = lambda n: None,
+    schedule: Schedule = DEFAULT,
 ) -> list[list[int]]:
-    """The greedy continuation of each prompt, up to and with its first eos token or of ``limit`` tokens.
+    """The greedy continuation of each prompt, up to and including its first eos token, or of ``limit`` tokens.
 
-    ``slots`` rows at most share a forward. Where a row has ended, the next one takes its slot, if the model's caches
-    allow it (else the next ``slots`` rows begin when all have ended). When none wait any more, slots without a row
-    leave the batch where the weights are float32 (a smaller batch gives the same texts); in lower precision they
-    stay, so that the shapes of every forward, and with them the rounding, do not depend on when rows end.
+    At most ``slots`` sequences share a forward pass. When one has finished, the next one takes its slot if the model's
+    cache supports that; otherwise the next ``slots`` sequences begin when all have finished. Once none is waiting,
+    free slots are removed from the batch where the weights are float32 or better (a smaller batch gives the same
+    tokens). In lower precision they stay, so that the shape of every forward pass, and with it the rounding, does not
+    depend on when sequences finish.
 
     Args:
-        prompts: rows of at least one token; neighbours of similar length are read together.
-        limits: numbers of tokens, at least 1.
-        enter: a context in which rows are computed (a route); left and entered again when others take their slots.
-        slots: default: as many as there are rows.
-        together: no row begins before all of the rows before it have ended.
-        ended: told of numbers of rows that have ended, as they do.
+        prompts: at least one token each; neighbours of similar length are read together.
+        limits: largest number of new tokens for each prompt, at least 1.
+        enter: entered again whenever other sequences take over slots.
+        slots: default: one for each prompt.
+        together: no sequence begins before all of those before it have finished.
+        on_finished: called with the number of sequences that have finished since its last call.
     """
     n = len(prompts)
     slots = min(slots or n, n)
-    later = not together and admits_later(loaded)
-    group = -(-slots // _GROUPS) if later else slots
+    refills = not together and supports_refill(loaded)
+    group = -(-slots // schedule.n_groups) if refills else slots
     if slots < n:
-        slots -= slots % group  # a slot that no whole group can take would stay empty
-    span = n if later else slots
+        slots -= slots % group  # A slot beyond the last whole group would never be refilled.
+    span = n if refills else slots
     texts: list[list[int]] = []
     for first in range(0, n, span):
-        mine = slice(first, first + span)
-        texts += _Stream(loaded, prompts[mine], limits[mine], slots, group).run(partial(_shifted, enter, first), ended)
+        plan = BatchPlan(
+            prompts=prompts[first : first + span],
+            limits=limits[first : first + span],
+            n_slots=min(slots, n - first),
+            group_size=group,
+            compacts=loaded.dtype.itemsize >= 4,
+            prefill_tokens=schedule.prefill_tokens,
+            steps_per_check=schedule.steps_per_check or (1 if loaded.device.type == "cpu" else 8),
+        )
+        texts += _Decoder(loaded, plan, partial(_shifted, enter, first), on_finished).run()
     return texts
 
 
@@ -68,175 +95,196 @@ def _shifted(enter: Enter, first: int, rows: Tensor) -> AbstractContextManager[o
     return enter(rows + first)
 
 
-class _Stream:
-    """Rows that go through the slots in their order, ``group`` of them at a time."""
+@dataclass(frozen=True, kw_only=True)
+class BatchPlan:
+    """The N sequences of a batch, and when they begin.
 
-    def __init__(
-        self, loaded: LoadedModel, prompts: Sequence[Tokens], limits: Sequence[int], slots: int, group: int
-    ) -> None:
-        n, room, device = len(prompts), max(limits), loaded.device
-        slots = min(slots, n)
-        self.prompts, self.limits, self.group, self.eos = prompts, limits, group, loaded.eos_ids
-        self.state = new_state(loaded, slots, max(map(len, prompts)), room)
-        self.shrinks = loaded.dtype.itemsize >= 4
-        self.look = _LOOK.get(device.type, _LOOK_ELSEWHERE)
-        self.slots, self.begun, self.going = slots, 0, 0  # the last two: rows that have or had a slot; on their way
-        self.left = 0  # steps that the row that began last may still need
-        self.rows = torch.zeros(slots, dtype=torch.long)  # of each slot, on the CPU
-        self.row = torch.zeros(slots, dtype=torch.long, device=device)  # the same
-        self.count = torch.zeros(slots, dtype=torch.long, device=device)  # tokens of that row
-        self.token = torch.zeros(slots, dtype=torch.long, device=device)  # its last one
-        self.over = torch.ones(slots, dtype=torch.bool, device=device)
-        self.most = torch.tensor(limits, device=device)
-        self.ends = torch.tensor(loaded.eos_ids, device=device)
-        self.made = torch.full((n + 1, room), loaded.eos_ids[0], device=device)  # the last row: what no one wants
+    Args:
+        prompts, limits: of the N sequences, in the order in which they begin.
+        n_slots: S, sequences that share a forward pass.
+        group_size: prompts that are read together when slots are refilled.
+        compacts: empty slots are removed from the batch once no sequence is waiting.
+        prefill_tokens, steps_per_check: as in ``Schedule``.
+    """
 
-    def run(self, enter: Enter, ended: Callable[[int], object]) -> list[list[int]]:
-        while True:
-            free = self._free(ended)
-            if self._admits(free):
-                self._admit(free, enter, ended)
-            elif not self.going:
-                return [
-                    _until(text[:most], self.eos) for text, most in zip(self.made.tolist(), self.limits, strict=False)
-                ]
-            else:
-                if self._outweighs(free):
-                    self._leave(free)
-                with enter(self.rows):
-                    self._go_on(ended)
+    prompts: Sequence[Tokens]
+    limits: Sequence[int]
+    n_slots: int
+    group_size: int
+    compacts: bool
+    prefill_tokens: int
+    steps_per_check: int
 
-    def _free(self, ended: Callable[[int], object]) -> list[int]:
-        """The slots whose row has ended, or that have had none."""
-        over = self.over.tolist()
-        before, self.going = self.going, over.count(False)
-        if self.going < before:
-            ended(before - self.going)
-        return [slot for slot, gone in enumerate(over) if gone]
+    def refills(self, n_begun: int, n_free: int) -> bool:
+        """Whether enough slots are free for the next group."""
+        waiting = len(self.prompts) - n_begun
+        return bool(waiting) and n_free >= min(self.group_size, waiting)
 
-    def _admits(self, free: list[int]) -> bool:
-        waiting = len(self.prompts) - self.begun
-        return bool(waiting) and len(free) >= min(self.group, waiting)
+    def n_next(self, n_begun: int) -> int:
+        """How many sequences begin next: a group, and in the first passes as many as keep a pass from being small.
 
-    def _outweighs(self, free: list[int]) -> bool:
-        """Whether to go on without these slots: each time costs a copy of the cache."""
-        return self.shrinks and self.begun == len(self.prompts) and 4 * len(free) >= len(self.rows)
-
-    def _size(self) -> int:
-        """How many rows begin next: a group, or at the start so many as make a pass that is not too small.
-
-        It follows from the plan alone, never from when rows end.
+        It follows from the plan alone, never from when sequences finish.
         """
-        unused = max(0, self.slots - self.begun)
-        first = min(unused, _SMALL // max(len(p) for p in self.prompts[self.begun :])) if unused else 0
-        return min(max(self.group, first), len(self.prompts) - self.begun)
+        unused = max(0, self.n_slots - n_begun)
+        longest = max(map(len, self.prompts[n_begun:]))
+        first = min(unused, self.prefill_tokens // longest)
+        return min(max(self.group_size, first), len(self.prompts) - n_begun)
 
-    def _admit(self, free: list[int], enter: Enter, ended: Callable[[int], object]) -> None:
-        """Read the next prompts, into the first free slots; the first token of each."""
-        rows = torch.arange(self.begun, self.begun + self._size())
-        slots = torch.tensor(free[: len(rows)])
-        with enter(rows):
-            first = self.state.admit(slots, [self.prompts[i] for i in rows.tolist()]).argmax(-1)
-            self._begin(slots, rows, first)
-            if len(rows) == len(self.rows):  # nobody else is on the way: the route is the same
-                self._go_on(ended)
+    def removes(self, n_begun: int, n_free: int, n_slots: int) -> bool:
+        """Whether to remove the free ones of the n_slots that are left, which costs a copy of the cache."""
+        return self.compacts and n_begun == len(self.prompts) and 4 * n_free >= n_slots
 
-    def _begin(self, slots: Tensor, rows: Tensor, first: Tensor) -> None:
-        self.rows[slots] = rows
-        slots, rows = slots.to(self.row.device), rows.to(self.row.device)
-        self.row[slots], self.token[slots], self.count[slots] = rows, first, 1
-        self.made[rows, 0] = first
-        self.over[slots] = self._is_last(first, self.count[slots], rows)
-        self.begun += len(rows)
-        self.going += len(rows)
-        self.left = self.made.shape[1] - 1
 
-    def _go_on(self, ended: Callable[[int], object]) -> None:
-        """Token by token, until rows join or leave."""
+@dataclass(kw_only=True)
+class SlotState:
+    """What the S slots are decoding, as tensors on the model's device (``row_of_slot_cpu`` apart).
+
+    row_of_slot: (S,) int64, the index of the sequence in each slot. row_of_slot_cpu: the same on the CPU.
+    n_generated: (S,) int64, tokens generated for that sequence.
+    last_token: (S,) int64, the last one of them.
+    finished: (S,) bool, the sequence has ended, or the slot has not been used yet.
+    """
+
+    row_of_slot_cpu: Tensor
+    row_of_slot: Tensor
+    n_generated: Tensor
+    last_token: Tensor
+    finished: Tensor
+
+    @classmethod
+    def empty(cls, n_slots: int, device: torch.device) -> SlotState:
+        zeros = torch.zeros(n_slots, dtype=torch.long, device=device)
+        return cls(
+            row_of_slot_cpu=torch.zeros(n_slots, dtype=torch.long),
+            row_of_slot=zeros,
+            n_generated=zeros.clone(),
+            last_token=zeros.clone(),
+            finished=torch.ones(n_slots, dtype=torch.bool, device=device),
+        )
+
+    def __len__(self) -> int:
+        return len(self.row_of_slot_cpu)
+
+    def select(self, slots: Tensor) -> SlotState:
+        """These slots alone; a LongTensor on the CPU."""
+        on_device = slots.to(self.row_of_slot.device)
+        return SlotState(
+            row_of_slot_cpu=self.row_of_slot_cpu[slots],
+            row_of_slot=self.row_of_slot[on_device],
+            n_generated=self.n_generated[on_device],
+            last_token=self.last_token[on_device],
+            finished=self.finished[on_device],
+        )
+
+
+@dataclass(kw_only=True)
+class _Progress:
+    """Counts on the host. n_begun: sequences that have or had a slot. n_active: those that are being decoded.
+
+    steps_left: steps that the sequence that began last may still need.
+    """
+
+    n_begun: int = 0
+    n_active: int = 0
+    steps_left: int = 0
+
+
+@dataclass
+class _Decoder:
+    """Decodes the sequences of one plan."""
+
+    loaded: LoadedModel
+    plan: BatchPlan
+    enter: Enter
+    on_finished: Callable[[int], object]
+    progress: _Progress = field(default_factory=_Progress)
+
+    def __post_init__(self) -> None:
+        plan, device = self.plan, self.loaded.device
+        self.n, self.room = len(plan.prompts), max(plan.limits)
+        self.cache = new_cache(self.loaded, plan.n_slots, max(map(len, plan.prompts)), self.room)
+        self.slots = SlotState.empty(plan.n_slots, device)
+        self.eos = torch.tensor(self.loaded.eos_ids, device=device)
+        self.max_new_tokens = torch.tensor(plan.limits, device=device)  # (N,)
+        # (N + 1, R): row N takes the tokens that the slots of finished sequences still generate.
+        self.generated = torch.full((self.n + 1, self.room), self.loaded.eos_ids[0], device=device)
+
+    def run(self) -> list[list[int]]:
+        """The tokens of each sequence."""
         while True:
-            steps = min(self.look, self.left)
-            self.left -= steps
+            free = self._free_slots()
+            if self.plan.refills(self.progress.n_begun, len(free)):
+                self._refill(free)
+            elif not self.progress.n_active:
+                rows = self.generated[: self.n].tolist()
+                limits = self.plan.limits
+                return [_until_eos(row[:n], self.loaded.eos_ids) for row, n in zip(rows, limits, strict=True)]
+            else:
+                if self.plan.removes(self.progress.n_begun, len(free), len(self.slots)):
+                    self._compact(free)
+                with self.enter(self.slots.row_of_slot_cpu):
+                    self._step_until_change()
+
+    def _free_slots(self) -> list[int]:
+        """The slots whose sequence has finished, or that have not been used; reports those that have finished since."""
+        finished = self.slots.finished.tolist()
+        before, self.progress.n_active = self.progress.n_active, finished.count(False)
+        if self.progress.n_active < before:
+            self.on_finished(before - self.progress.n_active)
+        return [slot for slot, free in enumerate(finished) if free]
+
+    def _refill(self, free: list[int]) -> None:
+        """Read the next prompts into the first free slots, and generate the first token of each."""
+        begun = self.progress.n_begun
+        rows = torch.arange(begun, begun + self.plan.n_next(begun))
+        slots = torch.tensor(free[: len(rows)])
+        with self.enter(rows):
+            tokens = self.cache.prefill(slots, [self.plan.prompts[i] for i in rows.tolist()]).argmax(-1)
+            self._begin(slots, rows, tokens)
+            if len(rows) == len(self.slots):  # All slots were refilled, so the route of the next steps is the same.
+                self._step_until_change()
+
+    def _begin(self, slots: Tensor, rows: Tensor, tokens: Tensor) -> None:
+        """Put sequences with their first tokens into slots; slots, rows, tokens: LongTensors of equal length."""
+        state = self.slots
+        state.row_of_slot_cpu[slots] = rows
+        slots, rows = slots.to(self.eos.device), rows.to(self.eos.device)
+        state.row_of_slot[slots], state.last_token[slots], state.n_generated[slots] = rows, tokens, 1
+        self.generated[rows, 0] = tokens
+        state.finished[slots] = self._is_last(tokens, state.n_generated[slots], rows)
+        self.progress.n_begun += len(rows)
+        self.progress.n_active += len(rows)
+        self.progress.steps_left = self.room - 1
+
+    def _step_until_change(self) -> None:
+        """Generate token by token until slots are refilled or removed, or every sequence has finished."""
+        state, progress = self.slots, self.progress
+        while True:
+            steps = min(self.plan.steps_per_check, progress.steps_left)
+            progress.steps_left -= steps
             for _ in range(steps):
-                going = ~self.over
-                self.token = self.state.step(self.token, going).argmax(-1)
-                wanted = torch.where(going, self.row, len(self.prompts))
-                self.made[wanted, self.count.clamp_max(self.made.shape[1] - 1)] = self.token
-                self.count += going
-                self.over |= self._is_last(self.token, self.count, self.row)
-            free = self._free(ended)
-            if not self.going or self._admits(free) or self._outweighs(free):
+                active = ~state.finished
+                state.last_token = self.cache.step(state.last_token, active).argmax(-1)
+                row = torch.where(active, state.row_of_slot, self.n)
+                self.generated[row, state.n_generated.clamp_max(self.room - 1)] = state.last_token
+                state.n_generated += active
+                state.finished |= self._is_last(state.last_token, state.n_generated, state.row_of_slot)
+            free, begun = len(self._free_slots()), progress.n_begun
+            if not progress.n_active or self.plan.refills(begun, free) or self.plan.removes(begun, free, len(state)):
                 return
 
     def _is_last(self, tokens: Tensor, counts: Tensor, rows: Tensor) -> Tensor:
-        return (tokens[:, None] == self.ends).any(1) | (counts >= self.most[rows])
+        """Whether a sequence ends with its token: an eos, or the last one that its limit allows."""
+        return (tokens[:, None] == self.eos).any(1) | (counts >= self.max_new_tokens[rows])
 
-    def _leave(self, free: list[int]) -> None:
-        gone = set(free)
-        stay = torch.tensor([slot for slot in range(len(self.rows)) if slot not in gone])
-        self.state.keep(stay)
-        self.rows = self.rows[stay]
-        stay = stay.to(self.row.device)
-        self.row, self.count, self.token, self.over = (x[stay] for x in (self.row, self.count, self.token, self.over))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Likelihood:
-    """log p(continuation | prompt), natural; greedy: no other continuation of that length has likelier tokens."""
-
-    value: float
-    greedy: bool
+    def _compact(self, free: list[int]) -> None:
+        """Remove free slots from the batch."""
+        removed = set(free)
+        left = torch.tensor([slot for slot in range(len(self.slots)) if slot not in removed])
+        self.cache.select(left)
+        self.slots = self.slots.select(left)
 
 
-def log_likelihoods(
-    loaded: LoadedModel, prompts: Sequence[Tokens], continuations: Sequence[Tokens], enter: Enter
-) -> list[float]:
-    """log p(continuation | prompt) of each row: natural logarithms summed over its tokens, in float32."""
-    return [found.value for found in likelihoods(loaded, prompts, continuations, enter)]
-
-
-@torch.no_grad()
-def likelihoods(
-    loaded: LoadedModel,
-    prompts: Sequence[Tokens],
-    continuations: Sequence[Tokens],
-    enter: Enter,
-    *,
-    at_once: int | None = None,
-) -> list[Likelihood]:
-    """The likelihood of each row's continuation, and whether greedy decoding would have written it.
-
-    Args:
-        at_once: rows that share a forward; default: all.
-    """
-    found: list[Likelihood] = []
-    n = len(prompts)
-    for first in range(0, n, at_once or n):
-        mine = slice(first, min(first + (at_once or n), n))
-        with enter(torch.arange(mine.start, mine.stop)):
-            found += _likelihoods(loaded, prompts[mine], continuations[mine])
-    return found
-
-
-def _likelihoods(loaded: LoadedModel, prompts: Sequence[Tokens], continuations: Sequence[Tokens]) -> list[Likelihood]:
-    device, longest = loaded.device, max(map(len, continuations))
-    if loaded.encoder_decoder:
-        start = start_token(loaded)
-        ids, mask = padded(prompts, device, left=False)
-        inputs, _ = padded([[start, *c[:-1]] for c in continuations], device, left=False)
-        targets, counted = padded(continuations, device, left=False)
-        logits = loaded.model(input_ids=ids, attention_mask=mask, decoder_input_ids=inputs, use_cache=False).logits
-    else:
-        ids, mask = padded([[*p, *c] for p, c in zip(prompts, continuations, strict=True)], device, left=True)
-        targets, counted = padded(continuations, device, left=True)
-        extra = accepted(loaded.model, position_ids=positions(mask), logits_to_keep=longest + 1)
-        logits = loaded.model(input_ids=ids, attention_mask=mask, use_cache=False, **extra).logits
-        logits = logits[:, -longest - 1 : -1]
-    each = torch.log_softmax(logits.float(), -1).gather(-1, targets[..., None])[..., 0]
-    greedy = ((logits.argmax(-1) == targets) | (counted == 0)).all(1)
-    sums = (each * counted).sum(1)
-    return [Likelihood(value=float(v), greedy=g) for v, g in zip(sums.tolist(), greedy.tolist(), strict=True)]
-
-
-def _until(tokens: list[int], eos: Sequence[int]) -> list[int]:
+def _until_eos(tokens: list[int], eos: Sequence[int]) -> list[int]:
     ends = (i for i, token in enumerate(tokens) if token in eos)
     return tokens[: next(ends, len(tokens) - 1) + 1]

@@ -1,65 +1,99 @@
-"""The file that predictions are appended to, and recovered from."""
+"""The files that predictions are appended to, and recovered from."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from harness.store.files import append_lines
 from harness.store.record import Prediction, text_hash
 from harness.store.run_directory import RunDirectory
 from harness.task import Example
 
+LOG: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionKey:
+    """Which example a prediction is for. Ids are unique within a task."""
+
+    task: str
+    id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """The generated text for one example.
+
+    tokens: how many were generated, without eos. truncated: the limit was reached before an eos. Both are None where
+    a back end does not report them.
+    """
+
+    id: str
+    text: str
+    tokens: int | None = None
+    truncated: bool | None = None
+
 
 @dataclass(kw_only=True)
-class Answers:
-    """The predictions of a run while they are made.
+class PredictionWriter:
+    """Writes the predictions of an evaluation to its files, one for each task.
 
-    examples: by task. chosen: how many of each task's prompts the adapter gave to which task, where it chooses alone.
+    Args:
+        run: the directory that they are written to.
+        examples: those to predict, by task.
+
+    Attributes:
+        n_tokens: generated tokens of all predictions on disk, those of earlier processes among them.
     """
 
     run: RunDirectory
     examples: Mapping[str, Sequence[Example]]
-    warnings: list[str] = field(default_factory=list)
-    chosen: dict[str, dict[str, int]] | None = None
+    n_tokens: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        self._by_key = {(t, e.id): e for t, rows in self.examples.items() for e in rows}
+        self._by_key = {PredictionKey(t, e.id): e for t, examples in self.examples.items() for e in examples}
 
-    def recover(self) -> set[tuple[str, str]]:
-        """(task, id) of what an earlier process has finished; files are cleaned of half lines and stale texts."""
-        done: set[tuple[str, str]] = set()
-        for task, rows in self.examples.items():
-            known = {e.id: e for e in rows}
+    def recover(self) -> set[PredictionKey]:
+        """The predictions that earlier processes have written. Removes incomplete lines and outdated predictions."""
+        done: set[PredictionKey] = set()
+        self.n_tokens = 0
+        for task, examples in self.examples.items():
+            known = {e.id: e for e in examples}
             found, size = self.run.recover_predictions(task)
             path = self.run.prediction_file(task)
             if path.exists() and path.stat().st_size > size:
-                self.warnings.append(f"{path.name}: a half-written last line was dropped; its batch is made again")
+                LOG.warning("%s: removed an incomplete last line; its batch is generated again", path.name)
                 os.truncate(path, size)
             good = [p for p in found if p.id in known and _matches(p, known[p.id])]
             if len(good) < len(found):
-                self.warnings.append(f"{path.name}: {len(found) - len(good)} texts for other prompts are made again")
+                outdated = len(found) - len(good)
+                LOG.warning("%s: removed %d predictions for other prompts; generating them again", path.name, outdated)
                 path.unlink()
                 append_lines(path, [p.model_dump_json() for p in good])
-            done |= {(task, p.id) for p in good}
+            done |= {PredictionKey(task, p.id) for p in good}
+            self.n_tokens += sum(p.tokens or 0 for p in good)
         return done
 
-    def write(self, task: str, texts: Iterable[tuple[str, str, int | None, bool | None]]) -> None:
-        """Append (id, text, tokens, cut) of one task, flushed to disk; None where a back end did not tell."""
+    def write(self, task: str, completions: Iterable[Completion]) -> None:
+        """Append predictions for one task, flushed to disk."""
         lines = []
-        for key, text, tokens, cut in texts:
-            example = self._by_key[task, key]
+        for completion in completions:
+            example = self._by_key[PredictionKey(task, completion.id)]
             prediction = Prediction(
-                id=key,
+                id=completion.id,
                 prompt_hash=text_hash(example.prompt),
                 target_hash=text_hash(example.target),
-                text=text,
-                tokens=tokens,
-                cut=cut,
+                text=completion.text,
+                tokens=completion.tokens,
+                cut=completion.truncated,
             )
             lines.append(json.dumps(prediction.model_dump(), ensure_ascii=False))
+            self.n_tokens += completion.tokens or 0
         append_lines(self.run.prediction_file(task), lines)
 
 

@@ -1,1 +1,1 @@
-"""Doors to other evaluation tools; the only importers of lm_eval."""
+"""Integrations with other evaluation tools. Only modules of this package import lm_eval."""

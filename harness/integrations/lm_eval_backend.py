@@ -1,14 +1,17 @@
-"""lm-eval's models as back ends: our prompts, their texts, our parsers and scores.
+"""lm-eval's models as an inference back end: our prompts, their predictions, our parsers and scores.
 
-Only this file and ``lm_eval_bridge`` import lm_eval, and only the commands that need it import them.
+``--backend lm-eval:MODEL,key=value,…`` takes the name of one of lm-eval's models and the arguments that lm-eval's own
+``--model_args`` takes. Only modules of this package import lm_eval, and only commands that need it load them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -17,157 +20,168 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM, TemplateLM
 from lm_eval.api.registry import get_model, model_registry
 from lm_eval.models.openai_completions import LocalChatCompletion
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from harness.config.backend import Backend, parse_backend
-from harness.data.encoding import Encoder, check_style, generation_limits
-from harness.data.rows import Rows
 from harness.errors import ModelError, UsageError, unknown
-from harness.generation.predictions import Answers
-from harness.pipeline.prepare import draw_shots
-from harness.pipeline.resolve import Resolved
-from harness.runtime.signals import StopFlag
-from harness.store.record import GenerationSummary
-from harness.task import Example
+from harness.inference import InferenceBackend, InferenceRequest, Message, ModelIdentity
+from harness.models.loading import identify
 
-_BATCH = 64  # rows asked for between two writes: what a crash can lose
-_ENDLESS = 1 << 30  # tokens of context of a back end that does not tell
-_TROUBLE = (
-    OSError,
-    ValueError,
-    TypeError,
-    KeyError,
-    RuntimeError,
-    AssertionError,
-    NotImplementedError,
-    aiohttp.ClientError,
-)
+# How lm-eval's models refuse their arguments: an unknown one, a value out of range or missing (a key in the
+# environment, too), a combination that they assert against, and a model or server that cannot be reached.
+_REFUSED_ARGUMENTS = (TypeError, ValueError, AssertionError, OSError)
+
+# How their requests fail: the connection or an HTTP status (requests' and aiohttp's errors), a response that is not
+# JSON or lacks the generated text, and too little memory for a model that runs here.
+_FAILED_REQUESTS = (OSError, aiohttp.ClientError, json.JSONDecodeError, KeyError, torch.OutOfMemoryError)
 
 
-def answer_by_backend(resolved: Resolved, train: Rows | None, answers: Answers, stop: StopFlag) -> GenerationSummary:
-    """Ask a back end for every text that is not on disk yet, greedily, up to the task's limit of tokens.
+@dataclass(frozen=True, kw_only=True)
+class LmEvalArguments:
+    """The arguments of the back end. model: the name of lm-eval's model class. text: ``key=value,…`` as given."""
 
-    Where the back end shows its tokenizer, prompts and limits are made with it as for a model of ours; where it does
-    not, prompts go whole, and the limit is the number of bytes that answers take (never fewer than their tokens).
+    model: str
+    text: str
 
-    Raises: UsageError for an unknown name or a prompt style that it cannot take; ModelError for whatever it says.
-    """
-    backend = parse_backend(resolved.spec.backend)
-    assert backend is not None
-    model = open_backend(backend)
-    writer = _Writer(model, resolved, train)
-    done = answers.recover()
-    started = time.perf_counter()
-    total = sum(map(len, answers.examples.values()))
-    with tqdm(total=total, initial=len(done), desc="generate", unit="row", disable=None) as bar:
-        for task, examples in answers.examples.items():
-            left = [e for e in examples if (task, e.id) not in done]
-            for first in range(0, len(left), _BATCH):
-                batch = left[first : first + _BATCH]
-                with _trouble(backend):
-                    texts = writer.texts(task, batch)
-                answers.write(task, [(e.id, text, None, None) for e, text in zip(batch, texts, strict=True)])
-                bar.update(len(batch))
-                stop.check()
-    return GenerationSummary(tokens=None, seconds=time.perf_counter() - started)
-
-
-def open_backend(backend: Backend) -> LM:
-    """The model of lm-eval that a back end names. Raises: UsageError for an unknown name, ModelError."""
-    names = list(model_registry.keys())
-    if backend.name not in names:
-        raise unknown("model of lm-eval", backend.name, names)
-    # lm-eval's transformers model asks for CUDA where nobody says anything
-    place = {} if "device" in backend.given or torch.cuda.is_available() else {"device": "cpu"}
-    with _trouble(backend):
-        return get_model(backend.name).create_from_arg_string(backend.arguments, place)
-
-
-class _Writer:
-    """Prompts for a back end, and its texts."""
-
-    def __init__(self, model: LM, resolved: Resolved, train: Rows | None) -> None:
-        self.model, self.style = model, resolved.spec.prompt
-        self.codec = _Codec(model)
-        if self.style == "plain" and isinstance(model, LocalChatCompletion):
-            raise UsageError(f"{resolved.spec.backend} takes conversations only: give --prompt chat")
-        check_style(self.codec, self.style)
-        length = resolved.spec.train.max_length if self.codec.tokenizer else _ENDLESS
-        tasks = list(resolved.rows.by_task)
-        self.encoder = Encoder(
-            tokenizer=self.codec,
-            style=self.style,
-            eos=self.codec.eos_token_id,
-            max_length=min(length, getattr(model, "max_length", None) or length),
-            limits=generation_limits(self.codec, train, tasks, resolved.spec.eval.max_new_tokens),
-            shots=draw_shots(resolved, train),
-            n_shots=resolved.spec.shots,
-        )
-
-    def texts(self, task: str, examples: Sequence[Example]) -> list[str]:
-        """The texts of some examples of a task."""
-        limit = min(self.encoder.limits[task], self.encoder.max_length - self.encoder.room(task))
-        requests = []
-        for i, example in enumerate(examples):
-            settings = {"until": [], "max_gen_toks": limit, "do_sample": False, "temperature": 0.0}
-            arguments = (self.prompt(example), settings)
-            requests.append(Instance("generate_until", {}, arguments, i, metadata=(task, i, 1)))
-        with contextlib.redirect_stdout(sys.stderr):  # some models print
-            found = self.model.generate_until(requests)
-        texts = [text if isinstance(text, str) else "" for text in found]
-        if len(texts) < len(requests):
-            raise ValueError(f"{len(texts)} texts for {len(requests)} prompts")
-        return texts
-
-    def prompt(self, example: Example) -> str:
-        """The prompt as text, without its middle where it is too long for the model."""
-        if self.codec.tokenizer is not None:
-            ((ids, cut),) = self.encoder.prompts([example])
-            if cut:
-                return str(self.codec.tokenizer.decode(ids, skip_special_tokens=self.style == "plain"))
-        return self.encoder.text(example, self.encoder.n_shots)
-
-
-class _Codec:
-    """What an encoder asks of a tokenizer, answered for a back end; bytes where it shows no tokenizer."""
-
-    def __init__(self, model: LM) -> None:
-        shown = isinstance(model, TemplateLM) and not isinstance(model, LocalChatCompletion)
-        found = getattr(model, "tokenizer", None) if shown else None
-        self.model = model
-        self.tokenizer = found if isinstance(found, PreTrainedTokenizerBase) else None
+    @classmethod
+    def parse(cls, arguments: str) -> LmEvalArguments:
+        """``MODEL,key=value,…``. Raises: UsageError without a model, or for a name that lm-eval does not have."""
+        name, _, text = arguments.partition(",")
+        if not name:
+            raise UsageError(
+                f"--backend lm-eval:{arguments}: expected lm-eval:MODEL,key=value,… such as "
+                "lm-eval:local-completions,base_url=http://localhost:8000/v1/completions,model=NAME"
+            )
+        names = list(model_registry.keys())
+        if name not in names:
+            raise unknown("model of lm-eval", name, names)
+        return cls(model=name, text=text)
 
     @property
-    def eos_token_id(self) -> int:
-        return 0 if self.tokenizer is None else int(self.tokenizer.eos_token_id or 0)
+    def by_key(self) -> Mapping[str, str]:
+        pairs = (part.partition("=") for part in self.text.split(",") if part)
+        return {key.strip(): value.strip() for key, _, value in pairs}
+
+    def __str__(self) -> str:
+        return f"lm-eval:{self.model}"
+
+
+class LmEvalBackend(InferenceBackend):
+    """One of lm-eval's models.
+
+    Where it has a transformers tokenizer, prompts are truncated and limits are measured with it, as for a model that
+    is loaded here.
+    """
+
+    def __init__(self, arguments: str) -> None:
+        self.arguments = LmEvalArguments.parse(arguments)
+        # lm-eval's transformers model asks for CUDA where no device is given.
+        given = "device" in self.arguments.by_key or torch.cuda.is_available()
+        with _refusals_named(self.arguments):
+            model = get_model(self.arguments.model).create_from_arg_string(
+                self.arguments.text, {} if given else {"device": "cpu"}
+            )
+        self.model: LM = model
+        if isinstance(model, LocalChatCompletion):
+            self.styles = ("chat",)
+        elif isinstance(model, TemplateLM):
+            tokenizer = getattr(model, "tokenizer", None)
+            if isinstance(tokenizer, PreTrainedTokenizerBase):
+                self.tokenizer = _ModelTokenizer(model, tokenizer)
+        self.max_length = getattr(model, "max_length", None)
+
+    @classmethod
+    def identify(cls, arguments: str) -> ModelIdentity:
+        """The model's files where ``pretrained`` names them, otherwise the name that the server has for it."""
+        given = LmEvalArguments.parse(arguments)
+        pretrained = given.by_key.get("pretrained")
+        if pretrained is not None:
+            found = identify(pretrained, given.by_key.get("revision"))
+            return ModelIdentity(label=f"{found.label} ({given})", fingerprint=f"{given}:{found.fingerprint}")
+        name = given.by_key.get("model") or ""
+        short = Path(name).name if Path(name).exists() else name
+        return ModelIdentity(label=f"{short} ({given})" if name else str(given), fingerprint=f"{given}:{name}")
+
+    @classmethod
+    def portable(cls, arguments: str) -> str:
+        """The folder that ``pretrained`` names, if it is one, made absolute."""
+        name = LmEvalArguments.parse(arguments).by_key.get("pretrained", "")
+        if not name or not Path(name).is_dir():
+            return arguments
+        return arguments.replace(f"pretrained={name}", f"pretrained={Path(name).resolve()}")
+
+    def predict(self, requests: Sequence[InferenceRequest]) -> Sequence[str]:
+        with _failures_named(self.arguments), contextlib.redirect_stdout(sys.stderr):  # some models print
+            found = self.model.generate_until([self._instance(i, request) for i, request in enumerate(requests)])
+        if len(found) != len(requests):
+            raise ModelError(f"{self.arguments} returned {len(found)} predictions for {len(requests)} prompts")
+        # A model without a prediction (filtered content) gives None.
+        return [text if isinstance(text, str) else "" for text in found]
+
+    def _instance(self, index: int, request: InferenceRequest) -> Instance:
+        whole = self.tokenizer is None and request.messages
+        context = self._rendered(request.messages) if whole else request.prompt
+        settings = {"until": [], "max_gen_toks": request.max_new_tokens, "do_sample": False, "temperature": 0.0}
+        return Instance("generate_until", {}, (context, settings), index, metadata=(request.task, index, 1))
+
+    def _rendered(self, messages: Sequence[Message]) -> Any:
+        """The conversation in the form that the model itself takes. Raises: UsageError where it takes none."""
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        try:
+            return self.model.apply_chat_template(turns, add_generation_prompt=True)
+        except NotImplementedError as error:
+            raise UsageError(f"{self.arguments} does not support --prompt chat: give --prompt plain") from error
+
+
+class _ModelTokenizer:
+    """A model's tokenizer, but chat templates are applied by the model, which may have settings for them."""
+
+    def __init__(self, model: LM, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._model, self._tokenizer = model, tokenizer
+
+    @property
+    def eos_token_id(self) -> int | None:
+        found: int | None = self._tokenizer.eos_token_id
+        return found
 
     @property
     def chat_template(self) -> Any:
-        return "the server's" if self.tokenizer is None else self.tokenizer.chat_template
+        return self._tokenizer.chat_template
 
     def __call__(self, texts: Sequence[str], *, add_special_tokens: bool) -> Any:
-        if self.tokenizer is not None:
-            return self.tokenizer(list(texts), add_special_tokens=add_special_tokens)
-        return {"input_ids": [list(text.encode()) for text in texts]}
+        return self._tokenizer(list(texts), add_special_tokens=add_special_tokens)
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
 
     def apply_chat_template(self, turns: Any, *, tokenize: bool, add_generation_prompt: bool) -> Any:
-        return self.model.apply_chat_template(turns, add_generation_prompt=add_generation_prompt)
+        return self._model.apply_chat_template(turns, add_generation_prompt=add_generation_prompt)
 
 
 @contextlib.contextmanager
-def _trouble(backend: Backend) -> Iterator[None]:
-    """Whatever a back end says becomes a ModelError with its name."""
+def _refusals_named(arguments: LmEvalArguments) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
         raise ModelError(
-            f"lm-eval:{backend.name} needs packages that are not installed ({error}). For servers: "
+            f"{arguments} needs packages that are not installed ({error}). For servers: "
             "pip install 'mtlora-harness[api]'; for vLLM: pip install vllm"
         ) from error
-    except _TROUBLE as error:
-        said = " ".join(str(error).split())[:400].rstrip(".")
+    except _REFUSED_ARGUMENTS as error:
         raise ModelError(
-            f"lm-eval:{backend.name} failed: {type(error).__name__}: {said}. Texts that were written are kept; the "
-            "same command goes on"
+            f"{arguments} failed to open: {_described(error)}. Check its arguments in lm-eval's documentation of models"
         ) from error
+
+
+@contextlib.contextmanager
+def _failures_named(arguments: LmEvalArguments) -> Iterator[None]:
+    try:
+        yield
+    except _FAILED_REQUESTS as error:
+        raise ModelError(
+            f"{arguments} failed: {_described(error)}. Predictions that were written are kept: run the same command "
+            "again to resume"
+        ) from error
+
+
+def _described(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:400].rstrip('.')}"

@@ -1,7 +1,4 @@
-"""Both ways between lm-eval and us: our tasks as its tasks, and our adapted models as its models.
-
-Only this file and ``lm_eval_backend`` import lm_eval, and only the commands that need it import them.
-"""
+"""`harness lm-eval`: a finished run's model and its base model, scored on lm-eval's tasks."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lm_eval import simple_evaluate
@@ -24,7 +21,7 @@ from tabulate import tabulate
 from harness.errors import UsageError, unknown
 from harness.generation.generator import Generator
 from harness.integrations.lm_eval_model import AdaptedLM
-from harness.method import Adapter, Trait
+from harness.method import BaseRouting, Trait
 from harness.pipeline.predict import generator
 from harness.pipeline.prepare import Prepared
 from harness.pipeline.reopen import open_model
@@ -32,17 +29,8 @@ from harness.pipeline.resolve import Resolved
 from harness.reporting.numbers import MISSING, number
 from harness.store.files import write_json
 
-_BOOTSTRAP = 1000  # resamples behind lm-eval's standard errors
-
-
-class _Base:
-    """The adapter as if it were not there: whatever the route, the layers are off."""
-
-    def __init__(self, adapter: Adapter) -> None:
-        self.adapter = adapter
-
-    def route(self, labels: torch.Tensor) -> contextlib.AbstractContextManager[None]:
-        return self.adapter.off()
+_BOOTSTRAP = 1000
+"""Resamples for lm-eval's standard errors."""
 
 
 def evaluate_tasks(
@@ -55,25 +43,26 @@ def evaluate_tasks(
     data: str | None = None,
     model: str | None = None,
 ) -> Report:
-    """Score a finished run's model and its base on lm-eval's tasks; written to RUN/lm_eval/<names>-<hash>.json.
+    """Score a finished run's model and its base model; written to RUN/lm_eval/<names>-<hash>.json.
 
     Args:
-        names: of tasks, groups or tags of lm-eval, or of ``include_path``'s files.
+        names: tasks, groups or tags of lm-eval, or names in the files of ``include_path``.
         route: the run's task whose share of the adapter is used.
         data, model: where the run's data and model are now, when they have moved.
 
-    Raises: UsageError for an unknown task, or a route that is missing, unknown or of no use; errors of
-        ``harness.reopen``.
+    Raises: UsageError for an unknown task, or a route that is missing, unknown or not applicable; errors of
+        ``harness.pipeline.reopen``.
     """
     manager = _manager(names, include_path)
-    finished, prepared = open_model(path, data, model, route)
-    texts = generator(finished.resolved, prepared)
-    place = _route(finished.resolved, prepared, route)
-    size = finished.resolved.spec.eval.batch_tokens
-    off = cast("Adapter", _Base(prepared.adapter))
-    base = Generator(prepared.loaded, off, prepared.tasks, folds=False, batch_tokens=size)
-    adapted_results = _simple(AdaptedLM(prepared, texts, place), names, manager, limit)
-    base_results = _simple(AdaptedLM(prepared, base, place), names, manager, limit)
+    opened = open_model(path, data, model, route)
+    finished, prepared = opened.finished, opened.prepared
+    adapted = generator(finished.resolved, prepared)
+    task = _task(finished.resolved, prepared, route)
+    batch_tokens = finished.resolved.spec.eval.batch_tokens
+    no_adapter = BaseRouting(prepared.adapter.off)
+    base = Generator(prepared.loaded, no_adapter, prepared.routes, folds=False, batch_tokens=batch_tokens)
+    adapted_results = _simple(AdaptedLM(prepared, adapted, task), names, manager, limit)
+    base_results = _simple(AdaptedLM(prepared, base, task), names, manager, limit)
     key = json.dumps([list(names), limit, route, str(include_path)])
     file = f"{'+'.join(names)[:80].replace('/', '_')}-{hashlib.sha256(key.encode()).hexdigest()[:8]}.json"
     report = Report(
@@ -93,7 +82,7 @@ def evaluate_tasks(
 
 
 def _manager(names: Sequence[str], include_path: Path | None) -> TaskManager:
-    """Reading lm-eval's own tasks takes many seconds: they are left out where every name is the user's own."""
+    """lm-eval's index of tasks. Its own tasks take many seconds to read: they are left out if no name needs them."""
     if include_path is not None:
         own = TaskManager(include_path=str(include_path), include_defaults=False)
         if set(names) <= set(own.all_tasks):
@@ -105,22 +94,23 @@ def _manager(names: Sequence[str], include_path: Path | None) -> TaskManager:
     return manager
 
 
-def _route(resolved: Resolved, prepared: Prepared, given: str | None) -> int:
-    """The index of the task whose share is used; 0 where it does not matter."""
+def _task(resolved: Resolved, prepared: Prepared, given: str | None) -> str:
+    """The task whose share is used; the first one where all share one adapter or the method chooses."""
     traits, name = resolved.method.traits, resolved.spec.method.name
     if given is not None and given not in prepared.tasks:
         raise unknown("task", given, prepared.tasks, see=f"harness list {resolved.spec.suite.name}")
     chooses = Trait.LABEL_FREE in traits and _chooses(prepared)
     if given is not None and chooses:
-        raise UsageError(f"{name} chooses its route from the prompt: leave --route out")
+        raise UsageError(f"--route does not apply to {name}: it chooses the route from the prompt. Leave --route out")
     if given is None and Trait.ROUTED in traits and not chooses:
         raise UsageError(
-            f"{name} has a share for each task: say with --route which one answers. Tasks: {', '.join(prepared.tasks)}"
+            f"{name} has a share for each task: choose one with --route. Tasks: {', '.join(prepared.tasks)}"
         )
-    return 0 if given is None else list(prepared.tasks).index(given)
+    return prepared.tasks[0] if given is None else given
 
 
 def _chooses(prepared: Prepared) -> bool:
+    """Whether the adapter chooses routes from prompts."""
     probe = torch.tensor([int(prepared.loaded.tokenizer.eos_token_id)], device=prepared.loaded.device)
     return prepared.adapter.assign([probe]) is not None
 
@@ -141,13 +131,13 @@ def _simple(model: AdaptedLM, names: Sequence[str], manager: TaskManager, limit:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    with contextlib.redirect_stdout(sys.stderr):  # lm-eval prints here and there
+    with contextlib.redirect_stdout(sys.stderr):  # lm-eval prints to stdout in some places
         yield
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Results of lm-eval's tasks on a run's model and on its base, as lm-eval gives them: {task: {metric: value}}.
+    """Results of lm-eval's tasks on a run's model and its base model, as lm-eval has them: {task: {metric: value}}.
 
     route: the task whose share was used; None where the method chooses from the prompt, or has one share for all.
     """
@@ -169,11 +159,11 @@ class Report:
 
 
 def render(report: Report) -> str:
-    """A row for each metric: base, adapted, and what the adapter changed."""
+    """A table with one line for each metric: the base model, the adapted one, and the difference."""
     rows = []
     for task, metrics in report.adapted.items():
         for name, value in metrics.items():
-            # metrics are named "<metric>,<filter>"; the rest is about the task
+            # Metrics are named "<metric>,<filter>"; other entries describe the task.
             if "," in name and "_stderr" not in name and isinstance(value, int | float):
                 before = report.base[task].get(name)
                 error = metrics.get(name.replace(",", "_stderr,", 1))
@@ -186,7 +176,7 @@ def render(report: Report) -> str:
 
 
 def plain(value: Any) -> Any:
-    """JSON values: numpy's numbers as Python's, nan and "N/A" as None."""
+    """JSON values: numpy numbers become Python numbers, NaN and "N/A" become None."""
     if isinstance(value, Mapping):
         return {str(k).strip(): plain(v) for k, v in value.items()}
     if hasattr(value, "item"):

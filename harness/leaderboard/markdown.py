@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -13,6 +14,7 @@ from harness.scoring.groups import difference
 from harness.scoring.verdict import gain, score_interval, verdict
 from harness.task import ParameterLimit
 
+_HASH: Final = re.compile(r"[0-9a-f]{40,64}")
 _INDENT: Final = 3 * "&nbsp;"
 _SIGNS: Final = {Kind.BASELINE: "†", Kind.UNTRAINED: "‡", Kind.TRAINED: ""}
 
@@ -168,7 +170,7 @@ def _notes(table: Table) -> Iterator[str]:
     yield f"The mean is over {len(table.mean_of)} tasks: {', '.join(map(escape, table.mean_of)) or MISSING}" + (
         f"; without {', '.join(left_out)} (too few test examples)" if left_out else ""
     )
-    data = ", ".join(f"{escape(k)} {escape(v)[:12]}" for k, v in spec.data.fingerprints.items())
+    data = ", ".join(f"{escape(k)} {escape(_short(v))}" for k, v in spec.data.fingerprints.items())
     model = "none" if spec.model is None else f"{escape(spec.model.label)} ({escape(spec.model.fingerprint)[:12]})"
     yield f"Data: {escape(spec.data.label)}" + (f" ({data})" if data else "") + f"; base model: {model}"
     yield (
@@ -179,6 +181,11 @@ def _notes(table: Table) -> Iterator[str]:
         "training: time of one seed; unparsed: predictions that do not follow the task's format, averaged over tasks"
     )
     yield from _signs(table)
+
+
+def _short(part: str) -> str:
+    """A hash or a commit by its first digits, anything else as it is."""
+    return part[:12] if _HASH.fullmatch(part) else part
 
 
 def _signs(table: Table) -> Iterator[str]:

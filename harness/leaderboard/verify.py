@@ -11,15 +11,15 @@ from pathlib import Path
 from harness.config.clusters import clusters_of
 from harness.config.spec import directory_name, run_id
 from harness.errors import DataError, HarnessError, StoreError
-from harness.method import Trait
-from harness.pipeline.reopen import of_run, rows_at
+from harness.pipeline.reopen import data_at, request_of_run
 from harness.pipeline.rescore import scores_of
 from harness.registry import method_class
 from harness.scoring import statistics as stats
 from harness.scoring.draws import read_draws
 from harness.store.adapter import read_meta, read_weights
+from harness.store.finished import open_finished
 from harness.store.record import ProtocolScores, RunRecord, Scores, TaskScore
-from harness.store.run_directory import RunDirectory, open_run
+from harness.store.run_directory import RunDirectory
 
 _DRAW = 2.0 / 65_535  # Draws are stored in two bytes, so intervals computed from them are exact to this value.
 
@@ -51,12 +51,10 @@ def verify(path: Path, data: str | None = None) -> list[Check]:
         path: a run's directory, or a folder of ``leaderboards/records``.
         data: the present place of the data, if they were moved.
 
-    Raises: StoreError for a folder that is not a finished run.
+    Raises: StoreError where the run is not finished.
     """
-    run = open_run(path)
-    record = run.record()
-    if record is None:
-        raise StoreError(f"{run.path} is not finished ({run.state().value}): give its harness run command again first")
+    finished = open_finished(path)
+    run, record = finished.run, finished.record
     return [*_identity(run, record), *_adapters(run, record), *_scores(run, record, data), *_draws(run)]
 
 
@@ -74,7 +72,7 @@ def _identity(run: RunDirectory, record: RunRecord) -> Iterator[Check]:
 
 
 def _adapters(run: RunDirectory, record: RunRecord) -> Iterator[Check]:
-    if Trait.TRAINS not in method_class(record.spec.method.name).traits:
+    if not method_class(record.spec.method.name).trains:
         return
     for cluster in clusters_of(record.spec):
         folder = run.of(cluster.name).adapter
@@ -98,15 +96,16 @@ def _scores(run: RunDirectory, record: RunRecord, data: str | None) -> Iterator[
     """The hashes of the data, and the scores recomputed from the predictions."""
     given = data
     if given is None and (run.path / "inputs.json").exists():
-        given = of_run(run).options.get("data")
+        given = request_of_run(run).options.get("data")
     if given is None and not record.sample:
         yield Check(what="data", outcome=Outcome.UNKNOWN, detail="the record does not include them; give --data")
         return
     try:
-        spec, suite, rows = rows_at(run, given)
+        found = data_at(run, given)
     except DataError as error:
         yield Check(what="data", outcome=Outcome.DIFFERS, detail=str(error))
         return
+    spec, suite, rows = found.spec, found.suite, found.rows
     yield Check(what="data", outcome=Outcome.SAME, detail=", ".join(spec.data.fingerprints))
     old = [t for t, v in spec.suite.tasks.items() if t not in suite.tasks or suite.tasks[t].version != v]
     if old or suite.version != spec.suite.version:
@@ -117,7 +116,7 @@ def _scores(run: RunDirectory, record: RunRecord, data: str | None) -> Iterator[
         yield Check(what="scores", outcome=Outcome.UNKNOWN, detail="the predictions are not stored here")
         return
     try:
-        recomputed = scores_of(run, spec, suite, rows, record.n_train).scores
+        recomputed = scores_of(run, found, record.n_train).scores
     except (DataError, StoreError) as error:
         yield Check(what="predictions", outcome=Outcome.DIFFERS, detail=str(error))
         return

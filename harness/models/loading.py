@@ -45,6 +45,25 @@ class LoadedModel:
         return tuple(dict.fromkeys(int(i) for i in [self.tokenizer.eos_token_id, *more] if i is not None))
 
 
+def decoder_start_token(loaded: LoadedModel) -> int:
+    """The token that the decoder of an encoder-decoder model reads first, in training, scoring and generation.
+
+    The generation config has precedence over the model's config, as in transformers' ``generate``.
+
+    Raises: ModelError for a model that states no such token, or several of them.
+    """
+    configs = (getattr(loaded.model, "generation_config", None), loaded.model.config)
+    stated = [getattr(config, "decoder_start_token_id", None) for config in configs]
+    token = next((value for value in stated if value is not None), None)
+    if not isinstance(token, int):
+        raise ModelError(
+            f"{type(loaded.model).__name__} needs one token that its decoder starts from, and its configuration has "
+            f"decoder_start_token_id {token}. Set decoder_start_token_id in the model's generation_config.json to the "
+            "token it was trained with (often its pad or its eos token)."
+        )
+    return token
+
+
 def identify(name: str, revision: str | None = None) -> ModelSpec:
     """The model's label and fingerprint, without loading weights; ``revision`` is for hub ids. Raises: ModelError."""
     source = locate(name, revision)
@@ -85,7 +104,7 @@ def load_model(
     tokenizer = _tokenizer(source, folder, trust_remote_code)
     model = _weights(source, folder, dtype, trust_remote_code)
     model = model.to(place).eval().requires_grad_(False)
-    return LoadedModel(
+    loaded = LoadedModel(
         model=model,
         tokenizer=tokenizer,
         device=place,
@@ -94,6 +113,9 @@ def load_model(
         max_context=_max_context(model.config, tokenizer),
         encoder_decoder=bool(model.config.is_encoder_decoder),
     )
+    if loaded.encoder_decoder:
+        decoder_start_token(loaded)  # Without one it can neither train nor generate; fail before any work is done.
+    return loaded
 
 
 def dtype_of(precision: Precision, device: torch.device) -> torch.dtype:

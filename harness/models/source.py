@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Final, cast
 
 from harness.errors import DataError, ModelError, nearest
+from harness.hashing import file_sha256
 from harness.registry import MODELS, model_folder, plugins
-from harness.runtime.hashing import file_sha256
 
 _PARTS: Final = (  # what a folder's model consists of; anything else in it changes no result
     "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*.json",

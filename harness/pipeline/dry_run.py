@@ -1,4 +1,4 @@
-"""What a run would do and cost, without training."""
+"""What a run would do and cost, for ``--dry-run``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tabulate import tabulate
 from harness.config.clusters import clusters_of
 from harness.config.spec import directory_name
 from harness.data.rows import Rows
-from harness.method import Trait
+from harness.method import adapter_method
 from harness.models.parameter_count import size_of, total
 from harness.pipeline.prepare import Base, attach, load_base, mixture, train_rows
 from harness.pipeline.resolve import Resolved
@@ -25,18 +25,22 @@ if TYPE_CHECKING:
     from harness.models.loading import LoadedModel
 
 
-_SAMPLED = 200  # rows per task whose lengths stand for the rest
+_SAMPLED = 200
+"""Training examples of each task that are tokenised; the others are assumed to have the same lengths."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskPlan:
-    """One task's rows and the mean lengths of its training rows, in tokens; None where there are none."""
+    """One task's numbers of examples, and the mean lengths of its training examples in tokens (None without any).
+
+    n_truncated: training examples whose prompts are truncated. limit: the most tokens of a prediction.
+    """
 
     n_train: int
     n_eval: int
     prompt_tokens: float | None
     target_tokens: float | None
-    n_cut: int
+    n_truncated: int
     limit: int | None
 
 
@@ -53,12 +57,12 @@ class DryRun:
 
 
 def dry_run(resolved: Resolved) -> DryRun:
-    """Load the model, attach the adapter, count; nothing is trained and nothing written."""
+    """Load the model, attach the adapter and count. Nothing is trained, and no file is written."""
     rows = train_rows(resolved)
     base = None if resolved.model is None else load_base(resolved, rows)
     tasks = {t: _task(t, resolved, base, rows) for t in resolved.rows.by_task}
     steps = tokens = needed = None
-    if Trait.TRAINS in resolved.method.traits and rows is not None and base is not None:
+    if resolved.method.trains and rows is not None and base is not None:
         plan = mixture(resolved, rows)
         steps = plan.steps
         mean = sum(plan.shares[t] * ((p.prompt_tokens or 0) + (p.target_tokens or 0)) for t, p in tasks.items())
@@ -75,12 +79,15 @@ def dry_run(resolved: Resolved) -> DryRun:
 
 
 def _memory(resolved: Resolved, base: Base, rows: Rows) -> int:
-    """The estimate of the cluster that needs most; one is trained at a time."""
+    """The largest estimate of any cluster, since clusters are trained one at a time."""
     needed = []
     for cluster in clusters_of(resolved.spec):
         if any(rows.counts[t] for t in cluster.tasks):
             prepared = attach(resolved, base, cluster)
-            needed.append(estimate(prepared, resolved.spec.train, mixture(resolved, rows)))
+            plan = mixture(resolved, rows)
+            needed.append(
+                estimate(base.loaded, prepared.adapter, base.encoder, cluster.tasks, resolved.spec.train, plan)
+            )
             prepared.adapter.detach()
     return max(needed)
 
@@ -91,12 +98,12 @@ def to_json(plan: DryRun) -> dict[str, Any]:
 
 
 def render(plan: DryRun, resolved: Resolved) -> str:
-    """The plan for people."""
+    """The plan as text."""
     rows = [
-        (t, p.n_train, p.n_eval, number(p.prompt_tokens), number(p.target_tokens), p.n_cut, p.limit or MISSING)
+        (t, p.n_train, p.n_eval, number(p.prompt_tokens), number(p.target_tokens), p.n_truncated, p.limit or MISSING)
         for t, p in plan.tasks.items()
     ]
-    header = ("task", "train", resolved.rows.split, "prompt tok", "target tok", "cut", "limit")
+    header = ("task", "train", resolved.rows.split, "prompt tok", "target tok", "truncated", "limit")
     count = plan.parameters
     lines = [
         resolved_spec(resolved),
@@ -109,7 +116,7 @@ def render(plan: DryRun, resolved: Resolved) -> str:
         f"parameters  stored {count.stored:,}, active {count.active:,}"
         + (f", {count.percent:.2f} % of the base's {count.base:,}" if count.percent is not None else ""),
         f"memory      {MISSING if plan.memory_bytes is None else f'about {size(plan.memory_bytes)}'}",
-        "nothing was trained (--dry-run)",
+        "dry run: nothing was trained",
     ]
     return "\n".join(lines)
 
@@ -117,7 +124,7 @@ def render(plan: DryRun, resolved: Resolved) -> str:
 def _task(task: str, resolved: Resolved, base: Base | None, rows: Rows | None) -> TaskPlan:
     n_train = rows.counts[task] if rows is not None else 0
     n_eval = resolved.rows.counts[task]
-    empty: dict[str, Any] = {"prompt_tokens": None, "target_tokens": None, "n_cut": 0, "limit": None}
+    empty: dict[str, Any] = {"prompt_tokens": None, "target_tokens": None, "n_truncated": 0, "limit": None}
     if base is None:
         return TaskPlan(n_train=n_train, n_eval=n_eval, **empty)
     limit = base.encoder.limits[task]
@@ -129,18 +136,18 @@ def _task(task: str, resolved: Resolved, base: Base | None, rows: Rows | None) -
         n_eval=n_eval,
         prompt_tokens=float(np.mean([len(r.prompt) for r in encoded])),
         target_tokens=float(np.mean([len(r.target) for r in encoded])),
-        n_cut=round(sum(r.cut for r in encoded) * n_train / len(encoded)),
+        n_truncated=round(sum(r.cut for r in encoded) * n_train / len(encoded)),
         limit=limit,
     )
 
 
 def parameters(resolved: Resolved, loaded: LoadedModel | None) -> Parameters:
-    """What ``total`` says of a run that is not made yet: each cluster's adapter is attached, counted, detached."""
+    """The parameters of a run that has not been made: each cluster's adapter is attached, counted and detached."""
     if loaded is None:
         return total([], None)
     sizes = []
     for cluster in clusters_of(resolved.spec):
-        adapter = resolved.method.attach(loaded.model, cluster.tasks, seed=resolved.spec.seed)
+        adapter = adapter_method(resolved.method).attach(loaded.model, cluster.tasks, seed=resolved.spec.seed)
         sizes.append(size_of(resolved.method, adapter, cluster.tasks))
         adapter.detach()
     return total(sizes, loaded)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,20 +17,18 @@ from typing import Any
 
 from harness.config.keys import build, section_config
 from harness.config.spec import EvalConfig
-from harness.data.rows import Rows, group
-from harness.errors import DataError, UsageError, unknown
+from harness.data.rows import load_split
+from harness.errors import UsageError, unknown
 from harness.method import Method
 from harness.pipeline.predict import answer_all
 from harness.pipeline.prepare import train_rows
-from harness.pipeline.reopen import Finished, base_of, find
+from harness.pipeline.reopen import ReopenedRun, RunData, base_of, reopen
 from harness.pipeline.rescore import score
 from harness.pipeline.resolve import Resolved
 from harness.runtime.signals import StopFlag, stop_gracefully
 from harness.store.provenance import gather
 from harness.store.record import Evaluation, EvaluationSettings, Scores
 from harness.store.run_directory import RunDirectory
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,19 +42,18 @@ class Evaluated:
 
 
 def evaluate_again(
-    path: Path, keys: Mapping[str, Any], say: Say, *, data: str | None = None, model: str | None = None
+    path: Path, keys: Mapping[str, Any], *, data: str | None = None, model: str | None = None
 ) -> Evaluated:
     """Evaluate a finished run; the same call again resumes, and does nothing when all is done.
 
     Args:
         keys: ``eval.*``, and ``method.*`` for the method's inference fields; what is not given is as in the run.
-        say: takes notices for people, one line each.
         data, model: where these are now, when they have moved.
 
     Raises: UsageError for a key that cannot change without training; RunLocked; Interrupted; errors of
-        ``harness.reopen``.
+        ``harness.pipeline.reopen``.
     """
-    finished = find(path, data, model)
+    finished = reopen(path, data, model)
     resolved, settings = _changed(finished, keys)
     directory = finished.run.evaluation_directory(_key(settings))
     with directory.lock(), stop_gracefully() as stop:
@@ -64,12 +61,12 @@ def evaluate_again(
         fresh = evaluation is None
         if evaluation is None:
             directory.write("settings.json", settings)
-            evaluation = _evaluate(finished, resolved, settings, directory, stop, say)
+            evaluation = _evaluate(finished, resolved, settings, directory, stop)
             directory.write("evaluation.json", evaluation)
         scores = directory.scores()
         if scores is None:
-            scored = score(directory, resolved.spec, resolved.suite, _with_rows(resolved.rows), evaluation.n_train)
-            scores = scored.scores
+            examples = RunData(spec=resolved.spec, suite=resolved.suite, rows=resolved.rows.with_examples())
+            scores = score(directory, examples, evaluation.n_train).scores
     return Evaluated(directory=directory, evaluation=evaluation, scores=scores, fresh=fresh)
 
 
@@ -83,17 +80,16 @@ def to_json(evaluated: Evaluated) -> dict[str, Any]:
 
 
 def _evaluate(
-    finished: Finished,
+    finished: ReopenedRun,
     resolved: Resolved,
     settings: EvaluationSettings,
     directory: RunDirectory,
     stop: StopFlag,
-    say: Say,
 ) -> Evaluation:
     started = datetime.now(UTC)
     train = train_rows(resolved)
     base = base_of(finished.run, resolved, train) if resolved.model is not None else None
-    answered = answer_all(finished.run, resolved, base, train, directory, stop, say)
+    answered = answer_all(finished.run, resolved, base, train, directory, stop)
     about: dict[str, Any] = {"label": resolved.spec.data.label, **resolved.suite.describe(resolved.source)}
     machine: dict[str, Any] = {}
     if base is not None:
@@ -110,7 +106,7 @@ def _evaluate(
     )
 
 
-def _changed(finished: Finished, keys: Mapping[str, Any]) -> tuple[Resolved, EvaluationSettings]:
+def _changed(finished: ReopenedRun, keys: Mapping[str, Any]) -> tuple[Resolved, EvaluationSettings]:
     """The run as resolved, with other evaluation keys, rows and inference fields."""
     before = finished.resolved
     tables: dict[str, dict[str, Any]] = {"eval": {}, "method": {}}
@@ -121,7 +117,9 @@ def _changed(finished: Finished, keys: Mapping[str, Any]) -> tuple[Resolved, Eva
         tables[section][name] = value
     config = section_config(EvalConfig, "eval", {**before.spec.eval.model_dump(), **tables["eval"]})
     method = _with_fields(before.method, tables["method"])
-    rows = _rows(before, config)
+    hint = "Choose another one with --split"
+    tasks = list(before.rows.by_task)
+    rows = load_split(before.suite, before.source, config.split, tasks, config.per_task, hint=hint)
     spec = before.spec.model_copy(update={"eval": config})
     fields = {n: v for n, v in tables["method"].items() if getattr(method, n) != getattr(before.method, n)}
     settings = EvaluationSettings(run_id=finished.record.run_id, eval=config, method=fields, suite=spec.suite)
@@ -140,20 +138,6 @@ def _with_fields(method: Method, values: Mapping[str, Any]) -> Method:
                 f"that change answers alone: {free}"
             )
     return build(type(method), {**dataclasses.asdict(method), **values}, "method")
-
-
-def _rows(resolved: Resolved, config: EvalConfig) -> Rows:
-    suite, source = resolved.suite, resolved.source
-    if config.split not in suite.splits(source):
-        raise DataError(f"{source} has no {config.split} split, only {', '.join(suite.splits(source))}")
-    rows = group(suite.read(source, config.split), config.split, list(resolved.rows.by_task), config.per_task)
-    if not sum(rows.counts.values()):
-        raise DataError(f"{source}: the {config.split} split has no rows of {', '.join(rows.by_task)}")
-    return rows
-
-
-def _with_rows(rows: Rows) -> Rows:
-    return dataclasses.replace(rows, by_task={t: i for t, i in rows.by_task.items() if len(i)})
 
 
 def _key(settings: EvaluationSettings) -> str:

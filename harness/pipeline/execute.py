@@ -1,20 +1,23 @@
-"""One run from its resolved spec to its record: train, generate, score, each resumed where it was left."""
+"""One run from its resolved spec to its record: train, generate, score, each resumed where it was interrupted."""
 
 from __future__ import annotations
 
+import logging
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from harness.config.clusters import Cluster, clusters_of
 from harness.config.spec import directory_name, run_id
 from harness.data.rows import Rows
-from harness.method import Trait
+from harness.method import adapter_method
 from harness.pipeline.predict import Answered, answer_all, generator
 from harness.pipeline.prepare import Base, Prepared, attach, load_base, mixture, train_rows
+from harness.pipeline.reopen import RunData
 from harness.pipeline.rescore import score
 from harness.pipeline.resolve import Resolved
 from harness.pipeline.warm_start import load_start
@@ -28,11 +31,11 @@ from harness.training.progress import trained_together
 from harness.training.reuse import Taken, take_training
 
 if TYPE_CHECKING:
-    from harness.runtime.distributed import Processes
+    from harness.runtime.distributed import ProcessGroup
     from harness.training.dev_score import DevLook
     from harness.training.trainer import EngineTrainer
 
-Say = Callable[[str], None]
+LOG: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +48,28 @@ class Outcome:
     fresh: bool
 
 
-def execute(resolved: Resolved, out: Path, inputs: dict[str, Any], say: Say) -> Outcome | None:
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is left to do, as rank 0 has found it and broadcast it. It is the same on every rank.
+
+    finished: the run has its record; nothing is left to train.
+    clusters: the names of the clusters whose adapters are still to be trained.
+    reused: the training that another finished run with the same training settings has already done.
+    """
+
+    finished: bool = False
+    clusters: frozenset[str] = frozenset()
+    reused: Taken | None = None
+
+
+def execute(resolved: Resolved, out: Path, inputs: dict[str, Any]) -> Outcome | None:
     """Make the run, or what is missing of it.
 
-    Under torchrun every process calls this. All train; only the first one writes, evaluates and has an outcome.
+    Under torchrun every process calls this. All of them train; rank 0 alone writes, evaluates and has an outcome.
 
     Args:
-        inputs: what another command needs to find data and model again (kept in inputs.json, not part of the run_id).
-        say: takes notices for people, one line each.
+        out: the folder of runs.
+        inputs: what a later command needs to find data and model again (inputs.json; not part of the run_id).
 
     Raises: RunLocked; Interrupted; any HarnessError, after failure.json has been written.
     """
@@ -60,158 +77,157 @@ def execute(resolved: Resolved, out: Path, inputs: dict[str, Any], say: Say) -> 
 
     run = RunDirectory(out / directory_name(resolved.spec))
     processes = join()
-    if not processes.first:
-        with stop_gracefully() as stop:
-            _Work(resolved, run, stop, lambda _: None, processes).assist()
-        return None
-    with run.lock(), stop_gracefully() as stop:
-        record = run.record()
-        if record is not None:
-            processes.tell(list[str]())
-            return Outcome(
-                run=run, record=record, scores=run.scores() or _score(resolved, run, record.n_train), fresh=False
-            )
-        run.write("spec.json", resolved.spec)
-        write_json(run.path / "inputs.json", inputs)
-        (run.path / "failure.json").unlink(missing_ok=True)
-        work = _Work(resolved, run, stop, say, processes)
+    with run.lock() if processes.is_main else nullcontext(), stop_gracefully() as stop:
+        work = _Execution(resolved, run, stop, processes)
         try:
-            record, scores = work.all()
+            return work.all(inputs)
         except (Interrupted, KeyboardInterrupt):
             raise
-        except Exception as error:  # whatever it is, failure.json names it for a sweep, and it goes on its way
-            _write_failure(run, work, error)
+        except Exception as error:  # failure.json names any error, so that a sweep can report it and continue
+            if processes.is_main:
+                _write_failure(run, work, error)
             raise
-        return Outcome(run=run, record=record, scores=scores, fresh=True)
 
 
-class _Work:
-    """The phases of one run. ``phase`` and ``where`` are what failure.json will say."""
+class _Execution:
+    """The phases of one run. ``phase`` and ``where`` are what failure.json reports."""
 
-    def __init__(self, resolved: Resolved, run: RunDirectory, stop: StopFlag, say: Say, processes: Processes) -> None:
-        self.resolved, self.run, self.stop, self.say, self.processes = resolved, run, stop, say, processes
+    def __init__(self, resolved: Resolved, run: RunDirectory, stop: StopFlag, processes: ProcessGroup) -> None:
+        self.resolved, self.run, self.stop, self.processes = resolved, run, stop, processes
         self.started_at = datetime.now(UTC)
-        self.taken: Taken | None = None
         self.phase = "prepare"
         self.where: Callable[[], str | None] = lambda: None
 
-    def all(self) -> tuple[RunRecord, Scores]:
+    def all(self, inputs: dict[str, Any]) -> Outcome | None:
+        """Every phase that is left; None on ranks that only train."""
+        plan = self.processes.broadcast(self._plan(inputs) if self.processes.is_main else Plan())
+        if plan.finished:
+            return self._finished() if self.processes.is_main else None
+        if not self.processes.is_main and not plan.clusters:
+            return None
         rows = train_rows(self.resolved)
         base = None if self.resolved.model is None else load_base(self.resolved, rows)
-        self._warn_of_gaps(rows)
-        training = self._train(base, rows)
+        training = self._train(plan, base, rows)
         self.processes.leave()
-        self.phase, self.where = "generate", lambda: None
-        answered = answer_all(self.run, self.resolved, base, rows, self.run, self.stop, self.say)
-        self.phase = "score"
-        record = self._record(base, rows, training, answered)
-        scores = _score(self.resolved, self.run, record.n_train)
-        self.run.write("record.json", record)
-        return record, scores
-
-    def assist(self) -> None:
-        """Train beside the first process the clusters that it names."""
-        names = self.processes.tell(list[str]())
-        if names:
-            rows = train_rows(self.resolved)
-            assert rows is not None
-            base = load_base(self.resolved, rows)
-            for cluster in clusters_of(self.resolved.spec):
-                if cluster.name in names:
-                    self._fit(cluster, base, rows, self.processes)
-        self.processes.leave()
-
-    def _train(self, base: Base | None, rows: Rows | None) -> TrainingSummary | None:
-        """Train each cluster that is not trained yet; its adapter on disk is what says so."""
-        from harness.runtime.distributed import ALONE
-
-        if Trait.TRAINS not in self.resolved.method.traits:
-            self.processes.tell(list[str]())
+        if not self.processes.is_main:
             return None
-        assert base is not None
-        assert rows is not None
-        self.phase = "train"
-        self.taken = take_training(self.run, self.resolved.spec)
-        if self.taken is not None:
-            self.say(f"the training is taken from {self.taken.run}, which has made it already")
-            self.processes.tell(list[str]())
-            return self.taken.training
-        clusters = clusters_of(self.resolved.spec)
-        missing = [c.name for c in clusters if not has_adapter(self.run.of(c.name).adapter)]
-        self.processes.tell(missing)
-        return trained_together(
-            [self._fit(c, base, rows, self.processes if c.name in missing else ALONE) for c in clusters]
-        )
+        self.phase, self.where = "generate", lambda: None
+        answered = answer_all(self.run, self.resolved, base, rows, self.run, self.stop)
+        self.phase = "score"
+        record = self._record(plan, base, rows, training, answered)
+        scores = self._score(record)
+        self.run.write("record.json", record)
+        return Outcome(run=self.run, record=record, scores=scores, fresh=True)
 
-    def _fit(self, cluster: Cluster, base: Base, rows: Rows, processes: Processes) -> TrainingSummary:
-        """Train a cluster's adapter, where it is not on disk, and take it off the model again."""
+    def _plan(self, inputs: dict[str, Any]) -> Plan:
+        """What is left to do; an adapter on disk is what says that its cluster has been trained."""
+        if self.run.record() is not None:
+            return Plan(finished=True)
+        self.run.write("spec.json", self.resolved.spec)
+        write_json(self.run.path / "inputs.json", inputs)
+        (self.run.path / "failure.json").unlink(missing_ok=True)
+        if not self.resolved.method.trains:
+            return Plan()
+        reused = take_training(self.run, self.resolved.spec)
+        if reused is not None:
+            LOG.info("the training is reused from %s, which has the same training settings", reused.run)
+            return Plan(reused=reused)
+        clusters = clusters_of(self.resolved.spec)
+        return Plan(clusters=frozenset(c.name for c in clusters if not has_adapter(self.run.of(c.name).adapter)))
+
+    def _finished(self) -> Outcome:
+        record = self.run.record()
+        assert record is not None
+        return Outcome(run=self.run, record=record, scores=self.run.scores() or self._score(record), fresh=False)
+
+    def _train(self, plan: Plan, base: Base | None, rows: Rows | None) -> TrainingSummary | None:
+        """Train each cluster that is left, on all ranks; rank 0 reads the costs of the others from disk."""
+        from harness.runtime.distributed import SINGLE_PROCESS
+
+        if plan.reused is not None:
+            return plan.reused.training
+        if not self.resolved.method.trains or base is None or rows is None:
+            return None
+        self.phase = "train"
+        if self.processes.is_main and rows.missing:
+            LOG.warning(
+                "no training examples for %s: only shared parameters apply to them, and tables mark their scores",
+                ", ".join(rows.missing),
+            )
+        summaries = []
+        for cluster in clusters_of(self.resolved.spec):
+            if cluster.name in plan.clusters:
+                summaries.append(self._fit(cluster, base, rows, self.processes))
+            elif self.processes.is_main:
+                summaries.append(self._fit(cluster, base, rows, SINGLE_PROCESS))
+        return trained_together(summaries)
+
+    def _fit(self, cluster: Cluster, base: Base, rows: Rows, processes: ProcessGroup) -> TrainingSummary:
+        """Train a cluster's adapter, unless it is on disk, and take it off the model again."""
         from harness.training.memory import estimate
 
         run, spec = self.run.of(cluster.name), self.resolved.spec
         prepared = attach(self.resolved, base, cluster)
         trainer = self._trainer(prepared, rows, run, processes)
-        self._say_all(trainer.warnings)
         self.where = lambda: f"cluster {cluster.name}, {trainer.where()}" if cluster.name else trainer.where()
         memory = None
         if any(rows.counts[t] for t in cluster.tasks):
-            memory = estimate(prepared, spec.train, mixture(self.resolved, rows))
+            memory = estimate(base.loaded, prepared.adapter, base.encoder, cluster.tasks, spec.train, trainer.mixture)
             if not has_adapter(run.adapter):
-                self.resolved.method.fit(prepared.adapter, trainer, prepared.tasks)
-        if processes.first and not has_adapter(run.adapter):
+                adapter_method(self.resolved.method).fit(prepared.adapter, trainer, prepared.tasks)
+        if processes.is_main and not has_adapter(run.adapter):
             save_adapter(run.adapter, prepared.adapter, spec, cluster.tasks)
         summary = trainer.summary(memory)
         prepared.adapter.detach()
         return summary
 
-    def _trainer(self, prepared: Prepared, rows: Rows, run: RunDirectory, processes: Processes) -> EngineTrainer:
+    def _trainer(self, prepared: Prepared, rows: Rows, run: RunDirectory, processes: ProcessGroup) -> EngineTrainer:
         from harness.training.trainer import EngineTrainer
 
         return EngineTrainer(
             run=run,
             run_id=run_id(self.resolved.spec),
             config=self.resolved.spec.train,
-            method=self.resolved.method,
+            method=adapter_method(self.resolved.method),
             adapter=prepared.adapter,
             loaded=prepared.loaded,
             encoder=prepared.encoder,
             mixture=mixture(self.resolved, rows),
             tasks=prepared.tasks,
             stop=self.stop,
-            say=self.say,
             look=self._look(prepared),
-            memory_before=prepared.memory_before,
+            memory_before=prepared.base.memory_before,
             processes=processes,
-            start=None if has_adapter(run.adapter) else load_start(self.resolved),
+            start=None if has_adapter(run.adapter) else load_start(self.resolved.parent),
         )
 
     def _look(self, prepared: Prepared) -> DevLook | None:
         from harness.training.dev_score import DevLook, dev_examples
 
-        if self.resolved.spec.train.eval_every is None:
+        resolved, config = self.resolved, self.resolved.spec.train
+        if config.eval_every is None:
             return None
-        if self.resolved.spec.eval.split == "dev":
-            self.say("train.eval_every chooses by dev rows, and dev is evaluated too: its scores are too good")
+        if resolved.spec.eval.split == "dev":
+            LOG.warning(
+                "train.eval_every selects the adapter on dev, and dev is evaluated too: these scores are optimistic"
+            )
+        tasks = list(resolved.rows.by_task)
+        examples = dev_examples(resolved.suite, resolved.source, tasks, config.eval_rows)
         return DevLook(
-            generator=generator(self.resolved, prepared),
+            generator=generator(resolved, prepared),
             encoder=prepared.encoder,
-            tasks=self.resolved.suite.tasks,
-            examples={t: e for t, e in dev_examples(self.resolved).items() if t in prepared.tasks},
+            tasks=resolved.suite.tasks,
+            examples={t: e for t, e in examples.items() if t in prepared.tasks},
         )
 
     def _record(
-        self,
-        base: Base | None,
-        rows: Rows | None,
-        training: TrainingSummary | None,
-        answered: Answered,
+        self, plan: Plan, base: Base | None, rows: Rows | None, training: TrainingSummary | None, answered: Answered
     ) -> RunRecord:
-        resolved = self.resolved
-        tasks = list(resolved.rows.by_task)
+        resolved, train = self.resolved, self.resolved.spec.train
         data = {"label": resolved.spec.data.label, **resolved.suite.describe(resolved.source)}
-        train = resolved.spec.train
         settings: dict[str, Any] = {"compile": train.compile, "gradient_checkpointing": train.gradient_checkpointing}
         if training is not None:
-            settings |= {"trained_by": self.taken.run} if self.taken is not None else {}
+            settings |= {"trained_by": plan.reused.run} if plan.reused is not None else {}
             settings |= {"micro_tokens": training.micro_tokens, "packed": training.packed}
         if base is not None:
             data["limits"] = dict(base.encoder.limits)
@@ -223,29 +239,19 @@ class _Work:
             training=training,
             generation=answered.generation,
             provenance=gather(data, settings),
-            n_train={t: rows.counts[t] if rows is not None else 0 for t in tasks},
+            n_train={t: rows.counts[t] if rows is not None else 0 for t in resolved.rows.by_task},
             sample=resolved.spec.data.sample,
             started_at=self.started_at,
             finished_at=datetime.now(UTC),
         )
 
-    def _warn_of_gaps(self, rows: Rows | None) -> None:
-        if rows is None or Trait.TRAINS not in self.resolved.method.traits:
-            return
-        empty = [t for t, n in rows.counts.items() if n == 0]
-        if empty:
-            self.say(f"no training rows, served by shared parts and marked in tables: {', '.join(empty)}")
-
-    def _say_all(self, lines: list[str]) -> None:
-        for line in lines:
-            self.say(line)
+    def _score(self, record: RunRecord) -> Scores:
+        resolved = self.resolved
+        data = RunData(spec=resolved.spec, suite=resolved.suite, rows=resolved.rows)
+        return score(self.run, data, record.n_train).scores
 
 
-def _score(resolved: Resolved, run: RunDirectory, n_train: dict[str, int]) -> Scores:
-    return score(run, resolved.spec, resolved.suite, resolved.rows, n_train).scores
-
-
-def _write_failure(run: RunDirectory, work: _Work, error: BaseException) -> None:
+def _write_failure(run: RunDirectory, work: _Execution, error: BaseException) -> None:
     failure = Failure(
         stage=work.phase,
         where=work.where(),

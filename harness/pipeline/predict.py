@@ -1,20 +1,31 @@
-"""Every text of a run, cluster by cluster, each through its own adapter."""
+"""All predictions of a run, cluster by cluster, each with its own adapter."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from harness.config.backend import parse_backend
 from harness.config.clusters import clusters_of
+from harness.data.encoding import Encoder, check_style, generation_limits
 from harness.data.rows import Rows
-from harness.generation.backend import answer_without_model, answered_together, generate_answers
+from harness.generation.backend import (
+    Generation,
+    predict_with_backend,
+    predict_with_model,
+    predict_without_model,
+    total_generation,
+)
+from harness.generation.backend_prompts import check_backend_style, max_length_of, tokenizer_of
 from harness.generation.generator import Generator
-from harness.generation.predictions import Answers
-from harness.method import Trait
+from harness.generation.predictions import PredictionWriter
+from harness.inference import InferenceBackend
+from harness.method import Baseline, Trait
 from harness.models.parameter_count import size_of, total
-from harness.pipeline.prepare import Base, Prepared, open_adapter
+from harness.pipeline.prepare import Base, Prepared, draw_shots, open_adapter
 from harness.pipeline.resolve import Resolved
+from harness.registry import backend_class
 from harness.runtime.signals import StopFlag
 from harness.store.files import write_json
 from harness.store.record import GenerationSummary, Parameters
@@ -36,7 +47,6 @@ def answer_all(
     train: Rows | None,
     directory: RunDirectory,
     stop: StopFlag,
-    say: Callable[[str], None],
 ) -> Answered:
     """Write every text that is missing.
 
@@ -47,18 +57,17 @@ def answer_all(
     generations, sizes = [], []
     for cluster in clusters_of(resolved.spec):
         prepared = None if base is None else open_adapter(run, resolved, base, cluster)
-        # every task of the cluster, also those without rows: a task's place is its route
-        answers = Answers(run=directory, examples={t: resolved.rows.of(t) for t in cluster.tasks})
-        generations.append(make_answers(resolved, prepared, train, answers, stop))
-        for line in answers.warnings:
-            say(line)
-        if answers.chosen is not None:
-            write_json(directory.of(cluster.name).artefacts / "router_accuracy.json", router_accuracy(answers.chosen))
+        writer = PredictionWriter(run=directory, examples={t: resolved.rows.of(t) for t in cluster.tasks})
+        generation = predict_cluster(resolved, prepared, train, writer, stop)
+        generations.append(None if generation is None else generation.summary)
+        if generation is not None and generation.chosen is not None:
+            accuracy = router_accuracy(generation.chosen)
+            write_json(directory.of(cluster.name).artefacts / "router_accuracy.json", accuracy)
         if prepared is not None:
             sizes.append(size_of(resolved.method, prepared.adapter, cluster.tasks))
             prepared.adapter.detach()
     return Answered(
-        generation=answered_together(generations), parameters=total(sizes, None if base is None else base.loaded)
+        generation=total_generation(generations), parameters=total(sizes, None if base is None else base.loaded)
     )
 
 
@@ -76,31 +85,47 @@ def router_accuracy(chosen: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
     return {"mean": sum(shares.values()) / len(shares) if shares else None, "tasks": tasks}
 
 
-def make_answers(
-    resolved: Resolved, prepared: Prepared | None, train: Rows | None, answers: Answers, stop: StopFlag
-) -> GenerationSummary | None:
-    """Write every text that is missing: by the method itself, by a back end, or through the adapter.
+def predict_cluster(
+    resolved: Resolved, prepared: Prepared | None, train: Rows | None, writer: PredictionWriter, stop: StopFlag
+) -> Generation | None:
+    """Write every prediction that is missing: by the method itself, by a back end, or through the adapter.
 
-    Returns: what it cost; None where no model was asked.
+    Returns: what it cost; None where no model generated.
     """
-    if Trait.ANSWERS in resolved.method.traits:
-        answer_without_model(resolved.method, answers, train, stop)
+    if isinstance(resolved.method, Baseline):
+        predict_without_model(resolved.method, writer, train, stop)
         return None
     if prepared is None:
-        from harness.integrations.lm_eval_backend import answer_by_backend
+        given = parse_backend(resolved.spec.backend)
+        assert given is not None
+        backend = backend_class(given.name)(given.arguments)
+        return predict_with_backend(backend, backend_encoder(resolved, backend, train), writer, stop)
+    return predict_with_model(generator(resolved, prepared), prepared.encoder, writer, stop)
 
-        return answer_by_backend(resolved, train, answers, stop)
-    summary = generate_answers(generator(resolved, prepared), prepared.encoder, answers, stop)
-    tokens = sum(p.tokens or 0 for t in answers.examples for p in answers.run.predictions(t))
-    return summary.model_copy(update={"tokens": tokens})
+
+def backend_encoder(resolved: Resolved, backend: InferenceBackend, train: Rows | None) -> Encoder:
+    """How a back end's prompts are made. Raises: UsageError for a value of --prompt that it does not support."""
+    spec = resolved.spec
+    check_backend_style(backend, spec.backend, spec.prompt)
+    tokenizer = tokenizer_of(backend)
+    check_style(tokenizer, spec.prompt)
+    return Encoder(
+        tokenizer=tokenizer,
+        style=spec.prompt,
+        eos=int(tokenizer.eos_token_id or 0),
+        max_length=max_length_of(backend, spec.train.max_length),
+        limits=generation_limits(tokenizer, train, list(resolved.rows.by_task), spec.eval.max_new_tokens),
+        shots=draw_shots(resolved, train),
+        n_shots=spec.shots,
+    )
 
 
 def generator(resolved: Resolved, prepared: Prepared) -> Generator:
-    """The text generator of a prepared run."""
+    """The generator of a prepared run."""
     return Generator(
         prepared.loaded,
         prepared.adapter,
-        prepared.tasks,
+        prepared.routes,
         folds=Trait.FOLDS in resolved.method.traits,
         batch_tokens=resolved.spec.eval.batch_tokens,
         reads=Trait.LABEL_FREE in resolved.method.traits,

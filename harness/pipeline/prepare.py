@@ -1,19 +1,19 @@
-"""Everything a run needs in memory, made from its resolved spec: rows, tokens, model, adapter."""
+"""What a run needs in memory, made from its resolved spec: training examples, encoder, model, adapter."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.config.clusters import Cluster
 from harness.data.encoding import Encoder, check_style, draw, generation_limits
 from harness.data.mixture import Mixture, n_steps
-from harness.data.rows import Rows, group
-from harness.errors import DataError, ModelError
-from harness.method import Adapter, Trait
+from harness.data.routes import Routes
+from harness.data.rows import Rows, load_split
+from harness.errors import ModelError
+from harness.method import Adapter, Baseline, adapter_method
 from harness.pipeline.resolve import Resolved
 from harness.store.run_directory import RunDirectory
 from harness.task import Example
@@ -21,22 +21,23 @@ from harness.task import Example
 if TYPE_CHECKING:
     from harness.models.loading import LoadedModel
 
-_SMALL = 20_000_000  # parameters
-_LEAST_PROMPT = 16  # tokens of prompt without which no question can be asked
+_SMALL = 20_000_000
+"""Models with fewer parameters run on one CPU thread."""
+
+_LEAST_PROMPT = 16
+"""Tokens that a prompt must have room for."""
 
 
 def train_rows(resolved: Resolved) -> Rows | None:
-    """The training rows of the run's tasks; None where the source has no train split and the method needs none."""
+    """The training examples of the run's tasks; None where there is no train split and the method needs none."""
     suite, source = resolved.suite, resolved.source
-    if "train" not in suite.splits(source):
-        if Trait.TRAINS in resolved.method.traits or Trait.ANSWERS in resolved.method.traits or resolved.spec.shots:
-            raise DataError(f"{source} has no train split, and {resolved.spec.method.name} needs one. See: --data")
+    trains = resolved.method.trains
+    needed = trains or isinstance(resolved.method, Baseline) or resolved.spec.shots
+    if not needed and "train" not in suite.splits(source):
         return None
-    tasks = list(resolved.rows.by_task)
-    rows = group(suite.read(source, "train"), "train", tasks, resolved.spec.train.per_task)
-    if Trait.TRAINS in resolved.method.traits and not sum(rows.counts.values()):
-        raise DataError(f"{source}: the train split has no rows of {', '.join(tasks)}")
-    return rows
+    hint = f"{resolved.spec.method.name} needs training examples: give other --data"
+    tasks, per_task = list(resolved.rows.by_task), resolved.spec.train.per_task
+    return load_split(suite, source, "train", tasks, per_task, hint=hint, allow_empty=not trains)
 
 
 def mixture(resolved: Resolved, rows: Rows) -> Mixture:
@@ -63,7 +64,7 @@ def encoder(resolved: Resolved, loaded: LoadedModel, rows: Rows | None) -> Encod
     if long:
         task, n = max(long.items(), key=lambda item: item[1])
         raise ModelError(
-            f"answers of {task} take up to {n} tokens, which leaves no room for a prompt in {length}: "
+            f"predictions of {task} may have up to {n} tokens, which leaves no room for a prompt in {length} tokens: "
             f"set a larger train.max_length (the model's context is {loaded.max_context}), a smaller "
             "eval.max_new_tokens, or leave the task out"
         )
@@ -83,7 +84,7 @@ def draw_shots(resolved: Resolved, rows: Rows | None) -> dict[str, list[Example]
     spec = resolved.spec
     if not spec.shots or rows is None:
         return {}
-    # One more than needed, so that a training row that is itself a shot still gets all of them.
+    # One more than needed, so that a training example that is itself a shot still gets all of them.
     return {t: draw(rows, t, spec.shots + 1, spec.seed, "shots") for t in resolved.rows.by_task}
 
 
@@ -91,26 +92,42 @@ def draw_shots(resolved: Resolved, rows: Rows | None) -> dict[str, list[Example]
 class Base:
     """A run's model without an adapter.
 
-    memory_before: bytes that the process had in memory before it loaded the model; None where nobody tells.
+    memory_before: bytes that the process had in memory before it loaded the model; None where they are not known.
     """
 
     loaded: LoadedModel
     encoder: Encoder
-    train: Rows | None
     memory_before: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared(Base):
-    """A run's model with the adapter of one cluster, ready to train and generate. tasks: the cluster's, by route."""
+class Prepared:
+    """A run's model with the adapter of one cluster on it, ready to train and generate.
 
+    routes: the cluster's tasks, as the adapter was attached for.
+    """
+
+    base: Base
     adapter: Adapter
-    tasks: Sequence[str]
+    routes: Routes
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return self.routes.tasks
+
+    @property
+    def loaded(self) -> LoadedModel:
+        return self.base.loaded
+
+    @property
+    def encoder(self) -> Encoder:
+        return self.base.encoder
 
 
 def load_base(resolved: Resolved, rows: Rows | None) -> Base:
-    """Load the model, learn the lengths."""
-    import transformers.modeling_utils  # noqa: F401  (what it takes is none of the model's memory)
+    """Load the base model and its tokenizer, and choose the lengths of prompts and predictions."""
+    # Imported before memory is measured, so that the import does not count as the model's memory.
+    import transformers.modeling_utils  # noqa: F401
 
     from harness.models.loading import load_model
     from harness.runtime.memory import resident_bytes
@@ -119,14 +136,14 @@ def load_base(resolved: Resolved, rows: Rows | None) -> Base:
     before = resident_bytes()
     loaded = load_model(resolved.model, resolved.spec.train.precision)
     _few_threads(loaded)
-    return Base(loaded=loaded, encoder=encoder(resolved, loaded, rows), train=rows, memory_before=before)
+    return Base(loaded=loaded, encoder=encoder(resolved, loaded, rows), memory_before=before)
 
 
 def _few_threads(loaded: LoadedModel) -> None:
-    """One thread for a small model on a CPU, unless OMP_NUM_THREADS says otherwise.
+    """Use one thread for a small model on a CPU, unless OMP_NUM_THREADS is set.
 
-    Its layers are too small to share: on a busy machine several threads wait for each other at every layer (the tiny
-    model beside other jobs: 400 tokens a second with two threads, 2,900 with one). What was used stands in the record.
+    Its layers are too small to be divided: on a busy machine several threads wait for each other at every layer (the
+    tiny model beside other jobs: 400 tokens per second with two threads, 2,900 with one). The record has the number.
     """
     import torch
 
@@ -136,9 +153,10 @@ def _few_threads(loaded: LoadedModel) -> None:
 
 def attach(resolved: Resolved, base: Base, cluster: Cluster) -> Prepared:
     """Put the adapter of a cluster on the model; ``prepared.adapter.detach()`` makes room for the next one."""
-    adapter = resolved.method.attach(base.loaded.model, cluster.tasks, seed=resolved.spec.seed)
-    parts = {f.name: getattr(base, f.name) for f in fields(Base)}
-    return Prepared(**parts, adapter=adapter, tasks=cluster.tasks)
+    routes = Routes(tuple(cluster.tasks))
+    method = adapter_method(resolved.method)
+    adapter = method.attach(base.loaded.model, routes.tasks, seed=resolved.spec.seed)
+    return Prepared(base=base, adapter=adapter, routes=routes)
 
 
 def open_adapter(run: RunDirectory, resolved: Resolved, base: Base, cluster: Cluster) -> Prepared:
@@ -146,6 +164,6 @@ def open_adapter(run: RunDirectory, resolved: Resolved, base: Base, cluster: Clu
     from harness.store.adapter import load_into
 
     prepared = attach(resolved, base, cluster)
-    if Trait.TRAINS in resolved.method.traits:
+    if resolved.method.trains:
         load_into(run.of(cluster.name).adapter, prepared.adapter)
     return prepared

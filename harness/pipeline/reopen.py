@@ -10,45 +10,46 @@ from pathlib import Path
 from harness.config.clusters import clusters_of
 from harness.config.keys import build
 from harness.config.request import Request, merge
-from harness.config.spec import EvalConfig, RunSpec
-from harness.data.rows import Rows, group, locate_data
+from harness.config.spec import DataSpec, EvalConfig, RunSpec
+from harness.data.rows import Rows, load_split, locate_data
 from harness.errors import DataError, ModelError, StoreError, UsageError, unknown
-from harness.method import Trait
+from harness.method import Baseline
 from harness.pipeline.prepare import Base, Prepared, load_base, open_adapter, train_rows
 from harness.pipeline.resolve import Resolved, resolve
 from harness.registry import suite_class
+from harness.store.finished import open_finished
 from harness.store.record import RunRecord
-from harness.store.run_directory import RunDirectory, open_run
+from harness.store.run_directory import RunDirectory
 from harness.task import Suite
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finished:
-    """A finished run and what it was made of, found again. Nothing heavy is loaded yet."""
+class ReopenedRun:
+    """A finished run with its data, method and suite found again. The base model is not loaded yet."""
 
     run: RunDirectory
     record: RunRecord
     resolved: Resolved
 
 
-def find(path: Path, data: str | None = None, model: str | None = None) -> Finished:
-    """Open a finished run.
+def reopen(path: Path, data: str | None = None, model: str | None = None) -> ReopenedRun:
+    """Open a finished run and check that its data, model and method are still those that it was made with.
 
-    Args: data, model: where these are now, when they have moved.
-    Raises: StoreError for what is no finished run; DataError or ModelError where data or model are others by now.
+    Args:
+        data, model: where these are now, when they have moved.
+
+    Raises: StoreError where the run is not finished; DataError or ModelError where data or model have changed.
     """
-    run = open_run(path)
-    record = run.record()
-    if record is None:
-        raise StoreError(f"{run.path} is not finished ({run.state().value}): give its harness run command again first")
-    request = of_run(run, data, model)
-    # What a finished run went on from is in its adapter; the other run may be gone.
+    finished = open_finished(path)
+    run, record = finished.run, finished.record
+    request = request_of_run(run, data, model)
+    # The adapter of a finished run already holds what came from its parent, which may have been deleted.
     alone = {name: value for name, value in request.options.items() if name != "from"}
     resolved = resolve(dataclasses.replace(request, options=alone))
-    spec = resolved.spec.model_copy(update={"parent": record.spec.parent})
-    resolved = dataclasses.replace(resolved, spec=spec)
     _check_same(run, record.spec, resolved)
-    return Finished(run=run, record=record, resolved=resolved)
+    # The same data may have a fingerprint of an older form in the record; the run keeps its identity.
+    spec = resolved.spec.model_copy(update={"parent": record.spec.parent, "data": record.spec.data})
+    return ReopenedRun(run=run, record=record, resolved=dataclasses.replace(resolved, spec=spec))
 
 
 def load(run: RunDirectory, resolved: Resolved, train: Rows | None, task: str | None = None) -> Prepared:
@@ -67,7 +68,7 @@ def load(run: RunDirectory, resolved: Resolved, train: Rows | None, task: str | 
         raise unknown("task", task, resolved.spec.suite.tasks, see=f"harness list {resolved.spec.suite.name}")
     if task is None and len(clusters) > 1:
         names = ", ".join(resolved.spec.suite.tasks)
-        raise UsageError(f"{run.name} has an adapter for each cluster of tasks: name a task. Tasks: {names}")
+        raise UsageError(f"{run.name} has one adapter for each cluster of tasks: name a task. Tasks: {names}")
     cluster = next(c for c in clusters if task is None or task in c.tasks)
     return open_adapter(run, resolved, base_of(run, resolved, train), cluster)
 
@@ -75,50 +76,61 @@ def load(run: RunDirectory, resolved: Resolved, train: Rows | None, task: str | 
 def base_of(run: RunDirectory, resolved: Resolved, train: Rows | None) -> Base:
     """The base model alone. Raises: UsageError for a run without a model of its own."""
     if resolved.model is None:
-        raise UsageError(f"{run.name} has no model of its own to load: its answers come from {_answering(resolved)}")
+        raise UsageError(f"{run.name} has no model to load: its predictions come from {_predictor(resolved)}")
     return load_base(resolved, train)
 
 
-def open_model(
-    path: Path, data: str | None = None, model: str | None = None, task: str | None = None
-) -> tuple[Finished, Prepared]:
-    """``find`` and ``load`` in one, with everything as it was in the run."""
-    finished = find(path, data, model)
-    return finished, load(finished.run, finished.resolved, train_rows(finished.resolved), task)
+@dataclass(frozen=True, kw_only=True)
+class OpenModel:
+    """A reopened run with its base model and the adapter of one cluster on it."""
+
+    finished: ReopenedRun
+    prepared: Prepared
 
 
-def _answering(resolved: Resolved) -> str:
+def open_model(path: Path, data: str | None = None, model: str | None = None, task: str | None = None) -> OpenModel:
+    """``reopen`` and ``load`` in one, with every setting as in the run."""
+    finished = reopen(path, data, model)
+    prepared = load(finished.run, finished.resolved, train_rows(finished.resolved), task)
+    return OpenModel(finished=finished, prepared=prepared)
+
+
+def _predictor(resolved: Resolved) -> str:
     spec = resolved.spec
-    return f"the method {spec.method.name}" if Trait.ANSWERS in resolved.method.traits else spec.backend
+    return f"the method {spec.method.name}" if isinstance(resolved.method, Baseline) else spec.backend
 
 
 def _check_same(run: RunDirectory, then: RunSpec, resolved: Resolved) -> None:
-    """An adapter means something on its own base model, tasks and method alone."""
+    """An adapter can only be used with the base model, tasks and method that it was trained with."""
     now = resolved.spec
-    if then.data.fingerprints != now.data.fingerprints:
-        raise DataError(f"{resolved.source} is not what {run.name} was made with: give the right --data")
+    if not resolved.suite.same_data(then.data.fingerprints, now.data.fingerprints):
+        raise DataError(f"{resolved.source} is not the data that {run.name} was made with: give the right --data")
     if then.clusters != now.clusters:
-        raise StoreError(f"{run.name} was made with other clusters of tasks than its inputs.json says: make it again")
+        raise StoreError(f"{run.name} was made with other clusters than its inputs.json says: run it again")
     if list(then.suite.tasks) != list(now.suite.tasks):
         raise DataError(
-            f"{run.name} was made with the tasks {', '.join(then.suite.tasks)}; by the suite's present version its "
-            f"data have {', '.join(now.suite.tasks)}. Make the run again"
+            f"{run.name} was made with the tasks {', '.join(then.suite.tasks)}, but in the installed version of the "
+            f"suite its data have {', '.join(now.suite.tasks)}. Make the run again"
         )
     if (then.model and then.model.fingerprint) != (now.model and now.model.fingerprint):
         raise ModelError(
-            f"{resolved.model} is not the model that {run.name} was made with ({then.model and then.model.label}; its "
-            "files have another hash): give the right --model"
+            f"{resolved.model} is not the model that {run.name} was made with ({then.model and then.model.label}): the "
+            "hashes of their files differ. Give the right --model"
         )
     if then.method.files != now.method.files:
-        raise StoreError(f"{run.name} was made with folders of another content ({', '.join(then.method.files)})")
+        raise StoreError(
+            f"the content of the folders that {run.name} was made with has changed ({', '.join(then.method.files)}): "
+            "restore them, or make the run again"
+        )
     if (then.method.version, then.method.deciding()) != (now.method.version, now.method.deciding()):
         raise StoreError(
-            f"{run.name} was made with version {then.method.version} of {then.method.name}, and installed is version "
-            f"{now.method.version}: make the run again, or install the version of harness that its record names"
+            f"{run.name} was made with version {then.method.version} of {then.method.name}, but version "
+            f"{now.method.version} is installed: make the run again, or install the version of mtlora-harness that its "
+            "record names"
         )
 
 
-def of_run(run: RunDirectory, data: str | None = None, model: str | None = None) -> Request:
+def request_of_run(run: RunDirectory, data: str | None = None, model: str | None = None) -> Request:
     """The request that made a run; ``data`` and ``model`` where these have moved. Raises: StoreError."""
     try:
         saved = json.loads((run.path / "inputs.json").read_bytes())
@@ -130,31 +142,46 @@ def of_run(run: RunDirectory, data: str | None = None, model: str | None = None)
     return merge(request, Request(options={"data": data, "model": model}))
 
 
-def rows_of(
-    run: RunDirectory, data: str | None = None, config: EvalConfig | None = None
-) -> tuple[RunSpec, Suite, Rows]:
-    """The spec, the suite and the evaluated rows of a run.
+@dataclass(frozen=True, kw_only=True)
+class RunData:
+    """What a run's predictions are scored with: its spec, its suite, and the examples that were evaluated."""
+
+    spec: RunSpec
+    suite: Suite
+    rows: Rows
+
+
+def data_of_run(run: RunDirectory, data: str | None = None, config: EvalConfig | None = None) -> RunData:
+    """The examples that a run has evaluated; no model and no method is needed.
 
     Args:
         data: where the data are now, when they have moved.
         config: of another evaluation than the run's own.
 
-    Raises: DataError when they are no longer the data that the run was made with; StoreError without a spec.
+    Raises: DataError where the data have changed since the run was made; StoreError without a spec.
     """
-    return rows_at(run, of_run(run, data).options.get("data"), config)
+    return data_at(run, request_of_run(run, data).options.get("data"), config)
 
 
-def rows_at(run: RunDirectory, data: str | None, config: EvalConfig | None = None) -> tuple[RunSpec, Suite, Rows]:
-    """``rows_of`` where nothing but ``data`` says where the data are; None: the embedded sample."""
+def data_at(run: RunDirectory, data: str | None, config: EvalConfig | None = None) -> RunData:
+    """``data_of_run`` for a run without inputs.json (a published record). data: None for the embedded sample."""
     spec = run.spec()
     if spec is None:
-        raise StoreError(f"{run.path} is no run (it has no spec.json). See: harness runs")
+        raise StoreError(f"{run.path} is not a run: it has no spec.json. See: harness runs")
     suite = build(suite_class(spec.suite.name), spec.suite.fields, "suite")
     source, found = locate_data(suite, data)
-    if found.fingerprints != spec.data.fingerprints:
-        changed = sorted(set(found.fingerprints.items()) ^ set(spec.data.fingerprints.items()))
-        names = ", ".join(dict.fromkeys(name for name, _ in changed))
-        raise DataError(f"{source} is not what {run.name} was made with ({names} differ): give the right --data")
+    if not suite.same_data(spec.data.fingerprints, found.fingerprints):
+        raise _other_data(run, spec.data, source, found)
     config = config or spec.eval
-    rows = group(suite.read(source, config.split), config.split, list(spec.suite.tasks), config.per_task)
-    return spec, suite, dataclasses.replace(rows, by_task={t: i for t, i in rows.by_task.items() if len(i)})
+    rows = load_split(suite, source, config.split, list(spec.suite.tasks), config.per_task)
+    return RunData(spec=spec, suite=suite, rows=rows.with_examples())
+
+
+def _other_data(run: RunDirectory, recorded: DataSpec, source: str, found: DataSpec) -> DataError:
+    """The error for data that are not the run's: the parts that differ, and the recorded revision, if there is one."""
+    then, now = recorded.fingerprints, found.fingerprints
+    names = ", ".join(name for name in sorted({*then, *now}) if then.get(name) != now.get(name))
+    revision = f", for a data set of the hub ID@{then['revision']}" if "revision" in then else ""
+    return DataError(
+        f"{source} is not the data that {run.name} was made with ({names} differ): give the right --data{revision}"
+    )

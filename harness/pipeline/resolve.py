@@ -3,40 +3,46 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ValidationError
 
 from harness.config.backend import Backend, parse_backend
 from harness.config.clusters import group_tasks
-from harness.config.keys import _wrong, build, by_section, changed, section_config
+from harness.config.keys import build, by_section, changed, section_config, validation_error
 from harness.config.method_config import absolute, choose_method, data_only, fingerprints, parse_budget, with_preset
-from harness.config.request import _OPTIONS, Request
+from harness.config.options import OPTIONS
+from harness.config.request import Request
 from harness.config.spec import LOCAL, EvalConfig, MethodSpec, ModelSpec, RunSpec, SuiteSpec, TrainConfig
-from harness.data.rows import Rows, group, locate_data, without_targets
-from harness.errors import DataError, UsageError, unknown
-from harness.method import Method, Trait
+from harness.data.rows import Rows, load_split, locate_data, without_targets
+from harness.errors import UsageError, unknown
+from harness.method import Baseline, Method
 from harness.models.loading import identify
-from harness.pipeline.warm_start import going_on
-from harness.registry import method_class, suite_class
+from harness.pipeline.warm_start import Parent, find_parent
+from harness.registry import backend_class, method_class, suite_class
 from harness.task import Suite
+
+LOG: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved:
-    """A run with every choice made, and the objects that the spec names. parent: the run that it goes on from."""
+    """A run with every choice made, and the objects that its spec names.
+
+    source: where the examples are read from. model: what the base model is loaded from; None where none is loaded.
+    rows: the examples of the split that is evaluated. parent: the finished run that this one starts from (``--from``).
+    """
 
     spec: RunSpec
     method: Method
     suite: Suite
     source: str
     model: str | None
-    rows: Rows  # of the split that is evaluated
-    notices: tuple[str, ...]
-    parent: Path | None = None
+    rows: Rows
+    parent: Parent | None = None
 
 
 def resolve(request: Request) -> Resolved:
@@ -44,7 +50,7 @@ def resolve(request: Request) -> Resolved:
 
     Raises: UsageError, DataError or ModelError, each naming the wrong thing and the remedy.
     """
-    options = {**dict.fromkeys(_OPTIONS), **request.options}
+    options = {**dict.fromkeys(OPTIONS), **request.options}
     for needed in ("method", "suite"):
         if not options[needed]:
             raise UsageError(f"--{needed} is missing. See: harness list")
@@ -52,21 +58,22 @@ def resolve(request: Request) -> Resolved:
     sections = by_section(with_preset(request.keys, cls, options["preset"]))
     budget = options["budget"] or sections.pop("", {}).get("budget")
     suite = build(suite_class(options["suite"]), sections["suite"], "suite")
-    notices: list[str] = []
     train = section_config(TrainConfig, "train", sections["train"])
     evaluation = section_config(EvalConfig, "eval", sections["eval"])
     source, data = locate_data(suite, options["data"])
-    evaluation, rows = _rows(suite, source, evaluation, options["tasks"], notices)
+    evaluation, rows = _evaluated(suite, source, evaluation, options["tasks"])
     tasks = list(rows.by_task)
     clusters = group_tasks(options["clusters"], suite, tasks)
     sizes = [len(tasks)] if clusters is None else [len(of) for of in clusters.groups.values()]
     method = absolute(choose_method(cls, sections["method"], options["ablation"], budget, sizes))
-    if clusters is not None and Trait.TRAINS not in method.traits:
-        raise UsageError(f"{options['method']} trains nothing that clusters could have of their own: no --clusters")
+    if clusters is not None and not method.trains:
+        raise UsageError(
+            f"--clusters does not apply to {options['method']}: it has no trainable parameters. Leave --clusters out"
+        )
     backend = parse_backend(options["backend"])
-    model = _model(method, options, backend)
-    if model == "tiny" and not data.sample:
-        notices.append("--model tiny is a toy made for the embedded sample; on real data give a real model")
+    model = _model(method, suite, options, backend)
+    if model is not None and model == suite.default_model and not data.sample:
+        LOG.warning("--model %s is a toy model made for the embedded sample. For real data, give a real model", model)
     spec = _spec(
         method=_method_spec(method, options),
         suite=SuiteSpec(
@@ -75,19 +82,19 @@ def resolve(request: Request) -> Resolved:
             tasks={t: suite.tasks[t].version for t in tasks},
             fields=changed(suite, type(suite)()),
         ),
-        model=identify_backend(backend) if backend else identify(model) if model else None,
+        model=_identity(backend, model),
         data=data,
-        train=train if Trait.TRAINS in method.traits else data_only(train),
+        train=train if method.trains else data_only(train),
         eval=evaluation,
         budget=str(parse_budget(budget)) if budget else None,
         clusters=clusters,
         backend=options["backend"] or LOCAL,
         **{k: options[k] for k in ("prompt", "shots", "seed") if options[k] is not None},
     )
-    made = Resolved(
-        spec=spec, method=method, suite=suite, source=source, model=model, rows=rows, notices=tuple(notices)
-    )
-    return going_on(made, options["from"])
+    parent = find_parent(options["from"], method, spec) if options["from"] else None
+    if parent is not None:
+        spec = spec.model_copy(update={"parent": parent.spec})
+    return Resolved(spec=spec, method=method, suite=suite, source=source, model=model, rows=rows, parent=parent)
 
 
 def _method_spec(method: Method, options: Mapping[str, Any]) -> MethodSpec:
@@ -106,52 +113,50 @@ def _spec(**fields: Any) -> RunSpec:
     try:
         return RunSpec(**fields)
     except ValidationError as error:
-        raise _wrong(error, "", fields) from error
+        raise validation_error(error, "", fields) from error
 
 
-def _model(method: Method, options: Mapping[str, Any], backend: Backend | None) -> str | None:
-    """The model that is loaded here; None where nothing is, because the method or a back end answers."""
+def _model(method: Method, suite: Suite, options: Mapping[str, Any], backend: Backend | None) -> str | None:
+    """What the base model is loaded from; None where none is, because a baseline or a back end predicts."""
     if backend is None:
-        return None if Trait.ANSWERS in method.traits else options["model"] or "tiny"
-    if {Trait.TRAINS, Trait.ANSWERS} & method.traits:
+        if isinstance(method, Baseline):
+            return None
+        model: str | None = options["model"] or suite.default_model
+        if model is None:
+            raise UsageError(f"--model is missing: suite {suite.name} has no default model. See: harness list")
+        return model
+    if method.trains or isinstance(method, Baseline):
         raise UsageError(
-            f"--backend {options['backend']} generates with a model of its own, and --method {options['method']} "
-            "cannot use it. Give a method that neither trains nor answers by itself, such as no_finetune"
+            f"--backend {options['backend']} generates with a model of its own, which --method {options['method']} "
+            "cannot adapt. Give a method that uses the base model as it is"
         )
     if options["model"]:
-        raise UsageError(f"--model and --backend {options['backend']}: the back end names its model, leave --model out")
+        raise UsageError(
+            f"--backend {options['backend']} names its own model, so --model cannot be given: leave --model out"
+        )
     return None
 
 
-def _rows(
-    suite: Suite, source: str, config: EvalConfig, tasks: str | None, notices: list[str]
-) -> tuple[EvalConfig, Rows]:
+def _evaluated(suite: Suite, source: str, config: EvalConfig, tasks: str | None) -> tuple[EvalConfig, Rows]:
+    """The examples that the run evaluates, and the settings with the split that they come from."""
     wanted = list(suite.tasks) if tasks is None else [t.strip() for t in tasks.split(",") if t.strip()]
     for task in wanted:
         if task not in suite.tasks:
             raise unknown("task", task, suite.tasks, see=f"harness list {suite.name}")
     wanted = [t for t in suite.tasks if t in set(wanted)]
-    rows = group(suite.read(source, config.split), config.split, wanted, config.per_task)
+    rows = load_split(suite, source, config.split, wanted, config.per_task)
     if config.split == "test" and without_targets(rows):
-        notices.append("the test split has no targets: evaluating on the dev split")
+        LOG.warning("the test split has no targets: evaluating on the dev split instead")
         config = config.model_copy(update={"split": "dev"})
-        rows = group(suite.read(source, "dev"), "dev", wanted, config.per_task)
-    empty = [t for t, n in rows.counts.items() if n == 0]
-    if len(empty) == len(wanted):
-        raise DataError(f"{source}: the {config.split} split has no rows of {', '.join(wanted)}")
-    if empty:
-        notices.append(f"left out, no {config.split} rows: {', '.join(empty)}")
-    kept = {t: i for t, i in rows.by_task.items() if len(i)}
-    return config, dataclasses.replace(rows, by_task=kept)
+        rows = load_split(suite, source, "dev", wanted, config.per_task)
+    if rows.missing:
+        LOG.warning("tasks without %s examples are left out: %s", config.split, ", ".join(rows.missing))
+    return config, rows.with_examples()
 
 
-def identify_backend(backend: Backend) -> ModelSpec:
-    """Label and fingerprint: of the files where ``pretrained`` names a model, else what the back end calls it."""
-    where = f"lm-eval:{backend.name}"
-    pretrained = backend.given.get("pretrained")
-    if pretrained is not None:
-        found = identify(pretrained, backend.given.get("revision"))
-        return ModelSpec(label=f"{found.label} ({where})", fingerprint=f"{where}:{found.fingerprint}")
-    name = backend.given.get("model") or ""
-    short = Path(name).name if Path(name).exists() else name
-    return ModelSpec(label=f"{short} ({where})" if name else where, fingerprint=f"{where}:{name}")
+def _identity(backend: Backend | None, model: str | None) -> ModelSpec | None:
+    """Label and fingerprint of the model that generates; None where there is none."""
+    if backend is not None:
+        identity = backend_class(backend.name).identify(backend.arguments)
+        return ModelSpec(label=identity.label, fingerprint=identity.fingerprint)
+    return None if model is None else identify(model)

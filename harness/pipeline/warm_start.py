@@ -1,82 +1,82 @@
-"""A run that goes on from a finished one (``--from``): whether it can, and what it begins with."""
+"""A run that starts from a finished one (``--from``): whether it may, and what it starts with."""
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from harness.config.method_config import method_of
 from harness.config.spec import ParentSpec, RunSpec
 from harness.errors import HarnessError, StoreError, UsageError
-from harness.method import Start, Trait
+from harness.method import AdapterMethod, Method, Start
 from harness.registry import METHODS, method_class, plugins
-from harness.store.record import RunRecord
-from harness.store.run_directory import RunDirectory, open_run
-
-if TYPE_CHECKING:
-    from harness.pipeline.resolve import Resolved
+from harness.store.finished import FinishedRun, open_finished
+from harness.store.run_directory import RunDirectory
 
 
-def going_on(resolved: Resolved, path: str | None) -> Resolved:
-    """The same run, going on from the finished run at ``path``; None: from nothing.
+@dataclass(frozen=True, kw_only=True)
+class Parent:
+    """The finished run that a run starts from. spec: its entry in the new run's spec; path: where it is now."""
 
-    Raises: UsageError where it cannot, naming what differs; StoreError where there is no finished run.
+    spec: ParentSpec
+    path: Path
+
+
+def find_parent(path: str, method: Method, spec: RunSpec) -> Parent:
+    """The finished run at ``path``, checked as the parent of a run with this method and spec.
+
+    Raises: UsageError where the run cannot start from it, naming what differs; StoreError where it is not finished.
     """
-    if path is None:
-        return resolved
     from harness.store.adapter import read_meta
 
-    spec = resolved.spec
-    if not resolved.method.continues:
-        able = ", ".join(_able()) or "none"
-        raise UsageError(
-            f"--method {spec.method.name} cannot go on from another run (--from). Methods that can: {able}"
-        )
-    run = open_run(Path(path))
-    record = run.record()
-    if record is None:
-        raise StoreError(f"--from {run.path} is not finished ({run.state().value}): give its harness run command again")
-    _check(run, record, spec)
-    resolved.method.check_start(method_of(record.spec), list(record.spec.suite.tasks), list(spec.suite.tasks))
-    parent = ParentSpec(run_id=record.run_id, adapter=read_meta(run.adapter)["sha256"])
-    return dataclasses.replace(resolved, spec=spec.model_copy(update={"parent": parent}), parent=run.path.resolve())
+    if not isinstance(method, AdapterMethod) or not method.continues:
+        able = ", ".join(methods_that_continue()) or "none"
+        raise UsageError(f"--method {spec.method.name} does not support --from. Methods that support it: {able}")
+    parent = open_finished(Path(path))
+    _check(parent, spec)
+    before = parent.record.spec
+    method.check_start(method_of(before), list(before.suite.tasks), list(spec.suite.tasks))
+    adapter = read_meta(parent.run.adapter)["sha256"]
+    return Parent(spec=ParentSpec(run_id=parent.record.run_id, adapter=adapter), path=parent.run.path.resolve())
 
 
-def load_start(resolved: Resolved) -> Start | None:
-    """The tasks and the adapter of the run that a run goes on from. Raises: StoreError where it is another by now."""
+def load_start(parent: Parent | None) -> Start | None:
+    """The tasks and the adapter of the parent. Raises: StoreError where the adapter has changed meanwhile."""
     from safetensors.torch import load
 
     from harness.store.adapter import read_meta, read_weights
 
-    if resolved.parent is None or resolved.spec.parent is None:
+    if parent is None:
         return None
-    folder = RunDirectory(resolved.parent).adapter
+    folder = RunDirectory(parent.path).adapter
     meta, data = read_meta(folder), read_weights(folder)
-    if meta["sha256"] != resolved.spec.parent.adapter:
+    if meta["sha256"] != parent.spec.adapter:
         raise StoreError(f"{folder} has changed since this command was started: give the command again")
     return Start(tasks=tuple(meta["tasks"]), state=load(data))
 
 
-def _check(run: RunDirectory, record: RunRecord, spec: RunSpec) -> None:
-    then = record.spec
-    if Trait.TRAINS not in method_class(then.method.name).traits:
-        raise UsageError(f"--from {run.name} has no adapter: {then.method.name} trains none")
+def methods_that_continue() -> list[str]:
+    """The installed methods that support ``--from``; a plug-in that cannot be imported supports nothing."""
+    found = []
+    for name in plugins(METHODS):
+        try:
+            cls = method_class(name)
+        except HarnessError:
+            continue
+        if issubclass(cls, AdapterMethod) and cls.continues:
+            found.append(name)
+    return found
+
+
+def _check(parent: FinishedRun, spec: RunSpec) -> None:
+    then, name = parent.record.spec, parent.run.name
+    if not method_class(then.method.name).trains:
+        raise UsageError(f"--from {name}: this run has no adapter, since {then.method.name} does not train one")
     if then.clusters is not None or spec.clusters is not None:
-        raise UsageError("--from goes on with one adapter: neither run may have --clusters")
+        raise UsageError("--from supports a single adapter: neither of the two runs may use --clusters")
     for what, one, two in (
         ("base model", then.model and then.model.fingerprint, spec.model and spec.model.fingerprint),
         ("--prompt", then.prompt, spec.prompt),
     ):
         if one != two:
-            raise UsageError(f"--from {run.name} was made with another {what} ({one}, not {two}): give the same")
-
-
-def _able() -> list[str]:
-    found = []
-    for name in plugins(METHODS):
-        try:
-            found += [name] if method_class(name).continues else []
-        except HarnessError:  # a plug-in that cannot be imported can do nothing
-            continue
-    return found
+            raise UsageError(f"--from {name} was trained with another {what} ({one}, not {two}): use the same")

@@ -1,1 +1,1 @@
-"""Processes, signals, memory, progress: what knows nothing of runs."""
+"""Process groups, signals, memory, progress bars and file hashes: nothing here depends on runs."""

@@ -1,4 +1,4 @@
-"""The processes that train together (torchrun): what they sum, and what the first one tells the others."""
+"""The processes that train one run together, as torchrun starts them: rank, world size, and what they exchange."""
 
 from __future__ import annotations
 
@@ -12,42 +12,44 @@ import torch
 from torch import Tensor, nn
 
 T = TypeVar("T")
-_PATIENCE = timedelta(hours=6)  # others wait while the first process evaluates or saves
+# The other ranks wait in a collective call while rank 0 evaluates or saves; torch's own limit is 10 to 30 minutes.
+_COLLECTIVE_TIMEOUT = timedelta(hours=6)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Processes:
-    """This process's place among ``count``. Only the first (rank 0) writes, evaluates and speaks."""
+class ProcessGroup:
+    """This process's place in its group. Only rank 0 writes files, evaluates and prints."""
 
     rank: int = 0
-    count: int = 1
+    world_size: int = 1
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
+        """True for rank 0."""
         return self.rank == 0
 
-    def total(self, tensor: Tensor) -> Tensor:
-        """The sum over all processes, in place."""
-        if self.count > 1:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """Sum a tensor over all ranks, in place, and return it."""
+        if self.world_size > 1:
             torch.distributed.all_reduce(tensor)
         return tensor
 
-    def tell(self, value: T) -> T:
-        """The first process's value, in every process; what the others give is dropped."""
-        if self.count == 1:
+    def broadcast(self, value: T) -> T:
+        """Return rank 0's value on every rank; the value that the other ranks pass is ignored."""
+        if self.world_size == 1:
             return value
-        box: list[Any] = [value if self.first else None]
+        box: list[Any] = [value if self.is_main else None]
         torch.distributed.broadcast_object_list(box, src=0, device=_object_device())
-        told: T = box[0]
-        return told
+        received: T = box[0]
+        return received
 
-    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Gradients of all processes added up in one exchange; None where no process has one, as in a single process.
+    def all_reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Sum the gradients over all ranks; a gradient stays None where it is None on every rank.
 
-        An adapter is small, so one flat exchange after the last micro-batch costs little, and it needs no bookkeeping
-        about parameters that a process did not use, lie outside of the model, or were used before a step was redone.
+        An adapter is small, so one flat exchange after the last micro-batch is cheap. Unlike DistributedDataParallel it
+        needs no hooks for parameters that a rank did not use, that are outside the model, or whose step was repeated.
         """
-        if self.count == 1:
+        if self.world_size == 1:
             return
         everything = list(parameters)
         dtype = torch.float64 if any(p.dtype == torch.float64 for p in everything) else torch.float32
@@ -55,45 +57,44 @@ class Processes:
         flat = [
             p.new_zeros(p.numel(), dtype=dtype) if p.grad is None else p.grad.flatten().to(dtype) for p in everything
         ]
-        total = self.total(torch.cat([used, *flat]))
+        total = self.all_reduce(torch.cat([used, *flat]))
         present = total[: len(everything)].tolist()
         parts = torch.split(total[len(everything) :], [p.numel() for p in everything])
         for parameter, part, n in zip(everything, parts, present, strict=True):
             parameter.grad = part.view_as(parameter).to(parameter.dtype) if n else None
 
     def leave(self) -> None:
-        """End the group, so that no process waits for another one any more."""
-        if self.count > 1 and torch.distributed.is_initialized():
+        """Destroy the process group, so that no rank waits for another one any more."""
+        if self.world_size > 1 and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
 
-ALONE = Processes()
+SINGLE_PROCESS = ProcessGroup()
 
 
-def rank() -> int:
-    """This process's rank as torchrun tells it, before any group is made."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def join() -> Processes:
-    """Make the group that torchrun has started this process for; ALONE without torchrun. Sets the process's GPU."""
+def join() -> ProcessGroup:
+    """Join the process group of torchrun and select this rank's GPU; ``SINGLE_PROCESS`` without torchrun."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return ALONE
+        return SINGLE_PROCESS
     from accelerate import PartialState
 
-    state = PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
-    return Processes(rank=state.process_index, count=state.num_processes)
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=_COLLECTIVE_TIMEOUT)
+    return ProcessGroup(rank=state.process_index, world_size=state.num_processes)
 
 
-def deal(lengths: Sequence[int], count: int) -> list[list[int]]:
-    """Rows dealt to processes by length, longest first, each to the process with the fewest tokens: positions."""
-    hands: list[list[int]] = [[] for _ in range(count)]
-    tokens = [0] * count
+def partition_by_length(lengths: Sequence[int], world_size: int) -> list[list[int]]:
+    """Assign sequences to ranks so that each rank has about the same number of tokens.
+
+    The longest sequence comes first, and each goes to the rank with the fewest tokens so far.
+    Returns: for each rank the positions of its sequences.
+    """
+    parts: list[list[int]] = [[] for _ in range(world_size)]
+    tokens = [0] * world_size
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        hand = min(range(count), key=lambda h: (tokens[h], h))
-        hands[hand].append(i)
-        tokens[hand] += lengths[i]
-    return hands
+        rank = min(range(world_size), key=lambda r: (tokens[r], r))
+        parts[rank].append(i)
+        tokens[rank] += lengths[i]
+    return parts
 
 
 def _object_device() -> torch.device:

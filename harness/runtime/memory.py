@@ -1,4 +1,4 @@
-"""Memory that this process uses."""
+"""Memory of this process, on the CPU and on a GPU."""
 
 from __future__ import annotations
 
@@ -10,22 +10,25 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def resident_bytes() -> int | None:
-    """What this process has in memory now; None where the system does not tell (only Linux does)."""
+    """Resident memory of this process now; None where the system does not report it (only Linux does)."""
     return _status("VmRSS")
 
 
 def reset_peak() -> None:
-    """Begin to measure the peak anew, where the system allows it."""
+    """Start a new measurement of the peak, where the system supports it."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     try:
-        _CLEAR.write_text("5")  # Linux: forget the peak so far
+        _CLEAR.write_text("5")  # Linux: 5 resets the peak of the resident memory
     except OSError:
         return
 
 
 def peak_bytes(device: torch.device, before: int | None) -> int | None:
-    """The peak since ``reset_peak``: allocated on a GPU; else resident, beyond ``before`` a model was loaded."""
+    """Peak memory since ``reset_peak``: allocated bytes on a GPU, else resident bytes minus ``before``.
+
+    before: resident bytes before the model was loaded; None where the system does not report them.
+    """
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     peak = _status("VmHWM")

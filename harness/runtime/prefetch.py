@@ -1,4 +1,4 @@
-"""The next step's rows are made in a thread while this step is computed, in exactly the plan's order."""
+"""Prepare the next training step's batch in a thread while the current step is computed."""
 
 from __future__ import annotations
 
@@ -11,38 +11,42 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Prefetch(Generic[T]):
-    """``make(first)``, ``make(first + 1)``, ..., each made while the caller works on the one before.
+class Prefetcher(Generic[T]):
+    """Yield ``make(start)``, ``make(start + 1)``, ... up to ``make(stop - 1)``, in this order.
 
-    waited: seconds that the caller has waited for the last one.
+    Each item is made in a thread while the caller uses the item before it.
+
+    waited_seconds: how long the last ``get`` waited for its item. clock: the time in seconds; tests pass their own.
     """
 
-    def __init__(self, make: Callable[[int], T], first: int, last: int) -> None:
-        self.make, self.next, self.last = make, first, last
-        self.waited = 0.0
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rows")
-        self._ahead: Future[T] | None = None
+    def __init__(
+        self, make: Callable[[int], T], start: int, stop: int, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self.make, self.next_index, self.stop, self.clock = make, start, stop, clock
+        self.waited_seconds = 0.0
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
+        self._pending: Future[T] | None = None
         self._submit()
 
-    def take(self) -> T:
-        """The next one. Raises: what ``make`` raised."""
-        assert self._ahead is not None
-        started = time.perf_counter()
-        made = self._ahead.result()
-        self.waited = time.perf_counter() - started
+    def get(self) -> T:
+        """Return the next item. Raises: whatever ``make`` raised for it."""
+        assert self._pending is not None
+        started = self.clock()
+        item = self._pending.result()
+        self.waited_seconds = self.clock() - started
         self._submit()
-        return made
+        return item
 
-    def rest(self) -> None:
-        """Wait until nothing is being made: a tokenizer must not be used by two threads at once."""
-        if self._ahead is not None:
-            self._ahead.exception()
+    def wait_until_idle(self) -> None:
+        """Wait until the thread is idle, because a tokenizer must not be used by two threads at once."""
+        if self._pending is not None:
+            self._pending.exception()
 
     def _submit(self) -> None:
-        self._ahead = self._pool.submit(self.make, self.next) if self.next < self.last else None
-        self.next += 1
+        self._pending = self._pool.submit(self.make, self.next_index) if self.next_index < self.stop else None
+        self.next_index += 1
 
-    def __enter__(self) -> Prefetch[T]:
+    def __enter__(self) -> Prefetcher[T]:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

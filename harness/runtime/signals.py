@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the step or the row at hand, keep the state, then stop (a batch of texts is made anew)."""
+"""Ctrl-C and SIGTERM: finish the current step or batch, save the state, then stop."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from harness.errors import HarnessError
 
 
 class Interrupted(HarnessError):
-    """The run was asked to stop and has kept its state. Exit status 130 (Ctrl-C) or 143 (SIGTERM)."""
+    """The run was asked to stop and has saved its state. Exit status 130 (Ctrl-C) or 143 (SIGTERM)."""
 
-    said_by_first = True  # of several processes one says so
+    printed_by_main_only = True  # under torchrun every rank raises it, and rank 0 prints it
 
     def __init__(self, signum: int) -> None:
-        super().__init__("stopped; everything finished is kept. Give the same command again to go on.")
+        super().__init__("stopped; everything finished is saved. Run the same command again to resume.")
         self.exit_code = 128 + signum
 
 
 class StopFlag:
-    """Set by the first signal; ``check`` raises once the caller has kept its state."""
+    """Set by the first signal; ``check`` raises once the caller has saved its state."""
 
     def __init__(self) -> None:
         self.signum: int | None = None
@@ -38,22 +38,24 @@ class StopFlag:
 
 @contextmanager
 def stop_gracefully() -> Iterator[StopFlag]:
-    """Catch the first SIGINT or SIGTERM as a flag; a second one acts at once, as it would have without us."""
+    """Turn the first SIGINT or SIGTERM into a flag; a second one has its usual effect at once."""
     flag = StopFlag()
     if threading.current_thread() is not threading.main_thread():
-        yield flag
+        yield flag  # Python delivers signals to the main thread only
         return
     before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
 
-    def remember(signum: int, frame: FrameType | None) -> None:
-        flag.signum = signum
+    def restore() -> None:
         for each, handler in before.items():
             signal.signal(each, handler)
 
+    def set_flag(signum: int, frame: FrameType | None) -> None:
+        flag.signum = signum
+        restore()
+
     for each in before:
-        signal.signal(each, remember)
+        signal.signal(each, set_flag)
     try:
         yield flag
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        restore()

@@ -99,7 +99,7 @@ def row_counts(task: str, n: int, draws: int = DRAWS) -> Floats:
 
 def metrics(statistics: Statistics) -> dict[str, float]:
     """Every metric on the real test rows."""
-    return {name: float(value) for name, value in statistics.values(statistics.rows.sum(axis=0)).items()}
+    return {name: float(value) for name, value in statistics.values(statistics.per_example.sum(axis=0)).items()}
 
 
 def resample(statistics: Statistics, metric: str, counts: Floats) -> Resampled:
@@ -108,10 +108,10 @@ def resample(statistics: Statistics, metric: str, counts: Floats) -> Resampled:
     Args: counts from ``row_counts``, (B, n).
     Raises: HarnessError where the metric is not a number between 0 and 1 on some test set.
     """
-    block = max(1, _LARGEST // max(1, statistics.rows.shape[1]))
-    blocks = [statistics.values(counts[i : i + block] @ statistics.rows) for i in range(0, len(counts), block)]
+    block = max(1, _LARGEST // max(1, statistics.per_example.shape[1]))
+    blocks = [statistics.values(counts[i : i + block] @ statistics.per_example) for i in range(0, len(counts), block)]
     draws = np.concatenate([b[metric] for b in blocks])
-    value = float(statistics.values(statistics.rows.sum(axis=0))[metric])
+    value = float(statistics.values(statistics.per_example.sum(axis=0))[metric])
     outside = [x for x in (value, draws.min(), draws.max()) if not -_ROUNDING <= x <= 1 + _ROUNDING]
     if outside:
         raise HarnessError(f"metric {metric!r} is {outside[0]} on some test set; metrics must be between 0 and 1")

@@ -1,1 +1,1 @@
-"""Files of runs: records, run directories, adapters."""
+"""Files of runs: records, run directories, locks and adapters."""

@@ -21,9 +21,9 @@ WEIGHTS, META = "adapter.safetensors", "adapter.json"
 
 
 def save_adapter(folder: Path, adapter: Adapter, spec: RunSpec, tasks: Sequence[str]) -> None:
-    """Save the adapter of some of a run's tasks.
+    """Save the adapter that some of a run's tasks share.
 
-    Weights first, then the file that says whose they are: an adapter.json means a whole adapter.
+    The weights are written first, so that an existing adapter.json means a complete adapter.
     """
     data = save({k: v.contiguous() for k, v in trainable_state(adapter.state_dict()).items()})
     write_atomic(folder / WEIGHTS, data)
@@ -39,40 +39,44 @@ def save_adapter(folder: Path, adapter: Adapter, spec: RunSpec, tasks: Sequence[
 
 
 def has_adapter(folder: Path) -> bool:
-    """True where a whole adapter has been saved."""
+    """True if a complete adapter has been saved."""
     return (folder / META).exists()
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """What adapter.json says: run_id, method, tasks, ..., sha256 of the weights. Raises: StoreError."""
+    """The content of adapter.json: run_id, method, tasks, suite, model, sha256 of the weights. Raises: StoreError."""
     try:
         meta: dict[str, Any] = json.loads((folder / META).read_bytes())
     except (OSError, ValueError) as error:
-        raise StoreError(f"{folder / META} cannot be read ({error})") from error
+        raise StoreError(f"{folder / META} cannot be read ({error}). Delete the folder to train it again.") from error
     return meta
 
 
 def read_weights(folder: Path) -> bytes:
-    """The bytes of a saved adapter's weights, checked. Raises: StoreError for damaged files."""
+    """The bytes of a saved adapter's weights, after checking their hash. Raises: StoreError for damaged files."""
     try:
         meta = json.loads((folder / META).read_bytes())
         data = (folder / WEIGHTS).read_bytes()
         if hashlib.sha256(data).hexdigest() != meta["sha256"]:
             raise ValueError(f"wrong hash of {WEIGHTS}")
     except (OSError, ValueError, KeyError) as error:
-        raise StoreError(f"{folder} holds no usable adapter ({error}). Delete the folder to train it again.") from error
+        raise StoreError(
+            f"{folder} contains no usable adapter ({error}). Delete the folder to train it again."
+        ) from error
     return data
 
 
 def load_into(folder: Path, adapter: Adapter) -> None:
-    """Load saved weights into an adapter of the same method. Raises: StoreError for damaged or foreign files."""
+    """Load saved weights into an adapter. Raises: StoreError for damaged files, or those of another method."""
     data = read_weights(folder)
     try:
         adapter.load_state_dict(load(data))
     except (ValueError, SafetensorError) as error:
-        raise StoreError(f"{folder} holds no usable adapter ({error}). Delete the folder to train it again.") from error
+        raise StoreError(
+            f"{folder} contains no usable adapter ({error}). Delete the folder to train it again."
+        ) from error
 
 
 def trainable_state(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """A state dict on the CPU, ready to be saved."""
+    """The tensors of a state dict, detached and on the CPU."""
     return {k: v.detach().to("cpu") for k, v in state.items()}

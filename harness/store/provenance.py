@@ -1,4 +1,4 @@
-"""Where a run came from: commit, versions, hardware."""
+"""The provenance of a run: commit, package versions, hardware."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ _PACKAGES = [
 
 
 def gather(data: dict[str, Any], settings: dict[str, Any]) -> Provenance:
-    """Everything about this process and machine that a reader of the record may ask for."""
+    """Collect the commit, package versions, hardware and command of this process.
+
+    data, settings: further values that the caller knows; they are stored as given.
+    """
     commit, dirty = _commit(Path(__file__).parents[2])
     return Provenance(
         commit=commit,
@@ -75,13 +78,13 @@ def _version(package: str) -> str | None:
 def _hardware() -> dict[str, Any]:
     import torch
 
-    found: dict[str, Any] = {
+    hardware: dict[str, Any] = {
         "machine": platform.machine(),
         "cpu_cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
     }
     if torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
-        found["gpu_memory_bytes"] = torch.cuda.get_device_properties(0).total_memory
-        found["cuda"] = torch.version.cuda
-    return found
+        hardware["gpu"] = torch.cuda.get_device_name()
+        hardware["gpu_memory_bytes"] = torch.cuda.get_device_properties(0).total_memory
+        hardware["cuda"] = torch.version.cuda
+    return hardware

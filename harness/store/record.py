@@ -1,36 +1,38 @@
-"""What is kept of a run: predictions, scores, and the record that is written last.
+"""The files that describe a run: predictions, scores, and the record, which is written last.
 
-Missing is None and is never written as 0, -1 or nan.
+A missing value is None and is never stored as 0, -1 or nan.
 """
 
 from __future__ import annotations
 
 import hashlib
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, RootModel
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from harness.config.spec import EvalConfig, RunSpec, SuiteSpec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1  # of record.json and evaluation.json; when it is raised, harness.migrations needs a step
+Schema = Annotated[int, Field(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)]
 
 
 class Frozen(BaseModel):
-    """Read from disk: unknown keys are errors, values never change, no nan."""
+    """A model that is read from disk: it is immutable, and unknown keys and nan are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def text_hash(text: str) -> str:
-    """The hash by which a prediction knows the prompt and the target that it was made for (64 bits, hexadecimal)."""
+    """The first 64 bits of a text's sha256, in hexadecimal: ties a prediction to its prompt and target."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Prediction(Frozen):
-    """One line of predictions/<task>.jsonl. tokens: generated, without eos; cut: the length limit was reached.
+    """One line of predictions/<task>.jsonl.
 
-    Both are None where a back end did not tell.
+    tokens: number of generated tokens without EOS. cut: the prediction reached the length limit. Both are None if the
+    back end does not report them.
     prompt_hash and target_hash: ``text_hash`` of the example's prompt and target as the suite gives them.
     """
 
@@ -43,7 +45,11 @@ class Prediction(Frozen):
 
 
 class TaskScore(Frozen):
-    """One task under one protocol; value and metrics between 0 and 1. n: scored rows; n_train: training rows."""
+    """One task under one protocol; value and metrics are between 0 and 1.
+
+    n: number of scored examples. n_train: number of training examples. n_cut: predictions that reached the length
+    limit. n_invented: predictions with a label that the task does not have.
+    """
 
     headline: str
     value: float | None
@@ -57,7 +63,7 @@ class TaskScore(Frozen):
 
 
 class ProtocolScores(Frozen):
-    """A protocol's table. mean: over ``mean_of``; None unless each of them has a score."""
+    """The scores under one protocol. mean: over the tasks of ``mean_of``; None unless each of them has a score."""
 
     mean: float | None
     mean_ci95: tuple[float, float] | None = None
@@ -66,11 +72,11 @@ class ProtocolScores(Frozen):
 
 
 class Scores(RootModel[dict[str, ProtocolScores]]):
-    """By protocol, the default one first."""
+    """Scores by protocol, the default protocol first."""
 
 
 class Parameters(Frozen):
-    """Counts of numbers: stored (in all), active (one task's folded LoRA), base model, stored in percent of base."""
+    """Parameter counts: stored (all tasks), active (one task's folded LoRA), base model, stored in percent of base."""
 
     stored: int
     active: int
@@ -79,11 +85,11 @@ class Parameters(Frozen):
 
 
 class TrainingSummary(Frozen):
-    """What the training cost.
+    """The cost of the training.
 
-    tokens: prompt and target tokens seen. final_loss: the mean of the last ten steps. wait_seconds: of ``seconds``,
-    those that the model waited for rows. memory_estimate_bytes: what the dry run says. packed: rows behind one another
-    instead of padded. micro_tokens: tokens of a micro-batch, after any halving.
+    tokens: prompt and target tokens. final_loss: mean of the last ten steps. wait_seconds: the part of ``seconds`` in
+    which the model waited for data. memory_estimate_bytes: the estimate of the dry run. packed: several examples in one
+    sequence instead of padding. micro_tokens: tokens of a micro-batch, after any halving.
     """
 
     steps: int
@@ -102,16 +108,16 @@ class TrainingSummary(Frozen):
 
 
 class GenerationSummary(Frozen):
-    """What the evaluation cost; ``halved``: batches made smaller after out-of-memory (such a run is unpublishable)."""
+    """The cost of the evaluation. halved: batches halved after running out of memory (such a run is not published)."""
 
     tokens: int | None
     seconds: float
     halved: int = 0
-    unfolded: tuple[str, ...] = ()  # tasks evaluated routed because their share does not fold
+    unfolded: tuple[str, ...] = ()  # tasks evaluated routed, because their adapter cannot be folded
 
 
 class Provenance(Frozen):
-    """Where a run came from. commit and dirty are None outside a git checkout of the project."""
+    """The origin of a run. commit and dirty are None outside of a git checkout of the project."""
 
     commit: str | None
     dirty: bool | None
@@ -120,27 +126,27 @@ class Provenance(Frozen):
     hardware: dict[str, Any]
     command: list[str]
     data: dict[str, Any]
-    settings: dict[str, Any]  # threads, processes, micro-batch, compile: what the promise of equal bits depends on
+    settings: dict[str, Any]  # processes, micro-batch, compile, …: equal bits are promised only for equal settings
 
 
 class RunRecord(Frozen):
-    """record.json: immutable, on success only, written last."""
+    """record.json: written last, after success only, and never changed."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Schema = SCHEMA_VERSION
     run_id: str
     spec: RunSpec
     parameters: Parameters
     training: TrainingSummary | None
     generation: GenerationSummary | None
     provenance: Provenance
-    n_train: dict[str, int]  # training rows of each task
-    sample: bool  # made on the embedded sample: never shown as a result on the benchmark itself
+    n_train: dict[str, int]  # training examples of each task
+    sample: bool  # made on the embedded sample, so it is not a result on the benchmark
     started_at: datetime
     finished_at: datetime
 
 
 class Failure(Frozen):
-    """failure.json: what a run that did not finish was doing. where: the stage and step, or the task."""
+    """failure.json: where and why a run failed. where: the stage and step, or the task."""
 
     stage: str
     where: str | None
@@ -151,18 +157,21 @@ class Failure(Frozen):
 
 
 class EvaluationSettings(Frozen):
-    """How a finished run is evaluated again; its hash names the folder. method: inference fields that differ."""
+    """The settings of an evaluation without training; their hash names its folder.
+
+    method: the inference fields that differ from the run's.
+    """
 
     run_id: str
     eval: EvalConfig
     method: dict[str, Any]
-    suite: SuiteSpec  # with today's versions of reader and tasks
+    suite: SuiteSpec  # with the current versions of reader and tasks
 
 
 class Evaluation(Frozen):
-    """evaluation.json: what an evaluation without training took, and where it was made."""
+    """evaluation.json: the settings, cost and provenance of an evaluation without training."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Schema = SCHEMA_VERSION
     settings: EvaluationSettings
     generation: GenerationSummary | None
     provenance: Provenance

@@ -1,18 +1,17 @@
-"""A run's directory: atomic writes, one process at a time, and the file that means "done" written last."""
+"""A run's directory: files are written atomically, by one process at a time; record.json, written last, means done."""
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import json
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from harness.errors import RunLocked, StoreError
-from harness.store.files import no_space_is_an_error, write_atomic
+from harness.errors import StoreError
+from harness.store.files import write_atomic
+from harness.store.lock import hold_lock, is_locked
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -23,20 +22,26 @@ if TYPE_CHECKING:
     M = TypeVar("M", bound=BaseModel)
 
 
+# Runs of a learning-rate search are in this folder inside the folder of runs, so that leaderboards do not list them.
+TUNING_FOLDER: Final = "tuning"
+_REMEDY: Final = "Restore the file from a copy, or delete the run's folder and run its harness run command again."
+_MAX_VALUE_LENGTH: Final = 80  # an error prints at most this many characters of a wrong value
+
+
 class State(StrEnum):
-    """How far a run is."""
+    """The state of a run, as ``harness runs`` prints it."""
 
     DONE = "done"
     RUNNING = "running"
     FAILED = "failed"
-    STOPPED = "stopped"  # interrupted: the same command goes on
+    STOPPED = "stopped"  # interrupted or killed: the same command resumes it
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """The files of one run. Reading never needs a lock; only the process that holds ``lock()`` writes.
+    """The files of one run. Reading needs no lock; only the process that holds ``lock()`` writes.
 
-    part: the cluster of tasks whose adapter, checkpoints, log and artefacts are meant; "" where all tasks share one.
+    part: the cluster of tasks that the adapter, checkpoints, log and artefacts belong to; "" without clusters.
     """
 
     path: Path
@@ -64,7 +69,7 @@ class RunDirectory:
         return self.path / f"{Path('train') / self.part}.jsonl"
 
     def of(self, part: str) -> RunDirectory:
-        """The same run, with the files of one cluster."""
+        """The same run with the adapter, checkpoints, log and artefacts of one cluster."""
         return RunDirectory(self.path, part)
 
     def prediction_file(self, task: str) -> Path:
@@ -97,7 +102,7 @@ class RunDirectory:
         return self._read("evaluation.json", Evaluation)
 
     def evaluation_directory(self, key: str) -> RunDirectory:
-        """Where an evaluation without training is kept: a directory like a run's, inside of it."""
+        """The directory of an evaluation without training: it is laid out like a run's, and is inside of the run's."""
         return RunDirectory(self.path / "evaluations" / key)
 
     def write(self, name: str, value: BaseModel) -> None:
@@ -108,36 +113,38 @@ class RunDirectory:
         self.write("scores.json", scores)
 
     def predictions(self, task: str) -> list[Prediction]:
-        """Every whole line of a task's predictions; a half-written last line is dropped."""
+        """Every complete line of a task's predictions; a partly written last line is dropped."""
         return self.recover_predictions(task)[0]
 
     def recover_predictions(self, task: str) -> tuple[list[Prediction], int]:
-        """The whole lines and the number of bytes that they take; what stands behind them was cut off by a kill.
+        """The complete lines and their size in bytes; anything after them was being written when a process was killed.
 
-        Raises: StoreError for a damaged line that is not the last.
+        Raises: StoreError for a damaged line that is not the last one.
         """
         from pydantic import ValidationError
 
         from harness.store.record import Prediction
 
         path = self.prediction_file(task)
-        found: list[Prediction] = []
+        complete: list[Prediction] = []
         size = 0
         content = path.read_bytes() if path.exists() else b""
         for number, line in enumerate(content.splitlines(keepends=True), start=1):
             try:
                 if not line.endswith(b"\n"):
                     break
-                found.append(Prediction.model_validate_json(line))
+                complete.append(Prediction.model_validate_json(line))
             except ValidationError as error:
                 if size + len(line) == len(content):
                     break
-                raise StoreError(f"{path}, line {number}: no prediction. Delete the file to make it again.") from error
+                raise StoreError(
+                    f"{path}, line {number} is damaged. Delete the file and run the same command again."
+                ) from error
             size += len(line)
-        return found, size
+        return complete, size
 
     def state(self) -> State:
-        """Done where record.json is; running where a process holds the lock; failed where failure.json is."""
+        """Done if record.json exists, else running if a process holds the lock, else failed if failure.json exists."""
         if (self.path / "record.json").exists():
             return State.DONE
         if self.is_locked():
@@ -145,67 +152,70 @@ class RunDirectory:
         return State.FAILED if (self.path / "failure.json").exists() else State.STOPPED
 
     def is_locked(self) -> bool:
-        """True while another process works on this run."""
-        try:
-            with self._lock_file() as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
+        """True while a process works on this run, on this machine or on another one that shares the folder."""
+        return is_locked(self.path)
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Own the run; the lock is the kernel's and is gone with the process, however it dies.
+    def lock(self) -> AbstractContextManager[None]:
+        """Be the only process that writes to this run (``harness.store.lock``).
 
-        Raises: RunLocked while another process works on it.
+        Raises: RunLocked while another process works on it; StoreError if the file system cannot lock files.
         """
-        with no_space_is_an_error(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            file = self._lock_file()
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunLocked(
-                    f"another process (pid {file.read().strip() or 'unknown'}) works on {self.path}. "
-                    "Wait for it, or stop it and give the same command again: it goes on where that one was."
-                ) from None
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
-            yield
-
-    def _lock_file(self) -> IO[str]:
-        return (self.path / ".lock").open("a+", encoding="utf-8")
+        return hold_lock(self.path)
 
     def _read(self, name: str, model: type[M]) -> M | None:
-        from pydantic import ValidationError
-
         path = self.path / name
         try:
-            return model.model_validate_json(path.read_bytes())
+            return parse_file(path, path.read_bytes(), model)
         except FileNotFoundError:
             return None
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(p) for p in first["loc"])
-            raise StoreError(f"{path} is damaged or of another version: {where}: {first['msg']}") from error
+
+
+def parse_file(path: Path, data: bytes, model: type[M]) -> M:
+    """The content of one of a run's JSON files; a file of an older schema is converted first.
+
+    Raises: StoreError that names the place in the file, what is wrong there and the remedy.
+    """
+    from pydantic import ValidationError
+
+    from harness.store.migrations import migrate
+
+    try:
+        content = json.loads(data)
+    except ValueError as error:  # also a UnicodeDecodeError: bytes that are not text
+        raise StoreError(f"{path} is damaged: not valid JSON ({error}). {_REMEDY}") from error
+    if not isinstance(content, dict):
+        raise StoreError(f"{path} is damaged: a JSON object is expected, found {_shown(content)}. {_REMEDY}")
+    version = model.model_fields.get("schema_version")
+    if version is not None:
+        content = migrate(content, path, version.default)
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(p) for p in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise StoreError(
+                f"{path}: unknown key {where!r}. The file was written by another version of mtlora-harness, or "
+                "edited: upgrade mtlora-harness, or restore the file."
+            ) from error
+        found = "" if first["type"] == "missing" else f", found {_shown(first['input'])}"
+        raise StoreError(f"{path} is damaged: {where}: {first['msg']}{found}. {_REMEDY}") from error
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _MAX_VALUE_LENGTH else f"{text[:_MAX_VALUE_LENGTH]}…"
 
 
 def find_runs(out: Path) -> list[RunDirectory]:
-    """Every run below a folder, by name; folders without a spec are passed over."""
+    """Every run in a folder, sorted by name; folders without spec.json are skipped."""
     if not out.is_dir():
         return []
     return [RunDirectory(p) for p in sorted(out.iterdir()) if (p / "spec.json").exists()]
 
 
 def open_run(path: Path) -> RunDirectory:
-    """A run that exists. Raises: StoreError saying what the folder lacks."""
+    """Open an existing run. Raises: StoreError if the folder has no spec.json."""
     if not (path / "spec.json").exists():
-        raise StoreError(f"{path} is no run (it has no spec.json). See: harness runs --out {path.parent}")
+        raise StoreError(f"{path} is not a run (it has no spec.json). To list runs: harness runs --out {path.parent}")
     return RunDirectory(path)
-
-
-FOLDER: Final = "tuning"  # of the folder of runs: out of the leaderboard's sight

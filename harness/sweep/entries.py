@@ -14,7 +14,6 @@ from harness.config.method_config import choose_method, data_only, fingerprints,
 from harness.config.request import Request
 from harness.config.spec import LOCAL, EvalConfig, RunSpec, TrainConfig, canonical
 from harness.errors import HarnessError
-from harness.method import Trait
 from harness.registry import method_class
 from harness.sweep.spec import NO_BUDGET, BoardSpec, RowSpec, Settings
 
@@ -82,7 +81,7 @@ def tuned(board: BoardSpec, config: RowSpec, *, fixed: bool = False) -> RowSpec 
     given = {**cls.presets.get(config.preset or "", {}), **common(board, config), **config.settings}
     if board.tune is None or fixed or LR in given:
         return None
-    return config if Trait.TRAINS in cls.traits else None
+    return config if cls.trains else None
 
 
 def common(board: BoardSpec, config: RowSpec) -> Settings:
@@ -94,7 +93,7 @@ def request(
     board: BoardSpec, config: RowSpec, seed: int, *, lr: float | None = None, split: str | None = None
 ) -> Request:
     """What ``harness run`` is asked for. Settings of the row win over the file's and over a preset's."""
-    trains = Trait.TRAINS in method_class(config.method).traits
+    trains = method_class(config.method).trains
     clusters = config.clusters or board.clusters
     options = {
         "method": config.method,
@@ -188,7 +187,7 @@ class Matcher:
         return spec.model_copy(
             update={
                 "method": spec.method.model_copy(update={"fields": fields, "files": fingerprints(method)}),
-                "train": train if Trait.TRAINS in method.traits else data_only(train),
+                "train": train if method.trains else data_only(train),
                 "eval": section_config(EvalConfig, "eval", {**tables["eval"], **split}),
                 "prompt": asked.options["prompt"],
                 "shots": asked.options["shots"],

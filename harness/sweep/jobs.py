@@ -12,7 +12,7 @@ from harness.config.request import Request
 from harness.config.spec import directory_name
 from harness.errors import HarnessError
 from harness.pipeline.resolve import Resolved, resolve
-from harness.store.run_directory import FOLDER, RunDirectory
+from harness.store.run_directory import TUNING_FOLDER, RunDirectory
 from harness.sweep.entries import Entry, entries, request
 from harness.sweep.spec import BoardSpec, RowSpec
 from harness.sweep.tuning import Tuning, tuning_of
@@ -38,8 +38,8 @@ class Jobs:
     def __init__(self, board: BoardSpec, out: Path) -> None:
         self.board, self.out = board, out
         self.impossible: dict[str, str] = {}
-        self.notices: dict[str, None] = {}
         self._resolved: dict[str, Resolved] = {}
+        self._source: str | None = None  # the board's data, pinned by the first request that was resolved
 
     @cached_property
     def entries(self) -> list[Entry]:
@@ -47,13 +47,12 @@ class Jobs:
         possible = []
         for entry in entries(self.board):
             try:
-                found = self.resolved(self.example(entry))
+                self.resolved(self.example(entry))
                 if entry.tuned_as is not None:
                     self.tuning_jobs(entry.tuned_as)
             except HarnessError as error:
                 self.impossible[entry.label] = str(error)
             else:
-                self.notices |= dict.fromkeys(found.notices)
                 possible.append(entry)
         return possible
 
@@ -65,8 +64,15 @@ class Jobs:
         """``resolve``, once for each request."""
         key = json.dumps([asked.options, asked.keys], sort_keys=True, default=str)
         if key not in self._resolved:
-            self._resolved[key] = resolve(asked)
+            self._resolved[key] = resolve(self._pinned(asked))
+            self._source = self._resolved[key].source
         return self._resolved[key]
+
+    def _pinned(self, asked: Request) -> Request:
+        """The request on the data as they were when the sweep began: a data set of the hub may change meanwhile."""
+        if self._source is None or not asked.options.get("data"):
+            return asked
+        return replace(asked, options={**asked.options, "data": self._source})
 
     def tuning_jobs(self, config: RowSpec) -> dict[float, Job]:
         """The runs of a grid, by learning rate."""
@@ -75,7 +81,7 @@ class Jobs:
         found = {}
         for lr in self.board.tune.lr:
             asked = request(self.board, config, seed, lr=lr, split=split)
-            job = self._job(f"{config.label}, lr {lr:g} on {split}", asked, self.out / FOLDER)
+            job = self._job(f"{config.label}, lr {lr:g} on {split}", asked, self.out / TUNING_FOLDER)
             found[lr] = replace(job, tuning=True)
         return found
 
@@ -122,4 +128,4 @@ class Jobs:
 
     def _job(self, label: str, asked: Request, out: Path) -> Job:
         name = directory_name(self.resolved(asked).spec)
-        return Job(label=label, asked=asked, out=out, run=RunDirectory(out / name))
+        return Job(label=label, asked=self._pinned(asked), out=out, run=RunDirectory(out / name))

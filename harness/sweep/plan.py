@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from harness.data.mixture import n_steps
-from harness.method import Trait
 from harness.pipeline.prepare import train_rows
 from harness.pipeline.resolve import Resolved
 from harness.reporting.numbers import MISSING, duration
 from harness.store.record import Parameters, RunRecord
-from harness.store.run_directory import FOLDER, RunDirectory, find_runs
+from harness.store.run_directory import TUNING_FOLDER, RunDirectory, find_runs
 from harness.sweep.entries import Entry
 from harness.sweep.jobs import Job, Jobs
 from harness.sweep.scheduler import settled
@@ -41,7 +40,6 @@ class Plan:
 
     lines: tuple[Line, ...]
     impossible: dict[str, str]
-    notices: tuple[str, ...]
     n_runs: int
     n_done: int
     seconds: float | None
@@ -82,7 +80,7 @@ def make_plan(jobs: Jobs) -> Plan:
     """Count, attach and estimate; nothing is trained. Raises: ModelError where the base model cannot be loaded."""
     resolved = [jobs.resolved(jobs.example(entry)) for entry in jobs.entries]
     loaded = _load(resolved)
-    finished = [*find_runs(jobs.out), *find_runs(jobs.out / FOLDER)]
+    finished = [*find_runs(jobs.out), *find_runs(jobs.out / TUNING_FOLDER)]
     model = next((r.spec.model.fingerprint for r in resolved if r.spec.model is not None), None)
     speeds = Speeds(finished, model)
     steps = _Steps()
@@ -92,7 +90,6 @@ def make_plan(jobs: Jobs) -> Plan:
     return Plan(
         lines=tuple(lines),
         impossible=dict(jobs.impossible),
-        notices=tuple(jobs.notices),
         n_runs=len(every),
         n_done=len(every) - len(left),
         seconds=_sum(left),
@@ -140,7 +137,7 @@ class _Steps:
         self._n_rows: dict[tuple[str, int | None], int] = {}
 
     def of(self, resolved: Resolved) -> int | None:
-        if Trait.TRAINS not in resolved.method.traits:
+        if not resolved.method.trains:
             return None
         train = resolved.spec.train
         key = (str(resolved.spec.suite), train.per_task)

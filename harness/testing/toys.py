@@ -1,7 +1,7 @@
 """Toys for testing a method without the engine: a random two-block Llama, three small tasks, and a plain trainer.
 
 ``ToyTrainer`` implements ``harness.method.Trainer`` in the plainest way that is right, so that a method's ``fit`` can
-be run in a test; ``harness.contract`` uses it for the tests that every method has to pass.
+be run in a test; ``harness.testing.promises`` uses it for the tests that every method has to pass.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from harness.method import Adapter, Method, Start, Trait
+from harness.method import Adapter, AdapterMethod, ArtefactKind, Start, Trait
 from harness.task import Example
 
 VOCABULARY = 67
@@ -72,7 +72,7 @@ class ToyTrainer:
     finished, remembered, artefacts: what the method has done so far, for tests to look at.
     """
 
-    method: Method
+    method: AdapterMethod
     adapter: Adapter
     model: nn.Module
     data: Mapping[str, Sequence[Example]]
@@ -84,6 +84,7 @@ class ToyTrainer:
     finished: list[str] = field(default_factory=list)
     remembered: dict[str, Any] = field(default_factory=dict)
     artefacts: dict[str, Any] = field(default_factory=dict)
+    kinds: dict[str, ArtefactKind] = field(default_factory=dict)
     start: Start | None = None
 
     def train(
@@ -142,8 +143,9 @@ class ToyTrainer:
     def reuse(self, stage: str) -> Mapping[str, Tensor] | None:
         return self.reusable.get(stage)
 
-    def artefact(self, name: str, value: Any) -> None:
+    def artefact(self, name: str, value: Any, kind: ArtefactKind) -> None:
         self.artefacts[name] = json.loads(json.dumps(value, allow_nan=False))
+        self.kinds[name] = kind
 
     def _losses(self, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
         """The mean token loss of each example, and the method's penalty."""

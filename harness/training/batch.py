@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.data.encoding import Encoded
-from harness.method import Adapter
+from harness.method import StepRouting
 
 IGNORED = -100  # the label of positions without a target; labels go by position, never by token id
 
@@ -88,14 +88,17 @@ def padded(rows: Sequence[Weighted], device: torch.device) -> Batch:
     return _by_rows(rows, inputs, labels, device, shift=True)
 
 
-def encoder_decoder(rows: Sequence[Weighted], device: torch.device) -> Batch:
-    """Rows for a model with the prompt in its encoder and the target in its decoder."""
+def encoder_decoder(rows: Sequence[Weighted], device: torch.device, start: int) -> Batch:
+    """Sequences for a model with the prompt in its encoder and the target in its decoder.
+
+    start: the token that the decoder reads first; see ``harness.model.decoder_start_token``.
+    """
     labels = _pad([w.row.target for w in rows], IGNORED, left=False)
-    start = torch.zeros((len(rows), 1), dtype=torch.long)  # T5 and its relatives start decoding from token 0
+    first = torch.full((len(rows), 1), start)
     inputs = {
         "input_ids": _pad([w.row.prompt for w in rows], 0, left=False),
         "attention_mask": _pad([[1] * len(w.row.prompt) for w in rows], 0, left=False),
-        "decoder_input_ids": torch.cat([start, labels[:, :-1].clamp(min=0)], dim=1),
+        "decoder_input_ids": torch.cat([first, labels[:, :-1].clamp(min=0)], dim=1),
         "use_cache": False,
     }
     return _by_rows(rows, inputs, labels, device, shift=False)
@@ -139,7 +142,7 @@ def packed(rows: Sequence[Weighted], device: torch.device, multiple: int = 1) ->
     )
 
 
-def token_losses(model: Any, adapter: Adapter, batch: Batch, reads: bool) -> Tensor:
+def token_losses(model: Any, adapter: StepRouting, batch: Batch, reads: bool) -> Tensor:
     """Cross-entropy of every target, (N,), in float32 or better; 0 where there is no target.
 
     To be called within ``adapter.route(batch.routes)``. reads: the adapter is told the prompts first.

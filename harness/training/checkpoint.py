@@ -15,7 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from harness.errors import StoreError
-from harness.store.files import no_space_is_an_error, write_atomic
+from harness.store.files import explain_write_errors, write_atomic
 from harness.training.progress import Progress
 
 _KEEP = 2
@@ -64,7 +64,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, owner: Owner) -> Path:
     before = _numbered(folder)
     number = int(before[-1].name) + 1 if before else 1
     aside, final = folder / f".{number:08d}.tmp", folder / f"{number:08d}"
-    with no_space_is_an_error(folder):
+    with explain_write_errors(folder):
         for stale in folder.glob(".*.tmp"):
             shutil.rmtree(stale)
         try:

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.data.encoding import Encoder
-from harness.data.rows import group
-from harness.errors import UsageError
+from harness.data.rows import load_split
 from harness.generation.generator import Generated, Generator, Request
-from harness.pipeline.resolve import Resolved
+from harness.generation.predictions import PredictionKey
 from harness.scoring.judge import judge
-from harness.task import Example, Task
+from harness.task import Example, Suite, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,40 +20,36 @@ class DevLook:
     generator: Generator
     encoder: Encoder
     tasks: Mapping[str, Task]
-    examples: Mapping[str, Sequence[Example]]  # of every route, in their order
+    examples: Mapping[str, Sequence[Example]]
 
     def __call__(self, tasks: Sequence[str]) -> float | None:
         """The mean over those of ``tasks`` that have dev rows; None where none has."""
-        routes = list(self.examples)
         chosen = [t for t in tasks if self.examples[t]]
         requests = [
-            Request(id=e.id, route=routes.index(t), prompt=prompt, limit=self.encoder.limit(t, prompt))
+            Request(id=e.id, task=t, prompt=prompt, limit=self.encoder.limit(t, prompt))
             for t in chosen
             for e, (prompt, _) in zip(self.examples[t], self.encoder.prompts(self.examples[t]), strict=True)
         ]
-        tokens: dict[tuple[str, str], tuple[int, ...]] = {}
+        tokens: dict[PredictionKey, tuple[int, ...]] = {}
 
         def keep(batch: Sequence[Generated]) -> None:
-            tokens.update({(routes[g.route], g.id): g.tokens for g in batch})
+            tokens.update({g.key: g.tokens for g in batch})
 
         self.generator.run(requests, keep)
-        values = [self._headline(t, [tokens[t, e.id] for e in self.examples[t]]) for t in chosen]
+        values = [self._headline(t, [tokens[PredictionKey(t, e.id)] for e in self.examples[t]]) for t in chosen]
         return sum(values) / len(values) if values else None
 
     def _headline(self, task: str, tokens: Sequence[tuple[int, ...]]) -> float:
         texts = self.encoder.tokenizer.batch_decode([list(t) for t in tokens], skip_special_tokens=True)
         name, protocol = next(iter(self.tasks[task].protocols.items()))
         statistics = judge(self.tasks[task], name, self.examples[task], texts).statistics
-        return float(statistics.values(statistics.rows.sum(0))[protocol.headline])
+        return float(statistics.values(statistics.per_example.sum(0))[protocol.headline])
 
 
-def dev_examples(resolved: Resolved) -> dict[str, list[Example]]:
+def dev_examples(suite: Suite, source: str, tasks: Sequence[str], n: int) -> dict[str, list[Example]]:
     """A few dev rows of each task, the same for every seed and method.
 
-    Raises: UsageError where the source has no dev split.
+    Raises: DataError where the source has no dev split.
     """
-    suite, source, n = resolved.suite, resolved.source, resolved.spec.train.eval_rows
-    if "dev" not in suite.splits(source):
-        raise UsageError(f"train.eval_every looks at dev, and {source} has no dev split: leave it out")
-    rows = group(suite.read(source, "dev"), "dev", list(resolved.rows.by_task), n)
+    rows = load_split(suite, source, "dev", tasks, n, hint="train.eval_every needs one: leave train.eval_every out")
     return {t: [e for e in rows.of(t) if e.target] for t in rows.by_task}

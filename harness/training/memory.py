@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.config.spec import TrainConfig
+from harness.data.encoding import Encoder
 from harness.method import Adapter
 from harness.models.loading import LoadedModel
 from harness.training.packing import Layout, micro_tokens
 
 if TYPE_CHECKING:
     from harness.data.mixture import Mixture
-    from harness.pipeline.prepare import Prepared
 
 
 _CPU_SLACK, _CPU_BUFFERS, _CPU_MASK = 1.25, 60_000_000, 64  # share, bytes, bytes of two packed tokens
@@ -23,7 +24,14 @@ _STEPS = 20  # whose micro-batches are looked at
 _MOMENTS = 16  # bytes of a trained float32: value, gradient and Adam's two moments
 
 
-def estimate(prepared: Prepared, config: TrainConfig, mixture: Mixture) -> int:
+def estimate(
+    loaded: LoadedModel,
+    adapter: Adapter,
+    encoder: Encoder,
+    tasks: Sequence[str],
+    config: TrainConfig,
+    mixture: Mixture,
+) -> int:
     """An estimate of the peak of training in bytes, for decoders of the Llama kind with adapters on all linear layers.
 
     Weights; of each trained number its value, gradient and moments; and, of the largest micro-batch of the first
@@ -37,18 +45,17 @@ def estimate(prepared: Prepared, config: TrainConfig, mixture: Mixture) -> int:
     A CPU's allocator keeps part of what was freed, its libraries have buffers, and a packed row's mask is made from
     pairs of tokens (all measured).
     """
-    loaded, code = prepared.loaded, prepared.encoder
-    trained = sum(p.numel() for p in prepared.adapter.trainable().values())
-    plan = mixture.plan(prepared.tasks, 1.0)
+    trained = sum(p.numel() for p in adapter.trainable().values())
+    plan = mixture.plan(tasks, 1.0)
     layout = Layout(packed=config.packing == "auto" and not loaded.encoder_decoder)
     largest = 0
     for step in range(min(_STEPS, plan.steps)):
-        rows = code.rows(mixture.rows.examples(plan.batch(step)))
+        rows = encoder.rows(mixture.rows.examples(plan.batch(step)))
         for positions in layout.split([len(r) for r in rows], micro_tokens(config, loaded.device)):
             part = [rows[i] for i in positions]
             tokens = sum(map(len, part)) if layout.packed else len(part) * max(map(len, part))
             targets = sum(len(r.target) for r in part)
-            largest = max(largest, _activations(loaded, prepared.adapter, config, tokens, targets))
+            largest = max(largest, _activations(loaded, adapter, config, tokens, targets))
     return loaded.n_parameters * loaded.dtype.itemsize + trained * _MOMENTS + largest
 
 

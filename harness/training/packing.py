@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -12,9 +14,11 @@ from torch import Tensor
 from harness.config.spec import TrainConfig
 from harness.data.encoding import Encoded
 from harness.method import Adapter
-from harness.models.loading import LoadedModel
+from harness.models.loading import LoadedModel, decoder_start_token
 from harness.training.attention import _kernels, attention
 from harness.training.batch import Batch, Weighted, encoder_decoder, packed, padded, token_losses
+
+LOG: Final = logging.getLogger(__name__)
 
 MICRO_TOKENS = {"cuda": 4096, "cpu": 512}  # on a CPU attention over a packed row costs its length squared
 
@@ -39,13 +43,12 @@ class Layout:
     """How the rows of a micro-batch stand.
 
     attention: transformers' name of the kernel while training; None: the model's own.
-    multiple: packed rows are filled up to a multiple of it. why_padded: what stood against packing, for people.
+    multiple: packed rows are filled up to a multiple of it.
     """
 
     packed: bool
     attention: str | None = None
     multiple: int = 1
-    why_padded: str | None = None
 
     def split(self, lengths: Sequence[int], micro_tokens: int) -> list[list[int]]:
         """Positions of the rows of each micro-batch of at most ``micro_tokens`` tokens, or of one longer row."""
@@ -54,7 +57,7 @@ class Layout:
     def collate(self, rows: Sequence[Weighted], loaded: LoadedModel) -> Batch:
         """A micro-batch of these rows."""
         if loaded.encoder_decoder:
-            return encoder_decoder(rows, loaded.device)
+            return encoder_decoder(rows, loaded.device, decoder_start_token(loaded))
         return packed(rows, loaded.device, self.multiple) if self.packed else padded(rows, loaded.device)
 
 
@@ -90,17 +93,14 @@ def micro_tokens(config: TrainConfig, device: torch.device) -> int:
     return config.micro_tokens or MICRO_TOKENS.get(device.type, MICRO_TOKENS["cuda"])
 
 
-def choose_layout(
-    loaded: LoadedModel, adapter: Adapter, config: TrainConfig, reads: bool, notice: Callable[[str], None]
-) -> Layout:
+def choose_layout(loaded: LoadedModel, adapter: Adapter, config: TrainConfig, reads: bool) -> Layout:
     """The first way of packing that gives this model the losses of single rows; padded where none does.
 
     Args:
         reads: the adapter reads prompts (trait LABEL_FREE).
-        notice: is told why rows are padded, in one line.
     """
     if config.packing == "off":
-        return Layout(packed=False, why_padded="train.packing=off")
+        return Layout(packed=False)
     layouts = [Layout(packed=True, attention=a, multiple=_BLOCK if a else 1) for a in _kernels(loaded)]
     why = _unfit(loaded, config)
     for layout in layouts if why is None else []:
@@ -108,8 +108,8 @@ def choose_layout(
         if why is None:
             return layout
     if not loaded.encoder_decoder:
-        notice(f"rows are padded, not packed: {why}")
-    return Layout(packed=False, why_padded=why)
+        LOG.warning("examples are padded instead of packed: %s", why)
+    return Layout(packed=False)
 
 
 def _unfit(loaded: LoadedModel, config: TrainConfig) -> str | None:

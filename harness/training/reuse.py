@@ -15,11 +15,11 @@ from harness.config.clusters import clusters_of
 from harness.config.method_config import method_of
 from harness.config.spec import EvalConfig, RunSpec, canonical, run_id
 from harness.errors import HarnessError, StoreError
-from harness.method import Method
+from harness.method import AdapterMethod, adapter_method
 from harness.store.adapter import META, WEIGHTS, has_adapter, read_meta, read_weights
 from harness.store.files import write_atomic, write_json
 from harness.store.record import Frozen, TrainingSummary
-from harness.store.run_directory import FOLDER, RunDirectory, State, find_runs
+from harness.store.run_directory import TUNING_FOLDER, RunDirectory, State, find_runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +30,10 @@ class Reused:
     state: Mapping[str, Tensor]
 
 
-def find_stage(out: Path, spec: RunSpec, method: Method, stage: str) -> Reused | None:
+def find_stage(out: Path, spec: RunSpec, method: AdapterMethod, stage: str) -> Reused | None:
     """A finished run in the same folder that trained this stage under the same spec but for its method.
 
-    Stages are the same where ``Method.stage_key`` says so, and a run's adapter holds those of ``Method.kept_stages``.
+    Stages with equal ``AdapterMethod.stage_key`` are the same, and a run's adapter holds those of ``kept_stages``.
     """
     tasks = list(spec.suite.tasks)
     key = method.stage_key(stage, tasks)
@@ -49,7 +49,7 @@ def find_stage(out: Path, spec: RunSpec, method: Method, stage: str) -> Reused |
 
 def training_key(spec: RunSpec) -> str:
     """Everything that decides a stage, the method and what it goes on from left aside: data, model, settings, seed."""
-    content = json.loads(canonical(spec))
+    content = spec.identity()
     for name in ("method", "eval", "budget", "parent"):
         content.pop(name, None)
     return json.dumps(content, sort_keys=True)
@@ -62,7 +62,7 @@ def _state(run: RunDirectory, wanted: str, key: str, tasks: Sequence[str]) -> Ma
         spec = run.spec()
         if spec is None or spec.parent is not None or training_key(spec) != wanted:
             return None
-        other = method_of(spec)
+        other = adapter_method(method_of(spec))
         if key not in {other.stage_key(s, tasks) for s in other.kept_stages(tasks)}:
             return None
         return load(read_weights(run.adapter))
@@ -93,7 +93,7 @@ def take_training(run: RunDirectory, spec: RunSpec) -> Taken | None:
     if any(run.of(c.name).checkpoints.exists() for c in clusters_of(spec)):
         return None
     wanted = _key(spec)
-    for other in [*find_runs(run.path.parent), *find_runs(run.path.parent / FOLDER)]:
+    for other in [*find_runs(run.path.parent), *find_runs(run.path.parent / TUNING_FOLDER)]:
         found = other.spec()
         if found is None or other.name == run.name or _key(found) != wanted or other.state() is not State.DONE:
             continue

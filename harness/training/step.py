@@ -16,7 +16,7 @@ from harness.data.encoding import Encoded
 from harness.errors import NotFinite, TrainingError
 from harness.method import Adapter
 from harness.models.loading import LoadedModel
-from harness.runtime.distributed import ALONE, Processes, deal
+from harness.runtime.distributed import SINGLE_PROCESS, ProcessGroup, partition_by_length
 from harness.seeding import stable_seed
 from harness.training.batch import Weighted, token_losses, weigh
 from harness.training.packing import Layout, micro_tokens
@@ -78,7 +78,7 @@ class Loop:
         config: TrainConfig,
         stage: Stage,
         layout: Layout,
-        processes: Processes = ALONE,
+        processes: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self.loaded, self.adapter, self.config, self.stage = loaded, adapter, config, stage
         self.layout, self.processes = layout, processes
@@ -111,8 +111,8 @@ class Loop:
         """
         started = time.perf_counter()
         self.adapter.begin_step(self.stage.name, number)
-        sums = self.processes.total(torch.cat([self._gradients(number, rows, tasks), self._flag(stop)]))
-        self.processes.sum_gradients(self.stage.parameters.values())
+        sums = self.processes.all_reduce(torch.cat([self._gradients(number, rows, tasks), self._flag(stop)]))
+        self.processes.all_reduce_gradients(self.stage.parameters.values())
         self.scaler.unscale_(self.optimiser)
         norm = self._clip()
         loss, *by_task, stopped, norm = torch.cat([sums, norm.double()[None]]).tolist()
@@ -155,7 +155,8 @@ class Loop:
     def _gradients(self, number: int, rows: Sequence[Encoded], tasks: Sequence[str]) -> Tensor:
         """Gradients of this process's rows of the step: the loss, and the summed token loss of each task (float64)."""
         weighted = weigh(rows, self.config.loss, tasks)
-        mine = [weighted[i] for i in deal([len(r) for r in rows], self.processes.count)[self.processes.rank]]
+        parts = partition_by_length([len(r) for r in rows], self.processes.world_size)
+        mine = [weighted[i] for i in parts[self.processes.rank]]
         while True:
             try:
                 return self._accumulate(number, mine, len(rows), len(tasks))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -19,15 +20,16 @@ from harness.config.spec import TrainConfig
 from harness.data.encoding import Encoded, Encoder, draw
 from harness.data.mixture import Mixture, StepPlan
 from harness.errors import NotFinite, TrainingError
-from harness.method import Adapter, Method, Start, Trait
+from harness.method import Adapter, AdapterMethod, ArtefactKind, Start, Trait
 from harness.models.loading import LoadedModel
-from harness.runtime.distributed import ALONE, Processes
+from harness.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from harness.runtime.memory import peak_bytes, reset_peak
-from harness.runtime.prefetch import Prefetch
-from harness.runtime.progress_bar import Watch
+from harness.runtime.prefetch import Prefetcher
+from harness.runtime.progress_bar import ProgressBar
 from harness.runtime.signals import Interrupted, StopFlag
 from harness.store.adapter import trainable_state
-from harness.store.files import append_lines, write_json
+from harness.store.artefacts import write_artefact
+from harness.store.files import append_lines
 from harness.store.record import TrainingSummary
 from harness.store.run_directory import RunDirectory
 from harness.task import Example
@@ -39,6 +41,8 @@ from harness.training.progress import Progress, count, count_peak, log_line, spe
 from harness.training.reuse import find_stage
 from harness.training.step import Loop, Stage, StepResult
 
+LOG: Final = logging.getLogger(__name__)
+
 Look = Callable[[Sequence[str]], float | None]
 
 
@@ -49,7 +53,6 @@ class EngineTrainer:
     Every change of state goes through ``_checkpoint``, so that a process killed at any moment is continued by the next.
     With several processes each runs this same code; only the first one writes.
 
-    warnings: what people should know; ``say`` is told of those that come while training.
     look: the score of the adapter on dev rows of the given tasks, None where they have none (``train.eval_every``).
     memory_before: bytes that the process had in memory before the model was loaded, for the peak on a CPU.
     """
@@ -57,18 +60,16 @@ class EngineTrainer:
     run: RunDirectory
     run_id: str
     config: TrainConfig
-    method: Method
+    method: AdapterMethod
     adapter: Adapter
     loaded: LoadedModel
     encoder: Encoder
     mixture: Mixture
     tasks: Sequence[str]
     stop: StopFlag
-    warnings: list[str] = field(default_factory=list)
-    say: Callable[[str], None] | None = None
     look: Look | None = None
     memory_before: int | None = None
-    processes: Processes = ALONE
+    processes: ProcessGroup = SINGLE_PROCESS
     start: Start | None = None
 
     def __post_init__(self) -> None:
@@ -79,9 +80,12 @@ class EngineTrainer:
         self._layout: Layout | None = None
         self._last_good: Path | None = None
         self._owner = Owner(run_id=self.run_id, spec=_read_spec(self.run))
-        found = self.processes.tell(load_newest(self.run.checkpoints, self._owner) if self.processes.first else None)
+        found = self.processes.broadcast(
+            load_newest(self.run.checkpoints, self._owner) if self.processes.is_main else None
+        )
         assert found is not None
-        self.warnings += found.damaged
+        for line in found.damaged:
+            self._warn(line)
         self._last_good = found.path
         if found.checkpoint is not None:
             self.adapter.load_state_dict(found.checkpoint.adapter)
@@ -106,8 +110,8 @@ class EngineTrainer:
         plan = self.mixture.plan(tasks or self.tasks, share)
         loop = self._start(stage, plan, parameters, tasks)
         with (
-            Prefetch(lambda step: self._rows(plan, step), self._progress.step, plan.steps) as ahead,
-            Watch(f"train {stage}", plan.steps, self._progress.step, quiet=not self.processes.first) as watch,
+            Prefetcher(lambda step: self._rows(plan, step), self._progress.step, plan.steps) as ahead,
+            ProgressBar(f"train {stage}", plan.steps, self._progress.step, quiet=not self.processes.is_main) as watch,
         ):
             try:
                 self._steps(_Running(loop=loop, plan=plan, ahead=ahead, watch=watch, tasks=tasks or self.tasks))
@@ -128,12 +132,12 @@ class EngineTrainer:
         # The first process's numbers are everyone's: a search must not take two ways.
         parts = layout.split([len(w.row) for w in rows], micro_tokens(self.config, self.loaded.device))
         with attention(self.loaded.model, layout.attention):
-            for positions in parts if self.processes.first else []:
+            for positions in parts if self.processes.is_main else []:
                 batch = layout.collate([rows[i] for i in positions], self.loaded)
                 with self.adapter.route(batch.routes):
                     losses = token_losses(self.loaded.model, self.adapter, batch, reads=False)
                 total += float((losses * batch.weights).sum())
-        return self.processes.tell(total)
+        return self.processes.broadcast(total)
 
     def done(self, stage: str) -> bool:
         return stage in self._progress.finished
@@ -155,15 +159,15 @@ class EngineTrainer:
         return self._progress.remembered.get(key)
 
     def reuse(self, stage: str) -> Mapping[str, Tensor] | None:
-        spec = self.run.spec() if self.processes.first else None
+        spec = self.run.spec() if self.processes.is_main else None
         found = find_stage(self.run.path.parent, spec, self.method, stage) if spec is not None else None
-        if found is not None and self.say is not None:
-            self.say(f"stage {stage!r} is taken from {found.run}, which has trained it already")
-        return self.processes.tell(None if found is None else found.state)
+        if found is not None:
+            LOG.info("stage %r is reused from %s, which has trained it already", stage, found.run)
+        return self.processes.broadcast(None if found is None else found.state)
 
-    def artefact(self, name: str, value: Any) -> None:
-        if self.processes.first:
-            write_json(self.run.artefacts / f"{name}.json", value)
+    def artefact(self, name: str, value: Any, kind: ArtefactKind) -> None:
+        if self.processes.is_main:
+            write_artefact(self.run.artefacts, name, value, kind)
 
     def summary(self, memory_estimate: int | None = None) -> TrainingSummary:
         """What the training has cost so far, over all its processes and restarts."""
@@ -206,7 +210,7 @@ class EngineTrainer:
 
     def _laid_out(self) -> Layout:
         if self._layout is None:
-            self._layout = choose_layout(self.loaded, self.adapter, self.config, self._reads, self._say)
+            self._layout = choose_layout(self.loaded, self.adapter, self.config, self._reads)
         return self._layout
 
     def _micro_tokens(self) -> int:
@@ -234,7 +238,7 @@ class EngineTrainer:
                     raise Interrupted(self.stop.signum or signal.SIGTERM)
 
     def _step(self, at: _Running) -> StepResult:
-        rows = at.ahead.take()
+        rows = at.ahead.get()
         micro = at.loop.micro_tokens
         try:
             result = at.loop.step(self._progress.step, rows, self.tasks, stop=bool(self.stop))
@@ -242,9 +246,11 @@ class EngineTrainer:
             raise NotFinite(f"{error}. The last good checkpoint: {self._last_good or 'none yet'}") from error
         if at.loop.micro_tokens < micro:
             self._progress.micro_tokens = at.loop.micro_tokens
-            self._say(f"out of memory: micro-batches of {at.loop.micro_tokens} tokens from here on, same numbers")
+            self._warn(
+                f"out of memory: the micro-batch is reduced to {at.loop.micro_tokens} tokens (results are not affected)"
+            )
         self._progress.step += 1
-        count(self._progress, result, rows, at.ahead.waited)
+        count(self._progress, result, rows, at.ahead.waited_seconds)
         self._append(log_line(at.loop.stage.name, self._progress.step, result))
         at.watch.update(result.loss, result.lr, speed(self._progress))
         return result
@@ -273,8 +279,8 @@ class EngineTrainer:
     def _look(self, at: _Running) -> None:
         """Score the adapter on dev; of equals the earlier one stays the best."""
         assert self.look is not None
-        at.ahead.rest()
-        score = self.processes.tell(self.look(at.tasks) if self.processes.first else None)
+        at.ahead.wait_until_idle()
+        score = self.processes.broadcast(self.look(at.tasks) if self.processes.is_main else None)
         if score is None:
             return
         looks = self._progress.looks
@@ -296,11 +302,11 @@ class EngineTrainer:
         count_peak(self._progress, peak_bytes(self.loaded.device, self.memory_before))
 
     def _append(self, line: Mapping[str, Any]) -> None:
-        if self.processes.first:
+        if self.processes.is_main:
             append_lines(self.run.train_log, [json.dumps(line, ensure_ascii=False)])
 
     def _checkpoint(self) -> None:
-        if not self.processes.first:
+        if not self.processes.is_main:
             return
         log = self.run.train_log
         self._progress.log_bytes = log.stat().st_size if log.exists() else 0
@@ -318,19 +324,18 @@ class EngineTrainer:
 
     def _stop_here(self) -> None:
         # Several processes stop together or not at all: after a step, or when training has ended.
-        if self.processes.count == 1:
+        if self.processes.world_size == 1:
             self.stop.check()
 
     def _cut_log(self) -> None:
         # Steps after the checkpoint are made again, and logged again.
         log = self.run.train_log
-        if self.processes.first and log.exists() and log.stat().st_size > self._progress.log_bytes:
+        if self.processes.is_main and log.exists() and log.stat().st_size > self._progress.log_bytes:
             os.truncate(log, self._progress.log_bytes)
 
-    def _say(self, line: str) -> None:
-        self.warnings.append(line)
-        if self.say is not None and self.processes.first:
-            self.say(line)
+    def _warn(self, line: str) -> None:
+        if self.processes.is_main:
+            LOG.warning(line)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -339,8 +344,8 @@ class _Running:
 
     loop: Loop
     plan: StepPlan
-    ahead: Prefetch[list[Encoded]]
-    watch: Watch
+    ahead: Prefetcher[list[Encoded]]
+    watch: ProgressBar
     tasks: Sequence[str]
 
 

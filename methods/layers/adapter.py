@@ -1,4 +1,4 @@
-"""What a LoRA-like method puts on a model: the one implementation of ``harness.method.Adapter`` that all share."""
+"""The adapter of every LoRA-like method: the shared implementation of ``harness.method.Adapter``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from harness.errors import HarnessError, ModelError, unknown
 from harness.method import Experts, LoRAFactors
-from methods.layers.fused import side_by_side
+from methods.layers.fused import fuse_down_projections
 from methods.layers.linear import AdaptedLinear, TaskLinear
 from methods.layers.peft_io import PeftLoRA
 from methods.layers.routing import Route, State
@@ -19,7 +19,7 @@ from methods.layers.routing import Route, State
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What an adapter is made of: adapted layers by module name, and the modules that they share by key."""
+    """The parts of an adapter: adapted layers by module name, and the modules (gates, embeddings) they share by key."""
 
     model: nn.Module
     tasks: tuple[str, ...]
@@ -30,7 +30,7 @@ class Parts:
 
 
 class LoRAAdapter:
-    """Adapted layers in the places of the model's own, and the contexts that say what they add."""
+    """Adapted layers in place of the model's own, and the contexts that set what they add."""
 
     def __init__(self, parts: Parts) -> None:
         self.model = parts.model
@@ -38,83 +38,83 @@ class LoRAAdapter:
         self.layers = parts.layers
         self.modules = parts.modules
         self.seed = parts.seed
-        self._route = parts.route
+        self.current_route = parts.route
         for name, layer in self.layers.items():
             layer.train(self.model.training)
             _replace(self.model, name, layer)
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
         return next(self.model.parameters()).device
 
     # Contexts
 
     def route(self, labels: Tensor) -> AbstractContextManager[None]:
-        return self._route.routed(labels, self.device)
+        return self.current_route.routed(labels, self.device)
 
     def off(self) -> AbstractContextManager[None]:
-        return self._route.within(State.OFF)
+        return self.current_route.enter(State.OFF)
 
     @contextmanager
     def apply(self, factors: Mapping[str, LoRAFactors], *, merge: bool) -> Iterator[None]:
-        """As the contract says. Raises ValueError for unknown modules, wrong shapes and merging into half precision.
+        """As ``Routing.apply``. Raises ValueError for unknown modules, wrong shapes and merging into half precision.
 
-        A merged layer gets another weight for as long as the context lasts, so that the base's own (and what is tied
-        to it) is never written to and comes back bit for bit.
+        While the context is open, a merged layer has another weight tensor. The base layer's own (and what is tied to
+        it) is never written to and is restored bit for bit.
         """
-        if strangers := sorted(factors.keys() - self.layers.keys()):
-            raise ValueError(f"factors for modules that are not adapted: {', '.join(strangers[:5])}")
+        if unknown_names := sorted(factors.keys() - self.layers.keys()):
+            raise ValueError(f"factors for modules that are not adapted: {', '.join(unknown_names[:5])}")
         chosen = {name: (self.layers[name], factors[name]) for name in factors}
         for name, (layer, lora) in chosen.items():
             _check(name, layer, lora, merge)
-        kept = {name: layer.base.weight for name, (layer, _) in chosen.items()}
-        with self._route.within(State.MERGED if merge else State.FOLDED):
+        weights = {name: layer.base.weight for name, (layer, _) in chosen.items()}
+        with self.current_route.enter(State.MERGED if merge else State.FOLDED):
             try:
-                beside: dict[str, LoRAFactors] = {}
+                unmerged: dict[str, LoRAFactors] = {}
                 for name, (layer, lora) in chosen.items():
                     weight = layer.base.weight
                     a, b = lora.a.detach().to(weight), lora.b.detach().to(weight)
                     if merge:
                         layer.base.weight = nn.Parameter(weight + b @ a, requires_grad=False)
                     else:
-                        beside[name] = LoRAFactors(a=a, b=b)
-                for name, folded in side_by_side(beside).items():
+                        unmerged[name] = LoRAFactors(a=a, b=b)
+                for name, folded in fuse_down_projections(unmerged).items():
                     self.layers[name].folded = folded
                 yield
             finally:
                 for name, (layer, _) in chosen.items():
-                    layer.base.weight, layer.folded = kept[name], None
+                    layer.base.weight, layer.folded = weights[name], None
 
     @contextmanager
-    def unmixed(self) -> Iterator[None]:
-        """Layers with a LoRA for each task use the task's own, not their mixture."""
+    def without_mixture(self) -> Iterator[None]:
+        """While open, layers with a LoRA for each task use the task's own instead of their mixture."""
         layers = [layer for layer in self.layers.values() if isinstance(layer, TaskLinear)]
-        before = [layer.mixing for layer in layers]
+        before = [layer.use_mixture for layer in layers]
         try:
             for layer in layers:
-                layer.mixing = False
+                layer.use_mixture = False
             yield
         finally:
-            for layer, mixing in zip(layers, before, strict=True):
-                layer.mixing = mixing
+            for layer, use_mixture in zip(layers, before, strict=True):
+                layer.use_mixture = use_mixture
 
     # Tensors
 
-    def put(self, expert: int, lora: PeftLoRA) -> None:
-        """Give one LoRA of every layer the factors that were read from a folder. Raises ModelError."""
+    def load_expert(self, expert: int, lora: PeftLoRA) -> None:
+        """Copy a LoRA that was read from a folder into one LoRA of every layer. Raises: ModelError."""
         try:
             for name, layer in self.layers.items():
                 if isinstance(layer, TaskLinear):
-                    layer.put(expert, lora.factors.get(name))
+                    layer.load_expert(expert, lora.factors.get(name))
         except ValueError as error:
-            raise ModelError(f"{lora.folder} is of another base model: {error}") from error
+            raise ModelError(f"{lora.folder} was trained on another base model: {error}") from error
 
     def trainable(self) -> Mapping[str, nn.Parameter]:
         return {name: tensor for name, tensor in self._tensors() if isinstance(tensor, nn.Parameter)}
 
-    def own(self, task: str) -> list[str]:
-        """The names of the parameters that belong to one task alone, of layers with a LoRA for each."""
+    def task_parameters(self, task: str) -> list[str]:
+        """The names of one task's own parameters, in layers with a LoRA for each task."""
         return [f"{name}.{factor}.{task}" for name in self.layers for factor in "AB"]
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -123,31 +123,31 @@ class LoRAAdapter:
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of ``state_dict``; raises ValueError naming missing, unknown or misshapen tensors."""
-        mine = dict(self._tensors())
-        faults = [f"missing {name}" for name in mine if name not in state]
-        faults += [f"unknown {name}" for name in state if name not in mine]
+        tensors = dict(self._tensors())
+        faults = [f"missing {name}" for name in tensors if name not in state]
+        faults += [f"unknown {name}" for name in state if name not in tensors]
         faults += [
             f"{name} is {tuple(state[name].shape)}, not {tuple(tensor.shape)}"
-            for name, tensor in mine.items()
+            for name, tensor in tensors.items()
             if name in state and state[name].shape != tensor.shape
         ]
         if faults:
             more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
-            raise ValueError(f"this state is of another adapter: {'; '.join(faults[:5])}{more}")
-        for name, tensor in mine.items():
+            raise ValueError(f"this state belongs to another adapter: {'; '.join(faults[:5])}{more}")
+        for name, tensor in tensors.items():
             tensor.copy_(state[name])
 
-    def load_part(self, state: Mapping[str, Tensor], names: Sequence[str]) -> None:
-        """Load some tensors and keep the others. Raises ValueError as ``load_state_dict``."""
+    def load_partial(self, state: Mapping[str, Tensor], names: Sequence[str]) -> None:
+        """Load the named tensors and leave the others as they are. Raises: ValueError as ``load_state_dict``."""
         missing = [name for name in names if name not in state]
         if missing:
-            raise ValueError(f"this state is of another adapter: missing {', '.join(missing[:5])}")
+            raise ValueError(f"this state belongs to another adapter: missing {', '.join(missing[:5])}")
         self.load_state_dict({**self.state_dict(), **{name: state[name] for name in names}})
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Parameters and kept buffers by name, each once though several layers may share it."""
+        """Parameters and persistent buffers by name, each once even if several layers share it."""
         for name, layer in self.layers.items():
-            for factor, parameter in layer.tensors().items():
+            for factor, parameter in layer.factors().items():
                 yield f"{name}.{factor}", parameter
         seen: set[int] = set()
         for key, module in self.modules.items():
@@ -156,7 +156,7 @@ class LoRAAdapter:
                     seen.add(id(tensor))
                     yield f"{key}.{name}", tensor
 
-    # The rest of the contract
+    # Other methods of the contract
 
     def detach(self) -> None:
         for name, layer in self.layers.items():
@@ -172,13 +172,14 @@ class LoRAAdapter:
         return {name: layer.fold(index) for name, layer in self.layers.items()}
 
     def experts(self) -> Mapping[str, Experts]:
-        return {name: found for name, layer in self.layers.items() if (found := layer.bank()) is not None}
+        experts = {name: layer.experts() for name, layer in self.layers.items()}
+        return {name: value for name, value in experts.items() if value is not None}
 
     def begin_step(self, stage: str, step: int) -> None:
-        self._route.step = (stage, step)
+        self.current_route.step = (stage, step)
 
     def read(self, prompts: Sequence[Tensor], owner: Tensor) -> None:
-        """Prompts mean nothing to an adapter that goes by labels."""
+        """Does nothing: this adapter is routed by labels."""
 
     def penalty(self) -> Tensor:
         return torch.zeros((), device=self.device)
@@ -194,14 +195,15 @@ def _check(name: str, layer: AdaptedLinear, lora: LoRAFactors, merge: bool) -> N
     fits = lora.a.shape[1:] == weight.shape[1:] and lora.b.shape[:1] == weight.shape[:1]
     if not fits or lora.a.shape[0] != lora.b.shape[1]:
         raise ValueError(
-            f"{name}: factors a {tuple(lora.a.shape)}, b {tuple(lora.b.shape)} for a weight {tuple(weight.shape)}"
+            f"{name}: factors a {tuple(lora.a.shape)}, b {tuple(lora.b.shape)} do not fit a weight "
+            f"{tuple(weight.shape)}"
         )
     if merge and weight.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"{name} is {weight.dtype}: merging would lose most of a small update; use merge=False")
+        raise ValueError(f"{name} is {weight.dtype}, and merging would round away small updates: use merge=False")
 
 
 def require_bare(model: nn.Module) -> None:
-    """Raises HarnessError where another adapter is on the model."""
+    """Raises HarnessError if the model already has an adapter."""
     for name, module in model.named_modules():
         if isinstance(module, AdaptedLinear):
-            raise HarnessError(f"the model has an adapter already (at {name}); detach it first")
+            raise HarnessError(f"the model already has an adapter (at {name}): detach it first")

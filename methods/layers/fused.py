@@ -1,8 +1,8 @@
-"""Folded LoRAs beside their weights: layers that read one tensor (q, k and v of an attention) share a product by A.
+"""Folded LoRAs: layers that read the same tensor (q, k and v of an attention) share one product with their A factors.
 
-A decoded token is a few rows, whose products cost a call more than arithmetic: A_q x, A_k x and A_v x in one product
-are one call. Which tensor a layer reads is only seen when it comes, so names say who may be asked together, and
-identity says who was.
+When single tokens are decoded, a product costs a kernel launch rather than arithmetic, so A_q x, A_k x and A_v x are
+computed as one product. Projections are grouped by module name; at run time the cached product is reused only if the
+input is the same tensor object.
 
 Shapes: x (..., d_in), A of layer i (r_i, d_in) and its z = A x (..., r_i).
 """
@@ -19,9 +19,9 @@ from torch.nn.functional import linear
 
 from harness.method import LoRAFactors
 
-# Names of layers of one module that read the same tensor. Where they do not (cross-attention), results are the same
-# and the product has rows that nobody asks for.
-TOGETHER = (
+# Names of layers of one module that usually read the same tensor. Where they do not (cross-attention), the results are
+# the same, and some rows of the product are computed in vain.
+SAME_INPUT = (
     {"q_proj", "k_proj", "v_proj", "q_a_proj", "kv_a_proj_with_mqa"},
     {"q", "k", "v"},
     {"query", "key", "value"},
@@ -38,69 +38,70 @@ TOGETHER = (
 
 
 class _Product:
-    """What one product gave: the z of each sibling that has not asked yet, for as long as x lives."""
+    """The result of one product: the z of each layer that has not used its own yet, for as long as x lives."""
 
-    __slots__ = ("left", "version", "x")
+    __slots__ = ("unused", "version", "x")
 
     def __init__(self, x: Tensor, parts: Sequence[Tensor]) -> None:
-        left = dict(enumerate(parts))
-        self.left = left
+        unused = dict(enumerate(parts))
+        self.unused = unused
         self.version = x._version
-        self.x = ref(x, lambda _: left.clear())
+        self.x = ref(x, lambda _: unused.clear())
 
 
-class Siblings:
-    """The A factors of some layers. Whoever is asked first with a tensor computes for all.
+class FusedDownProjection:
+    """The A factors of layers with the same input. The first layer that is given a tensor computes z for all of them.
 
-    Another layer's share is used once, if x is the very tensor and was not written to. It is not made where a graph is
-    recorded (backward of one layer would free it for the others), nor where writing to x could not be noticed.
+    The z of another layer is used once, if its x is the same tensor object and was not written to since. Nothing is
+    shared where a graph is recorded (backward of one layer would free it for the others), nor in inference mode, where
+    writes to x are not counted.
     """
 
     def __init__(self, factors: Sequence[Tensor]) -> None:
-        self._sizes = [a.shape[0] for a in factors]
-        self._all = torch.cat(list(factors)) if len(factors) > 1 else factors[0]
-        self._own = torch.split_with_sizes(self._all, self._sizes)
+        self._ranks = [a.shape[0] for a in factors]
+        self._stacked = torch.cat(list(factors)) if len(factors) > 1 else factors[0]
+        self._factors = torch.split_with_sizes(self._stacked, self._ranks)
         self._last: _Product | None = None
 
-    def product(self, place: int, x: Tensor) -> Tensor:
-        """A x of one layer."""
+    def product(self, index: int, x: Tensor) -> Tensor:
+        """z = A x of one layer."""
         recorded = x.requires_grad and torch.is_grad_enabled()
         last = self._last
         if last is not None and last.x() is x and last.version == x._version and not recorded:
-            z = last.left.pop(place, None)
+            z = last.unused.pop(index, None)
             if z is not None:
-                if not last.left:
+                if not last.unused:
                     self._last = None
                 return z
-        if len(self._own) == 1 or recorded or x.is_inference() or torch.compiler.is_compiling():
-            return linear(x, self._own[place])
-        parts = torch.split_with_sizes(linear(x, self._all), self._sizes, -1)
+        if len(self._factors) == 1 or recorded or x.is_inference() or torch.compiler.is_compiling():
+            return linear(x, self._factors[index])
+        parts = torch.split_with_sizes(linear(x, self._stacked), self._ranks, -1)
         self._last = last = _Product(x, parts)
-        return last.left.pop(place)
+        return last.unused.pop(index)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Folded:
-    """One layer's plain LoRA: its place among the siblings that hold A, and b (d_out, r)."""
+class FoldedLoRA:
+    """One layer's plain LoRA: its index among the layers whose A factors are fused, and b (d_out, r)."""
 
-    siblings: Siblings
-    place: int
+    down_projection: FusedDownProjection
+    index: int
     b: Tensor
 
     def down(self, x: Tensor) -> Tensor:
-        """z = A x."""
-        return self.siblings.product(self.place, x)
+        """z = A x, (..., r)."""
+        return self.down_projection.product(self.index, x)
 
 
-def side_by_side(factors: Mapping[str, LoRAFactors]) -> dict[str, Folded]:
-    """Plain LoRAs by module name, those of siblings with their A factors stacked."""
+def fuse_down_projections(factors: Mapping[str, LoRAFactors]) -> dict[str, FoldedLoRA]:
+    """Plain LoRAs by module name, with the A factors of layers with the same input stacked."""
     groups: dict[tuple[object, ...], list[str]] = {}
     for name, lora in factors.items():
         parent, _, leaf = name.rpartition(".")
-        kind: object = next((i for i, names in enumerate(TOGETHER) if leaf in names), leaf)
+        kind: object = next((i for i, names in enumerate(SAME_INPUT) if leaf in names), leaf)
         groups.setdefault((parent, kind, lora.a.shape[1], lora.a.dtype, lora.a.device), []).append(name)
-    found = {}
+    loras = {}
     for names in groups.values():
-        siblings = Siblings([factors[name].a for name in names])
-        found.update({n: Folded(siblings=siblings, place=i, b=factors[n].b) for i, n in enumerate(names)})
-    return found
+        fused = FusedDownProjection([factors[name].a for name in names])
+        loras.update({n: FoldedLoRA(down_projection=fused, index=i, b=factors[n].b) for i, n in enumerate(names)})
+    return loras

@@ -1,6 +1,6 @@
-"""Gates: the weights of a bank's experts, computed from parameters inside each layer's forward.
+"""Gates: the weights of a layer's experts, computed from parameters inside the forward of each layer.
 
-T tasks, E experts, M labels (rows or tokens) of a route.
+Shapes: T tasks, E experts, M labels (of sequences or tokens) of a route.
 """
 
 from __future__ import annotations
@@ -16,44 +16,51 @@ from methods.layers.target import generator
 
 
 class Gate(nn.Module):
-    """Weights of experts that depend on the task alone: a table (T, E). ``splits`` Q > 1: (T, Q E), split by split."""
+    """Expert weights that depend on the task alone.
+
+    splits: the number Q of feature splits (MHR), each with E weights of its own; all shapes below then have Q E for E.
+    """
 
     splits = 1
 
-    def table(self) -> Tensor:
+    def task_weights(self) -> Tensor:
         """The weights of all experts for every task, (T, E), without noise."""
         raise NotImplementedError
 
-    def seen(self) -> Tensor:
-        """The weights that a task may give, for reports: (T, experts that one task sees)."""
-        return self.table()
+    def visible_weights(self) -> Tensor:
+        """For reports, the weights of the experts that a task uses: (T, experts of one task)."""
+        return self.task_weights()
 
-    def active(self, task: int) -> Sequence[int] | None:
-        """The experts that a task's folded LoRA holds; None: all."""
+    def active_experts(self, task: int) -> Sequence[int] | None:
+        """The experts in a task's folded LoRA; None: all."""
         return None
 
     def forward(self, route: Route) -> Tensor:
         """The weights of each label, (M, E).
 
-        Of rows, without gradients and out of training, they are made once for a route: a decoded token's layers ask
-        for the same ones again and again. (A route of tokens serves one forward, and its weights are many.)
+        In evaluation without gradients they are computed once for a route of sequences, since every layer and every
+        decoded token uses the same ones. A route of tokens serves one forward and has many weights, so it has no cache.
         """
-        once = not (self.training or route.tokens or torch.is_grad_enabled() or torch.compiler.is_compiling())
-        return route.kept(self, self.sources(route), partial(self.weigh, route)) if once else self.weigh(route)
+        cache = not (self.training or route.tokens or torch.is_grad_enabled() or torch.compiler.is_compiling())
+        return (
+            route.cached(self, self.inputs(route), partial(self.label_weights, route))
+            if cache
+            else self.label_weights(route)
+        )
 
-    def weigh(self, route: Route) -> Tensor:
-        """The weights of each label, (M, E), made anew."""
+    def label_weights(self, route: Route) -> Tensor:
+        """The weights of each label, (M, E), without the cache."""
         assert route.labels is not None
-        return self.table()[route.labels]
+        return self.task_weights()[route.labels]
 
-    def sources(self, route: Route) -> list[Tensor]:
-        """The tensors that decide what ``weigh`` gives out of training."""
+    def inputs(self, route: Route) -> list[Tensor]:
+        """The tensors that determine ``label_weights`` in evaluation."""
         assert route.labels is not None
         return [route.labels, *_tensors(self)]
 
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    """Parameters and buffers as they are now; quicker than the module's own iterators, which look for doubles."""
+    """The module's parameters and buffers; faster than its own iterators, which also remove duplicates."""
     for tensors in (module._parameters, module._buffers):
         for tensor in tensors.values():
             if tensor is not None:
@@ -64,7 +71,7 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
 
 
 class TaskEmbedding(nn.Module):
-    """A vector for each task, N(0, 1) at the start, by the task's name: (T, size)."""
+    """A vector e_t for each task: (T, size). Initial values are N(0, 1) and depend on (seed, task name) alone."""
 
     def __init__(self, tasks: Sequence[str], size: int, seed: int) -> None:
         super().__init__()
@@ -73,7 +80,7 @@ class TaskEmbedding(nn.Module):
 
 
 class EmbeddingScores(nn.Module):
-    """z_t = W e_t, without bias: one linear map of a task embedding for each expert that a task sees."""
+    """z_t = W e_t without bias: one row of W for each expert of a task. Initially uniform in +-1 / sqrt(size)."""
 
     def __init__(self, embedding: TaskEmbedding, names: Sequence[object], seed: int) -> None:
         super().__init__()
@@ -87,7 +94,7 @@ class EmbeddingScores(nn.Module):
 
 
 class FreeScores(nn.Module):
-    """Free logits, 0 at the start."""
+    """Free logits (T, n), initially 0."""
 
     def __init__(self, n_tasks: int, n: int) -> None:
         super().__init__()
@@ -98,7 +105,7 @@ class FreeScores(nn.Module):
 
 
 class UniformScores(nn.Module):
-    """No gate: every expert that a task sees weighs the same."""
+    """No gate: all experts of a task have the same weight."""
 
     zeros: Tensor
 
@@ -111,10 +118,13 @@ class UniformScores(nn.Module):
 
 
 class TaskGate(Gate):
-    """Softmax over ``n_common`` experts of all tasks and ``n_specific`` of a task's own: E = n_common + T n_specific.
+    """Softmax over ``n_common`` shared experts and ``n_specific`` experts of the task: E = n_common + T n_specific.
 
-    The weights of a task sum to 1. ``separate``: one softmax for the common and one for the own experts, each with the
-    share of its part's experts, so that equal scores weigh all experts the same.
+    The weights of a task sum to 1. With ``separate`` the common and the specific experts have a softmax each, scaled by
+    their share of the experts, so that equal scores give all experts the same weight.
+
+    Args:
+        scores: a module without inputs that returns z (T, n_common + n_specific).
     """
 
     eye: Tensor
@@ -127,22 +137,22 @@ class TaskGate(Gate):
         self.separate = separate
         self.register_buffer("eye", torch.eye(n_tasks), persistent=False)
 
-    def seen(self) -> Tensor:
-        """The weights that a task gives to common and own experts: (T, n_common + n_specific)."""
+    def visible_weights(self) -> Tensor:
+        """The weights of the common and the task's own experts: (T, n_common + n_specific)."""
         scores: Tensor = self.scores()
         if not self.separate:
             return scores.softmax(-1)
-        seen = self.n_common + self.n_specific
+        n_experts = self.n_common + self.n_specific
         parts = torch.split(scores, [self.n_common, self.n_specific], -1)
-        return torch.cat([part.softmax(-1) * (part.shape[-1] / seen) for part in parts], -1)
+        return torch.cat([part.softmax(-1) * (part.shape[-1] / n_experts) for part in parts], -1)
 
-    def table(self) -> Tensor:
-        seen = self.seen()
+    def task_weights(self) -> Tensor:
+        weights = self.visible_weights()
         if not self.n_specific:
-            return seen
-        common, own = torch.split(seen, [self.n_common, self.n_specific], -1)
+            return weights
+        common, own = torch.split(weights, [self.n_common, self.n_specific], -1)
         return torch.cat([common, (self.eye[:, :, None] * own[:, None, :]).flatten(1)], -1)
 
-    def active(self, task: int) -> Sequence[int]:
+    def active_experts(self, task: int) -> Sequence[int]:
         first = self.n_common + task * self.n_specific
         return [*range(self.n_common), *range(first, first + self.n_specific)]

@@ -1,7 +1,7 @@
-"""Adapted linear layers: a frozen base and a bank of experts, without a loop over them.
+"""Expert layers: a frozen linear layer and E low-rank experts, computed without a loop over the experts.
 
-Shapes: M labels of a route, n rows of the input for each label (a row's tokens, times beams), E experts of rank r,
-A (E r, d_in) and B (d_out, E r) the experts' factors side by side, g (M, E) the weights of the experts.
+Shapes: M labels of a route, n input vectors for each label (the tokens of a sequence, times beams), E experts of rank
+r, A (E r, d_in) and B (d_out, E r) the stacked factors of the experts, g (M, E) the weights of the experts.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout, linear, one_hot
 
 from harness.method import Experts, LoRAFactors
-from methods.layers.fused import Folded
+from methods.layers.fused import FoldedLoRA
 from methods.layers.gates import Gate
 from methods.layers.routing import Route, State
-from methods.layers.target import Site
+from methods.layers.target import TargetModule
 
 
 def output_sum(out: Tensor, x: Tensor, a: Tensor, b: Tensor, g: Tensor, scale: float) -> Tensor:
     """``out + scale sum_k g_k B_k A_k x`` for out (M, n, d_out) and x (M, n, d_in): one LoRA of rank E r."""
     z = linear(x, a)
     weighted = torch.unflatten(z, -1, (g.shape[1], -1)) * g.to(z.dtype)[:, None, :, None]
-    return _plus(out, weighted.flatten(2), b, scale)
+    return _add_product(out, weighted.flatten(2), b, scale)
 
 
 def factor_sum(out: Tensor, x: Tensor, a: Tensor, b: Tensor, g: Tensor, scale: float) -> Tensor:
@@ -31,11 +31,11 @@ def factor_sum(out: Tensor, x: Tensor, a: Tensor, b: Tensor, g: Tensor, scale: f
     z = linear(x, a)
     g = g.to(z.dtype)[:, None, :, None]
     u = (torch.unflatten(z, -1, (g.shape[2], -1)) * g).sum(2, keepdim=True)
-    return _plus(out, (g * u).flatten(2), b, scale)
+    return _add_product(out, (g * u).flatten(2), b, scale)
 
 
 def split_factor_sum(out: Tensor, x: Tensor, a: Tensor, b: Tensor, g: Tensor, splits: int, scale: float) -> Tensor:
-    """``factor_sum`` with weights of their own, g (M, Q E), for each of Q parts of d_in and of d_out (MHR)."""
+    """``factor_sum`` with separate weights, g (M, Q E), for each of Q equal parts of d_in and of d_out (MHR)."""
     g = torch.unflatten(g.to(x.dtype), 1, (splits, -1))
     experts = g.shape[2]
     a = a.reshape(experts, -1, splits, a.shape[1] // splits)
@@ -45,40 +45,41 @@ def split_factor_sum(out: Tensor, x: Tensor, a: Tensor, b: Tensor, g: Tensor, sp
     return out + scale * torch.einsum("mqk,mnr,qokr->mnqo", g, u, b).flatten(2)
 
 
-def _plus(out: Tensor, z: Tensor, b: Tensor, scale: float) -> Tensor:
+def _add_product(out: Tensor, z: Tensor, b: Tensor, scale: float) -> Tensor:
+    """``out + scale B z`` for z (..., rank)."""
     flat = torch.addmm(out.reshape(-1, out.shape[-1]), z.reshape(-1, z.shape[-1]), b.t(), alpha=scale)
     return flat.view(out.shape)
 
 
 class AdaptedLinear(nn.Module):
-    """A frozen linear layer (``base``) and what a method adds to it, in the state that its route says.
+    """A frozen linear layer (``base``) and what a method adds to it, depending on the state of the adapter's route.
 
-    Takes the base's place in the model under its name. A forward in the routed state without a route raises
-    RuntimeError. Subclasses say what the routed state adds (``delta``) and how a task's share folds (``fold``).
+    It replaces the base layer in the model under the same name. A forward in the routed state without a route raises
+    RuntimeError. Subclasses define what the routed state adds (``delta``) and how a task's share is folded (``fold``).
     """
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, target: TargetModule) -> None:
         super().__init__()
-        self.base = site.linear
-        self.name = site.name
-        self.route: Route = site.route
-        self.dropout = site.dropout
-        self.folded: Folded | None = None
+        self.base = target.linear
+        self.name = target.name
+        self.route: Route = target.route
+        self.dropout = target.dropout
+        self.folded: FoldedLoRA | None = None
 
     def delta(self, out: Tensor, x: Tensor) -> Tensor:
         """``out`` (M, n, d_out) plus the share of each label's task in x (M, n, d_in)."""
         raise NotImplementedError
 
     def fold(self, task: int) -> LoRAFactors:
-        """A task's share as one plain LoRA, detached. Raises: NotFoldable."""
+        """The share of a task (its index) as one plain LoRA, detached. Raises: NotFoldable."""
         raise NotImplementedError
 
-    def tensors(self) -> Mapping[str, nn.Parameter]:
-        """The layer's own parameters by name; gates have names of their own."""
+    def factors(self) -> Mapping[str, nn.Parameter]:
+        """The layer's own parameters by name, without those of gates, which layers may share."""
         raise NotImplementedError
 
-    def bank(self) -> Experts | None:
-        """The experts of which every row uses a weighed sum; None where it does not."""
+    def experts(self) -> Experts | None:
+        """The experts, if every sequence uses a weighted sum of them; otherwise None."""
         return None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,7 +88,7 @@ class AdaptedLinear(nn.Module):
         if state is State.ROUTED:
             return self._routed(out, x)
         if state is State.FOLDED and self.folded is not None:
-            return _plus(out, self.folded.down(x), self.folded.b, 1.0)
+            return _add_product(out, self.folded.down(x), self.folded.b, 1.0)
         return out
 
     def _routed(self, out: Tensor, x: Tensor) -> Tensor:
@@ -97,15 +98,18 @@ class AdaptedLinear(nn.Module):
                 f"{self.name}: forward without a route. Enter adapter.route(labels), adapter.off() or "
                 "adapter.apply(factors) first, and leave it after backward"
             )
-        rows = x.shape[:-1].numel()
-        if rows % labels.numel():
-            raise RuntimeError(f"{self.name}: a route of {labels.numel()} labels for {rows} rows of {tuple(x.shape)}")
+        n_vectors = x.shape[:-1].numel()
+        if n_vectors % labels.numel():
+            raise RuntimeError(
+                f"{self.name}: the route has {labels.numel()} labels, which do not divide the {n_vectors} vectors of "
+                f"the input {tuple(x.shape)}; give a label for each sequence or each token"
+            )
         if self.dropout:
             x = dropout(x, self.dropout, self.training)
-        per_label = (labels.numel(), rows // labels.numel(), -1)
+        per_label = (labels.numel(), n_vectors // labels.numel(), -1)
         return self.delta(out.reshape(per_label), x.reshape(per_label)).reshape(out.shape)
 
-    # Models ask a linear layer for these (T5 casts its input to its output layer's dtype).
+    # Some models read these attributes of a linear layer (T5 casts the input to the dtype of its output layer).
 
     @property
     def weight(self) -> Tensor:
@@ -125,18 +129,18 @@ class AdaptedLinear(nn.Module):
 
 
 class GatedLinear(AdaptedLinear):
-    """One bank of E experts for all tasks, weighed by a gate.
+    """E experts for all tasks, weighted by a gate: ``out + scale sum_k g_k B_k A_k x`` (or the factor sum).
 
     Args:
-        factors: A (E r, d_in) and B (d_out, E r), see ``Site.experts``.
-        rank: r of each expert.
-        scale: s, on the whole update.
-        merge: "output" sums the experts' outputs, "factor" their factors.
+        factors: A (E r, d_in) and B (d_out, E r), see ``TargetModule.experts``.
+        rank: the rank r of each expert.
+        scale: the factor on the whole update.
+        merge: "output" sums the outputs of the experts, "factor" their factors.
     """
 
     def __init__(
         self,
-        site: Site,
+        target: TargetModule,
         factors: tuple[nn.Parameter, nn.Parameter],
         gate: Gate,
         *,
@@ -144,15 +148,15 @@ class GatedLinear(AdaptedLinear):
         scale: float,
         merge: str = "output",
     ) -> None:
-        super().__init__(site)
+        super().__init__(target)
         self.a, self.b = factors
         self.gate = gate
         self.rank, self.scale, self.merge = rank, scale, merge
 
-    def tensors(self) -> Mapping[str, nn.Parameter]:
+    def factors(self) -> Mapping[str, nn.Parameter]:
         return {"A": self.a, "B": self.b}
 
-    def bank(self) -> Experts | None:
+    def experts(self) -> Experts | None:
         if self.gate.splits > 1:
             return None
         return Experts(
@@ -165,88 +169,87 @@ class GatedLinear(AdaptedLinear):
 
     def delta(self, out: Tensor, x: Tensor) -> Tensor:
         a, b = self.a.to(x.dtype), self.b.to(x.dtype)
-        return mixed(out, x, a, b, self.gate(self.route), self.merge, self.gate.splits, self.scale)
+        return weighted_sum(out, x, a, b, self.gate(self.route), self.merge, self.gate.splits, self.scale)
 
     def fold(self, task: int) -> LoRAFactors:
-        return folded(self.a, self.b, self.gate, task, self.merge, self.rank, self.scale)
+        return fold_experts(self.a, self.b, self.gate, task, self.merge, self.rank, self.scale)
 
 
 class TaskLinear(AdaptedLinear):
-    """One LoRA for all tasks, or one for each task with parameters of its own, of which a row uses its task's alone.
+    """One LoRA for all tasks, or one for each task with its own parameters; a sequence uses the LoRA of its task.
 
-    Training one task's parameters touches nothing of the others. Each expert starts as the one LoRA would.
+    Training one task's parameters changes nothing of the others. All LoRAs have the same initial values.
 
     Args:
-        experts: names of the LoRAs, one per task in the tasks' order; None: one for all.
-        mixture: a gate over the LoRAs; while ``mixing`` is set, rows use its mixture instead of their task's LoRA.
+        expert_names: one for each LoRA, in the order of the tasks; None: one LoRA for all tasks.
+        mixture: a gate over the LoRAs; while ``use_mixture`` is set, a sequence uses the weighted sum of the LoRAs.
     """
 
     def __init__(
         self,
-        site: Site,
+        target: TargetModule,
         *,
-        experts: Sequence[str] | None,
+        expert_names: Sequence[str] | None,
         rank: int,
         scale: float,
         mixture: Gate | None = None,
         merge: str = "output",
     ) -> None:
-        super().__init__(site)
-        pairs = [site.experts([0], rank) for _ in experts or [""]]
+        super().__init__(target)
+        pairs = [target.experts([0], rank) for _ in expert_names or [""]]
         self.a = nn.ParameterList(a for a, _ in pairs)
         self.b = nn.ParameterList(b for _, b in pairs)
-        self.experts = experts
+        self.expert_names = expert_names
         self.rank, self.scale, self.merge = rank, scale, merge
         self.mixture = mixture
-        self.mixing = mixture is not None
+        self.use_mixture = mixture is not None
 
-    def tensors(self) -> Mapping[str, nn.Parameter]:
-        names = [""] if self.experts is None else [f".{expert}" for expert in self.experts]
-        found = {f"A{name}": a for name, a in zip(names, self.a, strict=True)}
-        found.update({f"B{name}": b for name, b in zip(names, self.b, strict=True)})
-        return found
+    def factors(self) -> Mapping[str, nn.Parameter]:
+        names = [""] if self.expert_names is None else [f".{expert}" for expert in self.expert_names]
+        factors = {f"A{name}": a for name, a in zip(names, self.a, strict=True)}
+        return factors | {f"B{name}": b for name, b in zip(names, self.b, strict=True)}
 
     @torch.no_grad()
-    def put(self, i: int, lora: LoRAFactors | None) -> None:
-        """Give LoRA i the factors of another one of no larger rank, filled up with zeros; None: no update at all.
+    def load_expert(self, index: int, lora: LoRAFactors | None) -> None:
+        """Copy a LoRA of the same or a smaller rank, padded with zeros, into one of this layer's; None: all zeros.
 
-        Raises ValueError for other shapes.
+        Raises: ValueError for other shapes.
         """
-        a, b = self.a[i].zero_(), self.b[i].zero_()
+        a, b = self.a[index].zero_(), self.b[index].zero_()
         if lora is None:
             return
         rank = lora.a.shape[0]
         if rank > self.rank or lora.a.shape[1] != a.shape[1] or lora.b.shape[0] != b.shape[0]:
             raise ValueError(
-                f"{self.name}: factors a {tuple(lora.a.shape)}, b {tuple(lora.b.shape)} for a LoRA of rank {self.rank} "
-                f"of a weight {tuple(self.weight.shape)}"
+                f"{self.name}: factors a {tuple(lora.a.shape)}, b {tuple(lora.b.shape)} do not fit a LoRA of rank "
+                f"{self.rank} for a weight {tuple(self.weight.shape)}"
             )
         a[:rank] = lora.a.to(a)
         b[:, :rank] = lora.b.to(b) / self.scale
 
     def delta(self, out: Tensor, x: Tensor) -> Tensor:
-        if self.mixing and self.mixture is not None:
+        if self.use_mixture and self.mixture is not None:
             a, b = self._stacked(range(len(self.a)), x.dtype)
-            return mixed(out, x, a, b, self.mixture(self.route), self.merge, 1, self.scale)
-        used = (0,) if self.experts is None else self.route.present
+            return weighted_sum(out, x, a, b, self.mixture(self.route), self.merge, 1, self.scale)
+        used = (0,) if self.expert_names is None else self.route.present
         if len(used) == 1:
             a, b = self._stacked(used, x.dtype)
-            return _plus(out, linear(x, a), b, self.scale)
-        return self._tokens(out, x) if self.route.tokens else self._rows(out, x)
+            return _add_product(out, linear(x, a), b, self.scale)
+        return self._by_token(out, x) if self.route.tokens else self._by_sequence(out, x)
 
-    def _rows(self, out: Tensor, x: Tensor) -> Tensor:
-        """Each label gathers its own factors: the cost of a LoRA of rank r, whatever the number of tasks."""
-        place, used = self.route.place, self.route.present
-        a = torch.stack([self.a[i].to(x.dtype) for i in used])[place]
-        b = torch.stack([self.b[i].to(x.dtype) for i in used])[place]
+    def _by_sequence(self, out: Tensor, x: Tensor) -> Tensor:
+        """Each sequence gathers its own factors: the cost of a LoRA of rank r, whatever the number of tasks."""
+        position, used = self.route.position, self.route.present
+        a = torch.stack([self.a[i].to(x.dtype) for i in used])[position]
+        b = torch.stack([self.b[i].to(x.dtype) for i in used])[position]
         z = torch.bmm(x, a.transpose(1, 2))
         return torch.baddbmm(out, z, b.transpose(1, 2), alpha=self.scale)
 
-    def _tokens(self, out: Tensor, x: Tensor) -> Tensor:
-        """A token is too short to gather factors for: all present tasks' LoRAs, those of other tasks weighed 0."""
-        assert self.route.place is not None
+    def _by_token(self, out: Tensor, x: Tensor) -> Tensor:
+        """All present tasks' LoRAs, weighted 0 for tokens of other tasks: gathering factors per token costs more."""
+        assert self.route.position is not None
         a, b = self._stacked(self.route.present, x.dtype)
-        own = one_hot(self.route.place, len(self.route.present))
+        own = one_hot(self.route.position, len(self.route.present))
         return output_sum(out, x, a, b, own, self.scale)
 
     def _stacked(self, used: Sequence[int], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -256,15 +259,17 @@ class TaskLinear(AdaptedLinear):
         return a, torch.cat([self.b[i].to(dtype) for i in used], 1)
 
     def fold(self, task: int) -> LoRAFactors:
-        if self.mixing and self.mixture is not None:
+        if self.use_mixture and self.mixture is not None:
             a, b = self._stacked(range(len(self.a)), self.a[0].dtype)
-            return folded(a, b, self.mixture, task, self.merge, self.rank, self.scale)
-        own = 0 if self.experts is None else task
+            return fold_experts(a, b, self.mixture, task, self.merge, self.rank, self.scale)
+        own = 0 if self.expert_names is None else task
         return LoRAFactors(a=self.a[own].detach().clone(), b=self.scale * self.b[own].detach())
 
 
-def mixed(out: Tensor, x: Tensor, a: Tensor, b: Tensor, g: Tensor, merge: str, splits: int, scale: float) -> Tensor:
-    """The one of the three sums that ``merge`` and ``splits`` name."""
+def weighted_sum(
+    out: Tensor, x: Tensor, a: Tensor, b: Tensor, g: Tensor, merge: str, splits: int, scale: float
+) -> Tensor:
+    """The sum over experts that ``merge`` and ``splits`` select."""
     if merge == "output":
         return output_sum(out, x, a, b, g, scale)
     if splits == 1:
@@ -273,14 +278,14 @@ def mixed(out: Tensor, x: Tensor, a: Tensor, b: Tensor, g: Tensor, merge: str, s
 
 
 @torch.no_grad()
-def folded(a: Tensor, b: Tensor, gate: Gate, task: int, merge: str, rank: int, scale: float) -> LoRAFactors:
-    """A task's mixture as one LoRA: of rank (active experts) r for an output sum, of rank r for a factor sum."""
+def fold_experts(a: Tensor, b: Tensor, gate: Gate, task: int, merge: str, rank: int, scale: float) -> LoRAFactors:
+    """A task's weighted sum as one LoRA: of rank (active experts) r for an output sum, of rank r for a factor sum."""
     a, b = torch.unflatten(a.detach(), 0, (-1, rank)), torch.unflatten(b.detach(), 1, (-1, rank))
-    g = gate.table()[task]
+    g = gate.task_weights()[task]
     if merge == "output":
-        chosen = torch.as_tensor(gate.active(task) or range(len(a)), device=a.device)
-        weighed = b[:, chosen] * (scale * g[chosen])[:, None]
-        return LoRAFactors(a=a[chosen].flatten(0, 1).clone(), b=weighed.flatten(1))
+        chosen = torch.as_tensor(gate.active_experts(task) or range(len(a)), device=a.device)
+        weighted = b[:, chosen] * (scale * g[chosen])[:, None]
+        return LoRAFactors(a=a[chosen].flatten(0, 1).clone(), b=weighted.flatten(1))
     g = torch.unflatten(g, 0, (gate.splits, -1))
     a = torch.einsum("qk,krqd->rqd", g, torch.unflatten(a, 2, (gate.splits, -1)))
     b = torch.einsum("qk,qokr->qor", g, torch.unflatten(b, 0, (gate.splits, -1)))

@@ -1,4 +1,4 @@
-"""The state that an adapter's layers share: off, routed, folded or merged, and which task each row or token is of."""
+"""The state that an adapter's layers share: off, routed, folded or merged, and the task of each sequence or token."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from torch import Tensor
 
 
 class State(Enum):
-    """What an adapted layer adds to its base's output."""
+    """What an adapted layer adds to its base layer's output."""
 
-    OFF = "off"  # nothing
-    ROUTED = "routed"  # each row's or token's own share
-    FOLDED = "folded"  # one plain LoRA
-    MERGED = "merged"  # nothing: the LoRA is in the base's weight
+    OFF = "off"  # Nothing is added.
+    ROUTED = "routed"  # Each sequence or token gets its own share.
+    FOLDED = "folded"  # One plain LoRA is added.
+    MERGED = "merged"  # Nothing is added, because the LoRA is in the base layer's weight.
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Kept:
-    """A value, and of the tensors that it was made from: which they are, how often written to, and where they lie.
+class _Cached:
+    """A value, with what identifies the tensors that it was computed from.
 
-    held: those tensors and what they looked at, so that no other tensor gets their id or their place in memory.
+    stamp: the identity, the number of writes and the address of each of these tensors.
+    held: these tensors and their storage, kept alive so that no other tensor gets their identity or their address.
     """
 
     value: Tensor
@@ -33,15 +34,18 @@ class _Kept:
 
 
 class Route:
-    """Owned by one adapter, read by its layers; changed only by the contexts below, which do not nest.
+    """The state of one adapter, read by its layers and changed only by the contexts below, which do not nest.
 
     Attributes:
         state: routed (without labels) outside of every context.
-        labels: LongTensor (M,), a task for each of M rows, or for each token of packed rows; None outside ``routed``.
-        tokens: True where ``labels`` are of tokens.
+        labels: LongTensor (M,), a task for each of M sequences, or for each token of packed sequences; None outside of
+            ``routed``.
+        tokens: True if ``labels`` are those of tokens.
         present: the tasks that occur in ``labels``, ascending.
-        place: LongTensor (M,), the index in ``present`` of each label.
-        step: stage and number of the optimiser step, for noise; None before the first.
+        position: LongTensor (M,), the index in ``present`` of each label.
+        step: stage and number of the optimiser step, for noise; None before the first step.
+        is_open: True inside of a context.
+        cache: values that ``cached`` computed on this route.
     """
 
     def __init__(self, n_tasks: int) -> None:
@@ -50,69 +54,70 @@ class Route:
         self.labels: Tensor | None = None
         self.tokens = False
         self.present: tuple[int, ...] = ()
-        self.place: Tensor | None = None
+        self.position: Tensor | None = None
         self.step: tuple[str, int] | None = None
-        self._open = False
-        self._kept: dict[object, _Kept] = {}
+        self.is_open = False
+        self.cache: dict[object, _Cached] = {}
 
-    def kept(self, key: object, sources: Sequence[Tensor], make: Callable[[], Tensor]) -> Tensor:
-        """``make()``, without a gradient: once in the life of a route while ``sources`` stay as they are.
+    def cached(self, key: object, inputs: Sequence[Tensor], compute: Callable[[], Tensor]) -> Tensor:
+        """``compute()`` without a gradient, called once in the life of a route while its inputs stay unchanged.
 
-        What is written through ``Tensor.data`` goes unseen, as it does by autograd.
+        Writes through ``Tensor.data`` are not noticed, as they are not by autograd.
         """
-        if any(source.is_inference() for source in sources):  # nobody counts what is written to them
-            return make()
-        stamp = [(id(source), source._version, source.data_ptr()) for source in sources]
-        found = self._kept.get(key)
-        if found is None or found.stamp != stamp:
-            held = [*sources, *(source.detach() for source in sources)]
-            found = self._kept[key] = _Kept(value=make(), stamp=stamp, held=held)
-        return found.value
+        if any(tensor.is_inference() for tensor in inputs):  # Writes to inference tensors are not counted.
+            return compute()
+        stamp = [(id(tensor), tensor._version, tensor.data_ptr()) for tensor in inputs]
+        entry = self.cache.get(key)
+        if entry is None or entry.stamp != stamp:
+            held = [*inputs, *(tensor.detach() for tensor in inputs)]
+            entry = self.cache[key] = _Cached(value=compute(), stamp=stamp, held=held)
+        return entry.value
 
     @contextmanager
     def routed(self, labels: Tensor, device: torch.device) -> Iterator[None]:
-        """Rows (labels of shape (B,)) or tokens ((B, S)) use the shares of their tasks until the context closes."""
+        """Sequences (labels of shape (B,)) or tokens ((B, S)) use their tasks' shares until the context closes."""
         if labels.dim() not in (1, 2) or not labels.numel() or labels.dtype.is_floating_point:
             raise ValueError(
-                f"a route is a LongTensor of rows (B,) or tokens (B, S); got {labels.dtype} of {tuple(labels.shape)}"
+                f"labels are {labels.dtype} of shape {tuple(labels.shape)}; give a LongTensor with a task for each "
+                "sequence (B,) or each token (B, S)"
             )
-        found, place = torch.unique(labels.reshape(-1), return_inverse=True)
-        present = tuple(found.tolist())
+        tasks, position = torch.unique(labels.reshape(-1), return_inverse=True)
+        present = tuple(tasks.tolist())
         if present[0] < 0 or present[-1] >= self.n_tasks:
-            raise ValueError(f"a route to task {present[0]}..{present[-1]}, but the tasks are 0..{self.n_tasks - 1}")
-        with self.within(State.ROUTED):
-            self.labels, self.place = labels.reshape(-1).to(device), place.to(device)
+            raise ValueError(f"labels are {present[0]}..{present[-1]}, but the tasks are 0..{self.n_tasks - 1}")
+        with self.enter(State.ROUTED):
+            self.labels, self.position = labels.reshape(-1).to(device), position.to(device)
             self.present, self.tokens = present, labels.dim() == 2
-            self._kept = {}
+            self.cache = {}
             try:
                 yield
             finally:
-                self.labels, self.place, self.present, self.tokens = None, None, (), False
-                self._kept = {}
+                self.labels, self.position, self.present, self.tokens = None, None, (), False
+                self.cache = {}
 
     @contextmanager
-    def within(self, state: State) -> Iterator[None]:
-        """Be in a state until the context closes."""
-        if self._open:
+    def enter(self, state: State) -> Iterator[None]:
+        """Set a state until the context closes."""
+        if self.is_open:
             raise RuntimeError(
-                f"the adapter is {self.state.value} already: route, off and apply do not nest; leave the first context "
+                f"the adapter is already {self.state.value}: route, off and apply do not nest; leave the first context "
                 "(after backward) before entering the next"
             )
-        self._open, self.state = True, state
+        self.is_open, self.state = True, state
         try:
             yield
         finally:
-            self._open, self.state = False, State.ROUTED
+            self.is_open, self.state = False, State.ROUTED
 
     @contextmanager
-    def aside(self, labels: Tensor | None) -> Iterator[None]:
-        """Inside of another context, for a pass that reads hidden states: off, or routed by rows of other labels."""
+    def nested(self, labels: Tensor | None) -> Iterator[None]:
+        """Inside of another context, for a pass that reads hidden states: off, or routed by labels (B,) of its own."""
         before = dict(vars(self))
         self.state = State.OFF if labels is None else State.ROUTED
         if labels is not None:
             self.labels, self.tokens = labels, False
-            found, self.place = torch.unique(labels, return_inverse=True)
-            self.present = tuple(found.tolist())
+            tasks, self.position = torch.unique(labels, return_inverse=True)
+            self.present = tuple(tasks.tolist())
         try:
             yield
         finally:

@@ -1,8 +1,7 @@
-"""Where an adapted layer is put and all that its initial values may depend on."""
+"""Where an adapted layer goes, and everything that its initial values may depend on."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,27 +10,35 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from harness.seeding import stable_seed
 from methods.layers.routing import Route
 
 M = TypeVar("M", bound=nn.Module)
 
 
-def number(*key: object) -> int:
-    """A number below 2**63 that depends on the key alone, on every machine."""
-    digest = hashlib.sha256("\0".join(map(str, key)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+def method_seed(*key: object) -> int:
+    """The seed of a method's own random choice: an integer below 2**63 that depends on the key alone."""
+    # The initial weights of all published runs were drawn with this separator.
+    return stable_seed(*key, separator="\0")
 
 
 def generator(*key: object) -> torch.Generator:
-    """A generator on the CPU, seeded by the key alone, so that values are equal on every device."""
-    return torch.Generator().manual_seed(number(*key))
+    """A generator seeded by the key alone, on the CPU, so that its values are equal on every device."""
+    return torch.Generator().manual_seed(method_seed(*key))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Site:
+class TargetModule:
     """One linear layer to adapt.
 
-    name: its module name. modules: gates and embeddings that layers share, by key; one mapping per adapter.
+    Attributes:
+        name: its module name in the base model.
+        linear: the frozen layer, d_in to d_out.
+        tasks: the names of the tasks; a task's index is its route.
+        seed: the run's seed.
+        dropout: the probability with which the input of the adapted part is dropped in training.
+        route: the state that all layers of the adapter share.
+        modules: gates and embeddings that layers share, by key; one mapping for each adapter.
     """
 
     name: str
@@ -44,7 +51,7 @@ class Site:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the adapter's parameters: float32, or float64 on a float64 base."""
+        """The dtype of the adapter's parameters: float64 on a float64 base model, otherwise float32."""
         return torch.float64 if self.linear.weight.dtype is torch.float64 else torch.float32
 
     @property
@@ -59,20 +66,21 @@ class Site:
         return {"linear": self.name, "block": self.block, "model": ""}[scope]
 
     def shared(self, key: str, make: Callable[[], M]) -> M:
-        """The one module of that key, made by the first layer that asks for it."""
+        """The module with this key, created by the first layer that requests it."""
         if key not in self.modules:
             self.modules[key] = make().to(device=self.linear.weight.device, dtype=self.dtype)
         return cast("M", self.modules[key])
 
     def experts(self, names: Sequence[object], rank: int, splits: int = 1) -> tuple[nn.Parameter, nn.Parameter]:
-        """Fresh experts, stacked: A (E rank, d_in) kaiming-uniform with a = sqrt(5), B (d_out, E rank) zero.
+        """New experts, stacked: A (E rank, d_in) kaiming-uniform with a = sqrt(5), B (d_out, E rank) zero.
 
         Args:
-            names: of the experts; an expert's values depend on (seed, module name, its name) alone.
-            splits: equal parts of d_in, each a fan-in of its own (MHR).
+            names: one for each expert; its initial values depend on (seed, module name, its name) alone.
+            rank: the rank of each expert.
+            splits: the number of equal parts of d_in, each with a fan-in of its own (MHR).
         """
         bound = 1 / math.sqrt(self.linear.in_features // splits)
-        return self.parameters(
+        return self.stack(
             [
                 torch.empty(rank, self.linear.in_features).uniform_(-bound, bound, generator=self.generator(name))
                 for name in names
@@ -80,19 +88,19 @@ class Site:
         )
 
     def normal_experts(self, names: Sequence[object], rank: int, deviation: float) -> tuple[nn.Parameter, nn.Parameter]:
-        """As ``experts``, with A normal of mean 0."""
-        return self.parameters(
+        """As ``experts``, with A drawn from a normal distribution of mean 0 and this standard deviation."""
+        return self.stack(
             [
                 torch.empty(rank, self.linear.in_features).normal_(0, deviation, generator=self.generator(name))
                 for name in names
             ]
         )
 
-    def parameters(self, parts: Sequence[Tensor]) -> tuple[nn.Parameter, nn.Parameter]:
-        """The parameter A made of the experts' parts and a B of zeros, on the layer's device."""
+    def stack(self, parts: Sequence[Tensor]) -> tuple[nn.Parameter, nn.Parameter]:
+        """A (E rank, d_in) from each expert's part (rank, d_in), and B of zeros, on the layer's device."""
         a = torch.cat(list(parts)).to(device=self.linear.weight.device, dtype=self.dtype)
         return nn.Parameter(a), nn.Parameter(a.new_zeros(self.linear.out_features, a.shape[0]))
 
     def generator(self, name: object) -> torch.Generator:
-        """Of one expert's initial values."""
+        """The generator of one expert's initial values."""
         return generator(self.seed, self.name, name)

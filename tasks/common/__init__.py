@@ -1,1 +1,1 @@
-"""What several suites share: readers and metrics."""
+"""Readers and metrics shared by the suites."""

@@ -1,4 +1,4 @@
-"""JSON lines read in bounded memory, and the data set that a suite makes of them, cached until the file changes."""
+"""Reading JSON lines in bounded memory, and building a suite's data set from them in a cache on disk."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     from harness.task import Example
 
-VERSION: Final = 1  # of this reader; raise it when equal files would give other rows, so that caches are made anew
-LONGEST_LINE: Final = 64 * 2**20  # bytes; a longer "line" is a file of another format, and would fill the memory
+VERSION: Final = 1  # version of this reader; raise it when equal files would give other examples, to rebuild caches
+LONGEST_LINE: Final = 64 * 2**20  # bytes; a longer line means another file format, and would fill the memory
 Columns = Mapping[str, tuple[type, ...]]
-_WORDS: Final = {
+_TYPE_NAMES: Final = {
     str: "text",
     int: "a whole number",
     float: "a number",
@@ -31,7 +31,7 @@ _WORDS: Final = {
 
 
 def shown(value: object, limit: int = 60) -> str:
-    """A value for an error message: one line, control characters escaped, at most ``limit`` characters and a dot."""
+    """A value for an error message: one line, control characters escaped, at most ``limit`` characters and "…"."""
     if isinstance(value, (str, bytes)):
         value = value[: limit + 1]
     text = repr(value)
@@ -42,50 +42,50 @@ def read_json_lines(path: Path | str, columns: Columns) -> Iterator[tuple[int, d
     """Read a file of JSON lines, one line at a time.
 
     Args:
-        path: the file; UTF-8, a byte order mark and blank lines are passed over.
-        columns: the columns that each line must have, with the types that their values may have. ``list`` stands for
-            a list of texts, ``type(None)`` allows null, ``int`` refuses true and false. Others are left as they are.
+        path: a UTF-8 file; a byte order mark and blank lines are ignored.
+        columns: the required columns with the allowed types of their values. ``list`` means a list of texts,
+            ``type(None)`` allows null, and ``int`` does not allow true and false. Other columns are not checked.
 
     Yields: (line number from 1, the line's object).
-    Raises: DataError for a file that is missing, empty or of another format, and for the first line that is not what
-        ``columns`` asks for, with file, line, value and remedy. Raised when the first line is asked for, not before.
+    Raises: DataError for a file that is missing, empty or of another format, and for the first line that does not match
+        ``columns``, with file, line, value and remedy. It is raised during iteration, not by the call itself.
     """
     path = Path(path)
-    number = seen = 0
+    number = n_read = 0
     for number, raw in _lines(path):
         if number == 1:
             raw = raw.removeprefix(b"\xef\xbb\xbf")
         if not raw.strip():
             continue
-        if not seen and raw.lstrip().startswith(b"["):
+        if not n_read and raw.lstrip().startswith(b"["):
             raise DataError(
-                f"{path}, line {number}: a JSON array, but JSON lines are expected (one object on each line, no commas "
-                f"between). Convert it: jq -c '.[]' {path.name} > {path.stem}.jsonl"
+                f"{path}, line {number}: this is a JSON array, but JSON lines are expected (one object on each line, "
+                f"no commas between lines). Convert it: jq -c '.[]' {path.name} > {path.stem}.jsonl"
             )
-        seen += 1
-        yield number, _checked(_parsed(raw, path, number), columns, path, number)
-    if not seen:
-        raise DataError(f"{path}: empty, not one line among {number}. Is the download complete?")
+        n_read += 1
+        yield number, _check_columns(_parse(raw, path, number), columns, path, number)
+    if not n_read:
+        raise DataError(f"{path}: the file is empty ({number} lines, all blank). Check that the download is complete")
 
 
 def build_dataset(
-    rows: Callable[[], Iterator[Example]],
+    examples: Callable[[], Iterator[Example]],
     *,
     reader: str,
     version: int,
     files: Sequence[Path],
     options: Mapping[str, Any],
 ) -> Dataset:
-    """Make a data set of a suite's rows, on disk and memory-mapped; equal arguments on unchanged files read the cache.
+    """Build a memory-mapped data set of a suite's examples, or open it from the cache if no file has changed.
 
     Args:
-        rows: gives the examples one by one; called only where the cache has none.
-        reader, version: whose rows these are (a suite's name and version).
-        files: what they are read from; path, size and time of change are part of the cache's key.
-        options: JSON values, everything else that the rows depend on.
+        examples: returns an iterator over the examples; called only if the cache does not have them.
+        reader, version: name and version of the suite that reads them.
+        files: the files they are read from; path, size and modification time are part of the cache's key.
+        options: everything else that the examples depend on, as JSON values.
 
     Returns: a datasets.Dataset with columns id, task, prompt, target (str) and choices (list[str] or None).
-    Raises: DataError of ``rows`` as it is; DataError when a file is missing.
+    Raises: DataError for a missing file; a DataError that ``examples`` raises is passed on unchanged.
     """
     from datasets import Dataset, Features, List, Value
     from datasets.exceptions import DatasetGenerationError
@@ -98,7 +98,7 @@ def build_dataset(
     )
 
     def generate() -> Iterator[dict[str, Any]]:
-        for e in rows():
+        for e in examples():
             choices = None if e.choices is None else list(e.choices)
             yield {"id": e.id, "task": e.task, "prompt": e.prompt, "target": e.target, "choices": choices}
 
@@ -114,15 +114,15 @@ def build_dataset(
 
 
 def missing(path: Path) -> DataError:
-    """The error for a file that is not there: names what its folder holds instead."""
+    """The error for a missing file: it lists what the folder contains instead."""
     folder = path.parent
     if path.is_dir():
-        return DataError(f"{path}: a folder, where a file of JSON lines is expected")
+        return DataError(f"{path}: this is a folder, but a file of JSON lines is expected")
     if not folder.is_dir():
-        return DataError(f"{path}: there is no folder {folder}")
+        return DataError(f"{path}: there is no folder {folder}. Check the path")
     names = sorted(p.name for p in folder.iterdir())
-    beside = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-    return DataError(f"{path}: no such file.{nearest(path.name, names)} Its folder holds {beside or 'nothing'}.")
+    content = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    return DataError(f"{path}: no such file.{nearest(path.name, names)} The folder contains {content or 'no files'}.")
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -135,63 +135,66 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 number += 1
                 if len(raw) > LONGEST_LINE:
                     raise DataError(
-                        f"{path}, line {number}: longer than {LONGEST_LINE >> 20} MiB. JSON lines hold one object on "
-                        f"each line; this begins {shown(raw)}"
+                        f"{path}, line {number}: longer than {LONGEST_LINE >> 20} MiB. JSON lines have one object on "
+                        f"each line; this line begins with {shown(raw)}"
                     )
                 yield number, raw
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+        raise DataError(
+            f"{path}: the file cannot be read ({error.strerror}). Check its permissions and the disk"
+        ) from error
 
 
-def _parsed(raw: bytes, path: Path, number: int) -> object:
+def _parse(raw: bytes, path: Path, number: int) -> object:
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         guess = "UTF-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "GB18030"
         raise DataError(
-            f"{path}, line {number}: byte {error.start + 1} is no UTF-8: {shown(raw[error.start :][:12])}. "
-            f"If the file is {guess}: iconv -f {guess} -t UTF-8 {path.name} > utf8.jsonl"
+            f"{path}, line {number}: byte {error.start + 1} is not UTF-8: {shown(raw[error.start :][:12])}. "
+            f"If the file is {guess}, convert it: iconv -f {guess} -t UTF-8 {path.name} > utf8.jsonl"
         ) from None
     try:
         value: object = json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(
             f"{path}, line {number}, character {error.pos + 1}: broken JSON ({error.msg}): {shown(text.strip())}. "
-            "Each line must hold one whole JSON object; mend or remove the line"
+            "Each line must be one complete JSON object; correct or remove the line"
         ) from None
     except (ValueError, RecursionError) as error:
         raise DataError(
-            f"{path}, line {number}: JSON that cannot be read ({error}): {shown(text.strip())}. Mend or remove the line"
+            f"{path}, line {number}: this JSON cannot be read ({error}): {shown(text.strip())}. Correct or remove the "
+            "line"
         ) from None
     if b"\\u" in raw:
-        _whole_characters(value, path, number)
+        _check_surrogates(value, path, number)
     return value
 
 
-def _whole_characters(value: object, path: Path, number: int) -> None:
+def _check_surrogates(value: object, path: Path, number: int) -> None:
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         half = error.object[error.start]
         raise DataError(
-            f"{path}, line {number}: {half!r} is half a character (a lone surrogate). Write the text again as UTF-8"
+            f"{path}, line {number}: {half!r} is half a character (a lone surrogate). Write the text as UTF-8"
         ) from None
 
 
-def _checked(value: object, columns: Columns, path: Path, number: int) -> dict[str, Any]:
+def _check_columns(value: object, columns: Columns, path: Path, number: int) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(
-            f"{path}, line {number}: {_word(value)}, but an object with {', '.join(columns)} is expected: "
+            f"{path}, line {number}: expected a JSON object with {', '.join(columns)}, not {_type_name(value)}: "
             f"{shown(value)}"
         )
     for name, types in columns.items():
         if name not in value:
-            there = ", ".join(shown(k, 30) for k in list(value)[:12]) or "nothing"
-            raise DataError(f"{path}, line {number}: no column {name!r}.{nearest(name, value)} The line has {there}.")
+            present = ", ".join(shown(k, 30) for k in list(value)[:12]) or "no columns"
+            raise DataError(f"{path}, line {number}: no column {name!r}.{nearest(name, value)} The line has {present}.")
         if not _fits(value[name], types):
-            wanted = " or ".join(_WORDS[t] for t in types)
+            wanted = " or ".join(_TYPE_NAMES[t] for t in types)
             raise DataError(
-                f"{path}, line {number}: {name!r} must be {wanted}, not {_word(value[name])}: {shown(value[name])}"
+                f"{path}, line {number}: {name!r} must be {wanted}, not {_type_name(value[name])}: {shown(value[name])}"
             )
     return value
 
@@ -204,10 +207,10 @@ def _fits(value: object, types: tuple[type, ...]) -> bool:
     return isinstance(value, types)
 
 
-def _word(value: object) -> str:
+def _type_name(value: object) -> str:
     if isinstance(value, list) and not all(isinstance(item, str) for item in value):
-        return "a list of other things"
-    return _WORDS[type(value)]
+        return "a list with other values than texts"
+    return _TYPE_NAMES[type(value)]
 
 
 def _stamp(path: Path) -> list[str | int]:

@@ -1,7 +1,7 @@
-"""Metrics as functions of column sums: one row of additive statistics per example, so that a bootstrap is one product.
+"""Common metrics: functions that compute a ``Statistics`` from gold and predicted answers.
 
-Every builder returns a ``Statistics``; its ``values`` takes column sums of shape (..., k) and gives arrays of shape
-(...). A ratio whose denominator is zero is 0, as in scikit-learn with ``zero_division=0``.
+``Statistics.values`` maps column sums of shape (..., k) to metrics of shape (...). A ratio whose denominator is zero is
+0, as in scikit-learn with ``zero_division=0``.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from tasks.common.rouge import Tokens, rouge
 def set_statistics(golds: Sequence[AbstractSet[Hashable]], answers: Sequence[AbstractSet[Hashable]]) -> Statistics:
     """Strict micro-averaged precision, recall and F1 over sets of items. Columns: hits, predicted, gold.
 
-    Args: one set of gold items and one of predicted items per example; an example that did not parse has the empty set.
+    Args: one set of gold items and one of predicted items per example; pass the empty set for an unparsed prediction.
     """
-    rows = np.array(
+    per_example = np.array(
         [(len(gold & answer), len(answer), len(gold)) for gold, answer in zip(golds, answers, strict=True)],
         dtype=np.float64,
     ).reshape(len(golds), 3)
@@ -33,27 +33,28 @@ def set_statistics(golds: Sequence[AbstractSet[Hashable]], answers: Sequence[Abs
             "f1": ratio(2 * hits, predicted + gold),
         }
 
-    return Statistics(rows=rows, values=values)
+    return Statistics(per_example=per_example, values=values)
 
 
 def label_statistics(golds: Sequence[str], answers: Sequence[str | None]) -> Statistics:
     """Accuracy and macro, weighted and micro F1 of one label per example, as in scikit-learn's classification report.
 
-    The classes of a (re)sample are the labels that occur in it, gold or predicted: others drop out of its macro mean.
-    Columns: hits, predicted and gold of every gold class, then predicted of every label that is nowhere gold (it has
-    F1 0, but counts in the macro mean), then right answers and examples: k = 3c + q + 2 for c classes, q such labels.
+    The macro mean of a (re)sample is over the labels that occur in it, as gold or as prediction. A label that is
+    predicted but never gold has F1 0 and counts in that mean.
+    Columns, for c gold labels and q labels that are predicted but never gold (k = 3c + q + 2): hits, predictions and
+    golds of each gold label; predictions of each other label; correct answers; examples.
 
     Args:
-        answers: a predicted label, or None for an answer that is wrong and counts as no class's prediction.
+        answers: predicted labels; None for an answer that is wrong without being a prediction of any label.
     """
     classes = {label: i for i, label in enumerate(sorted(set(golds)))}
-    strangers = {label: i for i, label in enumerate(sorted({a for a in answers if a is not None} - set(classes)))}
-    c, q = len(classes), len(strangers)
-    rows = np.zeros((len(golds), 3 * c + q + 2))
-    for row, gold, answer in zip(rows, golds, answers, strict=True):
+    never_gold = {label: i for i, label in enumerate(sorted({a for a in answers if a is not None} - set(classes)))}
+    c, q = len(classes), len(never_gold)
+    per_example = np.zeros((len(golds), 3 * c + q + 2))
+    for row, gold, answer in zip(per_example, golds, answers, strict=True):
         row[2 * c + classes[gold]] = 1
-        if answer in strangers:
-            row[3 * c + strangers[answer]] = 1
+        if answer in never_gold:
+            row[3 * c + never_gold[answer]] = 1
         elif answer is not None:
             row[c + classes[answer]] = 1
         if answer == gold:
@@ -74,48 +75,48 @@ def label_statistics(golds: Sequence[str], answers: Sequence[str | None]) -> Sta
         means |= {f"weighted_{n}": ratio((value * gold).sum(-1), gold.sum(-1)) for n, value in by_class.items()}
         return means
 
-    return Statistics(rows=rows, values=values)
+    return Statistics(per_example=per_example, values=values)
 
 
 def mean_statistics(totals: Mapping[str, Sequence[float]], counts: Sequence[float] | None = None) -> Statistics:
-    """Means of per-item numbers, where an example may hold several items or none.
+    """Means of numbers per item, where an example may have several items or none.
 
     Args:
-        totals: metric name -> per example the sum of the metric over its items.
-        counts: items per example; one each by default.
+        totals: for each metric, its sum over the items of each example.
+        counts: the number of items of each example; 1 by default.
     """
     names = list(totals)
     n = len(next(iter(totals.values())))
     weights = np.ones(n) if counts is None else np.asarray(counts, dtype=np.float64)
-    rows = np.column_stack([*(np.asarray(totals[name], dtype=np.float64) for name in names), weights])
+    per_example = np.column_stack([*(np.asarray(totals[name], dtype=np.float64) for name in names), weights])
 
     def values(sums: Floats) -> Mapping[str, Floats]:
         return {name: ratio(sums[..., i], sums[..., -1]) for i, name in enumerate(names)}
 
-    return Statistics(rows=rows, values=values)
+    return Statistics(per_example=per_example, values=values)
 
 
 def rouge_statistics(golds: Sequence[Sequence[Tokens]], answers: Sequence[Sequence[Tokens]]) -> Statistics:
-    """Mean ROUGE-L, ROUGE-1 and ROUGE-2 F over every pair of texts: ``rouge_l`` (with its precision and recall), ...
+    """Mean F of ROUGE-L, ROUGE-1 and ROUGE-2, and mean ``precision`` and ``recall`` of ROUGE-L, over pairs of texts.
 
-    Args: per example the token lists of its texts (one, or one per section), as many predicted as gold. The mean is
-        over all texts, so an example with more sections weighs more.
+    Args: for each example the token lists of its texts (one text, or one per section), as many predicted as gold. The
+        mean is over all texts, so an example with more sections has more weight.
     """
     scores = [
         [rouge(gold, answer) for gold, answer in zip(texts, predicted, strict=True)]
         for texts, predicted in zip(golds, answers, strict=True)
     ]
     totals = {
-        "rouge_l": [sum(s.rouge_l for s in row) for row in scores],
-        "rouge_1": [sum(s.rouge_1 for s in row) for row in scores],
-        "rouge_2": [sum(s.rouge_2 for s in row) for row in scores],
-        "precision": [sum(s.precision for s in row) for row in scores],
-        "recall": [sum(s.recall for s in row) for row in scores],
+        "rouge_l": [sum(s.rouge_l for s in texts) for texts in scores],
+        "rouge_1": [sum(s.rouge_1 for s in texts) for texts in scores],
+        "rouge_2": [sum(s.rouge_2 for s in texts) for texts in scores],
+        "precision": [sum(s.precision for s in texts) for texts in scores],
+        "recall": [sum(s.recall for s in texts) for texts in scores],
     }
-    return mean_statistics(totals, [len(row) for row in scores])
+    return mean_statistics(totals, [len(texts) for texts in scores])
 
 
 def ratio(numerator: Floats, denominator: Floats) -> Floats:
-    """numerator / denominator, 0 where the denominator is 0; shapes broadcast."""
+    """numerator / denominator, and 0 where the denominator is 0; shapes broadcast."""
     shape = np.broadcast_shapes(np.shape(numerator), np.shape(denominator))
     return np.divide(numerator, denominator, out=np.zeros(shape), where=np.asarray(denominator) > 0)

@@ -1,7 +1,7 @@
-"""ROUGE on tokens with the numbers of the package rouge_chinese, at a fiftieth of its cost.
+"""ROUGE on token lists: the same values as the package rouge_chinese, at a fiftieth of its cost.
 
-Its ROUGE-L is the longest common subsequence of two token lists (sentences only decide how tokens are cut, not what
-is compared), its ROUGE-n is over sets of n-grams, and its F has 1e-8 in the denominator.
+ROUGE-L is based on the longest common subsequence of the two token lists (splitting into sentences only affects the
+tokens), ROUGE-n is over sets of n-grams, and F has 1e-8 in its denominator.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 Tokens = Sequence[str]
 
-_EPSILON = 1e-8  # keeps a perfect match at 0.999999995, as every published ROUGE of this family has it
+_EPSILON = 1e-8  # with it a perfect match scores 0.999999995, as in all published results of this family of scorers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rouge:
-    """F of ROUGE-L, -1 and -2, and precision and recall of ROUGE-L, of one pair of texts."""
+    """F of ROUGE-L, ROUGE-1 and ROUGE-2, and precision and recall of ROUGE-L, for one pair of texts."""
 
     rouge_l: float
     rouge_1: float
@@ -32,7 +32,7 @@ class Rouge:
 
 
 def rouge(gold: Tokens, predicted: Tokens) -> Rouge:
-    """ROUGE of one pair of token lists; everything is 0 where one of them is empty."""
+    """ROUGE of one pair of token lists; all values are 0 if one of them is empty."""
     from rapidfuzz.distance import LCSseq
 
     if not gold or not predicted:
@@ -49,10 +49,10 @@ def rouge(gold: Tokens, predicted: Tokens) -> Rouge:
 
 
 def sentence_tokens(text: str) -> list[str]:
-    """The tokens that rouge_chinese compares for a text of tokens joined by spaces.
+    """The tokens that rouge_chinese compares, given a text of tokens joined by spaces.
 
-    It cuts sentences before it splits at whitespace, which can cut inside a token such as ``?!`` and leaves one empty
-    token for a sentence that is only whitespace.
+    The package splits the text into sentences before it splits at whitespace. This can divide a token such as ``?!``,
+    and a sentence of whitespace alone becomes one empty token.
     """
     return [token for sentence in _package().cut_sent(text) if sentence for token in sentence.split() or [""]]
 

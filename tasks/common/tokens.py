@@ -1,4 +1,4 @@
-"""Texts cut into the tokens that ROUGE counts."""
+"""Splitting texts into the tokens that ROUGE counts."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from functools import lru_cache
 
 from tasks.common.rouge import sentence_tokens
 
-NOTHING = "无 。"  # an empty text is scored as these two tokens, on both sides
-_CACHED = 1 << 13  # texts: the golds of the largest split; they are cut once for every protocol and prediction file
+NOTHING = "无 。"  # an empty text, gold or predicted, is scored as these two tokens
+_CACHED = 1 << 13  # enough for the targets of the largest split, which every protocol and prediction file shares
 
 
 @lru_cache(maxsize=_CACHED)
 def characters(text: str) -> tuple[str, ...]:
-    """The tokens of BERT's BasicTokenizer, lower-casing: Chinese characters and punctuation one by one, else words.
+    """The tokens of BERT's lower-casing BasicTokenizer: single Chinese characters and punctuation, otherwise words.
 
-    Equal to transformers' class for every text, in a few passes over the whole text instead of one per character.
+    The result equals that of the class in transformers for every text. It takes a few passes over the whole text
+    instead of one step per character.
     """
     text = unicodedata.normalize("NFC", text.translate(_SPACED)).lower()
     return tuple(unicodedata.normalize("NFD", text).translate(_SPLIT).split()) or tuple(NOTHING.split())
@@ -24,17 +25,17 @@ def characters(text: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=_CACHED)
 def words(text: str) -> tuple[str, ...]:
-    """jieba's words, as rouge_chinese reads them when they are joined with spaces."""
+    """jieba's words, as rouge_chinese splits them again after they are joined with spaces."""
     import logging
 
     import jieba
 
-    jieba.setLogLevel(logging.WARNING)  # it reports its start on stderr otherwise
+    jieba.setLogLevel(logging.WARNING)  # otherwise jieba reports its start on stderr
     return tuple(sentence_tokens(" ".join(jieba.lcut(text)).strip() or NOTHING))
 
 
 class _Table(dict[int, str]):
-    """A ``str.translate`` table that asks a rule for each character once."""
+    """A ``str.translate`` table that applies a rule to each character once and remembers the result."""
 
     def __init__(self, rule: Callable[[str], str]) -> None:
         super().__init__()
@@ -64,7 +65,7 @@ def _split(char: str) -> str:
     category = unicodedata.category(char)
     if category == "Mn":
         return ""
-    is_symbol = "!" <= char <= "~" and not char.isalnum()  # every printable sign of ASCII, not only its punctuation
+    is_symbol = "!" <= char <= "~" and not char.isalnum()  # all printable ASCII symbols, not only punctuation
     return f" {char} " if is_symbol or category.startswith("P") else char
 
 

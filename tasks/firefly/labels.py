@@ -1,7 +1,7 @@
-"""Labels of the classifying kinds: the words that prompts offer for each class, and what a text says.
+"""Labels of the classification tasks: the wordings that prompts offer for each class, and the parser.
 
-Templates of one kind word their labels differently, so a class has several forms. A family is one wording of all
-classes; the first family of a kind is the one that names its classes.
+The templates of one task word their labels differently, so a class has several forms. A family is one wording of all
+classes. The first family of a task has the names of its classes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 
 from harness.task import NOT_PARSED, Answer, Example, NotParsed
 
-Family = tuple[str, ...]  # one form per class, in the order of the first family
+Family = tuple[str, ...]  # one form for each class, in the order of the first family
 
 FAMILIES: Final[Mapping[str, tuple[Family, ...]]] = {
     "NLI": (
@@ -54,9 +54,9 @@ _NEGATION: Final = ("不", "非", "没", "未", "无")
 
 
 def offered(kind: str, prompt: str) -> tuple[str, ...] | None:
-    """The labels that a prompt offers: its list of options, else the first family of which it holds every form.
+    """The labels that a prompt offers: its list of options, otherwise the first family that it contains completely.
 
-    Returns: the labels as the prompt words them, or None where it offers none.
+    Returns: the labels in the prompt's wording; None if it offers none.
     """
     listed = _listed(prompt)
     if listed:
@@ -66,7 +66,7 @@ def offered(kind: str, prompt: str) -> tuple[str, ...] | None:
 
 
 def class_of(kind: str, label: str) -> str:
-    """The class that a form stands for; a label of no family is a class of its own."""
+    """The class of a form; a label that is not in any family is a class of its own."""
     for family in FAMILIES[kind]:
         if label in family:
             return FAMILIES[kind][0][family.index(label)]
@@ -74,10 +74,10 @@ def class_of(kind: str, label: str) -> str:
 
 
 def parse_label(kind: str, text: str, example: Example) -> str | NotParsed:
-    """The one class that a text names, in the forms that the prompt offers (in any known form where it offers none).
+    """The only class that a text names, in a form that the prompt offers (or in any form if it offers none).
 
-    A text that names two classes or none, or denies one (不积极), is NOT_PARSED. A form of a single character counts
-    only as the whole answer, since 是 occurs in nearly every sentence.
+    A text that names several classes or none, or negates one (不积极), is NOT_PARSED. A form of one character counts
+    only if it is the whole text, because 是 occurs in nearly every sentence.
     """
     families = _families(kind, example.prompt) or FAMILIES[kind]
     forms = _forms(kind, families, example.choices or ())
@@ -85,19 +85,19 @@ def parse_label(kind: str, text: str, example: Example) -> str | NotParsed:
     whole = forms.classes.get(text.strip(_QUOTES + "。，,： "))
     if whole is not None:
         return whole
-    found = {"" if m["denied"] else forms.classes[m["form"] or m["negative"]] for m in forms.pattern.finditer(text)}
-    return found.pop() if len(found) == 1 and "" not in found else NOT_PARSED
+    named = {"" if m["negated"] else forms.classes[m["form"] or m["negative"]] for m in forms.pattern.finditer(text)}
+    return named.pop() if len(named) == 1 and "" not in named else NOT_PARSED
 
 
 def is_invented(kind: str, answer: Answer, example: Example) -> bool:
-    """Whether an answer is a class that the example's choices do not offer."""
+    """Whether an answer is a class that is not among the example's choices."""
     if answer is NOT_PARSED or example.choices is None:
         return False
     return answer not in {class_of(kind, choice) for choice in example.choices}
 
 
 def _families(kind: str, prompt: str) -> tuple[Family, ...]:
-    # Forms of one character occur in prompts by chance (是否), so only a list of options can offer them.
+    # Forms of one character occur in prompts by chance (是否), so they are offered only by a list of options.
     return tuple(f for f in FAMILIES[kind] if all(len(form) > 1 and form in prompt for form in f))
 
 
@@ -111,7 +111,7 @@ def _listed(prompt: str) -> tuple[str, ...]:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Forms:
     classes: Mapping[str, str]
-    pattern: re.Pattern[str]  # groups: negative (a form that is itself a negation), denied, form
+    pattern: re.Pattern[str]  # groups: negative (a form that is a negation itself), negated, form
 
 
 @lru_cache(maxsize=512)
@@ -123,6 +123,6 @@ def _forms(kind: str, families: Sequence[Family], choices: Sequence[str]) -> _Fo
     longest_first = sorted((form for form in classes if len(form) > 1), key=len, reverse=True)
     negative = "|".join(re.escape(f) for f in longest_first if f.startswith(_NEGATION))
     plain = "|".join(re.escape(f) for f in longest_first if not f.startswith(_NEGATION))
-    denial = "|".join((*(word + "是" for word in _NEGATION), *_NEGATION))
-    pattern = rf"(?P<negative>{negative or '(?!)'})|(?P<denied>{denial})?(?P<form>{plain or '(?!)'})"
+    negation = "|".join((*(word + "是" for word in _NEGATION), *_NEGATION))
+    pattern = rf"(?P<negative>{negative or '(?!)'})|(?P<negated>{negation})?(?P<form>{plain or '(?!)'})"
     return _Forms(classes=classes, pattern=re.compile(pattern))

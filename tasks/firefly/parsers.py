@@ -1,4 +1,4 @@
-"""Parsers of the kinds whose answers are no labels. All are total, and linear in the text's length."""
+"""Parsers of the tasks whose answers are not labels. All accept any text and are linear in its length."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _ANSWER = re.compile(r"(?:答案?|回答)(?:是|为)?[：:]\s*")
 
 
 def parse_entities(text: str, example: Example) -> Entities | NotParsed:
-    """Typed entities, one type a line: ``人名：甲，乙``; 无 and nothing stand for no entity.
+    """Typed entities, one type on each line: ``人名：甲，乙``; 无 or an empty list means no entity.
 
-    Where the prompt names two types or more, a text without a typed line is NOT_PARSED and untyped lines are passed
-    over. Otherwise a text without types is a list of mentions whose type is "".
+    Lines without a type are ignored if another line has one. A text without any types is a list of mentions of type
+    "", unless the prompt names two types or more: then it is NOT_PARSED.
     """
     typed: set[tuple[str, str]] = set()
     n_typed = 0
@@ -42,9 +42,10 @@ def parse_entities(text: str, example: Example) -> Entities | NotParsed:
 
 
 def parse_keywords(text: str, example: Example) -> frozenset[str] | NotParsed:
-    """A set of keywords, folded to one width and case; a lead-in that speaks of 关键词 is dropped.
+    """A set of keywords, normalised to one width and case; an introduction that mentions 关键词 is removed.
 
-    Commas of ASCII separate only where no wide separator occurs, since they also occur inside terms (N,N-二甲基).
+    ASCII commas separate keywords only in a text without wide separators, because they also occur inside terms
+    (N,N-二甲基).
     """
     body = _body(text, example)
     lead, colon, rest = body.replace(":", "：", 1).partition("：")
@@ -55,7 +56,7 @@ def parse_keywords(text: str, example: Example) -> frozenset[str] | NotParsed:
 
 
 def parse_span(text: str, example: Example) -> str | NotParsed:
-    """An answer in few words, without whitespace, punctuation, width and case; a lead-in such as 答案： is dropped."""
+    """A short answer, normalised in width and case, without whitespace and punctuation or a prefix such as 答案："""
     body = _ANSWER.sub("", _body(text, example), count=1) if _ANSWER.match(text.strip()) else _body(text, example)
     folded = unicodedata.normalize("NFKC", body).casefold()
     bare = "".join(c for c in folded if unicodedata.category(c)[0] not in "PZC")
@@ -63,12 +64,12 @@ def parse_span(text: str, example: Example) -> str | NotParsed:
 
 
 def parse_text(text: str, example: Example) -> str | NotParsed:
-    """Any text that is not blank, without whitespace, which Chinese text does not need and models place at will."""
+    """Any text that is not blank, without its whitespace, which has no meaning in Chinese text."""
     return "".join(_body(text, example).split()) or NOT_PARSED
 
 
 def _body(text: str, example: Example) -> str:
-    """The text without the cue with which the prompt ends (下联：), where the text repeats it."""
+    """The text without the last words of the prompt (下联：), if the text repeats them."""
     text = text.strip()
     cue = example.prompt.rstrip().rpartition("\n")[2].strip()
     return text.removeprefix(cue).lstrip() if cue.endswith(_COLONS) else text

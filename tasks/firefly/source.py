@@ -1,13 +1,12 @@
-"""Where Firefly's lines come from, and which of them belong to a split.
+"""The sources of Firefly's examples, and the rule that assigns them to splits.
 
-A folder of split files is taken as it is. A single file or a hub data set has no split, so every line is sent to one
-by the hash of its content: equal inputs always land in the same split, in any order of the lines.
+The files of a folder are the splits. A single file or a data set on the hub has no splits, so each line is assigned to
+one by the hash of its content: equal inputs are always in the same split, whatever the order of the lines.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any, Final
 
 from harness.errors import DataError, nearest, unknown
 from harness.task import Example
+from tasks.common.hub import HubDataset, hub_dataset
 from tasks.common.jsonl import missing, read_json_lines
 from tasks.firefly.labels import FAMILIES, offered
 from tasks.firefly.tasks import TASKS
@@ -23,7 +23,12 @@ from tasks.firefly.tasks import TASKS
 SPLITS: Final = ("train", "dev", "test")
 SUFFIXES: Final = (".jsonl", ".json")
 COLUMNS: Final = {"kind": (str,), "input": (str,), "target": (str,)}
-Lines = Iterable[tuple[int, Mapping[str, Any]]]  # (line number from 1, kind, input and target)
+# Earlier runs recorded one of these sentences as their split, because the rule did not have a name yet.
+FORMER_RULES: Final = (
+    "by the source's files",
+    "by sha256 of kind and input: equal inputs share a split, equal contents in two templates may not",
+)
+Lines = Iterable[tuple[int, Mapping[str, Any]]]  # line number from 1, and an object with kind, input and target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,16 +38,19 @@ class Folder:
     path: Path
 
     def file(self, split: str) -> Path:
-        """The file of a split; DataError naming the folder's files when there is none, or when there are two."""
-        there = self.files(split)
-        if len(there) > 1:
-            raise DataError(f"{self.path}: both {there[0].name} and {there[1].name} are there. Keep one of them")
-        if not there:
+        """The file of a split.
+
+        Raises: DataError if the folder has no such file, or two.
+        """
+        candidates = self.files(split)
+        if len(candidates) > 1:
+            raise DataError(f"{self.path}: both {' and '.join(f.name for f in candidates)} exist. Keep one of them")
+        if not candidates:
             raise missing(self.path / (split + SUFFIXES[0]))
-        return there[0]
+        return candidates[0]
 
     def files(self, split: str) -> list[Path]:
-        """The files that a split could be read from."""
+        """The existing files from which a split can be read."""
         return [path for path in (self.path / (split + suffix) for suffix in SUFFIXES) if path.is_file()]
 
 
@@ -53,63 +61,66 @@ class File:
     path: Path
 
 
-@dataclass(frozen=True, kw_only=True)
-class Hub:
-    """A data set on the hub, whose one split is streamed."""
+def find(source: str) -> Folder | File | HubDataset:
+    """The kind of a source.
 
-    id: str
-
-
-def find(source: str) -> Folder | File | Hub:
-    """What a source is; DataError when it is neither on disk nor a possible hub id."""
+    Raises: DataError if it is neither a local path nor a valid name on the hub.
+    """
     path = Path(source).expanduser()
     if path.is_dir():
         return Folder(path=path)
     if path.is_file():
         return File(path=path)
-    # Where the first part is a folder here, a path was misspelt: the hub would only be asked in vain, for minutes.
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and path.suffix not in SUFFIXES and not path.parent.is_dir():
-        return Hub(id=source)
+    # If the first part is a local folder, this is a misspelt path, and a request to the hub could take minutes.
+    hub = hub_dataset(source)
+    if hub is not None and path.suffix not in SUFFIXES and not path.parent.is_dir():
+        return hub
     raise missing(path)
 
 
-def hub_lines(source: Hub) -> Lines:
-    """The rows of a hub data set, streamed; DataError when the hub cannot be read or a row has other columns."""
+def hub_lines(source: HubDataset) -> Lines:
+    """The examples of a data set on the hub at its revision, streamed.
+
+    Raises: DataError if the hub cannot be read or an example lacks a column.
+    """
     from datasets import load_dataset
 
     number = 0
     try:
-        for number, row in enumerate(load_dataset(source.id, split="train", streaming=True), 1):
+        stream = load_dataset(source.id, revision=source.revision, split="train", streaming=True)
+        for number, line in enumerate(stream, 1):
             for column in COLUMNS:
-                if not isinstance(row.get(column), str):
-                    there = ", ".join(sorted(row))
-                    raise DataError(f"{source.id}, row {number}: no text in {column!r}; the row has {there}")
-            yield number, row
+                if not isinstance(line.get(column), str):
+                    raise DataError(
+                        f"{source.id}, example {number}: no text in column {column!r}. The columns are "
+                        f"{', '.join(sorted(line))}. Is this data set Firefly?"
+                    )
+            yield number, line
     except (OSError, ValueError) as error:
-        place = f"row {number + 1}" if number else "the first row"
         raise DataError(
-            f"{source.id}: no such file or folder here, and as a data set of the hub it cannot be read at {place} "
-            f"({type(error).__name__}: {error}). Check the name, or download the file and give its path"
+            f"{source.id}: there is no such local path, and example {number + 1} of the data set on the hub cannot be "
+            f"read ({type(error).__name__}: {error}). Check the name, or download the file and pass its path to --data"
         ) from error
     if not number:
-        raise DataError(f"{source.id}: a data set without rows")
+        raise DataError(f"{source.id}: the data set on the hub has no examples. Check the name")
 
 
 def file_lines(path: Path) -> Lines:
-    """The lines of one file; DataError for what is no line of Firefly."""
+    """The lines of one file; see ``read_json_lines`` for the errors."""
     return read_json_lines(path, COLUMNS)
 
 
 def content_hash(kind: str, prompt: str) -> bytes:
-    """sha256 of an example's kind and input, which is what makes two lines equal."""
+    """The sha256 of an example's kind and input. Two lines with the same hash are duplicates."""
     return hashlib.sha256(f"{kind}\0{prompt}".encode()).digest()
 
 
 @dataclass(kw_only=True)
 class Selection:
-    """The lines of one split of a source without splits: the first ``per_kind`` of each kind that fall into it.
+    """One split of a source without splits: the first ``per_kind`` lines of each kind that are assigned to it.
 
-    duplicates: lines left out because an earlier one has the same kind and input; complete once ``examples`` has ended.
+    duplicates: the number of lines left out because an earlier line has the same kind and input.
+    counts: the number of examples by kind. Both are complete once the iterator ``examples`` has ended.
     """
 
     split: str
@@ -118,18 +129,26 @@ class Selection:
     dev_share: float
     test_share: float
     duplicates: int = field(default=0, init=False)
-    found: Counter[str] = field(default_factory=Counter, init=False)
+    counts: Counter[str] = field(default_factory=Counter, init=False)
+
+    @property
+    def rule(self) -> str:
+        """The name of the splitting rule with its parameters, for fingerprints: content-hash-1(dev=0.05,...).
+
+        Raise the number when equal lines would be assigned to other splits.
+        """
+        return f"content-hash-1(dev={self.dev_share},test={self.test_share},per_kind={self.per_kind})"
 
     def examples(self, lines: Lines, name: str) -> Iterator[Example]:
-        """The split's examples, in the source's order; the id is the first 16 hex digits of the content's hash.
+        """The split's examples, in the source's order; an id is the first 16 hexadecimal digits of the content hash.
 
-        Stops reading as soon as every kind has its number. ``name`` is the source, for errors.
+        Reading stops as soon as every kind has ``per_kind`` examples. ``name`` is the source, for error messages.
         """
         seen: set[bytes] = set()
         for number, line in lines:
             kind, prompt = line["kind"], line["input"]
             check_kind(kind, name, number)
-            if kind not in self.kinds or self.found[kind] == self.per_kind:
+            if kind not in self.kinds or self.counts[kind] == self.per_kind:
                 continue
             digest = content_hash(kind, prompt)
             if self.split_of(digest) != self.split:
@@ -138,56 +157,57 @@ class Selection:
                 self.duplicates += 1
                 continue
             seen.add(digest[:16])
-            self.found[kind] += 1
-            yield example(digest[:8].hex(), kind, prompt, line["target"])
-            if self.per_kind is not None and all(self.found[k] == self.per_kind for k in self.kinds):
+            self.counts[kind] += 1
+            yield make_example(digest[:8].hex(), kind, prompt, line["target"])
+            if self.per_kind is not None and all(self.counts[k] == self.per_kind for k in self.kinds):
                 return
 
     def split_of(self, digest: bytes) -> str:
-        """The split of a content hash: bytes 8 to 16 as a number in [0, 1), cut at the shares (test, dev, the rest)."""
-        place = int.from_bytes(digest[8:16]) / 2**64
-        if place < self.test_share:
+        """The split of a content hash. Bytes 8 to 16, as a number in [0, 1), are compared with the shares."""
+        position = int.from_bytes(digest[8:16]) / 2**64
+        if position < self.test_share:
             return "test"
-        return "dev" if place < self.test_share + self.dev_share else "train"
+        return "dev" if position < self.test_share + self.dev_share else "train"
 
 
 def folder_examples(folder: Folder, split: str, kinds: tuple[str, ...]) -> Iterator[Example]:
-    """All examples of the chosen kinds in a split's file; the id is the split and the line (``test-17``)."""
+    """All examples of the chosen kinds in a split's file; an id is the split and the line number (``test-17``)."""
     path = folder.file(split)
     for number, line in file_lines(path):
         check_kind(line["kind"], str(path), number)
         if line["kind"] in kinds:
-            yield example(f"{split}-{number}", line["kind"], line["input"], line["target"])
+            yield make_example(f"{split}-{number}", line["kind"], line["input"], line["target"])
 
 
-def example(name: str, kind: str, prompt: str, target: str) -> Example:
-    """One line as an example; choices are the labels that the prompt of a classifying kind offers."""
+def make_example(example_id: str, kind: str, prompt: str, target: str) -> Example:
+    """One line as an example. The choices of a classification task are the labels that the prompt offers."""
     choices = offered(kind, prompt) if kind in FAMILIES else None
-    return Example(id=name, task=kind, prompt=prompt, target=target, choices=choices)
+    return Example(id=example_id, task=kind, prompt=prompt, target=target, choices=choices)
 
 
 def check_kind(kind: str, name: str, number: int) -> None:
-    """DataError for a kind that Firefly does not have."""
+    """Raise a DataError for a kind that Firefly does not have."""
     if kind not in TASKS:
         raise DataError(
-            f"{name}, line {number}: no kind of Firefly: {kind!r}.{nearest(kind, TASKS)} Known: {', '.join(TASKS)}."
+            f"{name}, line {number}: unknown kind {kind!r}.{nearest(kind, TASKS)} Firefly's kinds are "
+            f"{', '.join(TASKS)}. Correct or remove the line"
         )
 
 
-def locate(lines: Callable[[], Lines], ids: Iterable[str]) -> dict[str, int]:
-    """The line of each content-hash id, by reading the source until all are found."""
+def line_numbers(lines: Callable[[], Lines], ids: Iterable[str]) -> dict[str, int]:
+    """The line number of each content-hash id; the source is read until all are found."""
     wanted = set(ids)
-    places: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     for number, line in lines():
-        if len(places) == len(wanted):
+        if len(numbers) == len(wanted):
             break
         key = content_hash(line["kind"], line["input"])[:8].hex()
         if key in wanted:
-            places.setdefault(key, number)
-    return places
+            numbers.setdefault(key, number)
+    return numbers
 
 
 def check_split(split: str) -> None:
-    """UsageError for a split that is none of train, dev, test."""
+    """Raise a UsageError for a split other than train, dev and test."""
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)

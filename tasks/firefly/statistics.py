@@ -1,7 +1,7 @@
-"""What the kinds are scored by: per-example statistics of labels, sets, short answers and texts.
+"""The statistics of Firefly's tasks: labels, sets, short answers and free text.
 
-An example whose gold text does not parse could not be answered rightly by anyone: its row is zero, so that it counts
-nowhere; `harness validate` names such examples.
+If a target does not parse, no prediction can be correct. The statistics of such an example are zero, so that it does
+not affect any metric; ``harness validate`` lists such examples.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ Build = Callable[[Sequence[Answer], Sequence[Answer]], Statistics]
 
 
 def labels(golds: Sequence[Answer], answers: Sequence[Answer]) -> Statistics:
-    """``macro_f1``, ``accuracy`` and the others of ``label_statistics``; an answer that did not parse is wrong."""
+    """``macro_f1``, ``accuracy`` and the others of ``label_statistics``; an unparsed prediction is wrong."""
     return _where_golds_parse(
         lambda gold, answer: label_statistics(gold, [None if a is NOT_PARSED else a for a in answer]), golds, answers
     )
 
 
 def sets(golds: Sequence[Answer], answers: Sequence[Answer]) -> Statistics:
-    """Micro ``f1``, ``precision``, ``recall`` over sets; an answer that did not parse is the empty set."""
+    """Micro ``f1``, ``precision``, ``recall`` over sets; an unparsed prediction is the empty set."""
     return _where_golds_parse(
         lambda gold, answer: set_statistics(gold, [frozenset() if a is NOT_PARSED else a for a in answer]),
         golds,
@@ -34,8 +34,8 @@ def sets(golds: Sequence[Answer], answers: Sequence[Answer]) -> Statistics:
     )
 
 
-def spans(golds: Sequence[Answer], answers: Sequence[Answer]) -> Statistics:
-    """Mean ``exact_match`` and ``char_f1`` (``char_f1`` below); an answer that did not parse scores 0."""
+def short_answers(golds: Sequence[Answer], answers: Sequence[Answer]) -> Statistics:
+    """Mean ``exact_match`` and ``char_f1``; an unparsed prediction scores 0."""
 
     def build(gold: Sequence[Answer], answer: Sequence[Answer]) -> Statistics:
         pairs = list(zip(gold, ("" if a is NOT_PARSED else a for a in answer), strict=True))
@@ -46,36 +46,38 @@ def spans(golds: Sequence[Answer], answers: Sequence[Answer]) -> Statistics:
     return _where_golds_parse(build, golds, answers)
 
 
-def texts(golds: Sequence[Answer], answers: Sequence[Answer]) -> Statistics:
-    """Mean ROUGE-L (``rouge_l`` and its relatives) and corpus ``bleu_4``, both over characters."""
+def free_text(golds: Sequence[Answer], answers: Sequence[Answer]) -> Statistics:
+    """Mean ``rouge_l``, ``rouge_1`` and ``rouge_2`` and corpus ``bleu_4``, all over characters."""
 
     def build(gold: Sequence[Answer], answer: Sequence[Answer]) -> Statistics:
-        expected = [list(g) for g in gold]
-        written = [[] if a is NOT_PARSED else list(a) for a in answer]
-        rouge = rouge_statistics([[g] for g in expected], [[w] for w in written])
-        return _beside(rouge, bleu_statistics(expected, written))
+        references = [list(g) for g in gold]
+        predictions = [[] if a is NOT_PARSED else list(a) for a in answer]
+        rouge = rouge_statistics([[r] for r in references], [[p] for p in predictions])
+        return _joined(rouge, bleu_statistics(references, predictions))
 
     return _where_golds_parse(build, golds, answers)
 
 
 def char_f1(gold: str, answer: str) -> float:
-    """F1 of two texts as multisets of characters (SQuAD's token F1, Rajpurkar et al. 2016, with characters)."""
+    """F1 of two texts as multisets of characters (the token F1 of SQuAD, Rajpurkar et al. 2016, on characters)."""
     common = (Counter(gold) & Counter(answer)).total()
     return 2 * common / (len(gold) + len(answer)) if common else 0.0
 
 
 def _where_golds_parse(build: Build, golds: Sequence[Answer], answers: Sequence[Answer]) -> Statistics:
+    """Statistics of the examples whose targets parse, and zeros for the others."""
     kept = [i for i, gold in enumerate(golds) if gold is not NOT_PARSED]
     inner = build([golds[i] for i in kept], [answers[i] for i in kept])
-    rows = np.zeros((len(golds), inner.rows.shape[1]))
-    rows[kept] = inner.rows
-    return Statistics(rows=rows, values=inner.values)
+    per_example = np.zeros((len(golds), inner.per_example.shape[1]))
+    per_example[kept] = inner.per_example
+    return Statistics(per_example=per_example, values=inner.values)
 
 
-def _beside(left: Statistics, right: Statistics) -> Statistics:
-    width = left.rows.shape[1]
+def _joined(left: Statistics, right: Statistics) -> Statistics:
+    """The columns and the metrics of both."""
+    width = left.per_example.shape[1]
 
     def values(sums: Floats) -> Mapping[str, Floats]:
         return {**left.values(sums[..., :width]), **right.values(sums[..., width:])}
 
-    return Statistics(rows=np.concatenate([left.rows, right.rows], axis=1), values=values)
+    return Statistics(per_example=np.concatenate([left.per_example, right.per_example], axis=1), values=values)

@@ -1,4 +1,4 @@
-"""Firefly: Chinese instructions of 23 kinds, of which eight have answers that can be checked."""
+"""The Firefly suite: Chinese instructions of 23 kinds, of which eight have answers that can be checked."""
 
 from __future__ import annotations
 
@@ -11,9 +11,22 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.errors import DataError, UsageError
 from harness.task import Example, Suite, Task
+from tasks.common.hub import HubDataset
 from tasks.common.jsonl import build_dataset
-from tasks.firefly import source as _source
-from tasks.firefly.source import File, Folder, Hub, Selection
+from tasks.firefly.source import (
+    FORMER_RULES,
+    SPLITS,
+    File,
+    Folder,
+    Lines,
+    Selection,
+    check_split,
+    file_lines,
+    find,
+    folder_examples,
+    hub_lines,
+    line_numbers,
+)
 from tasks.firefly.tasks import CHECKABLE, TASKS, chosen
 
 if TYPE_CHECKING:
@@ -24,15 +37,17 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Firefly(Suite):
-    """Firefly from a folder of {train,dev,test}.jsonl, one file of JSON lines, or a hub id.
+    """Firefly from a folder with {train,dev,test}.jsonl, one file of JSON lines, or a data set on the hub.
 
-    kinds: the tasks; "all" for Firefly's 23; BELLE, a general set mixed into the published file, only by its name.
-    per_kind: at most so many examples of a kind in each split, of a source without splits; None for no limit.
-    dev_share, test_share: of a source without splits, the shares of contents that go to dev and test.
+    kinds: the kinds that are tasks of the suite; "all" for Firefly's 23. BELLE, a general data set mixed into the
+        published file, must be named explicitly.
+    per_kind, dev_share, test_share: how a source without splits is divided. per_kind is the maximum number of examples
+        of each kind in a split (None for no limit), the others are the shares of the dev and test splits.
     """
 
     name: ClassVar[str] = "firefly"
     version: ClassVar[int] = 1
+    default_model: ClassVar[str | None] = "tiny"
 
     kinds: tuple[str, ...] = CHECKABLE
     per_kind: int | None = 2000
@@ -41,13 +56,13 @@ class Firefly(Suite):
 
     def __post_init__(self) -> None:
         if not chosen(self.kinds):
-            raise UsageError(f"suite.kinds is empty. Name some of {', '.join(TASKS)}, or all")
+            raise UsageError(f"suite.kinds is empty. Choose from {', '.join(TASKS)}, or use all")
         if self.per_kind is not None and self.per_kind < 1:
-            raise UsageError(f"suite.per_kind = {self.per_kind}: at least 1 example, or none for no limit")
+            raise UsageError(f"suite.per_kind = {self.per_kind}: must be at least 1, or none for no limit")
         if min(self.dev_share, self.test_share) < 0 or self.dev_share + self.test_share >= 1:
             raise UsageError(
-                f"suite.dev_share = {self.dev_share}, suite.test_share = {self.test_share}: shares lie between 0 and 1 "
-                "and must leave something to train on"
+                f"suite.dev_share = {self.dev_share}, suite.test_share = {self.test_share}: each share must be between "
+                "0 and 1, and their sum must be below 1, so that examples are left for training"
             )
 
     @cached_property
@@ -60,69 +75,100 @@ class Firefly(Suite):
         return {name: TASKS[name] for name in self._kinds}
 
     def read(self, source: str, split: str) -> Dataset:
-        """Read one split. Lines of kinds that were not chosen are passed over.
+        """Read one split, without the lines of other kinds than the chosen ones.
 
-        Ids: split and line for a folder of split files, the content's hash otherwise. An input that occurs again in a
-        source without splits is kept once; a folder's files are taken as they are.
+        In a folder of split files, an id is the split and the line number, and all lines are read. Otherwise an id is
+        the content hash, and duplicates are read once.
 
-        Raises: DataError for a source that cannot be read, a line that is none of Firefly's, a split without examples
-            of the chosen kinds; UsageError for an unknown split.
+        Raises: DataError for a source that cannot be read, a line that is not in Firefly's format, or a split without
+            examples of the chosen kinds; UsageError for an unknown split.
         """
-        _source.check_split(split)
-        place = _source.find(source)
-        files = self._files(place, split)
+        check_split(split)
+        origin = find(_pinned(source))
+        files = self._files(origin, split)
         options: dict[str, Any] = {"kinds": list(self._kinds), "split": split}
-        if not isinstance(place, Folder):
+        if not isinstance(origin, Folder):
             options |= {"per_kind": self.per_kind, "dev_share": self.dev_share, "test_share": self.test_share}
-        if isinstance(place, Hub):
-            options["hub"] = place.id
+        if isinstance(origin, HubDataset):
+            options["hub"] = origin.name
 
-        def rows() -> Iterator[Example]:
-            if isinstance(place, Folder):
-                return _some(_source.folder_examples(place, split, self._kinds), source, split)
+        def examples() -> Iterator[Example]:
+            if isinstance(origin, Folder):
+                return _require_examples(folder_examples(origin, split, self._kinds), source, split)
             selection = self._selection(split)
-            return _some(_told(selection, selection.examples(_lines(place), source)), source, split)
+            selected = _report_omissions(selection, selection.examples(_lines(origin), source))
+            return _require_examples(selected, source, split)
 
-        return build_dataset(rows, reader=self.name, version=self.version, files=files, options=options)
+        return build_dataset(examples, reader=self.name, version=self.version, files=files, options=options)
 
     def splits(self, source: str) -> Sequence[str]:
-        """The splits whose files a folder has; all that have a share for a source without splits."""
-        place = _source.find(source)
-        if isinstance(place, Folder):
-            return tuple(split for split in _source.SPLITS if place.files(split))
+        """The splits that a folder has files for; for a source without splits, those with a share above 0."""
+        origin = find(source)
+        if isinstance(origin, Folder):
+            return tuple(split for split in SPLITS if origin.files(split))
         shares = {"train": 1.0, "dev": self.dev_share, "test": self.test_share}
         return tuple(split for split, share in shares.items() if share > 0)
 
+    def pin(self, source: str) -> str:
+        """A data set on the hub as ``id@commit``; a local path unchanged."""
+        return _pinned(source)
+
+    def fingerprint(self, source: str) -> Mapping[str, str]:
+        """The sha256 of each local file, or the commit on the hub; for a source without splits also the splitting rule.
+
+        Raises: DataError for a folder without split files.
+        """
+        origin = find(_pinned(source))
+        if isinstance(origin, Folder):
+            if not self.splits(source):
+                origin.file("test")  # raises the error that lists the folder's files
+            return super().fingerprint(source)
+        split = {"split": self._selection("train").rule}
+        if isinstance(origin, HubDataset):
+            return {"revision": str(origin.revision), **split}
+        return {**super().fingerprint(source), **split}
+
+    def same_data(self, recorded: Mapping[str, str], found: Mapping[str, str]) -> bool:
+        """Whether the fingerprints are equal, apart from the parts that earlier runs recorded in another form.
+
+        Earlier runs recorded a sentence as their split and no revision of a data set on the hub. For them any revision
+        is accepted; their predictions have hashes of the prompts, so that another revision is still noticed.
+        """
+        if recorded.get("split") not in FORMER_RULES:
+            return super().same_data(recorded, found)
+        files = {part: value for part, value in found.items() if part not in ("split", "revision")}
+        return {part: value for part, value in recorded.items() if part != "split"} == files
+
     def files(self, source: str) -> Sequence[Path]:
-        """The split files of a folder, or the one file; none for a hub data set."""
-        place = _source.find(source)
-        if isinstance(place, Folder):
-            return [place.file(split) for split in self.splits(source)]
-        return [place.path] if isinstance(place, File) else []
+        """The split files of a folder, or the one file; none for a data set on the hub."""
+        origin = find(source)
+        if isinstance(origin, Folder):
+            return [origin.file(split) for split in self.splits(source)]
+        return [origin.path] if isinstance(origin, File) else []
 
     def locate(self, source: str, split: str, ids: Iterable[str]) -> Mapping[str, str]:
-        """File and line of examples, by id; a hub data set is not read again for it."""
-        place = _source.find(source)
-        if isinstance(place, Hub):
+        """File and line of examples by id; nothing for a data set on the hub, which is not read again."""
+        origin = find(source)
+        if isinstance(origin, HubDataset):
             return {}
-        if isinstance(place, Folder):
-            path = place.file(split)
+        if isinstance(origin, Folder):
+            path = origin.file(split)
             return {key: f"{path}:{key.rpartition('-')[2]}" for key in ids}
-        path = place.path
-        lines = _source.locate(lambda: _source.file_lines(path), ids)
+        path = origin.path
+        lines = line_numbers(lambda: file_lines(path), ids)
         return {key: f"{path}:{number}" for key, number in lines.items()}
 
     @property
     def sample(self) -> Path | None:
-        """A few lines of each default kind, written for the purpose."""
+        """The folder of the embedded sample, which has a few lines of each default kind."""
         folder = Path(__file__).parents[1] / "sample" / "firefly"
         return folder if folder.is_dir() else None
 
     def describe(self, source: str) -> Mapping[str, Any]:
-        """How the lines were split, capped and freed of duplicates; a file without splits is read once per split."""
-        place = _source.find(source)
+        """How the lines were split, limited and deduplicated; a file without splits is read once for each split."""
+        origin = find(source)
         how: dict[str, Any] = {"kinds": list(self._kinds)}
-        if isinstance(place, Folder):
+        if isinstance(origin, Folder):
             return {**how, "split": "by the source's files"}
         how |= {
             "split": "by sha256 of kind and input: equal inputs share a split, equal contents in two templates may not",
@@ -131,14 +177,14 @@ class Firefly(Suite):
             "per_kind": self.per_kind,
             "duplicates": "kept once",
         }
-        if isinstance(place, File):
-            how["duplicates_left_out"] = {split: self._duplicates(place, split) for split in self.splits(source)}
+        if isinstance(origin, File):
+            how["duplicates_left_out"] = {split: self._duplicates(origin, split) for split in self.splits(source)}
         return how
 
-    def _files(self, place: Folder | File | Hub, split: str) -> list[Path]:
-        if isinstance(place, Folder):
-            return [place.file(split)]
-        return [place.path] if isinstance(place, File) else []
+    def _files(self, origin: Folder | File | HubDataset, split: str) -> list[Path]:
+        if isinstance(origin, Folder):
+            return [origin.file(split)]
+        return [origin.path] if isinstance(origin, File) else []
 
     def _selection(self, split: str) -> Selection:
         return Selection(
@@ -149,30 +195,39 @@ class Firefly(Suite):
             test_share=self.test_share,
         )
 
-    def _duplicates(self, place: File, split: str) -> int:
+    def _duplicates(self, origin: File, split: str) -> int:
         selection = self._selection(split)
-        for _ in selection.examples(_lines(place), str(place.path)):
+        for _ in selection.examples(_lines(origin), str(origin.path)):
             pass
         return selection.duplicates
 
 
-def _lines(place: File | Hub) -> _source.Lines:
-    return _source.hub_lines(place) if isinstance(place, Hub) else _source.file_lines(place.path)
+def _pinned(source: str) -> str:
+    origin = find(source)
+    return origin.pinned().name if isinstance(origin, HubDataset) else source
 
 
-def _told(selection: Selection, examples: Iterator[Example]) -> Iterator[Example]:
+def _lines(origin: File | HubDataset) -> Lines:
+    return hub_lines(origin) if isinstance(origin, HubDataset) else file_lines(origin.path)
+
+
+def _report_omissions(selection: Selection, examples: Iterator[Example]) -> Iterator[Example]:
+    """Pass the examples on, then log how many duplicates were left out and which kinds have few examples."""
     yield from examples
     if selection.duplicates:
-        LOG.info("firefly %s: %d lines with an earlier line's input left out", selection.split, selection.duplicates)
-    short = [k for k in selection.kinds if selection.per_kind is not None and selection.found[k] < selection.per_kind]
-    if short:
-        LOG.info("firefly %s: fewer than %s examples of %s", selection.split, selection.per_kind, ", ".join(short))
+        LOG.info("firefly %s: left out %d lines whose input occurs earlier", selection.split, selection.duplicates)
+    few = [k for k in selection.kinds if selection.per_kind is not None and selection.counts[k] < selection.per_kind]
+    if few:
+        LOG.info("firefly %s: fewer than %s examples of %s", selection.split, selection.per_kind, ", ".join(few))
 
 
-def _some(examples: Iterator[Example], source: str, split: str) -> Iterator[Example]:
+def _require_examples(examples: Iterator[Example], source: str, split: str) -> Iterator[Example]:
+    """Pass the examples on, and raise a DataError if there were none."""
     empty = True
     for example in examples:
         empty = False
         yield example
     if empty:
-        raise DataError(f"{source}: not one line of the chosen kinds in {split}. Choose others: --set suite.kinds=...")
+        raise DataError(
+            f"{source}: no example of the chosen kinds in split {split!r}. Choose other kinds: --set suite.kinds=..."
+        )

@@ -1,11 +1,11 @@
-"""What PromptCBLUE's parsers make of a text: tuples of the items below, a label, a text, or sections by name."""
+"""Answers of PromptCBLUE's parsers: tuples of the items below, a label, a text, or sections by heading."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-Sections = Mapping[str, str]  # the chapters of a report that a text has, by heading
+Sections = Mapping[str, str]  # the sections of a report, by heading
 HEADINGS = ("主诉", "现病史", "辅助检查", "既往史", "诊断", "建议")
 
 
@@ -28,7 +28,7 @@ class Triple:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """A clinical finding with its state, its descriptions and its places in the body; order counts in both."""
+    """A clinical finding with its status, descriptions and body parts; the order of both lists matters."""
 
     subject: str
     status: str
@@ -46,6 +46,6 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outside:
-    """A label that the example does not offer: a wrong answer, which is no class of its own."""
+    """A label that the example does not offer: a wrong answer that does not form a class of its own."""
 
     text: str

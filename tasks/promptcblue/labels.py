@@ -1,6 +1,6 @@
-"""The closed label lists. Their order matters: the released scorer reads an empty answer as the first label."""
+"""The closed label lists. Their order matters: the released scorer takes an empty prediction for the first label."""
 
-NONE_OF_THESE = "非上述类型"  # a right answer that no example lists among its choices
+NONE_OF_THESE = "非上述类型"  # can be the correct answer, although no example lists it among its choices
 
 SAME_QUESTION = ("是的", "不是")
 RELEVANT = ("相关", "不相关")

@@ -1,8 +1,8 @@
-"""Parsers of the released scorer, quirk for quirk: what they return is what it would have scored.
+"""Parsers that reproduce the released scorer, including its quirks, which are marked "Quirk" where they occur.
 
-Each takes any text and is linear in its length. NOT_PARSED is returned only where the released parser finds nothing
-and the text does not say so in the task's words; the statistics then fall back to what it scores (see protocols.py).
-Lines end at "\\n" alone, and items keep their order and repetitions: it is the metric that makes sets of them.
+Each accepts any text and is linear in its length. NOT_PARSED is returned if the released parser finds no item and the
+text is not the task's phrase for "none"; the statistics then use what the released scorer uses (see protocols.py).
+Lines end only at "\\n". Items keep their order and repetitions; the metric turns them into sets.
 """
 
 from __future__ import annotations
@@ -15,78 +15,78 @@ NO_TRIPLE = "没有指定类型的三元组"
 NO_NAME = "没有对应的标准化实体"
 NO_EVENT = "上述句子中的临床发现事件如下："
 
-UNMARKED_FINDING = "不标注"  # quirk: stands for every unknown status of CHIP-MDCFNPC, though no example offers it
-UNMARKED_SYMPTOM = "无法根据上下文确定病人是否患有该症状"  # the same of IMCS-V2-SR, where it is one of the choices
-SAME_ANSWER = {"相同": "是的", "不同": "不是"}  # CHIP-STS asks with either pair of words
+UNMARKED_FINDING = "不标注"  # Quirk: replaces every unknown status of CHIP-MDCFNPC, though no example offers it
+UNMARKED_SYMPTOM = "无法根据上下文确定病人是否患有该症状"  # the same in IMCS-V2-SR, where it is one of the choices
+SAME_ANSWER = {"相同": "是的", "不同": "不是"}  # the prompts of CHIP-STS use either pair of words
 
 _FIELDS = ("主体词", "发生状态", "描述词", "解剖部位")
 _LISTS = _FIELDS[2:]
 
 
 def entities(text: str, example: Example) -> Answer:
-    """CMeEE-V2 and IMCS-V2-NER: ``<type>实体：a，b``. Lines of types that the example does not ask for vanish."""
-    found = []
+    """CMeEE-V2 and IMCS-V2-NER: ``<type>实体：a，b``. Lines with other types than the example's choices are ignored."""
+    items = []
     lines = text.split("\n")
     for choice in example.choices or ():
         start = f"{choice}实体"
         for line in lines:
             if line.startswith(start):
-                mentions = _parts(_cut_everywhere(line, f"{start}："))
-                found += [Entity(mention=mention, type=choice) for mention in mentions]
-    return _found(tuple(found), "实体：" in text or text.strip() == NO_ENTITY)
+                mentions = _parts(_remove_everywhere(line, f"{start}："))
+                items += [Entity(mention=mention, type=choice) for mention in mentions]
+    return _items_or_not_parsed(tuple(items), "实体：" in text or text.strip() == NO_ENTITY)
 
 
 def triples(text: str, example: Example) -> Answer:
-    """CMeIE: ``具有<relation>关系的头尾实体对如下：头实体为a，尾实体为b。``, any relation, offered or not."""
-    found = []
+    """CMeIE: ``具有<relation>关系的头尾实体对如下：头实体为a，尾实体为b。``, with any relation, offered or not."""
+    items = []
     for line in text.split("\n"):
         predicate = _predicate(line)
-        for pair in _cut_everywhere(line, f"具有{predicate}关系的头尾实体对如下：").split("。"):
+        for pair in _remove_everywhere(line, f"具有{predicate}关系的头尾实体对如下：").split("。"):
             parts = pair.split("，尾实体为")
             if len(parts) > 1:
-                subject = _cut_everywhere(parts[0], "头实体为").strip()
-                tail = _cut_everywhere(parts[1], "尾实体为").strip()
-                found.append(Triple(subject=subject, predicate=predicate, object=tail))
-    return _found(tuple(found), "关系的头尾实体对" in text or text.strip() == NO_TRIPLE)
+                subject = _remove_everywhere(parts[0], "头实体为").strip()
+                tail = _remove_everywhere(parts[1], "尾实体为").strip()
+                items.append(Triple(subject=subject, predicate=predicate, object=tail))
+    return _items_or_not_parsed(tuple(items), "关系的头尾实体对" in text or text.strip() == NO_TRIPLE)
 
 
 def names(text: str, example: Example) -> Answer:
-    """CHIP-CDN: standard names between ``，`` in the last line.
+    """CHIP-CDN: standard names, separated by ``，``, in the last line.
 
-    Quirk: a name that is no candidate vanishes and costs no precision; so does the first half of a candidate that
-    has a ``，`` itself.
+    Quirk: a name that is not a candidate is dropped, so it does not reduce precision. The parts of a candidate that
+    contains ``，`` are dropped as well.
     """
     offered = set(example.choices or ())
     kept = (name for name in _parts(text.rpartition("\n")[2]) if name in offered)
-    return _found(tuple(dict.fromkeys(kept)), text.strip() == NO_NAME)
+    return _items_or_not_parsed(tuple(dict.fromkeys(kept)), text.strip() == NO_NAME)
 
 
 def events(text: str, example: Example) -> Answer:
-    """CHIP-CDEE: one event a line, ``主体词：…；发生状态：…；描述词：a，b；解剖部位：…``.
+    """CHIP-CDEE: one event on each line, ``主体词：…；发生状态：…；描述词：a，b；解剖部位：…``.
 
-    Quirk: every line after the first is an event, a blank one too.
+    Quirk: every line after the first is an event, even a blank one.
     """
-    found = tuple(_event(line) for line in _after_lead_in(text))
-    return _found(found, text.strip() == NO_EVENT)
+    items = tuple(_event(line) for line in _after_lead_in(text))
+    return _items_or_not_parsed(items, text.strip() == NO_EVENT)
 
 
 def findings(text: str, example: Example) -> Answer:
-    """CHIP-MDCFNPC: ``<finding>：<status>`` a line."""
+    """CHIP-MDCFNPC: ``<finding>：<status>`` on each line."""
     return _statuses(text, example, UNMARKED_FINDING)
 
 
 def symptoms(text: str, example: Example) -> Answer:
-    """IMCS-V2-SR: as ``findings``."""
+    """IMCS-V2-SR: the same format as in ``findings``."""
     return _statuses(text, example, UNMARKED_SYMPTOM)
 
 
 def label(text: str, example: Example) -> Answer:
-    """Quirk: whatever the text is, it is the label, and one that the model invented is a class of its own."""
+    """Quirk: any text is a label, and a label that the model invented is a class of its own."""
     return text.strip() or NOT_PARSED
 
 
 def same_or_not(text: str, example: Example) -> Answer:
-    """CHIP-STS: a label under either of its names."""
+    """CHIP-STS: a label by either of its names."""
     answer = label(text, example)
     return SAME_ANSWER.get(answer, answer)
 
@@ -97,9 +97,9 @@ def reply(text: str, example: Example) -> Answer:
 
 
 def report(text: str, example: Example) -> Answer:
-    """IMCS-V2-MRG: the sections that the text has, one a line: further lines of a section are lost.
+    """IMCS-V2-MRG: the sections of a report, one on each line; further lines of a section are dropped.
 
-    Quirk: the last line of a heading counts, and of that the text after the heading's last occurrence.
+    Quirk: if several lines have the same heading, the last one counts, from the heading's last occurrence on.
     """
     lines = _after_lead_in(text.strip())
     sections = {}
@@ -111,8 +111,8 @@ def report(text: str, example: Example) -> Answer:
     return sections or NOT_PARSED
 
 
-def _found(items: tuple[object, ...], says_none: bool) -> Answer:
-    return items if items or says_none else NOT_PARSED
+def _items_or_not_parsed(items: tuple[object, ...], has_format: bool) -> Answer:
+    return items if items or has_format else NOT_PARSED
 
 
 def _parts(text: str) -> list[str]:
@@ -120,42 +120,42 @@ def _parts(text: str) -> list[str]:
 
 
 def _after_lead_in(text: str) -> list[str]:
-    """Quirk: the first line is skipped unread, so an answer that starts at once loses its first item."""
+    """Quirk: the first line is always skipped, so a text without an introduction loses its first item."""
     return text.split("\n")[1:]
 
 
-def _cut_everywhere(text: str, marker: str) -> str:
-    """Quirk: a marker that a line must start with is taken out wherever it occurs; without its colon it stays."""
+def _remove_everywhere(text: str, marker: str) -> str:
+    """Quirk: a line's initial marker is removed wherever it occurs; a marker without its colon is kept."""
     return text.replace(marker, "")
 
 
 def _predicate(line: str) -> str:
-    """Quirk: without the words that follow it, a relation is the whole line from the third character on."""
+    """Quirk: if the words after the relation are missing, the relation is the whole line from the third character."""
     return line.partition("关系的头尾实体对")[0][2:].strip()
 
 
 def _event(line: str) -> Event:
-    """One event; the last of two equal fields counts.
+    """One event; if a field occurs twice, the last one counts.
 
-    Quirk: a field is looked for again in what is left of a piece after the earlier field's marker was cut out, so
-    ``主体词：发生状态：x`` fills both.
+    Quirk: after a field's marker has been removed from a part, the rest is searched for the later fields, so that
+    ``主体词：发生状态：x`` sets both.
     """
     values: dict[str, str | tuple[str, ...]] = {}
-    for piece in line.split("；"):
+    for part in line.split("；"):
         for field in _FIELDS:
-            if piece.startswith(f"{field}："):
-                piece = _cut_everywhere(piece, f"{field}：").strip()
-                values[field] = tuple(_parts(piece)) if field in _LISTS else piece
+            if part.startswith(f"{field}："):
+                part = _remove_everywhere(part, f"{field}：").strip()
+                values[field] = tuple(_parts(part)) if field in _LISTS else part
     subject, status, descriptions, places = (values.get(f, () if f in _LISTS else "") for f in _FIELDS)
     return Event(subject=str(subject), status=str(status), descriptions=tuple(descriptions), places=tuple(places))
 
 
 def _statuses(text: str, example: Example, unknown: str) -> Answer:
-    """Quirk: a line with no colon or two is passed over, and a status counts only letter for letter, spaces too."""
+    """Quirk: lines without exactly one colon are ignored, and a status must match exactly, including spaces."""
     offered = set(example.choices or ())
-    found = []
+    items = []
     for line in _after_lead_in(text):
         if line.count("：") == 1:
             mention, _, status = line.partition("：")
-            found.append(Finding(mention=mention.strip(), status=status if status in offered else unknown))
-    return _found(tuple(found), False)
+            items.append(Finding(mention=mention.strip(), status=status if status in offered else unknown))
+    return _items_or_not_parsed(tuple(items), has_format=False)

@@ -1,7 +1,7 @@
-"""The three protocols of each sort of task, from parsers and metrics: official, readme, jieba.
+"""The three protocols of each sort of task: official, readme and jieba.
 
-``official`` is the released scorer; ``readme`` is what the benchmark's documents say; ``jieba`` is what scripts of the
-ChatGLM family report: ROUGE on jieba's words, CHIP-CTC as micro F1, otherwise as ``readme``.
+``official`` reproduces the released scorer. ``readme`` follows the benchmark's documentation. ``jieba`` is what scripts
+of the ChatGLM family report: ROUGE on jieba's words, micro F1 for CHIP-CTC, and otherwise the same as ``readme``.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from tasks.promptcblue import parsers_readme as readme
 from tasks.promptcblue.answers import HEADINGS, Outside, Sections
 
 Parse = Callable[[str, Example], Answer]
-Cut = Callable[[str], Tokens]
+Tokenize = Callable[[str], Tokens]
 
 
 def items(official_parse: Parse, readme_parse: Parse) -> Mapping[str, Protocol]:
-    """Protocols of extraction tasks: strict micro F1 over sets of items; what did not parse has no items."""
+    """Protocols of extraction tasks: strict micro F1 over sets of items; an unparsed prediction has no items."""
     described = Protocol(parse=readme_parse, statistics=_item_statistics, headline="f1")
     return {
         "official": Protocol(parse=official_parse, statistics=_item_statistics, headline="f1"),
@@ -31,9 +31,9 @@ def items(official_parse: Parse, readme_parse: Parse) -> Mapping[str, Protocol]:
 
 
 def micro_label(labels: tuple[str, ...], official_parse: Parse = official.label) -> Mapping[str, Protocol]:
-    """Protocols of label tasks whose documents say micro F1.
+    """Protocols of label tasks whose metric is micro F1 according to the documentation.
 
-    Quirk of the released scorer: it says micro too, but computes scikit-learn's weighted average.
+    Quirk of the released scorer: it names the metric micro, but computes scikit-learn's weighted average.
     """
     described = Protocol(parse=readme.label(labels), statistics=_readme_labels, headline="micro_f1")
     return {
@@ -44,7 +44,7 @@ def micro_label(labels: tuple[str, ...], official_parse: Parse = official.label)
 
 
 def macro_label(labels: tuple[str, ...], jieba_headline: str = "macro_f1") -> Mapping[str, Protocol]:
-    """Protocols of label tasks with macro F1."""
+    """Protocols of label tasks whose metric is macro F1."""
     described = Protocol(parse=readme.label(labels), statistics=_readme_labels, headline="macro_f1")
     return {
         "official": Protocol(parse=official.label, statistics=_official_labels(labels), headline="macro_f1"),
@@ -63,7 +63,7 @@ def replies() -> Mapping[str, Protocol]:
 
 
 def reports() -> Mapping[str, Protocol]:
-    """Protocols of a task whose answer is a text in sections: the mean of their ROUGE-L."""
+    """Protocols of a task whose answer is a text in sections: mean ROUGE-L of the sections."""
     return {
         "official": Protocol(parse=official.report, statistics=_official_reports, headline="rouge_l"),
         "readme": Protocol(parse=readme.report, statistics=_readme_reports(characters), headline="rouge_l"),
@@ -76,7 +76,7 @@ def _item_statistics(golds: Sequence[Answer], answers: Sequence[Answer]) -> Stat
 
 
 def _official_labels(labels: tuple[str, ...]) -> Callable[[Sequence[Answer], Sequence[Answer]], Statistics]:
-    """Quirk: an empty answer is the first label of the list, and right where that is the gold label."""
+    """Quirk: an empty prediction is taken for the first label of the list, and is correct if that is the gold label."""
 
     def statistics(golds: Sequence[Answer], answers: Sequence[Answer]) -> Statistics:
         return label_statistics([g or "" for g in golds], [a or labels[0] for a in answers])
@@ -90,19 +90,19 @@ def _readme_labels(golds: Sequence[Answer], answers: Sequence[Answer]) -> Statis
 
 
 def _official_replies(golds: Sequence[Answer], answers: Sequence[Answer]) -> Statistics:
-    """Quirk: an empty text counts as the two tokens of ``tokens.NOTHING``, in a prediction too."""
+    """Quirk: an empty text, gold or predicted, counts as the two tokens of ``tokens.NOTHING``."""
     return rouge_statistics([[characters(g or "")] for g in golds], [[characters(a or "")] for a in answers])
 
 
-def _readme_replies(cut: Cut) -> Callable[[Sequence[Answer], Sequence[Answer]], Statistics]:
+def _readme_replies(tokenize: Tokenize) -> Callable[[Sequence[Answer], Sequence[Answer]], Statistics]:
     def statistics(golds: Sequence[Answer], answers: Sequence[Answer]) -> Statistics:
-        return rouge_statistics([[cut(g or "")] for g in golds], [[cut(a) if a else ()] for a in answers])
+        return rouge_statistics([[tokenize(g or "")] for g in golds], [[tokenize(a) if a else ()] for a in answers])
 
     return statistics
 
 
 def _official_reports(golds: Sequence[Answer], answers: Sequence[Answer]) -> Statistics:
-    """Quirk: the sections are those of the gold text, and the mean is over sections, not over reports."""
+    """Quirk: only the sections of the target count, and the mean is over sections, not over reports."""
     sections: list[Sections] = [g or {} for g in golds]
     return rouge_statistics(
         [[characters(text) for text in gold.values()] for gold in sections],
@@ -110,11 +110,11 @@ def _official_reports(golds: Sequence[Answer], answers: Sequence[Answer]) -> Sta
     )
 
 
-def _readme_reports(cut: Cut) -> Callable[[Sequence[Answer], Sequence[Answer]], Statistics]:
-    """All six sections of every report. A section that is empty on both sides agrees; an answer without any is 0."""
+def _readme_reports(tokenize: Tokenize) -> Callable[[Sequence[Answer], Sequence[Answer]], Statistics]:
+    """All six sections of each report. A section that is empty in both scores 1; an unparsed prediction scores 0."""
 
     def tokens(sections: Sections) -> list[Tokens]:
-        return [cut(sections.get(heading, "")) for heading in HEADINGS]
+        return [tokenize(sections.get(heading, "")) for heading in HEADINGS]
 
     def statistics(golds: Sequence[Answer], answers: Sequence[Answer]) -> Statistics:
         return rouge_statistics(

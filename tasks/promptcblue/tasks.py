@@ -1,4 +1,4 @@
-"""The sixteen tasks, one entry each, in the order of the benchmark's own table."""
+"""The sixteen tasks, one entry each, in the order of the benchmark's table."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tasks.promptcblue.answers import Entity, Finding, Outside, Triple
 from tasks.promptcblue.diagnostics import confusion, entities_on_sentence
 from tasks.promptcblue.protocols import Parse
 
-ALIASES: Final = MappingProxyType({"CMeIE-V2": "CMeIE"})  # the name that later files and the scorer use
+ALIASES: Final = MappingProxyType({"CMeIE-V2": "CMeIE"})  # the name in later files and in the released scorer
 
 
-def _entities(name: str) -> Task:
+def _entities(name: str, *, version: int = 1) -> Task:
     return Task(
         name=name,
-        version=1,
+        version=version,
         kind="ner",
         protocols=protocols.items(official.entities, readme.entities),
         invented=_has_unoffered_item,
@@ -28,20 +28,23 @@ def _entities(name: str) -> Task:
     )
 
 
-def _items(name: str, kind: str, official_parse: Parse, readme_parse: Parse, *, closed: bool = True) -> Task:
+def _items(
+    name: str, kind: str, official_parse: Parse, readme_parse: Parse, *, closed: bool = True, version: int = 1
+) -> Task:
+    """An extraction task. closed: whether the example's choices list every allowed type, relation, status or name."""
     return Task(
         name=name,
-        version=1,
+        version=version,
         kind=kind,
         protocols=protocols.items(official_parse, readme_parse),
         invented=_has_unoffered_item if closed else None,
     )
 
 
-def _label(name: str, kind: str, known: tuple[str, ...], rules: Mapping[str, Protocol]) -> Task:
+def _label(name: str, kind: str, known: tuple[str, ...], rules: Mapping[str, Protocol], *, version: int = 1) -> Task:
     return Task(
         name=name,
-        version=1,
+        version=version,
         kind=kind,
         protocols=rules,
         one_label=True,
@@ -51,7 +54,7 @@ def _label(name: str, kind: str, known: tuple[str, ...], rules: Mapping[str, Pro
 
 
 def _has_unoffered_item(answer: Answer, example: Example) -> bool:
-    """An item's type, relation, status or, of a standard name, the name itself is none of the example's choices."""
+    """Whether the type, relation, status or standard name of any item is not among the example's choices."""
     offered = set(example.choices or ())
     return any(_choice(item) not in offered for item in answer or ())
 

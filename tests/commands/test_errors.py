@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -20,18 +21,18 @@ Command = Callable[..., Any]
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--method", "cgc_lroa"], ["no method 'cgc_lroa'", "Did you mean 'cgc_lora'", "harness list"]),
-        (["--method", "lora_all", "--suite", "toyz"], ["no suite 'toyz'", "'toys'"]),
-        (["--method", "lora_all", "--tasks", "first,colur"], ["no task 'colur'", "'colour'"]),
-        (["--method", "lora_all", "--set", "train.lrr=1"], ["no key 'train.lrr'", "'train.lr'", "harness keys"]),
-        (["--method", "lora_all", "--set", "trian.lr=1"], ["no key 'trian.lr'", "train.lr"]),
+        (["--method", "cgc_lroa"], ["unknown method 'cgc_lroa'", "Did you mean 'cgc_lora'", "harness list"]),
+        (["--method", "lora_all", "--suite", "toyz"], ["unknown suite 'toyz'", "'toys'"]),
+        (["--method", "lora_all", "--tasks", "first,colur"], ["unknown task 'colur'", "'colour'"]),
+        (["--method", "lora_all", "--set", "train.lrr=1"], ["unknown key 'train.lrr'", "'train.lr'", "harness keys"]),
+        (["--method", "lora_all", "--set", "trian.lr=1"], ["unknown key 'trian.lr'", "train.lr"]),
         (["--method", "lora_all", "--set", "train.lr=fast"], ["train.lr", "'fast'", "number"]),
         (["--method", "lora_all", "--set", "train.lr=-1"], ["train.lr", "-1", "greater than 0"]),
         (["--method", "lora_all", "--set", "train.lr"], ["key=value"]),
         (["--method", "lora_all", "--set", "method.rnak=4"], ["method.rnak", "method.rank"]),
         (["--method", "lora_all", "--set", "method.rank=four"], ["method.rank", "'four'"]),
-        (["--method", "cgc_lora", "--ablation", "no_gates"], ["no ablation 'no_gates'", "'no_gate'"]),
-        (["--method", "cgc_lora", "--preset", "papper"], ["no preset 'papper'"]),
+        (["--method", "cgc_lora", "--ablation", "no_gates"], ["unknown ablation 'no_gates'", "'no_gate'"]),
+        (["--method", "cgc_lora", "--preset", "papper"], ["unknown preset 'papper'"]),
         (["--method", "lora_all", "--budget", "16"], ["active:16"]),
         (["--method", "toy_broken"], ["toy_broken", "toy-plugin", "toy_plugin.missing"]),
         (["--method", "lora_all", "--prompt", "chat"], ["no chat template", "--prompt plain"]),
@@ -94,15 +95,11 @@ def test_a_prompt_longer_than_the_context_loses_its_middle_and_is_counted(toy_ru
 def test_no_space_left_keeps_what_was_finished(
     toy_run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import harness.store.adapter
-
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    import harness.store.run_directory
-
     with monkeypatch.context() as patch:
-        patch.setattr(harness.store.run_directory.os, "fsync", full)
+        patch.setattr("os.fsync", full)
         failed = toy_run("--method", "lora_all")
     assert failed.status == 1
     assert "No space left" in failed.err
@@ -110,7 +107,7 @@ def test_no_space_left_keeps_what_was_finished(
     assert toy_run("--method", "lora_all").status == 0
 
 
-def test_a_second_process_on_the_same_run_is_sent_away(toy_run: Command, tmp_path: Path) -> None:
+def test_a_second_process_on_the_same_run_is_an_error(toy_run: Command, tmp_path: Path) -> None:
     from harness.store.run_directory import RunDirectory
 
     toy_run("--method", "majority")
@@ -125,7 +122,7 @@ def test_a_second_process_on_the_same_run_is_sent_away(toy_run: Command, tmp_pat
         )
         other = subprocess.run([sys.executable, "-c", code, str(run)], capture_output=True, text=True, check=False)
     assert other.returncode == 2
-    assert "another process" in other.stdout
+    assert f"in use by process {os.getpid()} on host" in other.stdout
     assert "same command" in other.stdout
 
 

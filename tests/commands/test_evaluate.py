@@ -82,7 +82,7 @@ def test_the_same_evaluation_again_loads_no_model_and_another_one_has_another_pl
     with monkeypatch.context() as patch:
         patch.setattr(module, "base_of", None)
         again = harness("evaluate", trained, "--split", "train", "--set", "eval.per_task=2")
-    assert (again.status, "all done before" in again.err) == (0, True)
+    assert (again.status, "already complete" in again.err) == (0, True)
     harness("evaluate", trained, "--split", "train", "--set", "eval.per_task=1")
     assert len(list((trained / "evaluations").iterdir())) == 2
 
@@ -128,7 +128,7 @@ def test_an_evaluation_inside_of_a_run_is_scored_again_like_a_run(trained: Path,
     assert (folder / "scores.json").exists()
     assert again.json["scores"] != harness("score", trained, "--json").json["scores"]
     nothing = harness("score", folder / "predictions")
-    assert (nothing.status, "is no run" in nothing.err) == (1, True)
+    assert (nothing.status, "is not a run" in nothing.err) == (1, True)
 
 
 def test_a_split_without_rows_of_a_task_keeps_the_routes_of_the_others(
@@ -158,7 +158,7 @@ def test_an_inference_field_may_change_and_a_field_of_training_may_not(
     for setting, message in {
         "method.rank=4": "method.rank changes training",
         "method.routin=label": "Did you mean 'method.routing'",
-        "method.routing=luck": "no method.routing 'luck'",
+        "method.routing=luck": "unknown method.routing 'luck'",
         "train.lr=1": "cannot change without training",
         "eval.split=tset": "eval.split",
         "eval.splt=dev": "Did you mean 'eval.split'",
@@ -193,7 +193,7 @@ def test_data_or_model_that_are_others_by_now_are_refused(
     with (moved / "train.jsonl").open("a") as file:
         file.write((moved / "dev.jsonl").read_text())
     other = harness("evaluate", trained, "--split", "dev", "--data", moved)
-    assert (other.status, "not what" in other.err, "--data" in other.err) == (1, True, True)
+    assert (other.status, "is not the data that" in other.err, "--data" in other.err) == (1, True, True)
     model = tmp_path / "model"
     shutil.copytree(toy_model, model)
     config = json.loads((model / "config.json").read_text())
@@ -278,7 +278,8 @@ def test_the_routers_accuracy_is_that_of_the_choices_made_one_by_one(
     assert toy_run("--method", "moa").status == 0
     run = only(tmp_path / "runs")
     said = json.loads((run / "artefacts" / "router_accuracy.json").read_text())["tasks"]
-    finished, prepared = open_model(run)
+    opened = open_model(run)
+    finished, prepared = opened.finished, opened.prepared
     for task in prepared.tasks:
         encoded = prepared.encoder.prompts(finished.resolved.rows.of(task))
         routes = [prepared.adapter.assign([torch.tensor(ids)]) for ids, _ in encoded]

@@ -53,7 +53,7 @@ def test_the_same_command_again_does_nothing_and_says_so(toy_run: Command, tmp_p
     toy_run("--method", "lora_all")
     before = {p: p.stat().st_mtime_ns for p in only(tmp_path).rglob("*.json*")}
     again = toy_run("--method", "lora_all")
-    assert "all done before" in again.err
+    assert "already complete" in again.err
     assert {p: p.stat().st_mtime_ns for p in only(tmp_path).rglob("*.json*")} == before
 
 
@@ -66,17 +66,56 @@ def test_runtime_keys_do_not_make_another_run_but_a_learning_rate_does(toy_run: 
 
 
 @pytest.mark.parametrize("method", ["majority", "nearest", "no_finetune", "lora_single"])
-def test_every_kind_of_method_goes_through_the_same_door(toy_run: Command, method: str) -> None:
+def test_every_kind_of_method_leaves_predictions_scores_and_a_record(
+    toy_run: Command, tmp_path: Path, method: str
+) -> None:
     value = toy_run("--method", method, "--json").json
-    trained = method == "lora_single"
+    run, trained = only(tmp_path), method == "lora_single"
+    assert json.loads((run / "record.json").read_text())["run_id"] == value["record"]["run_id"]
+    assert value["record"]["spec"]["method"]["name"] == method
     assert (value["record"]["training"] is not None) == trained
+    assert (run / "adapter").exists() == trained
     assert value["scores"]["official"]["mean"] is not None
+    for task, score in value["scores"]["official"]["tasks"].items():
+        predictions = [json.loads(x) for x in (run / "predictions" / f"{task}.jsonl").read_text().splitlines()]
+        assert len({p["id"] for p in predictions}) == len(predictions) == score["n"] == 4
 
 
-def test_shots_stand_in_the_prompt_of_every_method(toy_run: Command) -> None:
-    for method in ("no_finetune", "lora_all"):
-        value = toy_run("--method", method, "--shots", "1", "--json").json
-        assert value["record"]["spec"]["shots"] == 1
+@pytest.mark.parametrize("method", ["no_finetune", "lora_all", "lora_single", "cgc_lora", "moe_lora", "c_poly", "moa"])
+def test_an_example_with_its_answer_precedes_every_prompt_in_training_and_evaluation(
+    toy_run: Command, plugin: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    from harness.data.encoding import Encoded, Encoder
+    from harness.generation.generator import Generator
+
+    trained: list[str] = []
+    answered: list[str] = []
+    rows, run = Encoder.rows, Generator.run
+
+    def noted_rows(self: Encoder, examples: Any) -> list[Encoded]:
+        found = rows(self, examples)
+        trained.extend(self.tokenizer.decode(row.prompt) for row in found)
+        return found
+
+    def noted_run(self: Generator, requests: Any, *arguments: Any, **options: Any) -> Any:
+        answered.extend(self.loaded.tokenizer.decode(request.prompt) for request in requests)
+        return run(self, requests, *arguments, **options)
+
+    monkeypatch.setattr(Encoder, "rows", noted_rows)
+    monkeypatch.setattr(Generator, "run", noted_run)
+    done = toy_run("--method", method, "--shots", "1", "--json")
+    assert done.status == 0, done.err
+    assert len(answered) == 3 * 4
+    assert bool(trained) == (method != "no_finetune")
+
+    data = plugin / "toy_plugin" / "data"
+    train, test = (list(map(json.loads, (data / f"{s}.jsonl").read_text().splitlines())) for s in ("train", "test"))
+    asked = {e["prompt"]: e["task"] for e in (*train, *test)}
+    answers = {(e["prompt"], e["target"]): e["task"] for e in train}
+    for text in (*trained, *answered):
+        prompt, answer, question = (part for part in text.split("<unk>") if part)  # the toy has no token for a newline
+        assert answers[prompt, answer] == asked[question]
+        assert prompt != question
 
 
 def test_a_dry_run_shows_spec_counts_and_costs_and_writes_nothing(toy_run: Command, tmp_path: Path) -> None:
@@ -122,7 +161,7 @@ def test_a_task_without_training_rows_is_served_and_marked(toy_run: Command, plu
         done = toy_run("--method", method, "--data", data, "--json")
         assert done.status == 0, done.err
         assert done.json["scores"]["official"]["tasks"]["last"]["n_train"] == 0
-        assert "no training rows" in done.err
+        assert "no training examples for" in done.err
 
 
 def test_a_test_split_without_targets_means_evaluating_on_dev(toy_run: Command, plugin: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def made(done: Any) -> Path:
 
 def folds(run: Path) -> dict[str, dict[str, tuple[torch.Tensor, torch.Tensor]]]:
     """Every task's folded factors, and the routers' rows."""
-    _, prepared = open_model(run)
+    prepared = open_model(run).prepared
     adapter: Any = prepared.adapter
     found = {t: {n: (f.a, f.b) for n, f in adapter.fold(t).items()} for t in prepared.tasks}
     if hasattr(adapter, "routers"):
@@ -84,7 +84,7 @@ def test_one_domain_is_trained_further_and_the_other_stays(toy_run: Command, two
     moved = (after["last"][name][0] - before["last"][name][0]).norm()
     assert 0 < moved < 0.5 * before["last"][name][0].norm()
     again = toy_run(*MOA, "--from", two, "--tasks", "colour,last", "--set", "method.further=last")
-    assert "all done before" in again.err or made(again) == made(done)
+    assert "already complete" in again.err or made(again) == made(done)
 
 
 def test_loras_come_from_lora_single_and_only_routers_are_trained(toy_run: Command) -> None:
@@ -171,13 +171,13 @@ def test_what_cannot_go_on_says_why(toy_run: Command, two: Path, toy_model: Path
         "set method.pooling=mean": (*moa, "--from", two, "--set", "method.pooling=last"),
         "another base model": (*moa, "--from", two, "--model", other),
         "it has colour, last": (*moa, "--from", two, "--tasks", "first"),
-        "no task of method.further 'first'": (*moa, "--from", two, "--set", "method.further=first"),
+        "unknown task of method.further 'first'": (*moa, "--from", two, "--set", "method.further=first"),
         "give --from RUN too": (*moa, "--set", "method.further=first"),
     }.items():
         wrong = toy_run(*arguments)
         assert (wrong.status, said in wrong.err) == (2, True), (said, wrong.err)
     wrong = toy_run(*moa, "--from", tmp_path)
-    assert (wrong.status, "is no run" in wrong.err) == (1, True)
+    assert (wrong.status, "is not a run" in wrong.err) == (1, True)
     (two / "record.json").unlink()
     wrong = toy_run(*moa, "--from", two)
     assert (wrong.status, "is not finished" in wrong.err) == (1, True)

@@ -16,7 +16,7 @@ from harness.data.encoding import Encoded
 from harness.method import Trait
 from harness.models.loading import LoadedModel
 from harness.registry import method_class
-from harness.runtime.distributed import Processes, join
+from harness.runtime.distributed import ProcessGroup, join
 from harness.testing.toys import VOCABULARY, perturb, toy_model
 from harness.training.packing import Layout
 from harness.training.step import Loop, Stage
@@ -27,7 +27,7 @@ STEPS = 20
 
 
 def make_rows(step: int) -> list[Encoded]:
-    """Five rows in most steps; one alone in every fourth, so that the second process has none."""
+    """Five rows in most steps; one alone in every fourth, so that rank 1 has none."""
     draw = np.random.default_rng(step)
 
     def tokens(low: int, high: int) -> tuple[int, ...]:
@@ -39,7 +39,7 @@ def make_rows(step: int) -> list[Encoded]:
     ]
 
 
-def run(name: str, kind: str, processes: Processes) -> dict[str, Any]:
+def run(name: str, kind: str, processes: ProcessGroup) -> dict[str, Any]:
     """Loss, norm and task losses of each step, gradients of the first, weights after the last."""
     method = method_class(name)()
     model = toy_model()
@@ -73,7 +73,9 @@ def run(name: str, kind: str, processes: Processes) -> dict[str, Any]:
 
     loop.optimiser.register_step_pre_hook(remember)
     model.train()
-    results = [loop.step(step, make_rows(step), TASKS, stop=step == 7 and not processes.first) for step in range(STEPS)]
+    results = [
+        loop.step(step, make_rows(step), TASKS, stop=step == 7 and not processes.is_main) for step in range(STEPS)
+    ]
     return {
         "losses": [r.loss for r in results],
         "norms": [r.grad_norm for r in results],
@@ -85,14 +87,14 @@ def run(name: str, kind: str, processes: Processes) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Write what every method and weighting gives, from the first process."""
+    """Write what every method and weighting gives, from rank 0."""
     torch.set_num_threads(1)
     processes = join()
     found = {name: run(name, kind, processes) for name, kind in RUNS}
     weights = {name: one["weights"] for name, one in found.items()}
-    same = processes.tell(weights) == weights  # bit for bit
-    if processes.first:
-        Path(arguments[0]).write_text(json.dumps({"count": processes.count, "runs": found}))
+    same = processes.broadcast(weights) == weights  # bit for bit
+    if processes.is_main:
+        Path(arguments[0]).write_text(json.dumps({"world_size": processes.world_size, "runs": found}))
     processes.leave()
     sys.exit(0 if same else 3)
 

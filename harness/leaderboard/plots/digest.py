@@ -12,6 +12,8 @@ import numpy as np
 from pydantic import ValidationError
 
 from harness.errors import StoreError
+from harness.method import ArtefactKind
+from harness.store.artefacts import read_artefacts
 from harness.store.record import Frozen
 from harness.store.run_directory import RunDirectory
 
@@ -49,10 +51,10 @@ def read_digest(run: RunDirectory) -> Digest:
 
 
 def make_digest(run: RunDirectory) -> Digest:
-    """From train.jsonl (or train/*.jsonl) and artefacts/gates.json, skills.json."""
+    """From train.jsonl (or train/*.jsonl) and the artefacts of the kinds gates and skills."""
     losses = np.asarray(list(_losses(run.path)))
     parts = np.array_split(losses, min(_PARTS, len(losses))) if len(losses) else []
-    gates, skills = (_weights(run.artefacts / f"{name}.json") for name in ("gates", "skills"))
+    gates, skills = (_weights(run, kind) for kind in (ArtefactKind.GATES, ArtefactKind.SKILLS))
     blocks = list(_blocks(gates).values())
     return Digest(
         losses=tuple(_round(float(p.mean())) for p in parts),
@@ -69,9 +71,11 @@ def _losses(run: Path) -> Iterator[float]:
                 yield loss
 
 
-def _weights(path: Path) -> Weights:
-    """A file of weights; nothing where it is missing, or where gates have different numbers of experts."""
-    value: Any = json.loads(path.read_text("utf-8")) if path.exists() else {}
+def _weights(run: RunDirectory, kind: ArtefactKind) -> Weights:
+    """The artefacts of one kind; empty if there are none, or if their gates have different numbers of experts."""
+    value: dict[str, Any] = {}
+    for artefact in read_artefacts(run.artefacts, kind).values():
+        value |= artefact
     lines = [line for of_gate in value.values() for line in of_gate.values()]
     numbers = all(isinstance(line, list) and all(isinstance(x, int | float) for x in line) for line in lines)
     return value if numbers and len({len(line) for line in lines}) == 1 else {}

@@ -78,10 +78,10 @@ def test_the_loop_computes_what_the_bank_computes(toy_llama: Any, method: LoRAMe
     (ours, our_slopes), (theirs, their_slopes) = outputs(bank), outputs(looped.forward)
     with adapter.off():
         assert (ours - bank(input_ids=ids).logits).abs().max() > 1e-3
-    assert (ours - theirs).abs().max() < 1e-10
+    assert (ours - theirs).abs().max() < 1e-6
     for mine, other in zip(our_slopes, their_slopes, strict=True):
         assert mine.abs().max() > 0
-        assert (mine - other).abs().max() < 1e-10
+        assert (mine - other).abs().max() < 1e-6
 
 
 def test_a_loop_trains_every_expert_and_the_gates(loaded: LoadedModel) -> None:
@@ -235,7 +235,7 @@ def test_the_command_prints_json(harness: Callable[..., Any], toy_model: Path) -
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--method", "cgc_lroa"], "no method 'cgc_lroa'. Did you mean 'cgc_lora'"),
+        (["--method", "cgc_lroa"], "unknown method 'cgc_lroa'. Did you mean 'cgc_lora'"),
         (["--method", "majority"], "'majority' trains nothing"),
         (["--model", "tiny", "--shape", "1b"], "--model and --shape"),
         (["--method", "lora_all", "--shape", "3b"], "no shape '3b'"),

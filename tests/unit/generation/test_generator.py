@@ -16,22 +16,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from harness.data.encoding import Encoded
 from harness.errors import ModelError, NotFoldable
 from harness.generation.cache import admits_later
 from harness.generation.decoding import _LOOK, decode, log_likelihoods
 from harness.generation.generator import Choice, Generated, Generator, Request, plan
-from harness.models.loading import LoadedModel, load_model
+from harness.models.loading import LoadedModel, decoder_start_token, load_model
 from harness.registry import model_folder
+from harness.training.batch import weigh
+from harness.training.packing import Layout
 from methods.cgc_lora import CGCLoRA
 from methods.no_finetune import NoFinetune
 
+pytestmark = pytest.mark.numeric
+
 EOS = 5
 VOCABULARY = 23
+MARGIN = 1e-4  # between the logits of the two likeliest tokens: rounding is far below it, in float32 too
 TASKS = ("add", "copy", "sort")
 
 
-def loaded(model: Any, dtype: torch.dtype = torch.float32) -> LoadedModel:
-    """A toy as if it had been loaded. Larger weights make its texts differ from row to row."""
+def loaded(model: Any, dtype: torch.dtype = torch.float64) -> LoadedModel:
+    """A toy as if it had been loaded. Larger weights make its texts differ from row to row.
+
+    Equal bits are promised for equal shapes only. Texts of different batches are compared in float64, where rounding
+    is far below the gap between the two likeliest tokens (``reference`` checks the gap).
+    """
     model = model.to(dtype).eval().requires_grad_(False)
     for parameter in model.parameters():
         if parameter.dim() > 1:
@@ -51,6 +61,8 @@ def loaded(model: Any, dtype: torch.dtype = torch.float32) -> LoadedModel:
 
 def toy(kind: str) -> LoadedModel:
     from transformers import (
+        BartConfig,
+        BartForConditionalGeneration,
         BloomConfig,
         BloomForCausalLM,
         GPTNeoConfig,
@@ -63,7 +75,8 @@ def toy(kind: str) -> LoadedModel:
 
     torch.manual_seed(0)
     if kind == "no positions":
-        return loaded(BloomForCausalLM(BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4)))
+        config = BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4)
+        return loaded(BloomForCausalLM(config), torch.float32)  # in float64 transformers gives NaN for padded rows
     if kind == "local columns":
         kinds = [[["global", "local"], 1]]
         small = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "window_size": 6, "max_position_embeddings": 64}
@@ -72,8 +85,15 @@ def toy(kind: str) -> LoadedModel:
     if kind == "sliding window":
         sizes["num_key_value_heads"] = 2
         return loaded(MistralForCausalLM(MistralConfig(vocab_size=VOCABULARY, sliding_window=6, **sizes)))
+    if kind == "another start":
+        sides = {f"{side}_{name}": 2 for side in ("encoder", "decoder") for name in ("layers", "attention_heads")}
+        sides |= {f"{side}_ffn_dim": 48 for side in ("encoder", "decoder")}
+        tokens = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": EOS, "forced_eos_token_id": None}
+        config = BartConfig(d_model=32, max_position_embeddings=64, **sides, **tokens, decoder_start_token_id=2)
+        config.vocab_size = VOCABULARY
+        return loaded(BartForConditionalGeneration(config))
     config = T5Config(vocab_size=VOCABULARY, d_model=32, d_ff=48, d_kv=8, num_layers=2, num_heads=4)
-    config.decoder_start_token_id = 0
+    config.decoder_start_token_id = 3
     return loaded(T5ForConditionalGeneration(config))
 
 
@@ -96,10 +116,13 @@ def toy_requests(n: int = 32, routes: int = 1) -> list[Request]:
 
 
 def reference(model: Any, request: Request) -> list[int]:
-    """transformers' own greedy text of one row, eos included."""
+    """transformers' own greedy text of one row, eos included; no token of it is a close decision."""
     ids = torch.tensor([list(request.prompt)])
-    mask = torch.ones_like(ids)
-    out = model.generate(ids, attention_mask=mask, max_new_tokens=request.limit, do_sample=False)[0].tolist()
+    told = {"attention_mask": torch.ones_like(ids), "max_new_tokens": request.limit, "do_sample": False}
+    found = model.generate(ids, **told, output_logits=True, return_dict_in_generate=True)
+    likeliest = torch.cat(found.logits).topk(2).values
+    assert (likeliest[:, 0] - likeliest[:, 1]).min() > MARGIN
+    out = found.sequences[0].tolist()
     return list(out[1:] if model.config.is_encoder_decoder else out[len(request.prompt) :])
 
 
@@ -124,7 +147,7 @@ def run(generator: Generator, requests: Sequence[Request]) -> dict[str, tuple[in
     return texts
 
 
-KINDS = ["full attention", "sliding window", "encoder-decoder", "no positions", "local columns"]
+KINDS = ["full attention", "sliding window", "encoder-decoder", "another start", "no positions", "local columns"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -300,6 +323,7 @@ def test_the_tiny_models_texts_are_those_of_transformers() -> None:
     if folder is None or not folder.is_dir():
         pytest.skip("the sample model has not been made")
     tiny = load_model("tiny", "fp32", "cpu")
+    tiny = replace(tiny, model=tiny.model.double(), dtype=torch.float64)
     texts = [
         "1、",
         "请写一个句子：",
@@ -356,16 +380,18 @@ def test_folded_merged_and_routed_give_equal_texts_that_differ_from_the_base_mod
     assert all(torch.equal(before[name], tensor) for name, tensor in llama.model.state_dict().items())
 
 
-def test_merged_where_weights_are_float32_and_beside_the_weights_elsewhere(toy_llama: Callable[..., Any]) -> None:
+def test_merged_where_weights_are_float32_or_better_and_beside_the_weights_elsewhere(
+    toy_llama: Callable[..., Any],
+) -> None:
     seen = []
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
         model = loaded(toy_llama(vocab_size=VOCABULARY), dtype)
         spy = Spy(cgc(model.model))
         stats = Generator(model, spy, TASKS, folds=True, batch_tokens=400).run(toy_requests(9, 3), lambda batch: None)
         seen.append(spy.merges)
         assert stats.switches == 3
         assert stats.tokens > 9
-    assert seen == [[True] * 3, [False] * 3]
+    assert seen == [[True] * 3, [True] * 3, [False] * 3]
 
 
 def test_ended_rows_leave_a_float32_batch_and_stay_in_a_bfloat16_one(toy_llama: Callable[..., Any]) -> None:
@@ -454,6 +480,30 @@ def test_an_interrupted_run_leaves_the_weights_as_they_were(llama: LoadedModel) 
     assert all(torch.equal(before[name], tensor) for name, tensor in llama.model.state_dict().items())
 
 
+@pytest.mark.parametrize(("kind", "start"), [("encoder-decoder", 3), ("another start", 2)])
+def test_a_decoder_starts_from_its_own_token_in_training_scoring_and_generation(
+    kind: str, start: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = toy(kind)
+    assert decoder_start_token(model) == start
+    rows = [Encoded(task="add", prompt=(7, 8), target=(9, 10), cut=False)]
+    batch = Layout(packed=False).collate(weigh(rows, "token", TASKS), model)
+    assert batch.inputs["decoder_input_ids"].tolist() == [[start, 9]]
+    read: list[list[list[int]]] = []
+    forward = type(model.model).forward
+
+    @wraps(forward)
+    def noted(self: Any, *args: Any, **arguments: Any) -> Any:
+        read.append(arguments["decoder_input_ids"].tolist())
+        return forward(self, *args, **arguments)
+
+    monkeypatch.setattr(type(model.model), "forward", noted)
+    decode(model, [[7, 8]], [2], always)
+    log_likelihoods(model, [[7, 8]], [[9, 10]], always)
+    assert read[0] == [[start]]
+    assert read[-1] == [[start, 9]]
+
+
 @pytest.mark.parametrize("kind", ["full attention", "encoder-decoder"])
 def test_likelihoods_are_sums_over_tokens_read_one_by_one(kind: str, llama: LoadedModel) -> None:
     model = llama if kind == "full attention" else toy(kind)
@@ -465,7 +515,7 @@ def test_likelihoods_are_sums_over_tokens_read_one_by_one(kind: str, llama: Load
         for i, token in enumerate(continuation):
             known = continuation[:i]
             if model.encoder_decoder:
-                inputs = {"input_ids": torch.tensor([prompt]), "decoder_input_ids": torch.tensor([[0, *known]])}
+                inputs = {"input_ids": torch.tensor([prompt]), "decoder_input_ids": torch.tensor([[3, *known]])}
             else:
                 inputs = {"input_ids": torch.tensor([[*prompt, *known]])}
             expected += torch.log_softmax(model.model(**inputs).logits[0, -1], -1)[token].item()

@@ -7,6 +7,8 @@ import pytest
 from harness.registry import METHODS, plugins
 from harness.testing.contract import Trial, contract
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.mark.parametrize("trial", [trial for name in plugins(METHODS) for trial in contract(name)], ids=str)
 def test_contract(trial: Trial) -> None:

@@ -20,6 +20,8 @@ from methods.lora_all import LoRAAll
 from methods.lora_single import LoRASingle
 from methods.moe_lora import MoELoRA
 
+pytestmark = pytest.mark.numeric
+
 Share = Callable[[str, int, Tensor, Mapping[str, Tensor]], Tensor]
 """(module, task, input (n, d_in), parameters) -> what is added to the base's output."""
 

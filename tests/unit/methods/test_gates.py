@@ -19,6 +19,8 @@ from methods.lorahub import LoRAHub
 from methods.moa import MoA, MoAAdapter
 from methods.moe_lora import MoELoRA
 
+pytestmark = pytest.mark.numeric
+
 METHODS = [
     CGCLoRA(),
     CGCLoRA(gate="logits", gate_scope="model"),
@@ -52,15 +54,15 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Gate]:
     """The gates that made their weights, in order."""
     seen: list[Gate] = []
     for kind in (Gate, *Gate.__subclasses__()):
-        if "weigh" in vars(kind):
-            monkeypatch.setattr(kind, "weigh", counted(kind.weigh, seen))
+        if "label_weights" in vars(kind):
+            monkeypatch.setattr(kind, "label_weights", counted(kind.label_weights, seen))
     return seen
 
 
-def counted(weigh: Callable[..., Tensor], seen: list[Gate]) -> Callable[..., Tensor]:
+def counted(compute: Callable[..., Tensor], seen: list[Gate]) -> Callable[..., Tensor]:
     def with_count(self: Gate, route: Any) -> Tensor:
         seen.append(self)
-        return weigh(self, route)
+        return compute(self, route)
 
     return with_count
 
@@ -179,7 +181,7 @@ def test_a_pass_aside_has_weights_of_its_own() -> None:
     x = inputs()
     with torch.no_grad(), adapter.route(ROUTE):
         before = net(x)
-        with adapter._route.aside(torch.tensor([1, 1, 2, 2])):
+        with adapter.current_route.nested(torch.tensor([1, 1, 2, 2])):
             aside = net(x)
         assert torch.equal(net(x), before)
     with torch.no_grad(), adapter.route(torch.tensor([1, 1, 2, 2])):
@@ -227,11 +229,12 @@ def test_inference_mode_keeps_nothing_that_it_cannot_watch() -> None:
             assert (net(inputs()) - before).abs().max() > 1e-6
 
 
-def test_tokens_keep_nothing() -> None:
+def test_the_weights_of_tokens_are_made_anew_by_every_forward(made: list[Gate]) -> None:
     net, adapter = attached(CGCLoRA())
     with torch.no_grad(), adapter.route(ROUTE[:, None].expand(4, 3)):
-        net(inputs())
-        assert not adapter._route._kept
+        for forwards in (1, 2):
+            net(inputs())
+            assert len(made) == forwards * len(gates(adapter))
 
 
 def test_a_mixture_by_prompts_is_of_the_last_read(made: list[Gate]) -> None:

@@ -19,6 +19,8 @@ from methods.lorahub import LoRAHub
 from methods.moa import MoA
 from methods.moe_lora import MoELoRA
 
+pytestmark = pytest.mark.numeric
+
 
 def trainer(method: Any, tasks: Any = TASKS, data: Any = None, **options: Any) -> ToyTrainer:
     model = toy_model()
@@ -151,7 +153,9 @@ def test_a_budget_is_used_as_far_as_it_goes(method: Any, budget: str, n_tasks: i
 
 
 def test_an_impossible_budget_names_the_least_possible() -> None:
-    with pytest.raises(BudgetError, match=r"CGCLoRA needs at least stored:23 with 16 tasks; the budget is stored:16"):
+    with pytest.raises(
+        BudgetError, match=r"CGCLoRA needs at least stored:23 with 16 tasks, and the budget is stored:16"
+    ):
         CGCLoRA().within(Budget(kind="stored", rank=16), 16)
     with pytest.raises(BudgetError, match="at least active:8"):
         MoELoRA().within(Budget(kind="active", rank=7), 3)
@@ -160,13 +164,13 @@ def test_an_impossible_budget_names_the_least_possible() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: CGCLoRA(gate="embeding"), "no method.gate 'embeding'. Did you mean 'embedding'"),
-        (lambda: CGCLoRA(n_common=0, n_specific=0), "a task needs an expert"),
-        (lambda: MoELoRA(rank=10), "10 is no multiple of method.n_experts 8"),
+        (lambda: CGCLoRA(gate="embeding"), "unknown method.gate 'embeding'. Did you mean 'embedding'"),
+        (lambda: CGCLoRA(n_common=0, n_specific=0), "a task needs at least 1 expert"),
+        (lambda: MoELoRA(rank=10), "method.rank=10 is not a multiple of method.n_experts=8"),
         (lambda: CPoly(n_splits=2), "needs method.variant=poly"),
         (lambda: CPoly(variant="poly", n_splits=5).attach(toy_model(), ["a"], seed=0), r"does not divide .*q_proj"),
-        (lambda: MoA(routing="first"), "no method.routing 'first'"),
-        (lambda: LoRAHub(merge="sum"), "no method.merge 'sum'"),
+        (lambda: MoA(routing="first"), "unknown method.routing 'first'"),
+        (lambda: LoRAHub(merge="sum"), "unknown method.merge 'sum'"),
     ],
 )
 def test_fields_that_make_no_sense_are_refused_in_words(make: Any, message: str) -> None:

@@ -14,6 +14,8 @@ from harness.task import Example
 from harness.testing.toys import TASKS, ToyTrainer, perturb, toy_model, toy_tokens
 from methods.moa import MoA, MoAAdapter
 
+pytestmark = pytest.mark.numeric
+
 PROMPTS = [torch.tensor(ids) for ids in ([5, 6, 7], [8, 9], [3, 4, 1, 2, 9], [7])]
 WORDS = ("apples and pears", "rain tomorrow", "left, then right")
 
@@ -45,7 +47,7 @@ def test_routers_read_the_base_whatever_the_loras_do(pooling: str, training: boo
     model.train(training)
     with adapter.route(torch.tensor([0, 1, 2, 0])):
         adapter.read(PROMPTS, torch.arange(4))
-        scores = adapter.reading.scores
+        scores = adapter.prompt_scores.scores
     assert scores is not None
     for i, prompt in enumerate(PROMPTS):
         assert (scores[:, i] - scores_by_hand(adapter, prompt, pooling)).abs().max() < 1e-6
@@ -79,7 +81,7 @@ def test_packed_tokens_name_the_prompt_that_they_belong_to() -> None:
         packed = adapter.penalty()
     with adapter.route(torch.tensor([2, 0, 1, 0])):
         adapter.read(PROMPTS, torch.arange(4))
-        assert adapter.penalty().item() == pytest.approx(packed.item(), abs=1e-9)
+        assert adapter.penalty().item() == pytest.approx(packed.item(), abs=1e-6)
 
 
 def test_the_last_router_decides_or_all_but_the_first_vote() -> None:
@@ -174,7 +176,7 @@ def test_adapted_states_are_those_of_the_label_s_lora_and_choices_need_none() ->
     labels = torch.tensor([2, 0, 1, 0])
     with adapter.route(labels):
         adapter.read(PROMPTS, torch.arange(4))
-        scores = adapter.reading.scores
+        scores = adapter.prompt_scores.scores
     assert scores is not None
     for row, (prompt, label) in enumerate(zip(PROMPTS, labels, strict=True)):
         model: Any = toy_model()
@@ -192,9 +194,9 @@ def test_adapted_states_are_those_of_the_label_s_lora_and_choices_need_none() ->
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"joint": False, "stage1_share": 0.0}, "no stage would train the LoRAs"),
-        ({"stage1_share": 1.5}, "is no share"),
-        ({"soft": True, "router_input": "adapted"}, "no label whose LoRA"),
+        ({"joint": False, "stage1_share": 0.0}, "otherwise no stage trains the LoRAs"),
+        ({"stage1_share": 1.5}, "is not a share"),
+        ({"soft": True, "router_input": "adapted"}, "uses no labels"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(fields: Any, message: str) -> None:
@@ -224,7 +226,7 @@ def test_a_soft_mixture_weighs_the_loras_by_each_block_s_router() -> None:
 
 
 def test_a_model_without_hidden_states_is_refused() -> None:
-    with pytest.raises(ModelError, match="not of Sequential"):
+    with pytest.raises(ModelError, match="Sequential is not one"):
         MoA().attach(nn.Sequential(nn.Linear(2, 2)), ["a"], seed=0)
 
 
@@ -247,7 +249,7 @@ def test_what_a_packed_row_is_filled_up_with_counts_for_nothing() -> None:
         found.append((losses.sum().item(), penalty.item(), grad))
     assert packed(rows, device, multiple=64).routes.shape == (1, 64)
     for losses, penalty, grad in found[1:]:
-        assert penalty == pytest.approx(found[0][1], abs=1e-9)
+        assert penalty == pytest.approx(found[0][1], abs=1e-6)
         assert losses == pytest.approx(found[0][0], abs=1e-5)
-        assert (grad - found[0][2]).abs().max() < 1e-9
+        assert (grad - found[0][2]).abs().max() < 1e-6
     assert found[0][1] > 0

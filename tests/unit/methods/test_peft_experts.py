@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from harness.config.method_config import fingerprints
 from harness.errors import BudgetError, ModelError, UsageError
 from harness.method import Budget, Trait, named_folder
-from harness.testing import contract
+from harness.testing import promises
+from harness.testing.subject import Subject
 from harness.testing.toys import TASKS, ToyTrainer, toy_data
 from harness.testing.toys import toy_model as small_model
 from methods.lorahub import LoRAHub
@@ -128,15 +129,15 @@ def test_moa_trains_no_lora_alone_that_was_read_in(two: tuple[str, str]) -> None
 def test_methods_with_experts_keep_the_contract(two: tuple[str, str], method: Any) -> None:
     made = method(experts=two) if method is LoRAHub else MoA(rank=4, experts=(f"{TASKS[1]}={two[1]}",))
     for check in (
-        contract.fields_survive_json,
-        contract.off_is_the_base_and_detach_gives_it_back,
-        contract.adapters_are_saved_and_loaded,
-        contract.mixed_rows_are_single_rows,
-        contract.tokens_routed_are_rows_routed,
-        contract.a_fold_is_its_route,
-        contract.fit_learns_the_same_twice_and_leaves_the_base_alone,
+        promises.fields_survive_json,
+        promises.off_is_the_base_and_detach_gives_it_back,
+        promises.adapters_are_saved_and_loaded,
+        promises.a_sequence_does_not_depend_on_the_others_in_its_batch,
+        promises.routing_tokens_equals_routing_sequences,
+        promises.a_fold_is_its_route,
+        promises.fit_learns_the_same_twice_and_leaves_the_base_alone,
     ):
-        check(contract.Subject(made, small_model))
+        check(Subject(made, small_model))
     assert Trait.FOLDS in made.traits
 
 
@@ -153,7 +154,7 @@ def rewrite(folder: Path, **changes: Any) -> None:
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"peft_type": "IA3"}, "peft_type='IA3'"),
         ({"init_lora_weights": "pissa"}, "changes the base model"),
-        ({"r": 5}, "has rank 2, and 5 by its adapter_config.json"),
+        ({"r": 5}, "has rank 2, but adapter_config.json states 5"),
     ],
     ids=str,
 )
@@ -169,8 +170,8 @@ def test_tensors_that_do_not_fit_are_named(two: tuple[str, str]) -> None:
     state = load_file(file)
     name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
     for changed, said in (
-        ({**state, "base_model.model.lm_head.weight": torch.ones(2)}, "lm_head.weight, which is no LoRA"),
-        ({**state, name: torch.ones(2, 17)}, "of another base model: model.layers.0.self_attn.q_proj"),
+        ({**state, "base_model.model.lm_head.weight": torch.ones(2)}, "lm_head.weight, which is not a LoRA"),
+        ({**state, name: torch.ones(2, 17)}, "was trained on another base model: model.layers.0.self_attn.q_proj"),
         ({n: v for n, v in state.items() if n != name}, "not A"),
         ({n.replace("q_proj", "query"): v for n, v in state.items()}, "adapts model.layers.0.self_attn.query"),
     ):
@@ -193,7 +194,7 @@ def test_moa_must_know_whose_experts_they_are(two: tuple[str, str]) -> None:
     ):
         with pytest.raises(UsageError, match=said):
             MoA(rank=3 if "rank" in said else 4, experts=experts).attach(small_model(), list(TASKS), seed=0)
-    with pytest.raises(UsageError, match="are no task's own"):
+    with pytest.raises(UsageError, match="belong to no task"):
         LoRAHub(experts=two, exclude_target=True)
 
 

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from harness.errors import DataError, HarnessError, ModelError
+from harness.hashing import cache_folder, file_sha256
 from harness.models import source as model_files
-from harness.models.loading import identify, load_model, load_tokenizer
-from harness.runtime.hashing import cache_folder, file_sha256
+from harness.models.loading import decoder_start_token, identify, load_model, load_tokenizer
 
 LETTERS = ["<s>", "</s>", *"abcdefghijklmnopqrstuvwxyz0123456789", "ab", "cd"]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -82,10 +82,26 @@ def test_a_tokenizer_that_needs_no_pad_and_adds_its_own_bos_is_taken_as_it_is(ma
 def test_an_encoder_decoder_is_known_as_one_and_states_no_limit(make_folder: Callable[..., Path]) -> None:
     from transformers import T5Config, T5ForConditionalGeneration
 
-    config = T5Config(vocab_size=len(LETTERS), d_model=16, d_ff=16, d_kv=8, num_layers=1, num_heads=2)
-    loaded = load_model(str(make_folder(model=T5ForConditionalGeneration(config))), device="cpu")
+    sizes = {"vocab_size": len(LETTERS), "d_model": 16, "d_ff": 16, "d_kv": 8, "num_layers": 1, "num_heads": 2}
+    model = T5ForConditionalGeneration(T5Config(**sizes, decoder_start_token_id=2))
+    loaded = load_model(str(make_folder(model=model)), device="cpu")
     assert loaded.encoder_decoder
     assert loaded.max_context is None
+    assert decoder_start_token(loaded) == 2
+
+
+@pytest.mark.parametrize("stated", [None, [2, 3]])
+def test_an_encoder_decoder_that_states_no_single_start_token_is_refused(
+    make_folder: Callable[..., Path], stated: list[int] | None
+) -> None:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    config = T5Config(vocab_size=len(LETTERS), d_model=16, d_ff=16, d_kv=8, num_layers=1, num_heads=2)
+    model = T5ForConditionalGeneration(config)
+    model.generation_config.decoder_start_token_id = stated
+    folder = make_folder(model=model)
+    with pytest.raises(ModelError, match=r"T5ForConditionalGeneration.*Set decoder_start_token_id in .*json"):
+        load_model(str(folder), device="cpu")
 
 
 def test_the_fingerprint_follows_weights_and_tokenizer_and_nothing_else(make_folder: Callable[..., Path]) -> None:

@@ -28,7 +28,7 @@ COLOURS = ("red", "green", "blue")
 
 def accuracy(golds: Sequence[Any], answers: Sequence[Any]) -> Statistics:
     rows = np.array([[float(g == a), 1.0] for g, a in zip(golds, answers, strict=True)])
-    return Statistics(rows=rows, values=lambda s: {"accuracy": s[..., 0] / s[..., 1]})
+    return Statistics(per_example=rows, values=lambda s: {"accuracy": s[..., 0] / s[..., 1]})
 
 
 def macro(golds: Sequence[Any], answers: Sequence[Any]) -> Statistics:
@@ -42,7 +42,7 @@ def macro(golds: Sequence[Any], answers: Sequence[Any]) -> Statistics:
         f1 = np.where(total > 0, 2 * s[..., 0:3] / np.maximum(total, 1), 0.0)
         return {"macro_f1": f1.mean(axis=-1), "accuracy": s[..., 0:3].sum(axis=-1) / s[..., 3:6].sum(axis=-1)}
 
-    return Statistics(rows=rows, values=values)
+    return Statistics(per_example=rows, values=values)
 
 
 PARSED: list[str] = []
@@ -197,7 +197,7 @@ def test_unknown_and_double_predictions_are_refused_by_id() -> None:
         score_predictions(Colours(), {"sky": rows}, {"sky": [*made, made[1]]})
     with pytest.raises(DataError, match="'sky-4' first"):
         score_predictions(Colours(), {"sky": rows[:4]}, {"sky": made})
-    with pytest.raises(UsageError, match="no task of colours 'skyy'"):
+    with pytest.raises(UsageError, match="unknown task of colours 'skyy'"):
         score_predictions(Colours(), {"skyy": rows}, {})
 
 
@@ -314,5 +314,5 @@ def test_the_table_names_the_protocol_and_prints_missing_as_a_dash() -> None:
     sea = next(line for line in text.splitlines() if line.startswith("sea"))
     assert sea.split()[2] == MISSING
     assert sea.split()[-3:] == [MISSING, "0", MISSING]
-    with pytest.raises(UsageError, match="no protocol 'stict'"):
+    with pytest.raises(UsageError, match="unknown protocol 'stict'"):
         render_scores(scores, "stict")

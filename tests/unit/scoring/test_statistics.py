@@ -33,7 +33,7 @@ from harness.task import Floats, Statistics
 
 def mean_metric(x: Floats) -> Statistics:
     rows = np.column_stack([x, np.ones(len(x))])
-    return Statistics(rows=rows, values=lambda s: {"mean": s[..., 0] / s[..., 1]})
+    return Statistics(per_example=rows, values=lambda s: {"mean": s[..., 0] / s[..., 1]})
 
 
 def macro_f1(golds: Sequence[int], answers: Sequence[int], classes: int = 3) -> Statistics:
@@ -45,7 +45,7 @@ def macro_f1(golds: Sequence[int], answers: Sequence[int], classes: int = 3) -> 
         hit, total = s[..., :classes], s[..., classes : 2 * classes] + s[..., 2 * classes :]
         return {"macro_f1": np.where(total > 0, 2 * hit / np.maximum(total, 1), 0.0).mean(axis=-1)}
 
-    return Statistics(rows=rows, values=values)
+    return Statistics(per_example=rows, values=values)
 
 
 def resampled(x: Floats, task: str = "toy", draws: int = 2000) -> Resampled:
@@ -144,12 +144,14 @@ def test_a_metric_that_is_not_a_number_is_an_error() -> None:
         return {"ratio": np.where(sums[..., 0] > 2, 1.0, np.nan)}
 
     with pytest.raises(HarnessError, match="'ratio' is nan on some"):
-        resample(Statistics(rows=np.ones((3, 1)) * [[0], [0], [3]], values=values), "ratio", row_counts("toy", 3))
+        resample(
+            Statistics(per_example=np.ones((3, 1)) * [[0], [0], [3]], values=values), "ratio", row_counts("toy", 3)
+        )
 
 
 def test_a_wide_table_of_statistics_is_summed_in_blocks_with_equal_result() -> None:
     rows = np.random.default_rng(6).random((4, 5000))
-    wide = Statistics(rows=rows, values=lambda s: {"mean": s.mean(axis=-1) / 4})
+    wide = Statistics(per_example=rows, values=lambda s: {"mean": s.mean(axis=-1) / 4})
     counts = row_counts("toy", 4)
     np.testing.assert_allclose(resample(wide, "mean", counts).draws, (counts @ rows).mean(axis=1) / 4)
 

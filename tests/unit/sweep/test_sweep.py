@@ -77,7 +77,7 @@ class Here:
             resolved = resolve(job.asked)
             if job.label in self.broken:
                 with pytest.MonkeyPatch.context() as patch:
-                    patch.setattr("harness.pipeline.execute._Work._train", self.failing(job.label))
+                    patch.setattr(type(resolved.method), "fit", self.failing(job.label))
                     execute(resolved, job.out, inputs.to_json(job.asked), lambda _: None)
             execute(resolved, job.out, inputs.to_json(job.asked), lambda _: None)
         except HarnessError:
@@ -85,8 +85,7 @@ class Here:
         return Ended(0)
 
     def failing(self, label: str) -> Callable[..., None]:
-        def fail(work: Any, *_: object) -> None:
-            work.phase = "train"
+        def fail(*_: object) -> None:
             raise self.broken[label]
 
         return fail

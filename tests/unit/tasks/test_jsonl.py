@@ -26,7 +26,7 @@ def write(path: Path, content: bytes | str) -> Path:
     return path
 
 
-def rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
+def lines_of(path: Path) -> list[tuple[int, dict[str, Any]]]:
     return list(read_json_lines(path, COLUMNS))
 
 
@@ -35,7 +35,7 @@ def test_lines_keep_their_numbers_across_blank_lines_and_a_byte_order_mark(tmp_p
         tmp_path / "a.jsonl",
         '\ufeff{"input": "甲\\u2028乙", "choices": null}\r\n\n  \n{"input": "", "choices": ["是"], "more": 1}',
     )
-    assert rows(path) == [
+    assert lines_of(path) == [
         (1, {"input": "甲\u2028乙", "choices": None}),
         (4, {"input": "", "choices": ["是"], "more": 1}),
     ]
@@ -43,7 +43,7 @@ def test_lines_keep_their_numbers_across_blank_lines_and_a_byte_order_mark(tmp_p
 
 def test_a_line_separator_inside_a_text_does_not_end_the_line(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", '{"input": "甲\u2028\u0085乙", "choices": null}\n')
-    assert rows(path)[0][1]["input"] == "甲\u2028\u0085乙"
+    assert lines_of(path)[0][1]["input"] == "甲\u2028\u0085乙"
 
 
 GOOD = '{"input": "甲", "choices": null}\n'
@@ -56,18 +56,18 @@ GOOD = '{"input": "甲", "choices": null}\n'
         ("\n\n [\n{}\n]", ["line 3", "JSON array"]),
         ("", ["empty"]),
         ("\n \n", ["empty"]),
-        (GOOD + '{"input": "甲', ["line 2", "broken JSON", "whole JSON object", '{"input": "甲']),
+        (GOOD + '{"input": "甲', ["line 2", "broken JSON", "complete JSON object", '{"input": "甲']),
         ("{\n", ["line 1", "broken JSON"]),
         (GOOD + "3\n", ["line 2", "a whole number", "object", "input, choices"]),
         ('{"inputs": "甲", "choices": null}', ["line 1", "no column 'input'", "Did you mean 'inputs'", "'choices'"]),
         ('{"input": 3, "choices": null}', ["'input' must be text", "a whole number", ": 3"]),
         ('{"input": "甲", "choices": "是"}', ["'choices' must be a list of texts or null", "not text", "'是'"]),
-        ('{"input": "甲", "choices": [1]}', ["'choices'", "list of other things", "[1]"]),
+        ('{"input": "甲", "choices": [1]}', ["'choices'", "a list with other values than texts", "[1]"]),
         ('{"input": "\\ud800", "choices": null}', ["line 1", "half a character", "\\ud800"]),
         ('{"input": "甲", "choices": ' + "[" * 100_000, ["line 1", "cannot be read"]),
         ('{"input": "甲", "choices": null, "n": ' + "9" * 10_000 + "}", ["line 1", "cannot be read"]),
-        (GOOD.encode() + "{甲".encode("gb18030"), ["line 2", "byte 2", "no UTF-8", "iconv -f GB18030"]),
-        (GOOD.encode("utf-16"), ["line 1", "no UTF-8", "iconv -f UTF-16"]),
+        (GOOD.encode() + "{甲".encode("gb18030"), ["line 2", "byte 2", "not UTF-8", "iconv -f GB18030"]),
+        (GOOD.encode("utf-16"), ["line 1", "not UTF-8", "iconv -f UTF-16"]),
     ],
 )
 def test_a_bad_file_is_named_with_its_line_its_value_and_a_remedy(
@@ -75,14 +75,14 @@ def test_a_bad_file_is_named_with_its_line_its_value_and_a_remedy(
 ) -> None:
     path = write(tmp_path / "bad.jsonl", content)
     with pytest.raises(DataError) as caught:
-        rows(path)
+        lines_of(path)
     message = str(caught.value)
     assert str(path) in message
     assert [w for w in words if w not in message] == []
     assert len(message) < len(str(path)) + 400
 
 
-def test_true_is_no_whole_number(tmp_path: Path) -> None:
+def test_true_is_not_a_whole_number(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", '{"n": true}')
     with pytest.raises(DataError, match="'n' must be a whole number, not true or false"):
         list(read_json_lines(path, {"n": (int,)}))
@@ -96,24 +96,24 @@ def test_lines_before_the_first_bad_one_are_given(tmp_path: Path) -> None:
         next(lines)
 
 
-def test_a_missing_file_is_answered_with_its_neighbours(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_file_lists_the_folder(tmp_path: Path) -> None:
     write(tmp_path / "train.json", GOOD)
-    with pytest.raises(DataError, match=r"no such file.*'train.json'.*holds train.json"):
-        rows(tmp_path / "train.jsonl")
+    with pytest.raises(DataError, match=r"no such file.*'train.json'.*contains train.json"):
+        lines_of(tmp_path / "train.jsonl")
     with pytest.raises(DataError, match="there is no folder"):
-        rows(tmp_path / "nowhere" / "train.jsonl")
+        lines_of(tmp_path / "nowhere" / "train.jsonl")
     with pytest.raises(DataError, match="a folder"):
-        rows(tmp_path)
+        lines_of(tmp_path)
 
 
-def test_a_line_without_end_is_refused_before_it_fills_the_memory(
+def test_a_line_that_is_too_long_is_refused_before_it_fills_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reader, "LONGEST_LINE", 2**20)
     path = write(tmp_path / "a.jsonl", '{"input": "' + "a" * 2**24)
     tracemalloc.start()
     with pytest.raises(DataError, match="longer than 1 MiB"):
-        rows(path)
+        lines_of(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2**23
@@ -131,7 +131,7 @@ def test_any_bytes_are_read_or_refused_with_a_data_error(tmp_path: Path, content
     refused: DataError | None = None
     found: list[tuple[int, dict[str, Any]]] = []
     try:
-        found = rows(path)
+        found = lines_of(path)
     except DataError as error:
         refused = error
     assert all(isinstance(row["input"], str) for _, row in found)
@@ -148,7 +148,7 @@ OBJECTS = st.fixed_dictionaries(
 @given(objects=st.lists(OBJECTS, min_size=1, max_size=5), ascii_only=st.booleans())
 def test_what_was_written_is_read_back(tmp_path: Path, objects: list[dict[str, Any]], ascii_only: bool) -> None:
     path = write(tmp_path / "b.jsonl", "\n".join(json.dumps(o, ensure_ascii=ascii_only) for o in objects))
-    assert [row for _, row in rows(path)] == objects
+    assert [row for _, row in lines_of(path)] == objects
 
 
 class Source:
@@ -157,14 +157,14 @@ class Source:
     def __init__(self, path: Path) -> None:
         self.path, self.reads = path, 0
 
-    def rows(self) -> Iterator[Example]:
+    def examples(self) -> Iterator[Example]:
         self.reads += 1
         for number, row in read_json_lines(self.path, COLUMNS):
             choices = None if row["choices"] is None else tuple(row["choices"])
             yield Example(id=str(number), task="toy", prompt=row["input"], target="", choices=choices)
 
     def build(self, **options: Any) -> Any:
-        return build_dataset(self.rows, reader="toy", version=1, files=[self.path], options=options)
+        return build_dataset(self.examples, reader="toy", version=1, files=[self.path], options=options)
 
 
 def test_a_data_set_is_cached_until_its_file_or_an_option_changes(
@@ -174,7 +174,7 @@ def test_a_data_set_is_cached_until_its_file_or_an_option_changes(
     source = Source(path)
     data = source.build()
     assert data.column_names == ["id", "task", "prompt", "target", "choices"]
-    assert [to_example(row) for row in data] == list(Source(path).rows())
+    assert [to_example(row) for row in data] == list(Source(path).examples())
     assert source.build()[1]["choices"] == ["是", "否"]
     assert source.reads == 1
     assert len(source.build(kinds=["a"])) == 2
@@ -187,7 +187,7 @@ def test_a_data_set_is_cached_until_its_file_or_an_option_changes(
     assert capsys.readouterr().err == ""
 
 
-def test_an_error_of_the_rows_comes_out_as_it_is_and_leaves_no_cache(tmp_path: Path, hf_cache: Path) -> None:
+def test_an_error_while_reading_is_passed_on_unchanged_and_leaves_no_cache(tmp_path: Path, hf_cache: Path) -> None:
     source = Source(write(tmp_path / "a.jsonl", GOOD + "?"))
     for _ in range(2):
         with pytest.raises(DataError, match="line 2"):

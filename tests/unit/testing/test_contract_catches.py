@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from harness.method import Adapter, Budget, LoRAFactors, Trainer
-from harness.testing import contract
-from harness.testing.contract import Check, Subject
+from harness.testing import promises
+from harness.testing.contract import Check, checks
+from harness.testing.subject import Subject
 from harness.testing.toys import toy_model
 from methods.base import LoRAAdapter, Parts
 from methods.cgc_lora import CGCLoRA
@@ -61,12 +62,12 @@ class Careless(LoRAAdapter):
     """Nests contexts and forgets routes."""
 
     def route(self, labels: Tensor) -> AbstractContextManager[None]:
-        self._route._open = False
-        self._route.labels = None
+        self.current_route.is_open = False
+        self.current_route.labels = None
         return super().route(labels)
 
     def off(self) -> AbstractContextManager[None]:
-        self._route._open = False
+        self.current_route.is_open = False
         return super().off()
 
 
@@ -111,8 +112,8 @@ class Climber(CGCLoRA):
 
 @dataclass(frozen=True, kw_only=True)
 class Invented(Majority):
-    def answer(self, task: str, prompts: Any, train: Any) -> list[str]:
-        return ["nobody said so"] * len(prompts)
+    def predict(self, examples: Any, train: Any) -> list[str]:
+        return ["not a training target"] * len(examples)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,18 +123,18 @@ class Herd(MoA):
 
 
 CASES: list[tuple[Any, Check]] = [
-    (Broken(kind=Leaky), contract.off_is_the_base_and_detach_gives_it_back),
-    (Broken(kind=Clinging), contract.off_is_the_base_and_detach_gives_it_back),
-    (Broken(kind=Forgetful), contract.adapters_are_saved_and_loaded),
-    (Broken(kind=Deaf), contract.labels_matter_if_and_only_if_routed),
-    (Broken(kind=Greedy), contract.a_fold_is_its_route),
-    (Broken(kind=Careless), contract.contexts_do_not_nest),
-    (Broken(kind=Leaky), contract.fields_survive_json),
-    (Dice(), contract.values_at_the_start_depend_on_the_seed_alone),
-    (Spendthrift(), contract.ranks_stay_within_budgets),
-    (Climber(), contract.fit_learns_the_same_twice_and_leaves_the_base_alone),
-    (Invented(), contract.answers_come_from_training_examples_alone),
-    (Herd(), contract.choices_need_no_label),
+    (Broken(kind=Leaky), promises.off_is_the_base_and_detach_gives_it_back),
+    (Broken(kind=Clinging), promises.off_is_the_base_and_detach_gives_it_back),
+    (Broken(kind=Forgetful), promises.adapters_are_saved_and_loaded),
+    (Broken(kind=Deaf), promises.labels_matter_if_and_only_if_routed),
+    (Broken(kind=Greedy), promises.a_fold_is_its_route),
+    (Broken(kind=Careless), promises.contexts_do_not_nest),
+    (Broken(kind=Leaky), promises.fields_survive_json),
+    (Dice(), promises.values_at_the_start_depend_on_the_seed_alone),
+    (Spendthrift(), promises.ranks_stay_within_budgets),
+    (Climber(), promises.fit_learns_the_same_twice_and_leaves_the_base_alone),
+    (Invented(), promises.predictions_come_from_training_examples_alone),
+    (Herd(), promises.routes_are_chosen_from_the_prompt_alone),
 ]
 
 
@@ -143,6 +144,6 @@ def test_a_broken_promise_is_found(method: Any, check: Check) -> None:
         check(Subject(method, toy_model))
 
 
-@pytest.mark.parametrize("check", contract.checks(CGCLoRA.traits), ids=lambda check: check.__name__)
+@pytest.mark.parametrize("check", checks(CGCLoRA), ids=lambda check: check.__name__)
 def test_the_method_that_was_broken_is_whole_without_the_change(check: Callable[[Subject], None]) -> None:
     check(Subject(CGCLoRA(), toy_model))

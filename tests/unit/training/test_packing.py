@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from logged import messages
 from torch import nn
 
 from harness.config.spec import TrainConfig
@@ -24,9 +25,14 @@ from harness.training.batch import loss_weights, packed, padded, token_losses, t
 from harness.training.packing import Layout, bins, choose_layout, groups
 from harness.training.step import Loop, Stage
 
+pytestmark = pytest.mark.numeric
+
 TASKS = ("one", "two", "three")
 PACKED, PADDED = Layout(packed=True), Layout(packed=False)
 LOSSES = ("token", "example", "task")
+# The toy computes in float64, but its norms in float32: where an input of a norm is rounded another way on some CPU,
+# its output differs by 6e-8. Mistakes of packing are larger than 1e-4.
+CLOSE = 1e-6
 
 
 def loaded(model: Any) -> LoadedModel:
@@ -62,16 +68,22 @@ def make_loop(model: Any, method: Method, layout: Layout, **config: Any) -> Loop
         parameters=parameters,
         factors=dict.fromkeys(parameters, 1.0),
     )
-    return Loop(loaded(model), adapter, TrainConfig(**config), stage, layout)
+    return Loop(loaded(model), adapter, TrainConfig(**{"clip": None, **config}), stage, layout)
 
 
 def gradients(loop: Loop, rows: Sequence[Encoded]) -> tuple[list[float], dict[str, torch.Tensor | None]]:
-    """The step's sums and gradients, before clipping."""
-    loop.adapter.begin_step("all", 4)
+    """The losses of a step, over all tasks and of each, and the gradients that the optimiser gets."""
+    found: dict[str, torch.Tensor | None] = {}
+
+    def copy(*_: Any) -> None:
+        found.update({n: None if p.grad is None else p.grad.clone() for n, p in loop.stage.parameters.items()})
+
+    handle = loop.optimiser.register_step_pre_hook(copy)
     loop.loaded.model.train()
-    sums = loop._gradients(4, rows, TASKS).tolist()
+    result = loop.step(4, rows, TASKS)
     loop.loaded.model.eval()
-    return sums, {n: None if p.grad is None else p.grad.clone() for n, p in loop.stage.parameters.items()}
+    handle.remove()
+    return [result.loss, *result.by_task.values()], found
 
 
 def assert_same(left: Any, right: Any, tolerance: float) -> None:
@@ -113,15 +125,16 @@ def test_packed_rows_give_the_loss_and_gradients_of_padded_rows(
         for layout, micro in ((PACKED, 1000), (PACKED, 70), (PADDED, 1000), (PADDED, 16))
     ]
     for other in found[1:]:
-        assert_same(found[0], other, 1e-10)
+        assert_same(found[0], other, CLOSE)
 
 
 @pytest.mark.parametrize("kind", LOSSES)
 def test_the_loss_is_what_the_design_says_of_its_weighting(toy_llama: Callable[..., Any], kind: str) -> None:
     rows = make_rows()
     loop = make_loop(toy_llama(), method_class("cgc_lora")(), PACKED, loss=kind)
-    assert gradients(loop, rows)[0][0] == pytest.approx(reference(loop, rows, kind), abs=1e-10)
-    assert len({round(reference(loop, rows, k), 6) for k in LOSSES}) == 3
+    expected = {k: reference(loop, rows, k) for k in LOSSES}
+    assert gradients(loop, rows)[0][0] == pytest.approx(expected[kind], abs=CLOSE)
+    assert len({round(loss, 6) for loss in expected.values()}) == 3
     weights = loss_weights(rows, kind)
     assert sum(w.weight * len(w.row.target) for w in weigh(rows, kind, TASKS)) == pytest.approx(1.0)
     assert total_weight(rows, weights) == pytest.approx(
@@ -135,7 +148,7 @@ def test_filling_a_packed_row_changes_nothing(toy_llama: Callable[..., Any]) -> 
         for multiple in (1, 128):
             layout = Layout(packed=True, multiple=multiple)
             found.append(gradients(make_loop(toy_llama(), method_class(name)(), layout, micro_tokens=1000), rows))
-        assert_same(found[-1], found[-2], 1e-10)
+        assert_same(found[-1], found[-2], CLOSE)
 
 
 def test_only_predicted_positions_get_logits(toy_llama: Callable[..., Any]) -> None:
@@ -164,8 +177,9 @@ def test_gradient_checkpointing_changes_no_gradient_and_leaves_no_hook(toy_llama
     checkpoint_activations(model, True)
     again = gradients(loop, rows)
     checkpoint_activations(model, False)
-    assert_same(plain, again, 1e-12)
-    assert len(calls) == 2 * len(loop._split(weigh(rows, "token", TASKS)))  # each forward was made a second time
+    assert_same(plain, again, CLOSE)
+    n_micro = len(PACKED.split([len(r) for r in rows], loop.micro_tokens))
+    assert len(calls) == 2 * n_micro  # each forward was made a second time
     assert {n: (len(m._forward_hooks), len(m._forward_pre_hooks)) for n, m in model.named_modules()} == before
     calls.clear()
     gradients(loop, rows)
@@ -191,10 +205,10 @@ def test_out_of_memory_halves_the_micro_batches_and_makes_the_step_again_with_th
     result = small.step(0, rows, TASKS)
     assert sizes[0] > 120 >= max(sizes[-3:])
     assert small.micro_tokens <= 120
-    assert result.loss == pytest.approx(expected.loss, abs=1e-12)
-    assert result.by_task == pytest.approx(expected.by_task, abs=1e-12)
+    assert result.loss == pytest.approx(expected.loss, abs=CLOSE)
+    assert result.by_task == pytest.approx(expected.by_task, abs=CLOSE)
     for name, parameter in small.stage.parameters.items():
-        assert torch.allclose(parameter, whole.stage.parameters[name], atol=1e-10), name
+        assert torch.allclose(parameter, whole.stage.parameters[name], atol=CLOSE), name
     halved = small.micro_tokens
     small.step(1, rows, TASKS)
     assert small.micro_tokens == halved
@@ -228,10 +242,10 @@ class Runny(nn.Module):
 
 
 def chosen(model: Any, adapter: Adapter | None = None, **config: Any) -> tuple[Layout, list[str]]:
-    said: list[str] = []
     if adapter is None:
         adapter = method_class("cgc_lora")().attach(model, TASKS, seed=0)
-    layout = choose_layout(loaded(model), adapter, TrainConfig(**config), False, said.append)
+    with messages() as said:
+        layout = choose_layout(loaded(model), adapter, TrainConfig(**config), False)
     return layout, said
 
 
@@ -259,7 +273,7 @@ def test_a_model_that_mixes_packed_rows_is_found_out_and_padded(toy_llama: Calla
     layout, said = chosen(model, adapter=Nothing(model))
     assert not layout.packed
     assert len(said) == 1
-    assert "padded, not packed" in said[0]
+    assert "padded instead of packed" in said[0]
     assert "differs" in said[0]
 
 
@@ -340,5 +354,5 @@ def test_padded_rows_have_their_own_losses_whatever_stands_beside_them(toy_llama
             alone = padded([row], torch.device("cpu"))
             with adapter.route(alone.routes):
                 own = token_losses(model, adapter, alone, reads=False)
-            assert torch.allclose(together[i, -len(own) :], own, atol=1e-10)
+            assert torch.allclose(together[i, -len(own) :], own, atol=CLOSE)
             assert float(together[i, : -len(own)].abs().sum()) == 0.0

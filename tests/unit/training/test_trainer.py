@@ -23,6 +23,8 @@ from harness.training.packing import groups
 from harness.training.step import learning_rate
 from methods.no_finetune import NoFinetune
 
+pytestmark = pytest.mark.numeric
+
 Command = Callable[..., Any]
 
 
@@ -68,7 +70,7 @@ def test_the_loss_of_a_step_is_the_weighted_mean_of_single_rows(toy_llama: Any, 
                 ]
             )
         )
-    assert ours == pytest.approx(expected, abs=1e-10)
+    assert ours == pytest.approx(expected, abs=1e-6)  # the norms compute in float32
 
 
 def test_labels_go_by_position_even_where_a_target_holds_the_padding_token(toy_llama: Any) -> None:

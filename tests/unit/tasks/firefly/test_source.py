@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hub_stub import Hub
 
 from harness.errors import DataError, UsageError
 from harness.task import Example, to_example
@@ -36,7 +37,7 @@ def read(suite: Firefly, source: str, split: str) -> list[Example]:
     return [to_example(row) for row in suite.read(source, split)]
 
 
-def test_a_folder_of_split_files_is_taken_as_it_is(tmp_path: Path, hf_cache: Path) -> None:
+def test_the_files_of_a_folder_are_the_splits(tmp_path: Path, hf_cache: Path) -> None:
     lines = [line("MRC", "甲"), line("Cot", "乙"), line("NLI", "蕴含、中立还是矛盾？", "中立"), line("MRC", "甲")]
     write(tmp_path / "test.json", lines)
     suite = Firefly()
@@ -58,14 +59,14 @@ def test_a_folder_of_split_files_is_taken_as_it_is(tmp_path: Path, hf_cache: Pat
 def test_two_files_of_one_split_are_refused(tmp_path: Path) -> None:
     for name in ("test.json", "test.jsonl"):
         write(tmp_path / name, toys(1))
-    with pytest.raises(DataError, match=r"both test.jsonl and test.json are there. Keep one"):
+    with pytest.raises(DataError, match=r"both test.jsonl and test.json exist. Keep one"):
         Firefly().read(str(tmp_path), "test")
 
 
 def test_a_folder_without_split_files_has_no_splits(tmp_path: Path) -> None:
     write(tmp_path / "firefly-train-1.1M.jsonl", toys(1))
     assert Firefly().splits(str(tmp_path)) == ()
-    with pytest.raises(DataError, match=r"Its folder holds firefly-train-1.1M.jsonl"):
+    with pytest.raises(DataError, match=r"The folder contains firefly-train-1.1M.jsonl"):
         Firefly().read(str(tmp_path), "train")
 
 
@@ -85,6 +86,37 @@ def test_a_file_is_split_by_content_whatever_the_order(tmp_path: Path, hf_cache:
     )
     assert 0.14 < len(prompts["test"]) / 600 < 0.26
     assert 0.06 < len(prompts["dev"]) / 600 < 0.14
+
+
+def test_a_file_without_splits_is_identified_by_its_hash_and_the_rule_that_splits_it(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", toys(5))
+    known = Firefly().fingerprint(source)
+    assert list(known) == ["a.jsonl", "split"]
+    assert known["split"] == "content-hash-1(dev=0.05,test=0.1,per_kind=2000)"
+    assert Firefly(test_share=0.2).fingerprint(source)["split"] != known["split"]
+    write(tmp_path / "a.jsonl", toys(6))
+    assert Firefly().fingerprint(source)["a.jsonl"] != known["a.jsonl"]
+
+
+def test_a_folder_of_split_files_is_identified_by_their_hashes_alone(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"test\.jsonl: no such file"):
+        Firefly().fingerprint(str(tmp_path))
+    write(tmp_path / "test.jsonl", toys(5))
+    assert list(Firefly().fingerprint(str(tmp_path))) == ["test.jsonl"]
+
+
+def test_a_fingerprint_of_the_former_form_identifies_the_same_data(tmp_path: Path) -> None:
+    folder = str(Path(write(tmp_path / "data" / "test.jsonl", toys(5))).parent)
+    file = write(tmp_path / "a.jsonl", toys(5))
+    sentence = "by sha256 of kind and input: equal inputs share a split, equal contents in two templates may not"
+    for source, former in ((folder, "by the source's files"), (file, sentence)):
+        now = Firefly().fingerprint(source)
+        assert Firefly().same_data({**now, "split": former}, now)
+        assert not Firefly().same_data({**dict.fromkeys(now, "0" * 64), "split": former}, now)
+        assert not Firefly().same_data({**now, "split": "another rule"}, now)
+    on_the_hub = {"revision": "a" * 40, "split": "content-hash-1(dev=0.05,test=0.1,per_kind=2000)"}
+    assert Firefly().same_data({"split": sentence}, on_the_hub)
+    assert not Firefly().same_data({**on_the_hub, "revision": "b" * 40}, on_the_hub)
 
 
 def test_equal_inputs_of_a_kind_are_kept_once_and_counted(tmp_path: Path, hf_cache: Path) -> None:
@@ -128,21 +160,26 @@ def test_reading_again_with_other_options_is_no_stale_cache(tmp_path: Path, hf_c
 class Stream:
     """A stand-in for a streamed data set that counts how many rows were asked for."""
 
-    def __init__(self, rows: list[dict[str, Any]]) -> None:
-        self.rows, self.asked = rows, 0
+    def __init__(self, rows: list[dict[str, Any]], hub: Hub) -> None:
+        self.rows, self.asked, self.hub = rows, 0, hub
 
-    def load(self, path: str, *, split: str, streaming: bool) -> Iterator[dict[str, Any]]:
-        assert (path, split, streaming) == (HUB, "train", True)
+    def load(self, path: str, *, revision: str, split: str, streaming: bool) -> Iterator[dict[str, Any]]:
+        assert (path, revision, split, streaming) == (HUB, self.hub.commit, "train", True)
         for row in self.rows:
             self.asked += 1
             yield row
 
 
 @pytest.fixture
-def stream(monkeypatch: pytest.MonkeyPatch, hf_cache: Path) -> Stream:
+def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
+    return Hub(monkeypatch)
+
+
+@pytest.fixture
+def stream(monkeypatch: pytest.MonkeyPatch, hf_cache: Path, hub: Hub) -> Stream:
     import datasets
 
-    source = Stream(toys(500))
+    source = Stream(toys(500), hub)
     monkeypatch.setattr(datasets, "load_dataset", source.load)
     return source
 
@@ -160,6 +197,21 @@ def test_the_hub_is_read_no_further_than_needed(stream: Stream) -> None:
     assert "duplicates_left_out" not in suite.describe(HUB)
 
 
+def test_hub_data_are_identified_and_read_at_the_revision_that_was_resolved(stream: Stream, hub: Hub) -> None:
+    suite = Firefly(kinds=("MRC",), per_kind=20)
+    source = suite.pin(HUB)
+    assert source == f"{HUB}@{hub.commit}"
+    rule = "content-hash-1(dev=0.05,test=0.1,per_kind=20)"
+    assert suite.fingerprint(source) == suite.fingerprint(HUB) == {"revision": hub.commit, "split": rule}
+    first = read(suite, source, "train")
+    hub.move()
+    stream.rows = stream.rows[::-1]
+    assert suite.pin(source) == source
+    assert read(suite, source, "train") == first
+    assert suite.pin(HUB) == f"{HUB}@{hub.commit}" != source
+    assert read(suite, HUB, "train") != first
+
+
 def test_the_hub_gives_what_the_file_gives(tmp_path: Path, stream: Stream) -> None:
     suite = Firefly(kinds=("MRC",), per_kind=30)
     source = write(tmp_path / "a.jsonl", stream.rows)
@@ -167,20 +219,24 @@ def test_the_hub_gives_what_the_file_gives(tmp_path: Path, stream: Stream) -> No
         assert read(suite, HUB, split) == read(suite, source, split)
 
 
-def test_a_row_of_another_data_set_is_named(stream: Stream) -> None:
+def test_an_example_of_another_data_set_is_named(stream: Stream) -> None:
     stream.rows[2] = {"instruction": "甲", "input": "", "output": ""}
-    with pytest.raises(DataError, match=f"{HUB}, row 3: no text in 'kind'; the row has input, instruction, output"):
+    with pytest.raises(
+        DataError, match=f"{HUB}, example 3: no text in column 'kind'. The columns are input, instruction, output"
+    ):
         Firefly().read(HUB, "train")
 
 
-def test_a_hub_that_cannot_be_reached_is_no_traceback(monkeypatch: pytest.MonkeyPatch, hf_cache: Path) -> None:
+def test_a_hub_that_cannot_be_reached_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, hf_cache: Path, hub: Hub
+) -> None:
     import datasets
 
     def unreachable(*_: Any, **__: Any) -> Iterator[Any]:
         raise ConnectionError("no route")
 
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    with pytest.raises(DataError, match=r"someone/firefly-toy.*first row \(ConnectionError: no route\)"):
+    with pytest.raises(DataError, match=r"someone/firefly-toy.*example 1 .* \(ConnectionError: no route\)"):
         Firefly().read(HUB, "train")
 
 
@@ -195,13 +251,13 @@ def test_a_misspelt_path_is_not_asked_of_the_hub(tmp_path: Path, monkeypatch: py
 def test_a_line_of_no_kind_is_named_with_its_place(tmp_path: Path, hf_cache: Path) -> None:
     lines = [line("MRC", "甲"), line("Coupler", "乙")]
     for source in (write(tmp_path / "a.jsonl", lines), str(Path(write(tmp_path / "b" / "train.jsonl", lines)).parent)):
-        with pytest.raises(DataError, match=r"jsonl, line 2: no kind of Firefly: 'Coupler'. Did you mean 'Couplet'"):
+        with pytest.raises(DataError, match=r"jsonl, line 2: unknown kind 'Coupler'. Did you mean 'Couplet'"):
             Firefly(dev_share=0, test_share=0).read(source, "train")
 
 
 def test_a_split_without_examples_of_the_chosen_kinds_says_so(tmp_path: Path, hf_cache: Path) -> None:
     source = write(tmp_path / "a.jsonl", [line("Cot", "甲")])
-    with pytest.raises(DataError, match=r"not one line of the chosen kinds in train.*suite.kinds"):
+    with pytest.raises(DataError, match=r"no example of the chosen kinds in split 'train'.*suite.kinds"):
         Firefly(dev_share=0, test_share=0).read(source, "train")
 
 
@@ -215,10 +271,10 @@ def test_the_kinds_are_firefly_s() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"kinds": ("Coplet",)}, "no kind of Firefly 'Coplet'. Did you mean 'Couplet'"),
+        ({"kinds": ("Coplet",)}, "no Firefly kind 'Coplet'. Did you mean 'Couplet'"),
         ({"kinds": ()}, "suite.kinds is empty"),
         ({"per_kind": 0}, "suite.per_kind = 0"),
-        ({"dev_share": 0.5, "test_share": 0.5}, "leave something to train on"),
+        ({"dev_share": 0.5, "test_share": 0.5}, "examples are left for training"),
         ({"dev_share": -0.1}, "between 0 and 1"),
     ],
 )
@@ -228,5 +284,5 @@ def test_an_impossible_option_is_refused_at_once(options: dict[str, Any], words:
 
 
 def test_an_unknown_split_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no split 'tset'. Did you mean 'test'"):
+    with pytest.raises(UsageError, match=r"unknown split 'tset'. Did you mean 'test'"):
         Firefly().read(str(tmp_path), "tset")

@@ -13,13 +13,13 @@ import pytest
 from harness.scoring.judge import judge
 from harness.task import NOT_PARSED, Example, Statistics, to_example
 from tasks.common.bleu import bleu_statistics
-from tasks.firefly import statistics as _scores
+from tasks.firefly.statistics import char_f1, free_text, labels, sets, short_answers
 from tasks.firefly.suite import Firefly
 from tasks.firefly.tasks import PROTOCOL, TASKS
 
 
 def values(statistics: Statistics) -> dict[str, float]:
-    return {name: float(v) for name, v in statistics.values(statistics.rows.sum(0)).items()}
+    return {name: float(v) for name, v in statistics.values(statistics.per_example.sum(0)).items()}
 
 
 def corpus(seed: int, n: int = 30, alphabet: str = "春风秋雨花月夜山") -> tuple[list[list[str]], list[list[str]]]:
@@ -70,7 +70,7 @@ LABELS = (["是的", "不是", "不是", NOT_PARSED], ["是的", "是的", NOT_P
 
 @pytest.mark.parametrize(
     ("score", "pair"),
-    [(_scores.texts, TEXTS), (_scores.spans, TEXTS), (_scores.sets, SETS), (_scores.labels, LABELS)],
+    [(free_text, TEXTS), (short_answers, TEXTS), (sets, SETS), (labels, LABELS)],
 )
 def test_metrics_of_many_samples_at_once_are_those_of_each(
     score: Score, pair: tuple[list[object], list[object]]
@@ -78,7 +78,7 @@ def test_metrics_of_many_samples_at_once_are_those_of_each(
     statistics = score(*pair)
     n = len(pair[0])
     weights = np.random.default_rng(0).multinomial(n, [1 / n] * n, size=(2, 3))
-    together = statistics.values(weights @ statistics.rows)
+    together = statistics.values(weights @ statistics.per_example)
     for i, j in np.ndindex(2, 3):
         chosen = np.repeat(np.arange(n), weights[i, j])
         alone = score([pair[0][k] for k in chosen], [pair[1][k] for k in chosen])
@@ -87,36 +87,36 @@ def test_metrics_of_many_samples_at_once_are_those_of_each(
         assert all(0 <= v <= 1 for v in expected.values())
 
 
-@pytest.mark.parametrize("score", [_scores.texts, _scores.spans, _scores.sets, _scores.labels])
+@pytest.mark.parametrize("score", [free_text, short_answers, sets, labels])
 def test_no_example_scores_nothing(score: Score) -> None:
     for golds in ([], [NOT_PARSED]):
         statistics = score(golds, golds)
-        assert statistics.rows.shape[0] == len(golds)
+        assert statistics.per_example.shape[0] == len(golds)
         assert set(values(statistics).values()) <= {0.0}
 
 
 def test_an_example_without_a_gold_answer_counts_nowhere() -> None:
-    with_it = values(_scores.labels(*LABELS))
-    assert with_it == values(_scores.labels(LABELS[0][:3], LABELS[1][:3]))
+    with_it = values(labels(*LABELS))
+    assert with_it == values(labels(LABELS[0][:3], LABELS[1][:3]))
     assert with_it["accuracy"] == pytest.approx(1 / 3)
     # 是的: precision 1/2, recall 1; 不是: never answered.
     assert with_it["macro_f1"] == pytest.approx((2 / 3 + 0) / 2)
 
 
 def test_a_short_answer_is_compared_character_by_character() -> None:
-    assert _scores.char_f1("一九三零年", "一九三一年") == pytest.approx(4 / 5)
-    assert _scores.char_f1("年年", "年") == pytest.approx(2 / 3)
-    assert _scores.char_f1("甲", "乙") == _scores.char_f1("甲", "") == 0
-    means = values(_scores.spans(["甲乙", "丙"], ["甲", "丙"]))
+    assert char_f1("一九三零年", "一九三一年") == pytest.approx(4 / 5)
+    assert char_f1("年年", "年") == pytest.approx(2 / 3)
+    assert char_f1("甲", "乙") == char_f1("甲", "") == 0
+    means = values(short_answers(["甲乙", "丙"], ["甲", "丙"]))
     assert means == pytest.approx({"exact_match": 0.5, "char_f1": (2 / 3 + 1) / 2})
 
 
 def test_sets_are_scored_over_all_examples_together() -> None:
-    assert values(_scores.sets(*SETS)) == pytest.approx({"precision": 1 / 2, "recall": 1 / 2, "f1": 1 / 2})
+    assert values(sets(*SETS)) == pytest.approx({"precision": 1 / 2, "recall": 1 / 2, "f1": 1 / 2})
 
 
 def test_rouge_l_of_texts_is_the_longest_common_subsequence_of_characters() -> None:
-    means = values(_scores.texts(["春风秋雨花"], ["春秋花月"]))
+    means = values(free_text(["春风秋雨花"], ["春秋花月"]))
     precision, recall = 3 / 4, 3 / 5
     assert means["rouge_l"] == pytest.approx(2 * precision * recall / (precision + recall), abs=1e-7)
 
@@ -141,7 +141,7 @@ def test_every_kind_has_one_protocol_which_is_not_called_official() -> None:
         rule = task.protocols[PROTOCOL]
         answers = [rule.parse("是的", Example(id="1", task=task.name, prompt="", target=""))]
         assert rule.headline in rule.statistics(answers, answers).values(
-            np.zeros(rule.statistics(answers, answers).rows.shape[1])
+            np.zeros(rule.statistics(answers, answers).per_example.shape[1])
         )
 
 

@@ -25,7 +25,7 @@ def asked(task: str, target: str, choices: tuple[str, ...] | None = None, prompt
 
 def metrics(examples: list[Example], texts: list[str], protocol: str) -> dict[str, float]:
     statistics = judge(TASKS[examples[0].task], protocol, examples, texts).statistics
-    return {name: float(value) for name, value in statistics.values(statistics.rows.sum(0)).items()}
+    return {name: float(value) for name, value in statistics.values(statistics.per_example.sum(0)).items()}
 
 
 def headline(examples: list[Example], texts: list[str], protocol: str) -> float:

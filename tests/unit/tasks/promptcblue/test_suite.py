@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hub_stub import Hub
 
 from harness.errors import DataError
 from harness.task import to_example
@@ -116,7 +117,7 @@ def test_one_split_in_two_files_is_ambiguous(tmp_path: Path) -> None:
         ({"answer_choices": ["相关", 1]}, ["'answer_choices' must be a list of texts or null"]),
         ({"answer_choices": None}, ["KUAKE-IR needs 'answer_choices'"]),
         ({"answer_choices": ...}, ["KUAKE-IR needs 'answer_choices'"]),
-        ({"sample_id": "toy-1"}, ["'toy-1'", "line 1 already"]),
+        ({"sample_id": "toy-1"}, ["'toy-1'", "already used in line 1"]),
     ],
 )
 def test_a_bad_line_is_named_with_its_value_and_a_remedy(
@@ -145,10 +146,135 @@ def test_a_place_that_is_nowhere_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     assert "hub" in message
 
 
-def test_a_data_set_on_the_hub_is_read_from_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class Snapshots:
+    """Stands in for the download of a data set: each revision has a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def add(self, revision: str, *rows: dict[str, Any]) -> None:
+        (self.folder / revision).mkdir(parents=True)
+        write(self.folder / revision / "test.json", *rows)
+
+    def download(self, repo_id: str, *, repo_type: str, revision: str, **_: Any) -> str:
+        assert (repo_id, repo_type) == ("someone/promptcblue", "dataset")
+        return str(self.folder / revision)
+
+
+@pytest.fixture
+def snapshots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Snapshots:
+    found = Snapshots(tmp_path / "snapshots")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", found.download)
+    return found
+
+
+def test_hub_data_are_identified_and_read_at_the_revision_that_was_resolved(
+    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = Hub(monkeypatch)
+    snapshots.add("1" * 40, line(1))
+    snapshots.add("2" * 40, line(1), line(2))
+    source = SUITE.pin("someone/promptcblue")
+    assert source == f"someone/promptcblue@{'1' * 40}"
+    assert SUITE.fingerprint(source) == {"revision": "1" * 40}
+    hub.move()
+    assert SUITE.pin(source) == source
+    assert SUITE.fingerprint(source) == {"revision": "1" * 40}
+    assert SUITE.read(source, "test")["id"][:] == ["toy-1"]
+    assert SUITE.fingerprint("someone/promptcblue") == {"revision": "2" * 40}
+    assert SUITE.read("someone/promptcblue", "test")["id"][:] == ["toy-1", "toy-2"]
+    assert SUITE.pin("someone/promptcblue@v2") == f"someone/promptcblue@{'2' * 40}"
+    assert hub.requests[-1] == ("someone/promptcblue", "v2")
+
+
+def test_two_revisions_on_the_hub_are_two_runs(snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.config.request import Request
+    from harness.config.spec import run_id
+    from harness.pipeline.resolve import resolve
+
+    hub = Hub(monkeypatch)
+    snapshots.add("1" * 40, line(1))
+    snapshots.add("2" * 40, line(1))
+    asked = Request(options={"method": "majority", "suite": "promptcblue", "data": "someone/promptcblue"})
+    one, again = resolve(asked), resolve(asked)
+    hub.move()
+    two = resolve(asked)
+    assert run_id(one.spec) == run_id(again.spec) != run_id(two.spec)
+    assert two.spec.data.fingerprints == {"revision": "2" * 40}
+    pinned = resolve(Request(options={**asked.options, "data": one.source}))
+    assert run_id(pinned.spec) == run_id(one.spec)
+
+
+def test_every_run_of_a_sweep_reads_the_revision_that_the_first_one_found(
+    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from harness.sweep.jobs import Jobs
+    from harness.sweep.spec import BoardSpec, RowSpec
+
+    hub = Hub(monkeypatch)
+    snapshots.add("1" * 40, line(1))
+    rows = (RowSpec(method="majority"), RowSpec(method="nearest"))
+    jobs = Jobs(BoardSpec(suite="promptcblue", data="someone/promptcblue", row=rows), tmp_path)
+    jobs.resolved(jobs.example(jobs.entries[0]))
+    hub.move()
+    asked = {job.asked.options["data"] for job in jobs.all_jobs()}
+    assert asked == {f"someone/promptcblue@{'1' * 40}"}
+    assert len(hub.requests) == 1
+
+
+def test_a_command_on_a_finished_run_reads_the_revision_of_the_run(
+    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch, harness: Any, tmp_path: Path
+) -> None:
+    hub = Hub(monkeypatch)
+    snapshots.add("1" * 40, line(1))
+    write(tmp_path / "snapshots" / ("1" * 40) / "train.json", line(2))
+    run = ("run", "--method", "majority", "--suite", "promptcblue", "--data", "someone/promptcblue")
+    done = harness(*run, "--out", tmp_path / "runs", "--json")
+    assert done.status == 0, done.err
+    hub.move()
+    scored = harness("score", done.json["directory"])
+    assert scored.status == 0, scored.err
+    snapshots.add("2" * 40, line(3))
+    other = harness("score", done.json["directory"], "--data", "someone/promptcblue")
+    assert other.status == 1
+    assert f"revision differ): give the right --data, for a data set of the hub ID@{'1' * 40}" in other.err
+
+
+def test_without_the_hub_the_revision_is_that_of_the_local_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import scan_cache_dir
+
+    hub = Hub(monkeypatch)
+    hub.down = OSError("no network")
+    repo = tmp_path / "hub" / "datasets--someone--promptcblue"
+    monkeypatch.setattr("huggingface_hub.scan_cache_dir", lambda: scan_cache_dir(tmp_path / "hub"))
+    with pytest.raises(DataError, match=r"no network.*does not have it.*--data someone/promptcblue@COMMIT"):
+        SUITE.fingerprint("someone/promptcblue")
+    for commit in ("1" * 40, "2" * 40):
+        (repo / "snapshots" / commit).mkdir(parents=True)
+        write(repo / "snapshots" / commit / "test.json", line(1))
+        if commit.startswith("1"):
+            assert SUITE.fingerprint("someone/promptcblue") == {"revision": commit}
+    with pytest.raises(DataError, match=f"The local cache has {'1' * 40}, {'2' * 40}"):
+        SUITE.fingerprint("someone/promptcblue")
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text("2" * 40)
+    assert SUITE.fingerprint("someone/promptcblue") == {"revision": "2" * 40}
+    assert SUITE.fingerprint(f"someone/promptcblue@{'3' * 40}") == {"revision": "3" * 40}
+
+
+def test_local_files_are_identified_by_their_hashes(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no test\.json or test\.jsonl"):
+        SUITE.fingerprint(str(tmp_path))
     write(tmp_path / "test.json", line(1))
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path))
-    assert SUITE.read("someone/promptcblue", "test")["id"][:] == ["toy-1"]
+    write(tmp_path / "dev.json", line(1))
+    one = SUITE.fingerprint(str(tmp_path))
+    assert list(one) == ["dev.json", "test.json"]
+    assert one["dev.json"] == one["test.json"]
+    assert SUITE.same_data(one, one)
+    assert not SUITE.same_data({}, one)
+    assert SUITE.same_data({}, {"revision": "1" * 40}), "runs before revisions were recorded"
 
 
 def test_importing_the_suite_loads_no_heavy_package() -> None:

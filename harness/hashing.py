@@ -1,4 +1,4 @@
-"""The hash of a file, remembered while path, size and modification time stay the same."""
+"""SHA-256 of a file, cached while its path, size and modification time stay the same."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from typing import Final
 from harness.errors import DataError
 
 _CHUNK: Final = 1 << 22
-_SETTLED_NS: Final = 2_000_000_000  # a file changed this recently may change again within one tick of its clock
+_SETTLED_NS: Final = 2_000_000_000  # a file changed more recently may change again within one tick of its clock
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
 def file_sha256(path: str | Path) -> str:
     """The sha256 of a file in hexadecimal.
 
-    Files of any size are read once; later calls read a small note in the user's cache folder
-    (``$XDG_CACHE_HOME/mtlora-harness/sha256``). A cache that cannot be written costs time and nothing else.
+    A file is read once; later calls read a small cache entry in the user's cache folder
+    (``$XDG_CACHE_HOME/mtlora-harness/sha256``). If the cache cannot be written, the file is hashed each time.
 
-    Raises: DataError where the file is missing or cannot be read.
+    Raises: DataError if the file is missing or cannot be read.
     """
     file = Path(path).expanduser().resolve()
     try:
         state = file.stat()
-        note = _note(f"{file}|{state.st_size}|{state.st_mtime_ns}")
-        known = _read(note)
-        if known is not None:
-            return known
+        entry = _entry(f"{file}|{state.st_size}|{state.st_mtime_ns}")
+        cached = _read(entry)
+        if cached is not None:
+            return cached
         digest = _hash(file)
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror or error}. Give a file that exists.") from error
     if abs(time.time_ns() - state.st_mtime_ns) > _SETTLED_NS:
-        _write(note, digest)
+        _write(entry, digest)
     return digest
 
 
 def cache_folder() -> Path:
-    """Where the project keeps what it can make again: ``$XDG_CACHE_HOME/mtlora-harness`` or ``~/.cache/...``."""
+    """Folder of files that can be recomputed: ``$XDG_CACHE_HOME/mtlora-harness`` or ``~/.cache/mtlora-harness``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtlora-harness"
 
 
@@ -54,22 +54,22 @@ def _hash(file: Path) -> str:
     return content.hexdigest()
 
 
-def _note(key: str) -> Path:
+def _entry(key: str) -> Path:
     return cache_folder() / "sha256" / hashlib.sha256(key.encode()).hexdigest()
 
 
-def _read(note: Path) -> str | None:
+def _read(entry: Path) -> str | None:
     try:
-        text = note.read_text("ascii")
+        text = entry.read_text("ascii")
     except (OSError, UnicodeDecodeError):
         return None
     return text if _DIGEST.fullmatch(text) else None
 
 
-def _write(note: Path, digest: str) -> None:
+def _write(entry: Path, digest: str) -> None:
     with contextlib.suppress(OSError):
-        note.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(dir=note.parent)
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        handle, aside = tempfile.mkstemp(dir=entry.parent)
         with os.fdopen(handle, "w", encoding="ascii") as stream:
             stream.write(digest)
-        Path(aside).replace(note)
+        Path(aside).replace(entry)

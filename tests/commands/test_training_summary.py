@@ -1,99 +1,18 @@
-"""What the engine keeps count of and shows while it trains."""
+"""What a run's record and log say about its training."""
 
 from __future__ import annotations
 
-import io
 import json
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.runtime.prefetch import Prefetch
-from harness.runtime.progress_bar import Watch
-
 Command = Callable[..., Any]
 
 
-def test_rows_come_in_order_and_are_made_while_others_are_used() -> None:
-    made, used = [], []
-
-    def make(number: int) -> int:
-        assert threading.current_thread() is not threading.main_thread()
-        made.append(number)
-        return number * number
-
-    with Prefetch(make, 3, 8) as ahead:
-        for number in range(3, 8):
-            used.append(ahead.take())
-            ahead.rest()
-            assert made == list(range(3, min(number + 2, 8)))  # the next one, and no more
-    assert used == [9, 16, 25, 36, 49]
-
-
-def test_nobody_waits_for_rows_that_were_made_in_time() -> None:
-    def make(number: int) -> int:
-        time.sleep(0.05)
-        return number
-
-    with Prefetch(make, 0, 4) as ahead:
-        ahead.take()
-        first = ahead.waited
-        time.sleep(0.2)
-        ahead.take()
-        assert ahead.waited < 0.01 < first
-
-
-def test_an_error_in_the_thread_is_raised_where_the_rows_are_needed() -> None:
-    def make(number: int) -> int:
-        if number == 1:
-            raise KeyError("row 1")
-        return number
-
-    with Prefetch(make, 0, 3) as ahead:
-        assert ahead.take() == 0
-        with pytest.raises(KeyError, match="row 1"):
-            ahead.take()
-    assert not [t for t in threading.enumerate() if t.name.startswith("rows")]
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def shown(stream: io.StringIO, total: int, done: int = 0, quiet: bool = False) -> list[str]:
-    with Watch("train all", total, done, quiet=quiet, stream=stream) as watch:
-        for _ in range(total - done):
-            watch.update(1.25, 1e-3, 1000.0)
-    return stream.getvalue().splitlines()
-
-
-def test_a_log_gets_ten_lines_and_a_terminal_a_bar() -> None:
-    lines = shown(io.StringIO(), 1000)
-    assert len(lines) == 10
-    assert lines[0].startswith("train all: step 100/1000 (10 %), loss 1.250, lr 1.0e-03, 1000 tokens/s, 0:00:0")
-    assert lines[-1].startswith("train all: step 1000/1000 (100 %)")
-    assert len(shown(io.StringIO(), 1000, done=500)) == 5
-    assert shown(io.StringIO(), 1000, quiet=True) == []
-    bar = shown(Terminal(), 50)
-    assert "50/50" in bar[-1]
-    assert "loss=1.250" in bar[-1]
-    assert not any(line.startswith("train all: step") for line in bar)
-
-
-def test_a_slow_log_gets_a_line_every_half_minute(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter(range(0, 10_000, 10))
-    monkeypatch.setattr("harness.runtime.progress_bar.time.monotonic", lambda: float(next(clock)))
-    lines = shown(io.StringIO(), 100_000, done=99_970)
-    assert len(lines) == 10  # three of ten seconds each make a line
-    assert "0:04:30 left" in lines[0]
-
-
-def test_the_record_tells_what_training_took(toy_run: Command, tmp_path: Path) -> None:
+def test_the_record_has_time_memory_and_tokens_of_the_training(toy_run: Command, tmp_path: Path) -> None:
     done = toy_run("--method", "cgc_lora", "--json").json["record"]
     training = done["training"]
     assert training["packed"] is True

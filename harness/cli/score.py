@@ -1,0 +1,100 @@
+"""Commands about scores: `score`, `compare`."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from harness.cli.options import JSON, PROTOCOL, print_json
+from harness.errors import UsageError
+
+if TYPE_CHECKING:
+    from harness.store.record import Scores
+
+LOG = logging.getLogger(__name__)
+
+
+@click.command("score")
+@click.argument("what", metavar="RUN_OR_FILE", type=click.Path(path_type=Path))
+@click.option("--suite", metavar="NAME", help="For a file: the suite whose format it has.")
+@click.option("--gold", type=click.Path(path_type=Path), help="For a file: the examples with their targets.")
+@click.option("--data", help="For a run: the new location of its data, if they have moved.")
+@PROTOCOL
+@JSON
+def score_command(
+    what: Path, suite: str | None, gold: Path | None, data: str | None, protocol: str | None, as_json: bool
+) -> None:
+    """Score stored predictions, without a model.
+
+    Scores the predictions of a RUN (or of RUN/evaluations/X) again, or a FILE of predictions that another program
+    wrote, against --gold. Every protocol of the suite is computed.
+    """
+    from harness.scoring.score import to_json
+
+    if what.is_dir():
+        from harness.pipeline.rescore import rescore
+
+        again = rescore(what, data)
+        scored, record = again.scored, again.record
+    else:
+        from harness.registry import suite_class
+        from harness.scoring.prediction_file import score_file
+
+        if suite is None or gold is None:
+            raise UsageError(f"{what} is not a run. To score a file of predictions, give --suite and --gold too")
+        scored, record = score_file(suite_class(suite)(), what, gold), None
+    if as_json:
+        print_json(to_json(what if what.is_dir() else None, record, scored.scores))
+    else:
+        print_scores(scored.scores, protocol)
+
+
+class _TwoGroups(click.Command):
+    """Reads ``A… --with B…``: every name after --with belongs to the second group, not only the first."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if "--with" in args:
+            at = args.index("--with")
+            rest = args[at + 1 :]
+            n = next((i for i, word in enumerate(rest) if word.startswith("-")), len(rest))
+            args = args[:at] + [word for other in rest[:n] for word in ("--with", other)] + rest[n:]
+        return super().parse_args(ctx, args)
+
+
+@click.command("compare", cls=_TwoGroups)
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--with", "others", multiple=True, required=True, metavar="RUNS...", type=click.Path(path_type=Path),
+    help="Runs to compare with: the second group.",
+)  # fmt: skip
+@PROTOCOL
+@JSON
+def compare_command(runs: tuple[Path, ...], others: tuple[Path, ...], protocol: str | None, as_json: bool) -> None:
+    """Test whether one method is better than another.
+
+    Each group holds the finished runs of one method under several seeds. The difference is printed per task and for the
+    mean, with a confidence interval, whether it is significant, and the minimum detectable difference.
+
+    Example: harness compare runs/cgc_lora-* --with runs/lora_all-*
+    """
+    from harness.scoring.compare import compare, render, to_json
+    from harness.store.run_directory import open_run
+
+    comparison = compare([open_run(p) for p in runs], [open_run(p) for p in others], protocol)
+    if as_json:
+        print_json(to_json(comparison))
+    else:
+        click.echo(render(comparison))
+
+
+def print_scores(scores: Scores, protocol: str | None) -> None:
+    """Print the table of one protocol (default: the suite's first)."""
+    from harness.scoring.score import render_scores
+
+    click.echo(render_scores(scores, protocol or next(iter(scores.root))))
+
+
+COMMANDS = (score_command, compare_command)

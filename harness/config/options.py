@@ -1,0 +1,39 @@
+"""The options of a run: one table for the command line, ``[run]`` in configuration files, and leaderboard files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One option. choices: the values that it may have; empty where any value of ``type`` may be given."""
+
+    help: str
+    type: type[str] | type[int] = str
+    choices: tuple[str, ...] = ()
+    metavar: str | None = None
+
+
+OPTIONS: Final[Mapping[str, Option]] = {
+    "method": Option(help="Method to train; `harness list` shows all.", metavar="NAME"),
+    "suite": Option(help="Suite of tasks; `harness list` shows all.", metavar="NAME"),
+    "model": Option(
+        help="Base model: a registered name, a hub id, a folder, or a .gguf file (default: the suite's toy model)."
+    ),
+    "data": Option(help="Data of the suite: a folder, a file or a hub data set (default: the sample)."),
+    "tasks": Option(help="Tasks to use (default: all of the suite).", metavar="A,B,…"),
+    "ablation": Option(help="Ablation of the method; `harness list METHOD` shows them.", metavar="NAME"),
+    "preset": Option(help="Settings of the method's paper; `harness list METHOD` shows them.", metavar="NAME"),
+    "budget": Option(help="Rank that the method may use: active:R or stored:R.", metavar="KIND:RANK"),
+    "clusters": Option(help="Train one adapter per cluster of tasks: none (default), kind, or a TOML file."),
+    "seed": Option(help="Random seed (default 0).", type=int),
+    "shots": Option(help="In-context examples from the train split (default 0).", type=int),
+    "prompt": Option(help="Plain (default) or the model's chat template.", choices=("plain", "chat")),
+    "backend": Option(help="What generates: hf (default), or another back end such as lm-eval:NAME,key=value,…"),
+    "from": Option(
+        help="Finished run to initialise from; `harness list METHOD` says if a method supports it.", metavar="RUN"
+    ),
+}

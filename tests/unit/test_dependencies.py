@@ -1,0 +1,77 @@
+"""What is imported is declared as a dependency, and what is declared is imported."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from collections import defaultdict
+from functools import cache
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+OURS = ("harness", "methods", "tasks")
+
+# Declared, but not imported by our own code.
+USED_BY_OTHERS = {
+    "gguf": "transformers reads GGUF files with it",
+    "jinja2": "transformers renders chat templates with it (--prompt chat)",
+}
+# Declared for the leaderboard's exports and statistics, whose modules start to import them; then this goes.
+COMING = {"pandas", "scipy"}
+# Imported, but not a dependency of users.
+NOT_DECLARED = {"pytest": "only pytest itself imports harness.testing.pytest_plugin, through its entry point"}
+
+
+def _distribution(requirement: str) -> str:
+    return _canonical(re.split(r"[\[<>=!~; ]", requirement, maxsplit=1)[0])
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def declared() -> set[str]:
+    """The distributions of [project.dependencies] and of the extras for users; dev serves the tests."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = {name: lines for name, lines in project["optional-dependencies"].items() if name != "dev"}
+    lines = [*project["dependencies"], *(line for extra in extras.values() for line in extra)]
+    return {_distribution(line) for line in lines} - {"mtlora-harness"}
+
+
+@cache
+def imported() -> dict[str, list[str]]:
+    """The distributions that our code imports, each with the files."""
+    by_module = packages_distributions()
+    files: dict[str, list[str]] = defaultdict(list)
+    for path in sorted(path for package in OURS for path in (ROOT / package).rglob("*.py")):
+        for module in _modules(ast.parse(path.read_text(encoding="utf-8"))) - {*OURS, *sys.stdlib_module_names}:
+            distribution = _canonical(by_module.get(module, [module])[0])
+            files[distribution].append(path.relative_to(ROOT).as_posix())
+    return files
+
+
+def _modules(tree: ast.Module) -> set[str]:
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(node.module or "")
+    return {name.partition(".")[0] for name in names}
+
+
+def test_every_import_is_declared() -> None:
+    missing = {name: files for name, files in imported().items() if name not in declared() | set(NOT_DECLARED)}
+    assert not missing, "Add these to [project.dependencies] in pyproject.toml"
+
+
+def test_every_declared_distribution_is_imported_or_has_a_stated_reason() -> None:
+    assert not declared() - set(imported()) - set(USED_BY_OTHERS) - COMING
+
+
+def test_the_stated_exceptions_are_still_exceptions() -> None:
+    assert set(USED_BY_OTHERS) <= declared() - set(imported())
+    assert set(NOT_DECLARED) <= set(imported()) - declared()
