@@ -89,7 +89,7 @@ class Estimate:
         return (self.high - self.low) / 2 + _Z80 * self.error
 
 
-def row_counts(task: str, n: int, draws: int = DRAWS) -> Floats:
+def example_counts(task: str, n: int, draws: int = DRAWS) -> Floats:
     """How often each of n test examples is in each resampled test set: (draws, n), every line sums to n."""
     rng = np.random.default_rng(stable_seed("rows", task, n, draws))
     picked = rng.integers(0, n, size=(draws, n))
@@ -98,14 +98,14 @@ def row_counts(task: str, n: int, draws: int = DRAWS) -> Floats:
 
 
 def metrics(statistics: Statistics) -> dict[str, float]:
-    """Every metric on the real test rows."""
+    """Every metric on the real test set."""
     return {name: float(value) for name, value in statistics.values(statistics.per_example.sum(axis=0)).items()}
 
 
 def resample(statistics: Statistics, metric: str, counts: Floats) -> Resampled:
     """One metric on the real test set and on resampled ones.
 
-    Args: counts from ``row_counts``, (B, n).
+    Args: counts from ``example_counts``, (B, n).
     Raises: HarnessError where the metric is not a number between 0 and 1 on some test set.
     """
     block = max(1, _LARGEST // max(1, statistics.per_example.shape[1]))

@@ -51,13 +51,11 @@ NOT_YET = {
     "harness/export",
     "harness/generation",
     "harness/integrations",
-    "harness/leaderboard",
     "harness/method.py",
     "harness/models",
     "harness/pipeline",
     "harness/registry.py",
     "harness/runtime",
-    "harness/scoring",
     "harness/store",
     "harness/sweep",
     "harness/task.py",
@@ -75,7 +73,6 @@ NOT_YET = {
     "tasks/firefly",
     "tasks/promptcblue",
     "tasks/sample",
-    "leaderboards/promptcblue.md",
 }
 
 
