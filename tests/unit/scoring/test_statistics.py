@@ -19,13 +19,13 @@ from harness.scoring.statistics import (
     Resampled,
     difference,
     estimate,
+    example_counts,
     holm,
     interval,
     mcnemar,
     mean_over_tasks,
     metrics,
     resample,
-    example_counts,
 )
 from harness.scoring.verdict import verdict
 from harness.task import Floats, Statistics
