@@ -87,7 +87,7 @@ class Protocol:
     headline: str
 
 
-MIN_EXAMPLES: Final = 50  # a mean over tasks leaves out tasks with fewer test examples, except on embedded samples
+MIN_EXAMPLES: Final = 50  # A mean over tasks leaves out tasks with fewer test examples, except on embedded samples.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +139,7 @@ class Suite(ABC):
     version: ClassVar[int]
     default_model: ClassVar[str | None] = None
     """A registered model for first trials on the embedded sample, used where no model is given."""
-    parameter_limit: ClassVar[ParameterLimit | None] = None  # leaderboards show whether each method keeps to it
+    parameter_limit: ClassVar[ParameterLimit | None] = None  # Leaderboards show which methods keep to it.
 
     @property
     @abstractmethod
