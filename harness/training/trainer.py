@@ -71,8 +71,10 @@ class EngineTrainer:
             part=self.run.part,
             on_step=self.on_step,
         )
-        self._optimiser: Mapping[str, Tensor] = {}  # of the unfinished stage, as the checkpoint has it
-        self._steps: StepRunner | None = None  # of the stage that is running
+        # The optimiser's state of an unfinished stage, as read from the checkpoint.
+        self._optimiser: Mapping[str, Tensor] = {}
+        # The optimiser steps of the stage that is running.
+        self._steps: StepRunner | None = None
         self._layout: Layout | None = None
 
     def restore(self) -> None:
