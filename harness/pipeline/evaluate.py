@@ -89,7 +89,7 @@ def _evaluate(
     started = datetime.now(UTC)
     train = train_rows(resolved)
     base = base_of(finished.run, resolved, train) if resolved.model is not None else None
-    predictions = predict_all(finished.run, resolved, base, train, directory, stop)
+    predicted = predict_all(finished.run, resolved, base, train, directory, stop)
     about: dict[str, Any] = {"label": resolved.spec.data.label, **resolved.suite.describe(resolved.source)}
     machine: dict[str, Any] = {}
     if base is not None:
@@ -97,7 +97,7 @@ def _evaluate(
         machine = {"dtype": str(base.loaded.dtype), "device": str(base.loaded.device)}
     return Evaluation(
         settings=settings,
-        generation=predictions.generation,
+        generation=predicted.generation,
         provenance=gather(about, machine),
         n_train=finished.record.n_train,
         sample=finished.record.sample,

@@ -33,8 +33,8 @@ from harness.store.run_directory import RunDirectory
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunPredictions:
-    """The cost of generating a run's predictions (None where no model generated), and the sizes of its adapters."""
+class Predicted:
+    """What generating took (None where no model generated), and how large the adapters are."""
 
     generation: GenerationSummary | None
     parameters: Parameters
@@ -47,13 +47,12 @@ def predict_all(
     train: Rows | None,
     directory: RunDirectory,
     stop: StopFlag,
-) -> RunPredictions:
+) -> Predicted:
     """Write every prediction that is missing.
 
     Args:
-        run: the run whose adapters are used.
-        directory: where the predictions are written: the run's own directory, or that of an evaluation.
-        base: the base model; None where none is loaded in this process.
+        run: the run with the adapters. directory: where the predictions go, the run's own or an evaluation's.
+        base: None where no model is loaded here.
     """
     generations, sizes = [], []
     for cluster in clusters_of(resolved.spec):
@@ -67,16 +66,16 @@ def predict_all(
         if prepared is not None:
             sizes.append(size_of(resolved.method, prepared.adapter, cluster.tasks))
             prepared.adapter.detach()
-    return RunPredictions(
+    return Predicted(
         generation=total_generation(generations), parameters=total(sizes, None if base is None else base.loaded)
     )
 
 
 def router_accuracy(chosen: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
-    """For reports: the share of each task's prompts that an adapter without task labels routed to that task.
+    """For reports: the share of each task's prompts that an adapter routed to the task itself, without labels.
 
     Args:
-        chosen: for each task, how many of its prompts were routed to which task; no entry is empty.
+        chosen: by task, how many of its prompts were routed to which task; none is empty.
     """
     shares = {task: counts.get(task, 0) / sum(counts.values()) for task, counts in chosen.items()}
     tasks = {
