@@ -199,12 +199,12 @@ class Suite(ABC):
             for file in files
         }
 
-    def same_data(self, recorded: Mapping[str, str], found: Mapping[str, str]) -> bool:
+    def same_data(self, recorded: Mapping[str, str], present: Mapping[str, str]) -> bool:
         """Whether a run's recorded fingerprint and the present one identify the same examples.
 
         Override it when the form of ``fingerprint`` changes, so that earlier runs can still be scored.
         """
-        return dict(recorded) == dict(found)
+        return dict(recorded) == dict(present)
 
     def locate(self, source: str, split: str, ids: Iterable[str]) -> Mapping[str, str]:
         """The place of examples in the source, as "file:line" by id; ids without a known place are left out."""

@@ -130,13 +130,13 @@ def _task(task: str, resolved: Resolved, base: Base | None, rows: Rows | None) -
     limit = base.encoder.limits[task]
     if rows is None or not n_train:
         return TaskPlan(n_train=n_train, n_eval=n_eval, **{**empty, "limit": limit})
-    encoded = base.encoder.rows(rows.examples(rows.by_task[task][:_SAMPLED]))
+    encoded = base.encoder.encode(rows.examples(rows.by_task[task][:_SAMPLED]))
     return TaskPlan(
         n_train=n_train,
         n_eval=n_eval,
         prompt_tokens=float(np.mean([len(r.prompt) for r in encoded])),
         target_tokens=float(np.mean([len(r.target) for r in encoded])),
-        n_truncated=round(sum(r.cut for r in encoded) * n_train / len(encoded)),
+        n_truncated=round(sum(r.truncated for r in encoded) * n_train / len(encoded)),
         limit=limit,
     )
 

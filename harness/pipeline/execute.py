@@ -28,11 +28,12 @@ from harness.store.provenance import gather
 from harness.store.record import Failure, RunRecord, Scores, TrainingSummary
 from harness.store.run_directory import RunDirectory
 from harness.training.progress import trained_together
-from harness.training.reuse import Taken, take_training
+from harness.training.reuse import ReusedTraining, reuse_training
 
 if TYPE_CHECKING:
     from harness.runtime.distributed import ProcessGroup
-    from harness.training.dev_score import DevLook
+    from harness.training.dev_score import DevEvaluator
+    from harness.training.stage import StepHook
     from harness.training.trainer import EngineTrainer
 
 LOG: Final = logging.getLogger(__name__)
@@ -59,10 +60,10 @@ class Plan:
 
     finished: bool = False
     clusters: frozenset[str] = frozenset()
-    reused: Taken | None = None
+    reused: ReusedTraining | None = None
 
 
-def execute(resolved: Resolved, out: Path, inputs: dict[str, Any]) -> Outcome | None:
+def execute(resolved: Resolved, out: Path, inputs: dict[str, Any], on_step: StepHook | None = None) -> Outcome | None:
     """Make the run, or what is missing of it.
 
     Under torchrun every process calls this. All of them train; rank 0 alone writes, evaluates and has an outcome.
@@ -70,6 +71,7 @@ def execute(resolved: Resolved, out: Path, inputs: dict[str, Any]) -> Outcome | 
     Args:
         out: the folder of runs.
         inputs: what a later command needs to find data and model again (inputs.json; not part of the run_id).
+        on_step: called after each training step, on every rank.
 
     Raises: RunLocked; Interrupted; any HarnessError, after failure.json has been written.
     """
@@ -78,7 +80,7 @@ def execute(resolved: Resolved, out: Path, inputs: dict[str, Any]) -> Outcome | 
     run = RunDirectory(out / directory_name(resolved.spec))
     processes = join()
     with run.lock() if processes.is_main else nullcontext(), stop_gracefully() as stop:
-        work = _Execution(resolved, run, stop, processes)
+        work = _Execution(resolved, run, stop, processes, on_step)
         try:
             return work.all(inputs)
         except (Interrupted, KeyboardInterrupt):
@@ -92,8 +94,16 @@ def execute(resolved: Resolved, out: Path, inputs: dict[str, Any]) -> Outcome | 
 class _Execution:
     """The phases of one run. ``phase`` and ``where`` are what failure.json reports."""
 
-    def __init__(self, resolved: Resolved, run: RunDirectory, stop: StopFlag, processes: ProcessGroup) -> None:
+    def __init__(
+        self,
+        resolved: Resolved,
+        run: RunDirectory,
+        stop: StopFlag,
+        processes: ProcessGroup,
+        on_step: StepHook | None,
+    ) -> None:
         self.resolved, self.run, self.stop, self.processes = resolved, run, stop, processes
+        self.on_step = on_step
         self.started_at = datetime.now(UTC)
         self.phase = "prepare"
         self.where: Callable[[], str | None] = lambda: None
@@ -128,7 +138,7 @@ class _Execution:
         (self.run.path / "failure.json").unlink(missing_ok=True)
         if not self.resolved.method.trains:
             return Plan()
-        reused = take_training(self.run, self.resolved.spec)
+        reused = reuse_training(self.run, self.resolved.spec)
         if reused is not None:
             LOG.info("the training is reused from %s, which has the same training settings", reused.run)
             return Plan(reused=reused)
@@ -182,27 +192,34 @@ class _Execution:
         return summary
 
     def _trainer(self, prepared: Prepared, rows: Rows, run: RunDirectory, processes: ProcessGroup) -> EngineTrainer:
+        from harness.training.stage import TrainingSetup
         from harness.training.trainer import EngineTrainer
 
-        return EngineTrainer(
+        evaluator = self._dev_evaluator(prepared)
+        trainer = EngineTrainer(
             run=run,
             run_id=run_id(self.resolved.spec),
-            config=self.resolved.spec.train,
-            method=adapter_method(self.resolved.method),
-            adapter=prepared.adapter,
-            loaded=prepared.loaded,
-            encoder=prepared.encoder,
-            mixture=mixture(self.resolved, rows),
-            tasks=prepared.tasks,
+            setup=TrainingSetup(
+                config=self.resolved.spec.train,
+                method=adapter_method(self.resolved.method),
+                adapter=prepared.adapter,
+                loaded=prepared.loaded,
+                encoder=prepared.encoder,
+                mixture=mixture(self.resolved, rows),
+                routes=prepared.routes,
+                memory_before=prepared.base.memory_before,
+            ),
             stop=self.stop,
-            look=self._look(prepared),
-            memory_before=prepared.base.memory_before,
+            evaluate=None if evaluator is None else evaluator.evaluate,
             processes=processes,
             start=None if has_adapter(run.adapter) else load_start(self.resolved.parent),
+            on_step=self.on_step,
         )
+        trainer.restore()
+        return trainer
 
-    def _look(self, prepared: Prepared) -> DevLook | None:
-        from harness.training.dev_score import DevLook, dev_examples
+    def _dev_evaluator(self, prepared: Prepared) -> DevEvaluator | None:
+        from harness.training.dev_score import DevEvaluator, dev_examples
 
         resolved, config = self.resolved, self.resolved.spec.train
         if config.eval_every is None:
@@ -213,7 +230,7 @@ class _Execution:
             )
         tasks = list(resolved.rows.by_task)
         examples = dev_examples(resolved.suite, resolved.source, tasks, config.eval_rows)
-        return DevLook(
+        return DevEvaluator(
             generator=generator(resolved, prepared),
             encoder=prepared.encoder,
             tasks=resolved.suite.tasks,

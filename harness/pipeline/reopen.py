@@ -1,4 +1,4 @@
-"""A finished run opened again: every choice resolved anew and compared with the record, then model and adapter."""
+"""Open a finished run: resolve its request, compare the result with its record, load its model and adapter."""
 
 from __future__ import annotations
 

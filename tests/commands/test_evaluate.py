@@ -90,9 +90,9 @@ def test_the_same_evaluation_again_loads_no_model_and_another_one_has_another_pl
 def test_an_interrupted_evaluation_makes_only_what_is_missing(
     trained: Path, harness: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import harness.generation.backend as module
+    from harness.generation.predictions import PredictionWriter
 
-    write = module.Answers.write
+    write = PredictionWriter.write
 
     def fail_on_last(self: Any, task: str, rows: Any) -> None:
         if task == "last":
@@ -100,7 +100,7 @@ def test_an_interrupted_evaluation_makes_only_what_is_missing(
         write(self, task, rows)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module.Answers, "write", fail_on_last)
+        patch.setattr(PredictionWriter, "write", fail_on_last)
         with pytest.raises(OSError, match="disk is gone"):
             harness("evaluate", trained, "--split", "dev")
     folder = only(trained / "evaluations")

@@ -137,7 +137,7 @@ def test_a_failure_is_written_down_and_the_same_command_goes_on(
         raise ValueError("the second task went wrong")
 
     with monkeypatch.context() as patch:
-        patch.setattr(harness.pipeline.predict, "generate_answers", crash)
+        patch.setattr(harness.pipeline.predict, "predict_with_model", crash)
         with pytest.raises(ValueError, match="went wrong"):
             toy_run("--method", "lora_all")
     failure = json.loads((only(tmp_path) / "failure.json").read_text())
