@@ -1,4 +1,4 @@
-"""Open a finished run: resolve its request, compare the result with its record, load its model and adapter."""
+"""A finished run opened again: every choice is resolved and compared with the record, then model and adapter load."""
 
 from __future__ import annotations
 

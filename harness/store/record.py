@@ -13,9 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from harness.config.spec import EvalConfig, RunSpec, SuiteSpec
 
+# The schema of record.json and evaluation.json. When it is raised, harness.store.migrations needs a step.
 SCHEMA_VERSION: Final = 1
-"""The schema of record.json and evaluation.json. Raising it needs a step in ``harness.store.migrations``."""
-
 Schema = Annotated[int, Field(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)]
 
 

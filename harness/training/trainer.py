@@ -71,10 +71,8 @@ class EngineTrainer:
             part=self.run.part,
             on_step=self.on_step,
         )
-        # The optimiser's state of an unfinished stage, as read from the checkpoint.
-        self._optimiser: Mapping[str, Tensor] = {}
-        # The optimiser steps of the stage that is running.
-        self._steps: StepRunner | None = None
+        self._optimiser: Mapping[str, Tensor] = {}  # The checkpoint's optimiser state for the unfinished stage.
+        self._steps: StepRunner | None = None  # The steps of the current stage.
         self._layout: Layout | None = None
 
     def restore(self) -> None:
