@@ -29,12 +29,12 @@ def plan_command(file: Path, data: str | None, model: str | None, out: Path, as_
     Prints the runs that `harness sweep FILE` would start with their parameters, steps and time, and those that are not
     possible. Nothing is trained.
     """
-    from harness.sweep.entries import with_place
+    from harness.sweep.entries import with_location
     from harness.sweep.jobs import Jobs
     from harness.sweep.plan import make_plan, render, to_json
     from harness.sweep.spec import read_board
 
-    plan = make_plan(Jobs(with_place(read_board(file), data, model), out))
+    plan = make_plan(Jobs(with_location(read_board(file), data, model), out))
     if as_json:
         print_json(to_json(plan))
     else:
@@ -48,34 +48,34 @@ def plan_command(file: Path, data: str | None, model: str | None, out: Path, as_
 @BOARD_DATA
 @BOARD_MODEL
 @OUT
-@click.option(
-    "--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="Runs at a time, one process each."
-)
-@click.option(
-    "--keep-going/--stop-at-failure",
-    default=True,
-    show_default=True,
-    help="Whether to start further runs after one failed.",
-)
-def sweep_command(file: Path, data: str | None, model: str | None, out: Path, jobs: int, keep_going: bool) -> None:
+@click.option("--jobs", type=click.IntRange(min=1), help="Runs at a time, one process each (default: one per device).")
+@click.option("--devices", metavar="0,1|auto", help="GPUs to distribute the runs over, one GPU per run.")
+@click.option("--keep-going/--stop-at-failure", default=True, show_default=True, help="After a run has failed.")
+def sweep_command(
+    file: Path,
+    data: str | None,
+    model: str | None,
+    out: Path,
+    jobs: int | None,
+    devices: str | None,
+    keep_going: bool,
+) -> None:
     """Start all missing runs of a leaderboard FILE.
 
     Learning rates are tuned on dev first if FILE says so. The leaderboard's Markdown and figures are written next to
     FILE. Run the same command again to resume.
     """
     from harness.leaderboard.files import board_of_file, write_board
-    from harness.sweep.entries import with_place
+    from harness.sweep.entries import with_location
+    from harness.sweep.executors import LocalExecutor, parse_devices
     from harness.sweep.jobs import Jobs
-    from harness.sweep.scheduler import sweep
+    from harness.sweep.scheduler import SweepOptions, sweep
     from harness.sweep.spec import read_board
 
-    board = with_place(read_board(file), data, model)
-    work = Jobs(board, out)
-
-    def say(line: str) -> None:
-        click.echo(line, err=True)
-
-    done = sweep(work, file.stem, say, at_once=jobs, keep_going=keep_going)
+    board = with_location(read_board(file), data, model)
+    gpus = parse_devices(devices)
+    options = SweepOptions(n_parallel=jobs or max(1, len(gpus)), keep_going=keep_going)
+    done = sweep(Jobs(board, out), file.stem, LocalExecutor(devices=gpus), options)
     for line in done.lines():
         click.echo(line)
     if done.n_done:

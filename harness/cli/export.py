@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,8 +9,7 @@ import click
 
 from harness.cli.options import DATA, JSON, MODEL, print_json
 from harness.errors import UsageError
-
-LOG = logging.getLogger(__name__)
+from harness.export.formats import DEFAULT, FORMATS
 
 
 @click.command("export")
@@ -19,7 +17,14 @@ LOG = logging.getLogger(__name__)
 @click.option("--task", help="Task to export.")
 @click.option("--all", "every", is_flag=True, help="Export every task, and print a command that serves all of them.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write; it must not exist yet.")
-@click.option("--merge", is_flag=True, help="Write a whole model in float32 instead of an adapter.")
+@click.option(
+    "--format",
+    "form",
+    default=DEFAULT,
+    show_default=True,
+    type=click.Choice(list(FORMATS)),
+    help="; ".join(f"{name}: {form.description}" for name, form in FORMATS.items()) + ".",
+)
 @click.option("--pad/--no-pad", default=None, help="Pad ranks to one that vLLM supports (default with --all).")
 @DATA
 @MODEL
@@ -29,38 +34,28 @@ def export_command(
     task: str | None,
     every: bool,
     out: Path,
-    merge: bool,
+    form: str,
     pad: bool | None,
     as_json: bool,
     **place: str | None,
 ) -> None:
     """Export a finished RUN as PEFT LoRA adapters.
 
-    Writes one folder per task, which peft.PeftModel.from_pretrained and inference servers load, or with --merge one
-    whole model.
+    Writes one folder per task, which peft.PeftModel.from_pretrained and inference servers load, or with --format
+    merged one whole model.
     """
     if every == (task is not None):
         raise UsageError("give either --task T or --all")
-    if merge and (every or pad is not None):
-        raise UsageError("--merge writes the whole model for one --task: leave --all and --pad out")
-    from harness.export.from_run import export_all, export_task, export_whole
+    from harness.export.from_run import ExportOptions, export_run
 
-    data, model = place["data"], place["model"]
-    if task is None:
-        done = export_all(run, out, pad=pad is not False, data=data, model=model)
-    elif merge:
-        done = export_whole(run, task, out, data=data, model=model)
-    else:
-        done = export_task(run, task, out, pad=bool(pad), data=data, model=model)
-    for note in done.notes:
-        LOG.info(note)
+    done = export_run(run, out, ExportOptions(format=form, task=task, pad=pad, **place))
     if as_json:
         print_json(asdict(done))
         return
     for lora in done.loras:
         click.echo(f"{lora.task}: {lora.folder} (rank {lora.rank})")
-    if merge:
-        click.echo(f"merged model: {done.folder}")
+    if not done.loras:
+        click.echo(f"{form} model: {done.folder}")
     if done.command:
         click.echo(f"To serve all of them from one base model:\n{done.command}")
 

@@ -1,16 +1,20 @@
-"""A finished run as files that others load: a PEFT LoRA for a task or for each task, or a whole merged model."""
+"""Export a finished run: one task or every task, in one of ``FORMATS``."""
 
 from __future__ import annotations
 
+import logging
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from harness.config.clusters import cluster_with
 from harness.errors import NotFoldable, UsageError, unknown
-from harness.export.peft import SERVED_RANKS, BaseName, export_lora, export_merged, new_folder, padded_rank, require_new
+from harness.export.folder import new_folder, require_new
+from harness.export.formats import DEFAULT, FORMATS, FoldedTask, Format
+from harness.export.peft import SERVED_RANKS, BaseName, padded_rank
 from harness.method import Adapter, LoRAFactors, Trait, adapter_method
 from harness.models.loading import LoadedModel, load_model
 from harness.models.source import locate
@@ -19,12 +23,13 @@ from harness.reporting.numbers import MISSING
 from harness.store.adapter import load_into
 from harness.store.files import write_atomic
 
-_LONGEST_NAME = 80
+LOG: Final = logging.getLogger(__name__)
+_LONGEST_NAME: Final = 80
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportedLoRA:
-    """One task's folder. name: what a server calls it; rank: the largest of any module."""
+    """One task's folder. name: the name of the LoRA in a server; rank: the largest of any module."""
 
     task: str
     name: str
@@ -34,68 +39,79 @@ class ExportedLoRA:
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """What was written. command: serves every LoRA from one base model; None where no server is known to."""
+    """The exported files. command: serves every LoRA from one base model; None if no server supports it."""
 
     folder: Path
     base: BaseName
     loras: tuple[ExportedLoRA, ...] = ()
     command: str | None = None
-    notes: tuple[str, ...] = ()
 
 
-def export_task(path: Path, task: str, out: Path, *, pad: bool, data: str | None, model: str | None) -> Exported:
-    """Write one task's share of a finished run as a PEFT LoRA.
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What to export.
 
-    Args:
-        pad: fill the rank up to one that servers take.
-        data, model: where these are now, when they have moved.
-    Raises: UsageError for an unknown task or a run without an adapter; NotFoldable; StoreError where ``out`` is taken.
+    format: a name in ``FORMATS``. task: one task; None: every task, each in its own folder.
+    pad: pad ranks to one that servers support; None: only if every task is exported.
+    data, model: the current location of the run's data and base model, if they have moved.
     """
-    share = _Share(path, out, data, model)
-    share.require(task)
-    loaded = share.load()
-    factors = next(iter(share.folds(loaded, [task]).values()))
-    rank = export_lora(loaded.model, factors, out, pad_to=SERVED_RANKS if pad else None, base=share.base)
+
+    format: str = DEFAULT
+    task: str | None = None
+    pad: bool | None = None
+    data: str | None = None
+    model: str | None = None
+
+
+def export_run(path: Path, out: Path, options: ExportOptions) -> Exported:
+    """Export a finished run.
+
+    Raises: UsageError for an unknown format or task, a run without an adapter, or options that the format does not
+        support; NotFoldable; StoreError if ``out`` exists.
+    """
+    form = FORMATS.get(options.format)
+    if form is None:
+        raise unknown("export format", options.format, FORMATS)
+    if not form.is_adapter and (options.task is None or options.pad is not None):
+        raise UsageError(f"--format {options.format} writes a whole model for one --task: leave --all and --pad out")
+    source = _ExportSource(path, out, options.data, options.model)
+    if options.task is not None:
+        return _export_one(source, form, options.task, out, pad=bool(options.pad))
+    return _export_all(source, form, out, pad=options.pad is not False)
+
+
+def _export_one(source: _ExportSource, form: Format, task: str, out: Path, *, pad: bool) -> Exported:
+    source.require(task)
+    loaded = source.load(form)
+    factors = source.folds(loaded, [task])[task]
+    rank = form.write(FoldedTask(loaded=loaded, factors=factors, base=source.base, pad=pad), out)
+    if rank is None:
+        return Exported(folder=out, base=source.base)
+    source.log_notes()
     lora = ExportedLoRA(task=task, name=file_name(task), folder=out, rank=rank)
-    return Exported(folder=out, base=share.base, loras=(lora,), notes=share.notes)
+    return Exported(folder=out, base=source.base, loras=(lora,))
 
 
-def export_all(path: Path, out: Path, *, pad: bool, data: str | None, model: str | None) -> Exported:
-    """Write every task's share as a PEFT LoRA in a folder of its own, and a README.md that says how to serve them.
-
-    Arguments and errors as ``export_task``.
-    """
-    share = _Share(path, out, data, model)
-    loaded = share.load()
-    names = file_names(share.tasks)
+def _export_all(source: _ExportSource, form: Format, out: Path, *, pad: bool) -> Exported:
+    """A folder for each task, and a README.md that says how to serve them."""
+    loaded = source.load(form)
+    names = file_names(source.tasks)
     loras = []
     with new_folder(out) as folder:
-        for task, factors in share.folds(loaded, share.tasks).items():
-            to = SERVED_RANKS if pad else None
-            rank = export_lora(loaded.model, factors, folder / names[task], pad_to=to, base=share.base)
+        for task, factors in source.folds(loaded, source.tasks).items():
+            folded = FoldedTask(loaded=loaded, factors=factors, base=source.base, pad=pad)
+            rank = form.write(folded, folder / names[task]) or 0
             loras.append(ExportedLoRA(task=task, name=names[task], folder=out / names[task], rank=rank))
-        serves = not loaded.encoder_decoder and share.source.gguf is None
-        text = _readme(share, loras, serve_command(share.base, loras, None) if serves else None)
+        serves = not loaded.encoder_decoder and source.source.gguf is None
+        text = _readme(source, loras, serve_command(source.base, loras, None) if serves else None)
         write_atomic(folder / "README.md", text.encode())
-    command = serve_command(share.base, loras, out.resolve()) if serves else None
-    return Exported(folder=out, base=share.base, loras=tuple(loras), command=command, notes=share.notes)
+    source.log_notes()
+    command = serve_command(source.base, loras, out.resolve()) if serves else None
+    return Exported(folder=out, base=source.base, loras=tuple(loras), command=command)
 
 
-def export_whole(path: Path, task: str, out: Path, *, data: str | None, model: str | None) -> Exported:
-    """Write the base model with one task's share merged into its weights, and its tokenizer.
-
-    In float32: a sum in half precision would lose most of a small update. Errors as ``export_task``.
-    """
-    share = _Share(path, out, data, model)
-    share.require(task)
-    loaded = load_model(share.model, "fp32", "cpu")
-    factors = next(iter(share.folds(loaded, [task]).values()))
-    export_merged(loaded.model, factors, loaded.tokenizer, out)
-    return Exported(folder=out, base=share.base)
-
-
-class _Share:
-    """A finished run that has something to export. notes: what a person should know about the files."""
+class _ExportSource:
+    """A finished run with an adapter. notes: what users of exported adapters need to know."""
 
     def __init__(self, path: Path, out: Path, data: str | None, model: str | None) -> None:
         require_new(out)
@@ -114,20 +130,24 @@ class _Share:
         if task not in self.tasks:
             raise unknown("task", task, self.tasks, see=f"harness list {self.finished.resolved.spec.suite.name}")
 
-    def load(self) -> LoadedModel:
-        """The base model, to hang adapters on: no forward is made, and a fold is of the adapter's own precision."""
-        return load_model(self.model, "fp32" if self.source.gguf else "bf16", "cpu")
+    def log_notes(self) -> None:
+        for note in self.notes:
+            LOG.info(note)
+
+    def load(self, form: Format) -> LoadedModel:
+        """The base model on the CPU. An adapter is folded in its own precision, whatever the model's is."""
+        return load_model(self.model, form.precision or ("fp32" if self.source.gguf else "bf16"), "cpu")
 
     def folds(self, loaded: LoadedModel, tasks: Sequence[str]) -> dict[str, Mapping[str, LoRAFactors]]:
-        """The folded LoRA of each task, of the adapter of its cluster; the model is bare again afterwards."""
+        """The folded LoRA of each task, from the adapter of its cluster; the adapters are detached again."""
         resolved, run = self.finished.resolved, self.finished.run
-        found: dict[str, Mapping[str, LoRAFactors]] = {}
+        folds: dict[str, Mapping[str, LoRAFactors]] = {}
         for cluster in dict.fromkeys(cluster_with(resolved.spec, task) for task in tasks):
             adapter = adapter_method(resolved.method).attach(loaded.model, cluster.tasks, seed=resolved.spec.seed)
             load_into(run.of(cluster.name).adapter, adapter)
-            found |= {task: self._fold(adapter, task) for task in tasks if task in cluster.tasks}
+            folds |= {task: self._fold(adapter, task) for task in tasks if task in cluster.tasks}
             adapter.detach()
-        return {task: found[task] for task in tasks}
+        return {task: folds[task] for task in tasks}
 
     def _fold(self, adapter: Adapter, task: str) -> Mapping[str, LoRAFactors]:
         try:
@@ -148,23 +168,23 @@ class _Share:
             notes.append(
                 f"the base model is the file {self.base.name}: load it with "
                 "AutoModelForCausalLM.from_pretrained(FOLDER, gguf_file=FILE) before the LoRA. Servers of LoRAs may "
-                "not take it: --merge writes a whole model"
+                "not support it: --format merged writes a whole model"
             )
         elif self.source.folder is not None:
-            notes.append(f"the base model is the local folder {self.base.name}: whoever loads the LoRA needs it")
+            notes.append(f"the base model is the local folder {self.base.name}: it is needed to load the LoRA")
         if Trait.LABEL_FREE in self.finished.resolved.method.traits:
             name = self.finished.resolved.spec.method.name
-            notes.append(f"{name} chooses a LoRA by the prompt; of exported ones the caller chooses by the task")
+            notes.append(f"{name} chooses a LoRA by the prompt; with exported LoRAs the caller chooses one by the task")
         return tuple(notes)
 
 
 def file_name(task: str) -> str:
-    """A task's name with nothing in it that a file system, a shell or ``name=path`` would take amiss."""
+    """A task's name without characters that are special in a file system, a shell or ``name=path``."""
     return re.sub(r"[^\w.-]+", "_", task)[:_LONGEST_NAME].lstrip(".-") or "_"
 
 
 def file_names(tasks: Iterable[str]) -> dict[str, str]:
-    """``file_name`` of each task; names that would be equal, upper and lower case alike, are numbered."""
+    """``file_name`` of each task; names that are equal (ignoring case) are numbered."""
     names: dict[str, str] = {}
     taken = {"readme.md"}
     for task in tasks:
@@ -178,9 +198,9 @@ def file_names(tasks: Iterable[str]) -> dict[str, str]:
 
 
 def serve_command(base: BaseName, loras: Sequence[ExportedLoRA], folder: Path | None) -> str:
-    """One vLLM command that serves all LoRAs from one base. folder: that of the export; None: the current one.
+    """The vLLM command that serves all LoRAs from one base model. folder: of the export; None: the current folder.
 
-    vLLM keeps room for ``--max-lora-rank``, which is one of ``SERVED_RANKS``. Raises: HarnessError for a larger rank.
+    ``--max-lora-rank`` must be one of ``SERVED_RANKS``. Raises: HarnessError for a larger rank.
     """
     rank = padded_rank(max(lora.rank for lora in loras), SERVED_RANKS)
     modules = [f"{lora.name}={f'./{lora.name}' if folder is None else folder / lora.name}" for lora in loras]
@@ -188,8 +208,8 @@ def serve_command(base: BaseName, loras: Sequence[ExportedLoRA], folder: Path | 
     return shlex.join([*words, "--enable-lora", "--max-lora-rank", str(rank), "--lora-modules", *modules])
 
 
-def _readme(share: _Share, loras: Sequence[ExportedLoRA], command: str | None) -> str:
-    spec, record = share.finished.resolved.spec, share.finished.record
+def _readme(source: _ExportSource, loras: Sequence[ExportedLoRA], command: str | None) -> str:
+    spec, record = source.finished.resolved.spec, source.finished.record
     limits = record.provenance.data.get("limits", {})
     rows = [f"| {r.name} | {r.task} | {r.rank} | {limits.get(r.task, MISSING)} |" for r in loras]
     serve = (
@@ -201,9 +221,9 @@ def _readme(share: _Share, loras: Sequence[ExportedLoRA], command: str | None) -
     lines = [
         f"# {spec.method.name} on {spec.suite.name}, one LoRA for each task",
         "",
-        f"Run {record.run_id}. Base model: `{share.base.name}`"
-        + (f", revision {share.base.revision}." if share.base.revision else "."),
-        *(f"{note[0].upper()}{note[1:]}." for note in share.notes),
+        f"Run {record.run_id}. Base model: `{source.base.name}`"
+        + (f", revision {source.base.revision}." if source.base.revision else "."),
+        *(f"{note[0].upper()}{note[1:]}." for note in source.notes),
         "",
         serve,
         "",

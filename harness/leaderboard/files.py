@@ -127,5 +127,9 @@ def _drawn(board: Board) -> list[str]:
 
 
 def _belongs(run: RunSpec, board: BoardSpec) -> bool:
-    model = run.model is None or run.backend != LOCAL or run.model.label in (board.model, Path(board.model).name)
+    model = run.model is None or run.backend != LOCAL or run.model.label in _names(board.model)
     return model and run.data.sample == (board.data is None)
+
+
+def _names(model: str | None) -> tuple[str, ...]:
+    return () if model is None else (model, Path(model).name)

@@ -20,7 +20,7 @@ from harness.config.spec import EvalConfig
 from harness.data.rows import load_split
 from harness.errors import UsageError, unknown
 from harness.method import Method
-from harness.pipeline.predict import answer_all
+from harness.pipeline.predict import predict_all
 from harness.pipeline.prepare import train_rows
 from harness.pipeline.reopen import ReopenedRun, RunData, base_of, reopen
 from harness.pipeline.rescore import score
@@ -89,7 +89,7 @@ def _evaluate(
     started = datetime.now(UTC)
     train = train_rows(resolved)
     base = base_of(finished.run, resolved, train) if resolved.model is not None else None
-    answered = answer_all(finished.run, resolved, base, train, directory, stop)
+    predicted = predict_all(finished.run, resolved, base, train, directory, stop)
     about: dict[str, Any] = {"label": resolved.spec.data.label, **resolved.suite.describe(resolved.source)}
     machine: dict[str, Any] = {}
     if base is not None:
@@ -97,7 +97,7 @@ def _evaluate(
         machine = {"dtype": str(base.loaded.dtype), "device": str(base.loaded.device)}
     return Evaluation(
         settings=settings,
-        generation=answered.generation,
+        generation=predicted.generation,
         provenance=gather(about, machine),
         n_train=finished.record.n_train,
         sample=finished.record.sample,

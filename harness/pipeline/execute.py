@@ -15,7 +15,7 @@ from harness.config.clusters import Cluster, clusters_of
 from harness.config.spec import directory_name, run_id
 from harness.data.rows import Rows
 from harness.method import adapter_method
-from harness.pipeline.predict import Answered, answer_all, generator
+from harness.pipeline.predict import Predicted, generator, predict_all
 from harness.pipeline.prepare import Base, Prepared, attach, load_base, mixture, train_rows
 from harness.pipeline.reopen import RunData
 from harness.pipeline.rescore import score
@@ -122,9 +122,9 @@ class _Execution:
         if not self.processes.is_main:
             return None
         self.phase, self.where = "generate", lambda: None
-        answered = answer_all(self.run, self.resolved, base, rows, self.run, self.stop)
+        predicted = predict_all(self.run, self.resolved, base, rows, self.run, self.stop)
         self.phase = "score"
-        record = self._record(plan, base, rows, training, answered)
+        record = self._record(plan, base, rows, training, predicted)
         scores = self._score(record)
         self.run.write("record.json", record)
         return Outcome(run=self.run, record=record, scores=scores, fresh=True)
@@ -238,7 +238,7 @@ class _Execution:
         )
 
     def _record(
-        self, plan: Plan, base: Base | None, rows: Rows | None, training: TrainingSummary | None, answered: Answered
+        self, plan: Plan, base: Base | None, rows: Rows | None, training: TrainingSummary | None, predicted: Predicted
     ) -> RunRecord:
         resolved, train = self.resolved, self.resolved.spec.train
         data = {"label": resolved.spec.data.label, **resolved.suite.describe(resolved.source)}
@@ -252,9 +252,9 @@ class _Execution:
         return RunRecord(
             run_id=run_id(resolved.spec),
             spec=resolved.spec,
-            parameters=answered.parameters,
+            parameters=predicted.parameters,
             training=training,
-            generation=answered.generation,
+            generation=predicted.generation,
             provenance=gather(data, settings),
             n_train={t: rows.counts[t] if rows is not None else 0 for t in resolved.rows.by_task},
             sample=resolved.spec.data.sample,

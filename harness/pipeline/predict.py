@@ -33,25 +33,25 @@ from harness.store.run_directory import RunDirectory
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answered:
-    """What the texts took (None: no model was asked), and how large the adapters are."""
+class Predicted:
+    """What generating took (None where no model generated), and how large the adapters are."""
 
     generation: GenerationSummary | None
     parameters: Parameters
 
 
-def answer_all(
+def predict_all(
     run: RunDirectory,
     resolved: Resolved,
     base: Base | None,
     train: Rows | None,
     directory: RunDirectory,
     stop: StopFlag,
-) -> Answered:
-    """Write every text that is missing.
+) -> Predicted:
+    """Write every prediction that is missing.
 
     Args:
-        run: whose adapters answer. directory: where the predictions go, the run's own or an evaluation's.
+        run: the run with the adapters. directory: where the predictions go, the run's own or an evaluation's.
         base: None where no model is loaded here.
     """
     generations, sizes = [], []
@@ -66,16 +66,16 @@ def answer_all(
         if prepared is not None:
             sizes.append(size_of(resolved.method, prepared.adapter, cluster.tasks))
             prepared.adapter.detach()
-    return Answered(
+    return Predicted(
         generation=total_generation(generations), parameters=total(sizes, None if base is None else base.loaded)
     )
 
 
 def router_accuracy(chosen: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
-    """For reports: the share of each task's prompts that an adapter gave to the task itself, knowing no label.
+    """For reports: the share of each task's prompts that an adapter routed to the task itself, without labels.
 
     Args:
-        chosen: by task, how many of its prompts were given to which task; none is empty.
+        chosen: by task, how many of its prompts were routed to which task; none is empty.
     """
     shares = {task: counts.get(task, 0) / sum(counts.values()) for task, counts in chosen.items()}
     tasks = {

@@ -1,4 +1,4 @@
-"""A finished run opened again: every choice resolved anew and compared with the record, then model and adapter."""
+"""A finished run opened again: every choice is resolved and compared with the record, then model and adapter load."""
 
 from __future__ import annotations
 

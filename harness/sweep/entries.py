@@ -1,16 +1,18 @@
-"""The runs that a leaderboard's file asks for."""
+"""The runs that a leaderboard's file lists, as entries and as requests to ``harness run``."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from harness.config.clusters import KIND, clusters_of
 from harness.config.keys import by_section, changed, section_config
 from harness.config.method_config import choose_method, data_only, fingerprints, parse_budget, with_preset
+from harness.config.options import OPTIONS
 from harness.config.request import Request
 from harness.config.spec import LOCAL, EvalConfig, RunSpec, TrainConfig, canonical
 from harness.errors import HarnessError
@@ -21,7 +23,7 @@ LR = "train.lr"
 
 
 class Part(StrEnum):
-    """What a run is for."""
+    """The purpose of a run. TRIVIAL: a baseline. NULL: the same method under other seeds. SWEEP: a grid point."""
 
     ROW = "row"
     TRIVIAL = "trivial"
@@ -33,8 +35,8 @@ class Part(StrEnum):
 class Entry:
     """One configuration with its seeds.
 
-    sweep, point: the sweep's name and the grid's keys, for PART.SWEEP. tuned_as: the configuration whose grid of
-    learning rates decides this one's; None where nothing is tuned.
+    sweep, point: the sweep's name and the keys of the grid point, for ``Part.SWEEP``. tuned_as: the configuration whose
+    learning-rate search decides this one's rate; None if it is not tuned.
     """
 
     part: Part
@@ -46,17 +48,17 @@ class Entry:
 
     @property
     def label(self) -> str:
-        """The configuration's, and what it is for where that is not a plain row."""
+        """The configuration's label, with the purpose if it is not a row."""
         what = {Part.NULL: " [null]", Part.SWEEP: f" [{self.sweep}]"}.get(self.part, "")
         return self.config.label + what
 
 
 def entries(board: BoardSpec) -> Iterator[Entry]:
-    """Every configuration of the file: trivial rows, rows, the null row, the points of the sweeps."""
+    """Every configuration of the file: baselines, rows, the null row, and the grid points of the sweeps."""
     for name in board.trivial:
         yield Entry(part=Part.TRIVIAL, config=RowSpec(method=name), seeds=board.seeds[:1], tuned_as=None)
     for row in board.row:
-        seeds = board.seeds if row.backend is None else board.seeds[:1]  # an API is paid for once
+        seeds = board.seeds if row.backend is None else board.seeds[:1]  # calls of an API cost money
         yield Entry(part=Part.ROW, config=row, seeds=seeds, tuned_as=tuned(board, row))
     if board.null is not None:
         row = _bare(board.null)
@@ -76,7 +78,7 @@ def entries(board: BoardSpec) -> Iterator[Entry]:
 
 
 def tuned(board: BoardSpec, config: RowSpec, *, fixed: bool = False) -> RowSpec | None:
-    """The configuration whose learning rate is tuned; None where it is given, or where nothing is trained."""
+    """The configuration whose learning rate is tuned; None if the rate is given, or if nothing is trained."""
     cls = method_class(config.method)
     given = {**cls.presets.get(config.preset or "", {}), **common(board, config), **config.settings}
     if board.tune is None or fixed or LR in given:
@@ -85,51 +87,48 @@ def tuned(board: BoardSpec, config: RowSpec, *, fixed: bool = False) -> RowSpec 
 
 
 def common(board: BoardSpec, config: RowSpec) -> Settings:
-    """The file's settings for a row; a preset keeps its paper's training, so it takes none of ``train.*``."""
+    """The file's settings that apply to a row: all, but no ``train.*`` for a preset, which has its paper's training."""
     return {k: v for k, v in board.settings.items() if config.preset is None or not k.startswith("train.")}
 
 
 def request(
     board: BoardSpec, config: RowSpec, seed: int, *, lr: float | None = None, split: str | None = None
 ) -> Request:
-    """What ``harness run`` is asked for. Settings of the row win over the file's and over a preset's."""
-    trains = method_class(config.method).trains
-    clusters = config.clusters or board.clusters
-    options = {
-        "method": config.method,
-        "ablation": config.ablation,
-        "preset": config.preset,
-        "suite": board.suite,
-        "model": board.model if config.backend is None else None,
-        "backend": config.backend,
-        "data": board.data,
-        "tasks": board.tasks,
-        "prompt": config.prompt or board.prompt,
-        "shots": board.shots if config.shots is None else config.shots,
-        "budget": budget(board, config) if config.backend is None else None,
-        "clusters": clusters if trains and clusters != "none" else None,
-        "seed": seed,
-    }
+    """The request to ``harness run``. A row's settings take precedence over the file's and over a preset's."""
+    options = {name: _option(board, config, name) for name in OPTIONS} | {"seed": seed}
     keys: Settings = {**common(board, config), **config.settings, "eval.split": split or board.split}
     if lr is not None:
         keys[LR] = lr
     return Request(options={k: v for k, v in options.items() if v is not None}, keys=keys)
 
 
+def _option(board: BoardSpec, config: RowSpec, name: str) -> Any:
+    """The value of an option of ``harness run``: the row's own, else the file's; None if it is not given."""
+    if name == "budget":
+        return None if config.backend is not None else budget(board, config)
+    if name == "model" and config.backend is not None:
+        return None  # the back end names its model itself
+    own = getattr(config, name, None)
+    value = getattr(board, name, None) if own is None else own
+    if name == "clusters" and (value == "none" or not method_class(config.method).trains):
+        return None
+    return value
+
+
 def budget(board: BoardSpec, config: RowSpec) -> str | None:
-    """The budget of a row: its own, else the file's; none for a preset, or where the row says "none"."""
+    """The budget of a row: its own, else the file's; None for a preset, or if the row has ``budget = "none"``."""
     chosen = config.budget or (NO_BUDGET if config.preset else board.budget)
     return None if chosen == NO_BUDGET else chosen
 
 
 def arguments(asked: Request) -> list[str]:
     """The same request as arguments of ``harness run``."""
-    found: list[str] = []
+    words: list[str] = []
     for name, value in asked.options.items():
-        found += [f"--{name}", str(value)]
+        words += [f"--{name}", str(value)]
     for key, value in asked.keys.items():
-        found += ["--set", f"{key}={toml(value)}"]
-    return found
+        words += ["--set", f"{key}={toml(value)}"]
+    return words
 
 
 def toml(value: object) -> str:
@@ -139,8 +138,8 @@ def toml(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def with_place(board: BoardSpec, data: str | None, model: str | None) -> BoardSpec:
-    """The file with data and model from the command line."""
+def with_location(board: BoardSpec, data: str | None, model: str | None) -> BoardSpec:
+    """The file with the data and model of the command line, where they are given."""
     given = {k: v for k, v in (("data", data), ("model", model)) if v is not None}
     return board.model_copy(update=given)
 
@@ -150,31 +149,31 @@ def _bare(row: RowSpec) -> RowSpec:
 
 
 class Matcher:
-    """The entries of a leaderboard's file, to compare runs with."""
+    """Finds the entries of a leaderboard's file that a run belongs to."""
 
     def __init__(self, board: BoardSpec) -> None:
         self.board = board
         self.entries = list(entries(board))
 
     def entries_of(self, spec: RunSpec) -> list[Entry]:
-        """Every entry that asks for this run, whatever learning rate was chosen for it."""
-        return [e for e in self.entries if spec.seed in e.seeds and self._asks_for(e, spec)]
+        """Every entry that this run belongs to, whatever learning rate was chosen for it."""
+        return [e for e in self.entries if spec.seed in e.seeds and self._contains(e, spec)]
 
-    def _asks_for(self, entry: Entry, spec: RunSpec) -> bool:
+    def _contains(self, entry: Entry, spec: RunSpec) -> bool:
         config, method = entry.config, spec.method
         if (config.method, config.ablation, config.preset) != (method.name, method.ablation, method.preset):
             return False
-        if spec.parent is not None:  # a file's runs begin by themselves
+        if spec.parent is not None:  # the runs of a file are not initialised from other runs
             return False
         if not _clustered(request(self.board, config, spec.seed).options.get("clusters"), spec):
             return False
         try:
             return canonical(self._expected(entry, spec)) == canonical(spec)
-        except HarnessError:  # a method or a key of another version: nothing of today's file is that run
+        except HarnessError:  # the run has a method or a key of another version, so it is not one of this file
             return False
 
     def _expected(self, entry: Entry, spec: RunSpec) -> RunSpec:
-        """The run's spec with every choice that the entry makes."""
+        """The run's spec with every choice of the entry in place of the run's."""
         asked = request(self.board, entry.config, spec.seed, lr=None if entry.tuned_as is None else spec.train.lr)
         cls = method_class(entry.config.method)
         tables = by_section(with_preset(asked.keys, cls, entry.config.preset))
@@ -183,7 +182,7 @@ class Matcher:
         method = choose_method(cls, tables["method"], entry.config.ablation, budget, sizes)
         train = section_config(TrainConfig, "train", tables["train"])
         fields = changed(method, type(method)())
-        split = {"split": spec.eval.split}  # dev stands in where the data withhold the targets of test
+        split = {"split": spec.eval.split}  # a run evaluates on dev if the data have no targets for test
         return spec.model_copy(
             update={
                 "method": spec.method.model_copy(update={"fields": fields, "files": fingerprints(method)}),
@@ -201,8 +200,3 @@ def _clustered(choice: str | None, spec: RunSpec) -> bool:
     if spec.clusters is None:
         return choice is None
     return choice is not None and spec.clusters.label == (KIND if choice == KIND else Path(choice).stem)
-
-
-def only_sweeps(found: Sequence[Entry]) -> bool:
-    """True for a run that is a point of a sweep and no row."""
-    return bool(found) and all(e.part is Part.SWEEP for e in found)

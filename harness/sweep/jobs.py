@@ -1,4 +1,4 @@
-"""The runs of a leaderboard's file as jobs: which there are, which are done, which learning rate was chosen."""
+"""The runs of a leaderboard's file as jobs: all of them, those that are done, and the chosen learning rates."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from harness.sweep.tuning import Tuning, tuning_of
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One run. out: the folder that its directory is in. tuning: it is one point of a grid of learning rates."""
+    """One run. out: the folder of its directory. tuning: whether it is one point of a learning-rate search."""
 
     label: str
     asked: Request
@@ -28,11 +28,16 @@ class Job:
     run: RunDirectory
     tuning: bool = False
 
+    @property
+    def log_file(self) -> Path:
+        """Where the output of the run's process is stored."""
+        return self.out / "logs" / f"{self.run.name}.log"
+
 
 class Jobs:
-    """Every job of a leaderboard's file. What is done is read from disk each time, so nothing is lost with a process.
+    """Every job of a leaderboard's file. Their states are read from disk each time, so a killed sweep loses nothing.
 
-    impossible: why entries cannot be run (a budget that is too small, an unknown name), by label.
+    impossible: reasons why entries cannot be run (a budget that is too small, an unknown name), by label.
     """
 
     def __init__(self, board: BoardSpec, out: Path) -> None:
@@ -43,7 +48,7 @@ class Jobs:
 
     @cached_property
     def entries(self) -> list[Entry]:
-        """Those that can be run; the others are named in ``impossible``."""
+        """The entries that can be run; ``impossible`` has the others."""
         possible = []
         for entry in entries(self.board):
             try:
@@ -75,51 +80,51 @@ class Jobs:
         return replace(asked, options={**asked.options, "data": self._source})
 
     def tuning_jobs(self, config: RowSpec) -> dict[float, Job]:
-        """The runs of a grid, by learning rate."""
+        """The runs of a learning-rate search, by learning rate."""
         assert self.board.tune is not None
         seed, split = self.board.seeds[0], self.board.tune.by
-        found = {}
+        by_lr = {}
         for lr in self.board.tune.lr:
             asked = request(self.board, config, seed, lr=lr, split=split)
             job = self._job(f"{config.label}, lr {lr:g} on {split}", asked, self.out / TUNING_FOLDER)
-            found[lr] = replace(job, tuning=True)
-        return found
+            by_lr[lr] = replace(job, tuning=True)
+        return by_lr
 
     def tuning(self, config: RowSpec) -> Tuning | None:
-        """A grid's outcome; None while its runs are not done."""
+        """The result of a learning-rate search; None while its runs are not done."""
         assert self.board.tune is not None
         runs = {lr: job.run for lr, job in self.tuning_jobs(config).items()}
         return tuning_of(config.label, runs, self.board.tune.by, self.board.seeds[0])
 
     def final_jobs(self, entry: Entry, lr: float | None) -> Iterator[Job]:
-        """The entry's run for every seed, with the learning rate that was chosen (None: not tuned)."""
+        """The entry's run for every seed, with the chosen learning rate (None: not tuned)."""
         for seed in entry.seeds:
             asked = request(self.board, entry.config, seed, lr=lr)
             yield self._job(f"{entry.label}, seed {seed}", asked, self.out)
 
     def all_jobs(self) -> list[Job]:
-        """Every job once; a learning rate that is not chosen yet is the grid's first."""
-        found: dict[Path, Job] = {}
+        """Every job once; until a learning rate is chosen, the first of its grid is used."""
+        by_path: dict[Path, Job] = {}
         for job in self.tuning_stage():
-            found.setdefault(job.run.path, job)
+            by_path.setdefault(job.run.path, job)
         for entry in self.entries:
             lr = self.chosen(entry)
             for job in self.final_jobs(entry, self._lrs(entry)[0] if lr is None else lr):
-                found.setdefault(job.run.path, job)
-        return list(found.values())
+                by_path.setdefault(job.run.path, job)
+        return list(by_path.values())
 
     def tuning_stage(self) -> Iterator[Job]:
-        """Every job of every grid, in the file's order."""
+        """Every job of every learning-rate search, in the file's order."""
         for config in self.tuned():
             yield from self.tuning_jobs(config).values()
 
     def tuned(self) -> list[RowSpec]:
-        """Every configuration with a grid, once."""
-        found = {e.tuned_as.model_dump_json(): e.tuned_as for e in self.entries if e.tuned_as is not None}
-        return list(found.values())
+        """Every configuration with a learning-rate search, once."""
+        configs = {e.tuned_as.model_dump_json(): e.tuned_as for e in self.entries if e.tuned_as is not None}
+        return list(configs.values())
 
     def chosen(self, entry: Entry) -> float | None:
-        """The learning rate of an entry; None where it is not tuned, or not yet."""
+        """The learning rate of an entry; None if it is not tuned, or not yet."""
         tuning = None if entry.tuned_as is None else self.tuning(entry.tuned_as)
         return None if tuning is None else tuning.chosen
 

@@ -131,7 +131,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
 
 
 class _Steps:
-    """Optimiser steps of a run; the training rows are counted once for each limit on them."""
+    """Optimiser steps of a run; the training examples are counted once for each limit on them."""
 
     def __init__(self) -> None:
         self._n_rows: dict[tuple[str, int | None], int] = {}

@@ -1,12 +1,14 @@
-"""A leaderboard's runs, made one after another or side by side: tuning first, what is done left alone.
+"""Start the missing runs of a leaderboard's file, several at a time, learning-rate searches first.
 
-The first seed of a chosen learning rate takes its training over from the run that tuned it (``harness.taken``).
+What is done is read from disk, so several machines that share a folder can sweep the same file: each starts runs that
+no other one works on. The first seed of a chosen learning rate reuses the training of the search (``take_training``).
 """
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -14,23 +16,33 @@ from typing import Final
 from harness.errors import HarnessError
 from harness.reporting.numbers import duration
 from harness.runtime.signals import StopFlag, stop_gracefully
+from harness.store.lock import read_owner
 from harness.store.run_directory import State
-from harness.sweep.executors import Launch, Process, _log, start
+from harness.sweep.executors import Executor, RunProcess
 from harness.sweep.jobs import Job, Jobs
 from harness.sweep.tuning import diverged, keep, keep_all
 
-_LOOK_SECONDS: Final = 0.2
+LOG: Final = logging.getLogger(__name__)
 
 
-_LOOK_ELSEWHERE_SECONDS: Final = 5.0
+@dataclass(frozen=True, kw_only=True)
+class SweepOptions:
+    """How a sweep proceeds.
 
+    n_parallel: number of runs at a time. keep_going: start further runs after one has failed.
+    poll_seconds: interval at which running processes are checked. recheck_seconds: interval at which the disk is
+        checked while the only runs left belong to other processes.
+    """
 
-Say = Callable[[str], None]
+    n_parallel: int = 1
+    keep_going: bool = True
+    poll_seconds: float = 0.2
+    recheck_seconds: float = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """How a sweep ended. failed: reasons by label. waiting: what needs a run that failed, by label."""
+    """The result of a sweep. failed: reasons by label. waiting: labels of entries whose learning rate is not chosen."""
 
     n_done: int
     n_all: int
@@ -39,100 +51,104 @@ class Summary:
 
     @property
     def ok(self) -> bool:
+        """True if nothing has failed and nothing is left."""
         return not self.failed and not self.waiting
 
     def lines(self) -> Iterator[str]:
-        """For people: the count, then every failure."""
+        """The count, then every failure, for people."""
         yield f"{self.n_done} of {self.n_all} runs are done"
         for label, reason in self.failed.items():
             yield f"failed: {label}: {reason}"
         for label in self.waiting:
-            yield f"not started, its learning rates are not all tried: {label}"
+            yield f"not started, because its learning-rate search has not finished: {label}"
 
 
-def sweep(
-    jobs: Jobs, board: str, say: Say, *, at_once: int = 1, keep_going: bool = True, launch: Launch = start
-) -> Summary:
-    """Make every run that is missing. A run that fails stops nothing but what needs it.
+def sweep(jobs: Jobs, board: str, executor: Executor, options: SweepOptions | None = None) -> Summary:
+    """Start every missing run and wait for it. A run that fails stops only the runs that need its result.
 
     Args:
-        board: the leaderboard's name, under which tune.json keeps its grids.
-        at_once: processes at a time.
-        keep_going: False starts nothing more after the first failure.
+        board: name of the leaderboard; tune.json stores its learning-rate searches under this name.
 
-    Raises: Interrupted, once the runs at hand have kept their state; the same call goes on. HarnessError where a run is
-        no longer the one that was planned.
+    Raises: Interrupted, once the running runs have saved their state (the same call resumes); HarnessError if a run is
+        not the run that was planned.
     """
     with stop_gracefully() as stop:
-        work = _Work(jobs, say, launch, stop)
+        scheduler = Scheduler(jobs, executor, options or SweepOptions(), stop)
         try:
-            work.all(at_once, keep_going)
-        finally:  # what a stopped sweep has tuned stands in the leaderboard too
+            scheduler.run()
+        finally:  # the leaderboard shows the finished searches of an interrupted sweep too
             keep_all(jobs.out, board, [t for c in jobs.tuned() if (t := jobs.tuning(c)) is not None])
             _keep_grids(jobs)
-    return work.summary()
+    return scheduler.summary()
 
 
-def _keep_grids(jobs: Jobs) -> None:
-    """Put each grid beside the runs that it decided; a run of several entries keeps the first one's, a row's."""
-    kept: set[Path] = set()
-    for entry in jobs.entries:
-        tuning = None if entry.tuned_as is None else jobs.tuning(entry.tuned_as)
-        if tuning is None or tuning.chosen is None:
-            continue
-        for job in jobs.final_jobs(entry, tuning.chosen):
-            if job.run.path not in kept and job.run.state() is State.DONE:
-                keep(job.run, tuning)
-                kept.add(job.run.path)
+def settled(job: Job) -> bool:
+    """True if nothing is left to do: the run is done, or the search has shown that its learning rate diverges."""
+    return job.run.state() is State.DONE or (job.tuning and diverged(job.run))
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Running:
+class RunningJob:
+    """A job that was started. since: the time of its start, by ``time.monotonic``."""
+
     job: Job
-    process: Process
+    process: RunProcess
     since: float
 
 
-class _Work:
-    def __init__(self, jobs: Jobs, say: Say, launch: Launch, stop: StopFlag) -> None:
-        self.jobs, self.say, self.launch, self.stop = jobs, say, launch, stop
-        self.failed: dict[Path, tuple[str, str]] = {}
-        self.running: dict[Path, _Running] = {}
+@dataclass(frozen=True, kw_only=True)
+class OpenJobs:
+    """Jobs that are left: those that can be started now, and those that another process works on."""
+
+    ready: tuple[Job, ...] = ()
+    elsewhere: tuple[Job, ...] = ()
+
+
+class Scheduler:
+    """The loop of a sweep: start runs, wait until one ends, report it, and start the next ones."""
+
+    def __init__(self, jobs: Jobs, executor: Executor, options: SweepOptions, stop: StopFlag) -> None:
+        self.jobs, self.executor, self.options, self.stop = jobs, executor, options, stop
+        self.failed: dict[Path, str] = {}
+        self.labels: dict[Path, str] = {}
+        self.announced: set[Path] = set()
+        self.running: dict[Path, RunningJob] = {}
         self.seconds: list[float] = []
 
-    def all(self, at_once: int, keep_going: bool) -> None:
+    def run(self) -> None:
+        """Start every missing run and wait until none is left. Raises: see ``sweep``."""
         for label, reason in self.jobs.impossible.items():
-            self.say(f"cannot be run: {label}: {reason}")
-        said = False
+            LOG.warning("not possible: %s: %s", label, reason)
         while True:
-            open_jobs, elsewhere = self.open_jobs()
-            if self.failed and not keep_going:
-                open_jobs, elsewhere = [], []
-            for job in open_jobs[: at_once - len(self.running)]:
-                process = self.launch(job)
-                self.running[job.run.path] = _Running(job=job, process=process, since=time.monotonic())
-            if not self.running and not elsewhere:
+            left = OpenJobs() if self.failed and not self.options.keep_going else self.open_jobs()
+            for job in left.ready[: self.options.n_parallel - len(self.running)]:
+                process = self.executor.start(job)
+                self.running[job.run.path] = RunningJob(job=job, process=process, since=time.monotonic())
+            if not self.running and not left.elsewhere:
                 return
-            if elsewhere and not said:
-                self.say(f"another process works on {', '.join(j.label for j in elsewhere)}: waiting for it")
-                said = True
-            self.until_one_ends()
+            self.announce(left.elsewhere)
+            self.wait_for_one()
 
-    def open_jobs(self) -> tuple[list[Job], list[Job]]:
-        """Jobs that can be started now, grids first, and jobs that another process is at work on."""
-        found: dict[Path, Job] = {}
-        elsewhere: list[Job] = []
-        for job in self.ready():
+    def announce(self, elsewhere: Sequence[Job]) -> None:
+        """Log once for each run that another process works on."""
+        for job in elsewhere:
+            if job.run.path not in self.announced:
+                self.announced.add(job.run.path)
+                owner = read_owner(job.run.path) or "another process"
+                LOG.info("waiting for %s: %s is in use by %s", job.label, job.run.path, owner)
+
+    def open_jobs(self) -> OpenJobs:
+        """The jobs that are left, learning-rate searches first."""
+        ready: dict[Path, Job] = {}
+        elsewhere: dict[Path, Job] = {}
+        for job in self.known_jobs():
             path = job.run.path
-            if path in found or path in self.running or path in self.failed or settled(job):
+            if path in ready or path in self.running or path in self.failed or settled(job):
                 continue
-            if job.run.path.is_dir() and job.run.state() is State.RUNNING:
-                elsewhere.append(job)
-            else:
-                found[path] = job
-        return list(found.values()), elsewhere
+            (elsewhere if job.run.state() is State.RUNNING else ready)[path] = job
+        return OpenJobs(ready=tuple(ready.values()), elsewhere=tuple(elsewhere.values()))
 
-    def ready(self) -> Iterator[Job]:
+    def known_jobs(self) -> Iterator[Job]:
         """Jobs whose learning rate is known, done or not."""
         yield from self.jobs.tuning_stage()
         for entry in self.jobs.entries:
@@ -140,56 +156,55 @@ class _Work:
             if entry.tuned_as is None or lr is not None:
                 yield from self.jobs.final_jobs(entry, lr)
 
-    def until_one_ends(self) -> None:
-        """Wait until a run has ended, or for a while where only another process's are awaited."""
-        until = time.monotonic() + _LOOK_ELSEWHERE_SECONDS
+    def wait_for_one(self) -> None:
+        """Wait until a run has ended; if only other processes' runs are left, wait for ``recheck_seconds``."""
+        until = time.monotonic() + self.options.recheck_seconds
         while self.running or time.monotonic() < until:
             if self.stop:
                 self.terminate()
                 self.stop.check()
             ended = [path for path, run in self.running.items() if run.process.poll() is not None]
             for path in ended:
-                self.end(self.running.pop(path))
+                self.report(self.running.pop(path))
             if ended:
                 return
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(self.options.poll_seconds)
 
     def terminate(self) -> None:
-        """Ask every run to keep its state and stop, and wait until it has."""
+        """Ask every run to save its state and stop, and wait until all have."""
         for run in self.running.values():
             run.process.terminate()
         for run in self.running.values():
             run.process.wait()
 
-    def end(self, ended: _Running) -> None:
-        """Say how a run ended, and how much is left."""
+    def report(self, ended: RunningJob) -> None:
+        """Log how a run ended and how much is left."""
         job, status = ended.job, ended.process.wait()
         seconds = time.monotonic() - ended.since
+        level = logging.INFO
         if job.run.state() is State.DONE:
             self.seconds.append(seconds)
             how = f"done in {duration(seconds)}"
         elif settled(job):
-            how = "diverged: this learning rate is out"
-        elif job.run.path.is_dir() and job.run.state() is State.RUNNING:
-            how = "another process has begun it"
+            how = "diverged, so this learning rate is excluded"
+        elif job.run.state() is State.RUNNING:
+            how = "another process works on it"
         elif status == 0:
             self.terminate()
             raise HarnessError(
-                f"{job.label} was planned as {job.run.name}, and the command made another run: the data, the model or "
-                "the code have changed meanwhile. Give the same command again"
+                f"{job.label} was planned as {job.run.name}, but the command produced another run: the data, the model "
+                "or the code have changed since the sweep started. Run the same command again"
             )
         else:
-            self.failed[job.run.path] = (job.label, _reason(job, status))
-            how = f"failed: {self.failed[job.run.path][1]}"
-        every = self.jobs.all_jobs()
-        left = sum(not settled(j) for j in every)
-        rest = sum(self.seconds) / len(self.seconds) * left if self.seconds else None
-        about = f", about {duration(rest)} of runs" if rest and left else ""
-        self.say(f"[{len(every) - left}/{len(every)}] {job.label}: {how}; {left} left{about}")
+            level = logging.WARNING
+            self.failed[job.run.path], self.labels[job.run.path] = _reason(job, status), job.label
+            how = f"failed: {self.failed[job.run.path]}"
+        LOG.log(level, "%s %s: %s%s", self._count(), job.label, how, self._left())
 
     def summary(self) -> Summary:
+        """The state of every job after the sweep."""
         every = self.jobs.all_jobs()
-        failed = {**self.jobs.impossible, **dict(self.failed.values())}
+        failed = {**self.jobs.impossible, **{self.labels[path]: reason for path, reason in self.failed.items()}}
         waiting = []
         for entry in self.jobs.entries:
             tuning = None if entry.tuned_as is None else self.jobs.tuning(entry.tuned_as)
@@ -204,16 +219,33 @@ class _Work:
             waiting=tuple(dict.fromkeys(waiting)),
         )
 
+    def _count(self) -> str:
+        every = self.jobs.all_jobs()
+        return f"[{sum(settled(job) for job in every)}/{len(every)}]"
 
-def settled(job: Job) -> bool:
-    """True where nothing is left to do: the run is done, or tuning has shown that its learning rate diverges."""
-    return job.run.state() is State.DONE or (job.tuning and diverged(job.run))
+    def _left(self) -> str:
+        left = sum(not settled(job) for job in self.jobs.all_jobs())
+        if not left or not self.seconds:
+            return f"; {left} left"
+        return f"; {left} left, about {duration(sum(self.seconds) / len(self.seconds) * left)} of run time"
+
+
+def _keep_grids(jobs: Jobs) -> None:
+    """Store each search with the runs that it decided; for a run of several entries the first entry's, a row's."""
+    kept: set[Path] = set()
+    for entry in jobs.entries:
+        tuning = None if entry.tuned_as is None else jobs.tuning(entry.tuned_as)
+        if tuning is None or tuning.chosen is None:
+            continue
+        for job in jobs.final_jobs(entry, tuning.chosen):
+            if job.run.path not in kept and job.run.state() is State.DONE:
+                keep(job.run, tuning)
+                kept.add(job.run.path)
 
 
 def _reason(job: Job, status: int) -> str:
     failure = job.run.failure()
     if failure is not None:
         return f"{failure.error}: {failure.message}"
-    log = _log(job)
-    text = log.read_text("utf-8", errors="replace").strip() if log.exists() else ""
-    return text.splitlines()[-1].removeprefix("error: ") if text else f"ended with status {status}"
+    text = job.log_file.read_text("utf-8", errors="replace").strip() if job.log_file.exists() else ""
+    return text.splitlines()[-1].removeprefix("error: ") if text else f"ended with exit status {status}"

@@ -1,4 +1,4 @@
-"""What a leaderboard compares: a TOML file, read and checked."""
+"""The TOML file that defines a leaderboard: its models, and how it is read and checked."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from typing import Any, Literal
 from pydantic import Field, JsonValue, ValidationError, field_validator
 
 from harness.config.keys import parse_value
+from harness.config.options import OPTIONS
 from harness.errors import UsageError, unknown
+from harness.registry import suite_class
 from harness.store.record import Frozen
 
 Settings = dict[str, JsonValue]
 NO_BUDGET = "none"
+_NAMED_BY_POSITION = ("method", "ablation", "preset")
 
 
 class Tune(Frozen):
-    """The learning rates that every trained row tries, on dev with the first seed."""
+    """The learning rates that are tried for every trained row, on dev with the first seed."""
 
     lr: tuple[float, ...] = Field(min_length=1)
     by: Literal["dev"] = "dev"
@@ -28,17 +31,17 @@ class Tune(Frozen):
     @classmethod
     def _ascending(cls, values: tuple[float, ...]) -> tuple[float, ...]:
         if min(values) <= 0:
-            raise ValueError("learning rates are above 0")
+            raise ValueError("learning rates must be greater than 0")
         return tuple(sorted(set(values)))
 
 
 class RowSpec(Frozen):
-    """One method as it is compared.
+    """One row of a leaderboard: a method with its options. All fields but ``settings`` are options of ``harness run``.
 
-    preset: keeps its paper's ranks, learning rate and training; of the file's settings it takes no ``train.*``.
-    budget: default the file's, and none for a preset; "none" lifts it.
-    backend: one of lm-eval's models answers, such as an API: such a row stands "for orientation" and is never ranked.
-    prompt, shots: default the file's; rows with others stand in a table of their own.
+    preset: the ranks, learning rate and training of the method's paper; the file's ``train.*`` settings do not apply.
+    budget: default the file's, and none for a preset; "none" removes it.
+    backend: the back end that generates, such as an API; the row is listed "for orientation" and is never ranked.
+    prompt, shots: default the file's; rows with other values are in a table of their own.
     settings: keys such as ``method.rank``, flat (``"method.rank" = 8``) or as tables (``method.rank = 8``).
     """
 
@@ -62,17 +65,18 @@ class RowSpec(Frozen):
         """``cgc_lora+no_gate (paper) method.rank=8``."""
         words = [self.method + (f"+{self.ablation}" if self.ablation else "")]
         words += [f"({self.preset})"] if self.preset else []
-        words += [f"clusters={self.clusters}"] if self.clusters else []
-        for key in ("budget", "backend", "prompt", "shots"):
-            words += [f"{key}={value}"] if (value := getattr(self, key)) is not None else []
+        for name in OPTIONS:
+            value = getattr(self, name, None)
+            if value is not None and name not in _NAMED_BY_POSITION:
+                words.append(f"{name}={value}")
         return " ".join([*words, *(f"{k}={v}" for k, v in sorted(self.settings.items()))])
 
 
 class SweepSpec(RowSpec):
-    """A method at each point of a grid, with a plot.
+    """A method at each point of a grid, with a figure.
 
-    grid: values by key; several keys are crossed. tune: every point has learning rates of its own; else they are all
-    trained with the one chosen for the method without the grid's keys.
+    grid: values by key; several keys give every combination. tune: whether the learning rate is tuned at each point;
+    otherwise all points use the rate that was chosen for the method without the grid's keys.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
@@ -85,19 +89,19 @@ class SweepSpec(RowSpec):
         return flatten(value)
 
     def points(self) -> Iterator[Settings]:
-        """Every point as keys and values, in the grid's order."""
+        """Every grid point as keys and values, in the order of the grid."""
         for values in itertools.product(*self.grid.values()):
             yield {k: _plain(v) for k, v in zip(self.grid, values, strict=True)}
 
 
 class NullSpec(RowSpec):
-    """A row's method again under seeds that no other row has: what differs between the two is noise."""
+    """A row's method again under seeds that no other row has: the difference between the two is seed noise."""
 
     seeds: tuple[int, ...] = Field(min_length=1)
 
 
 class Orientation(Frozen):
-    """A figure from elsewhere, shown in a table of its own and never ranked. value: in percent."""
+    """A value from a publication, listed in a table of its own and never ranked. value: in percent."""
 
     name: str
     value: float = Field(ge=0, le=100)
@@ -105,7 +109,7 @@ class Orientation(Frozen):
 
 
 class Claim(Frozen):
-    """That one row is above another, and who says so: answered in words."""
+    """A published claim that one row is better than another; the leaderboard reports whether the runs support it."""
 
     above: str
     below: str
@@ -113,10 +117,13 @@ class Claim(Frozen):
 
 
 class BoardSpec(Frozen):
-    """A leaderboard's file. ``row``, ``sweep``, ``orientation`` and ``claim`` are arrays of tables (``[[row]]``)."""
+    """A leaderboard's file. ``row``, ``sweep``, ``orientation`` and ``claim`` are arrays of tables (``[[row]]``).
+
+    model: default the suite's own default model. trivial: baselines, each with the first seed.
+    """
 
     suite: str
-    model: str = "tiny"
+    model: str | None = None
     data: str | None = None
     tasks: str | None = None
     split: Literal["train", "dev", "test"] = "test"
@@ -146,7 +153,7 @@ class BoardSpec(Frozen):
         names = [s.name for s in sweeps]
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"two sweeps are called {name!r}")
+                raise ValueError(f"two sweeps have the name {name!r}: give each a name of its own")
         return sweeps
 
 
@@ -155,7 +162,7 @@ def read_board(path: Path) -> BoardSpec:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}. See leaderboards/ for files that compare methods") from error
+        raise UsageError(f"{path}: {error.strerror}. For examples, see leaderboards/*.toml") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not valid TOML: {error}") from error
     for key in content:
@@ -168,9 +175,11 @@ def read_board(path: Path) -> BoardSpec:
         where = ".".join(str(p + 1) if isinstance(p, int) else p for p in first["loc"])
         raise UsageError(f"{path}: {where} = {first.get('input')!r}: {first['msg']}") from error
     if not (board.row or board.trivial or board.sweep):
-        raise UsageError(f"{path} compares nothing: give it a [[row]] with a method")
+        raise UsageError(f"{path} compares nothing: add a [[row]] with a method")
     if board.null is not None and set(board.null.seeds) & set(board.seeds):
-        raise UsageError(f"{path}: null.seeds and seeds share a seed: the null row needs seeds of its own")
+        raise UsageError(f"{path}: null.seeds and seeds have a seed in common: give the null row seeds of its own")
+    if board.model is None:
+        return board.model_copy(update={"model": suite_class(board.suite).default_model})
     return board
 
 
@@ -178,14 +187,14 @@ def flatten(value: Any, prefix: str = "") -> Settings:
     """Nested tables as ``{"train.lr": …}``; the word "none" means None."""
     if not isinstance(value, Mapping):
         raise ValueError("expected a table of keys such as train.steps = 100")
-    found: Settings = {}
+    flat: Settings = {}
     for key, inner in value.items():
         name = f"{prefix}{key}"
         if isinstance(inner, Mapping):
-            found |= flatten(inner, f"{name}.")
+            flat |= flatten(inner, f"{name}.")
         else:
-            found[name] = _plain(inner)
-    return found
+            flat[name] = _plain(inner)
+    return flat
 
 
 def _plain(value: Any) -> Any:

@@ -71,8 +71,8 @@ class EngineTrainer:
             part=self.run.part,
             on_step=self.on_step,
         )
-        self._optimiser: Mapping[str, Tensor] = {}  # of the unfinished stage, as the checkpoint has it
-        self._steps: StepRunner | None = None  # of the stage that is running
+        self._optimiser: Mapping[str, Tensor] = {}  # The checkpoint's optimiser state for the unfinished stage.
+        self._steps: StepRunner | None = None  # The steps of the current stage.
         self._layout: Layout | None = None
 
     def restore(self) -> None:

@@ -204,7 +204,7 @@ def test_a_step_that_waits_for_launches_is_said_to(loaded: LoadedModel) -> None:
 
     assert "cgc_lora is bound by kernel launches" in render(on_gpu(1.6))
     assert "bound by kernel launches" not in render(on_gpu(1.4))
-    assert "2.00 GiB" in render(on_gpu(1.4))
+    assert "2.0 GiB" in render(on_gpu(1.4))
     assert to_json(on_gpu(1.6))["rows"][0]["launch_bound"]["ours"] is True
 
 

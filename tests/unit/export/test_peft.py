@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from harness.errors import HarnessError, ModelError, StoreError
-from harness.export.peft import SERVED_RANKS, export_lora, export_merged, merge_into
+from harness.export.merged import export_merged, merge_into
+from harness.export.peft import SERVED_RANKS, export_lora
 from harness.method import LoRAFactors
 from harness.testing.toys import TASKS, perturb, toy_model
 from methods.c_poly import CPoly

@@ -165,6 +165,21 @@ def test_arguments_keep_their_order_and_are_available_by_key() -> None:
     assert found.by_key == {"base_url": "http://a/b?c=d", "model": "m"}
 
 
+@pytest.mark.parametrize("error", [ConnectionError("refused"), KeyError("choices"), TimeoutError("60 s")], ids=repr)
+def test_a_failed_request_is_reported_as_the_back_ends(
+    backend_run: Command, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    from lm_eval.models.dummy import DummyLM
+
+    def failing(*_: Any, **__: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(DummyLM, "generate_until", failing)
+    failed = backend_run("lm-eval:dummy")
+    assert failed.status == 1
+    assert f"lm-eval:dummy failed: {type(error).__name__}" in failed.err
+
+
 def test_an_error_of_our_own_is_not_reported_as_the_back_ends(
     backend_run: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from logged import messages
 
 from harness.config import request as inputs
 from harness.errors import HarnessError, UsageError
 from harness.pipeline.execute import execute
 from harness.pipeline.resolve import resolve
+from harness.store.record import Failure
 from harness.store.run_directory import find_runs
 from harness.sweep.entries import Part, entries, request
-from harness.sweep.executors import Launch
+from harness.sweep.executors import Executor
 from harness.sweep.jobs import Job, Jobs
-from harness.sweep.scheduler import Summary, sweep
+from harness.sweep.scheduler import Summary, SweepOptions, sweep
 from harness.sweep.spec import read_board
 from harness.sweep.tuning import read_tuning
 
@@ -66,35 +70,42 @@ class Ended:
 
 @dataclass
 class Here:
-    """Runs jobs in this process. broken: labels that fail, and by what error."""
+    """An executor that runs jobs in this process, at once.
 
-    broken: dict[str, HarnessError] = field(default_factory=dict)
+    broken: error messages of runs that fail, by label.
+    """
+
+    broken: dict[str, str] = field(default_factory=dict)
     made: list[str] = field(default_factory=list)
 
-    def __call__(self, job: Job) -> Ended:
+    def start(self, job: Job) -> Ended:
         self.made.append(job.label)
+        if job.label in self.broken:
+            job.run.write("failure.json", failure(self.broken[job.label]))
+            return Ended(1)
         try:
-            resolved = resolve(job.asked)
-            if job.label in self.broken:
-                with pytest.MonkeyPatch.context() as patch:
-                    patch.setattr(type(resolved.method), "fit", self.failing(job.label))
-                    execute(resolved, job.out, inputs.to_json(job.asked), lambda _: None)
-            execute(resolved, job.out, inputs.to_json(job.asked), lambda _: None)
+            execute(resolve(job.asked), job.out, inputs.to_json(job.asked))
         except HarnessError:
             return Ended(1)
         return Ended(0)
 
-    def failing(self, label: str) -> Callable[..., None]:
-        def fail(*_: object) -> None:
-            raise self.broken[label]
 
-        return fail
+def failure(message: str) -> Failure:
+    return Failure(
+        stage="train",
+        where=None,
+        error="HarnessError",
+        message=message,
+        traceback="",
+        failed_at=datetime(2025, 1, 1, tzinfo=UTC),
+    )
 
 
-def run_all(path: Path, here: Launch, **options: Any) -> tuple[Summary, list[str]]:
-    said: list[str] = []
+def run_all(path: Path, executor: Executor, **options: Any) -> tuple[Summary, list[str]]:
+    """Sweep a file. Returns: the summary and the messages."""
     jobs = Jobs(read_board(path), path.parent.parent / "runs")
-    return sweep(jobs, path.stem, said.append, launch=here, **options), said
+    with messages() as lines:
+        return sweep(jobs, path.stem, executor, SweepOptions(poll_seconds=0.01, **options)), lines
 
 
 def test_a_file_names_rows_sweeps_trivial_and_null_rows(board_file: Callable[[str], Path], plugin: Path) -> None:
@@ -140,7 +151,7 @@ grid = { train.per_task = [4, "none"], train.loss = ["token", "task"] }
         ("rows = []", "Did you mean 'row'"),
         ("[[row]]\nmethod = 'lora_all'\nrank = 3", "row.1.rank"),
         ("tune = { lr = [] }\n[[row]]\nmethod = 'lora_all'", "tune.lr"),
-        ("null = { method = 'lora_all', seeds = [1] }\n[[row]]\nmethod = 'lora_all'", "seeds of its own"),
+        ("null = { method = 'lora_all', seeds = [1] }\n[[row]]\nmethod = 'lora_all'", "of its own"),
         ("[[orientation]]\nname = 'x'\nvalue = 101\nnote = ''", "orientation.1.value"),
         ("row = 3 3", "not valid TOML"),
     ],
@@ -196,7 +207,7 @@ method = "lora_all"
 [[row]]
 method = "toy_lora"
 """)
-    errors = {"lora_all, lr 0.01 on dev": HarnessError("out of toys"), "toy_lora, seed 1": HarnessError("broken")}
+    errors = {"lora_all, lr 0.01 on dev": "out of toys", "toy_lora, seed 1": "broken"}
     done, _ = run_all(path, Here(broken=errors))
     assert not done.ok
     assert done.failed == {
@@ -263,7 +274,7 @@ class Slow:
     going: int = 0
     most: int = 0
 
-    def __call__(self, job: Job) -> Any:
+    def start(self, job: Job) -> Any:
         self.going += 1
         self.most = max(self.most, self.going)
         return SlowProcess(self, job)
@@ -289,7 +300,7 @@ class SlowProcess:
         if self.looks < 3:
             return None
         if self.looks == 3:
-            self.status = self.slow.here(self.job).status
+            self.status = self.slow.here.start(self.job).status
             self.slow.going -= 1
         return self.status
 
@@ -297,7 +308,7 @@ class SlowProcess:
 def test_as_many_runs_as_asked_for_go_on_at_once(board_file: Callable[[str], Path], plugin: Path) -> None:
     path = board_file('[[row]]\nmethod = "majority"\n[[row]]\nmethod = "nearest"\n')
     slow = Slow()
-    done, _ = run_all(path, slow, at_once=3)
+    done, _ = run_all(path, slow, n_parallel=3)
     assert (done.ok, done.n_done, slow.most, slow.going) == (True, 4, 3, 0)
 
 
@@ -305,22 +316,26 @@ def test_after_a_failure_nothing_more_is_started_where_that_was_asked_for(
     board_file: Callable[[str], Path], plugin: Path
 ) -> None:
     path = board_file('[[row]]\nmethod = "toy_lora"\n')
-    here = Here(broken={"toy_lora, seed 0": HarnessError("no toys")})
+    here = Here(broken={"toy_lora, seed 0": "no toys"})
     done, _ = run_all(path, here, keep_going=False)
     assert not done.ok
     assert here.made == ["toy_lora, seed 0"]
 
 
+class Nothing:
+    """An executor whose runs end without a result."""
+
+    def start(self, job: Job) -> Ended:
+        return Ended(0)
+
+
 def test_a_sweep_whose_data_change_under_it_stops(board_file: Callable[[str], Path], plugin: Path) -> None:
     path = board_file('trivial = ["majority", "nearest"]\n')
     with pytest.raises(HarnessError, match=r"majority, seed 0 was planned as majority-toys-.*have changed"):
-        run_all(path, lambda job: Ended(0))
+        run_all(path, Nothing())
 
 
-def test_a_run_of_another_process_is_waited_for_and_not_begun(
-    board_file: Callable[[str], Path], plugin: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("harness.sweep.scheduler._LOOK_ELSEWHERE_SECONDS", 0.3)
+def test_a_run_of_another_process_is_waited_for_and_not_begun(board_file: Callable[[str], Path], plugin: Path) -> None:
     path = board_file('trivial = ["majority"]\n')
     (job,) = Jobs(read_board(path), path.parent.parent / "runs").all_jobs()
     locked, release = threading.Event(), threading.Event()
@@ -335,9 +350,10 @@ def test_a_run_of_another_process_is_waited_for_and_not_begun(
     locked.wait(20)
     threading.Timer(1.0, release.set).start()
     here = Here()
-    done, said = run_all(path, here)
+    done, said = run_all(path, here, recheck_seconds=0.1)
     other.join()
-    assert said[0] == "another process works on majority, seed 0: waiting for it"
+    waiting = f"waiting for majority, seed 0: {job.run.path} is in use by process {os.getpid()} on host"
+    assert [line.startswith(waiting) for line in said[:2]] == [True, False]
     assert done.ok
     assert here.made == ["majority, seed 0"]
 
@@ -376,7 +392,7 @@ def test_a_sweep_that_is_stopped_goes_on_where_it_was(
     first.send_signal(signal.SIGTERM)
     out, err = first.communicate(timeout=120)
     assert first.returncode == 143, err
-    assert "goes on" in err or "go on" in err
+    assert "same command again to resume" in err
     steps = len(log[0].read_text().splitlines())
     assert 0 < steps < 150
     assert "majority, seed 0: done" in err
