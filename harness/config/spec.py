@@ -120,7 +120,7 @@ class TrainConfig(Section):
     patience: int | None = Field(
         None, ge=1, description="early stopping: number of evaluations without improvement (needs train.eval_every)"
     )
-    eval_rows: Annotated[int, Runtime] = Field(20, ge=1, description="with train.eval_every: dev examples per task")
+    eval_rows: int = Field(20, ge=1, description="with train.eval_every: dev examples per task")
     gradient_checkpointing: Annotated[bool, Runtime] = Field(
         False,
         description="recompute activations in the backward pass: less memory, more time",

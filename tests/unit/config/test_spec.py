@@ -86,6 +86,7 @@ def test_speed_and_labels_do_not_identify_a_run(changes: dict[str, Any]) -> None
     "changes",
     [
         {"train": TrainConfig(steps=4)},
+        {"train": TrainConfig(steps=3, eval_rows=1)},
         {"model": None},
         {"data": DataSpec(label="sample", sample=True, fingerprints={"test.jsonl": "other"})},
         {"method": MethodSpec(name="lora_all", version=1, fields={"alpha": 8.0})},
