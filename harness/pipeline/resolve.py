@@ -131,7 +131,7 @@ def _model(method: Method, suite: Suite, options: Mapping[str, Any], backend: Ba
     if method.trains or isinstance(method, Baseline):
         raise UsageError(
             f"--backend {options['backend']} generates with a model of its own, which --method {options['method']} "
-            "cannot adapt. Give a method that uses the base model as it is"
+            "cannot adapt. Choose a method without training and with a model, for example from: harness list"
         )
     if options["model"]:
         raise UsageError(
