@@ -68,7 +68,8 @@ def questions(resolved: Resolved, prepared: Prepared, n: int, tasks: Sequence[st
     for task in prepared.tasks:
         examples = rows.of(task) if tasks is None or task in tasks else []
         kept: list[Request] = []
-        for example, (prompt, _) in zip(examples, encoder.prompts(examples), strict=True):
+        for example, encoded in zip(examples, encoder.prompts(examples), strict=True):
+            prompt = encoded.tokens
             if list(tokenizer(tokenizer.decode(prompt))["input_ids"]) == list(prompt) and len(kept) < n:
                 limit = encoder.limit(task, prompt)
                 kept.append(Request(id=example.id, task=task, prompt=prompt, limit=limit))

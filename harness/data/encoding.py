@@ -21,6 +21,14 @@ _SAMPLE = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
+class EncodedPrompt:
+    """The tokens of a prompt. truncated: in-context examples or its middle were left out."""
+
+    tokens: tuple[int, ...]
+    truncated: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Encoded:
     """One training sequence: prompt tokens, then target tokens with eos last.
 
@@ -57,8 +65,13 @@ class Encoder:
         prompts = self.prompts(examples)
         targets = self.targets(examples)
         return [
-            Encoded(task=e.task, prompt=p, target=(*t[: self.max_length - len(p) - 1], self.eos), truncated=truncated)
-            for e, (p, truncated), t in zip(examples, prompts, targets, strict=True)
+            Encoded(
+                task=example.task,
+                prompt=prompt.tokens,
+                target=(*target[: self.max_length - len(prompt.tokens) - 1], self.eos),
+                truncated=prompt.truncated,
+            )
+            for example, prompt, target in zip(examples, prompts, targets, strict=True)
         ]
 
     def targets(self, examples: Sequence[Example]) -> list[list[int]]:
@@ -66,15 +79,15 @@ class Encoder:
         ids: list[list[int]] = self.tokenizer([e.target for e in examples], add_special_tokens=False)["input_ids"]
         return ids
 
-    def prompts(self, examples: Sequence[Example]) -> list[tuple[tuple[int, ...], bool]]:
-        """Prompt tokens, and whether the prompt was truncated.
+    def prompts(self, examples: Sequence[Example]) -> list[EncodedPrompt]:
+        """The prompts of examples, truncated where they are too long.
 
         In-context examples are left out first, then the middle of the prompt, since instructions are at either end.
         """
         if not examples:
             return []
         full = self._tokens([self.text(e, self.n_shots) for e in examples])
-        out = []
+        prompts = []
         for example, ids in zip(examples, full, strict=True):
             room = self.room(example.task)
             shots = self.n_shots
@@ -86,8 +99,9 @@ class Encoder:
                 head = room // 2
                 ids = ids[:head] + ids[len(ids) - (room - head) :]
             # An empty prompt still needs one token to predict the target from.
-            out.append((tuple(ids) or (self.eos,), too_long or shots < self.n_shots))
-        return out
+            tokens = tuple(ids) or (self.eos,)
+            prompts.append(EncodedPrompt(tokens=tokens, truncated=too_long or shots < self.n_shots))
+        return prompts
 
     def room(self, task: str) -> int:
         """Tokens that a prompt of the task may have."""

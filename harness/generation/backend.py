@@ -58,9 +58,9 @@ def predict_with_model(generator: Generator, encoder: Encoder, writer: Predictio
     """Generate every prediction that is not on disk yet; a batch that is only partly on disk is generated whole."""
     done = writer.recover()
     requests = [
-        Request(id=example.id, task=task, prompt=prompt, limit=encoder.limit(task, prompt))
+        Request(id=example.id, task=task, prompt=prompt.tokens, limit=encoder.limit(task, prompt.tokens))
         for task, examples in writer.examples.items()
-        for example, (prompt, _) in zip(examples, encoder.prompts(examples), strict=True)
+        for example, prompt in zip(examples, encoder.prompts(examples), strict=True)
     ]
     started = time.perf_counter()
     with tqdm(total=len(requests), initial=len(done), desc="generate", unit="example", disable=None) as bar:

@@ -45,15 +45,17 @@ def try_prompt(path: Path, task: str, prompt: str, data: str | None = None, mode
 def _generate(finished: ReopenedRun, example: Example, train: SplitExamples | None) -> str:
     prepared = load(finished.run, finished.resolved, train, example.task)
     encoder = prepared.encoder
-    ((ids, cut),) = encoder.prompts([example])
-    request = Request(id=example.id, task=example.task, prompt=ids, limit=encoder.limit(example.task, ids))
+    (prompt,) = encoder.prompts([example])
+    request = Request(
+        id=example.id, task=example.task, prompt=prompt.tokens, limit=encoder.limit(example.task, prompt.tokens)
+    )
     made: list[Generated] = []
 
     def keep(batch: Sequence[Generated]) -> None:
         made.extend(batch)
 
     generator(finished.resolved, prepared).run([request], keep)
-    if cut:
+    if prompt.truncated:
         LOG.warning(
             "the prompt was truncated to %d tokens: in-context examples or its middle were left out",
             encoder.room(example.task),

@@ -29,9 +29,9 @@ class DevEvaluator:
         """The mean over ``tasks`` of each one's headline by its default protocol; None where none has dev examples."""
         chosen = [t for t in tasks if self.examples[t]]
         requests = [
-            Request(id=e.id, task=t, prompt=prompt, limit=self.encoder.limit(t, prompt))
+            Request(id=e.id, task=t, prompt=prompt.tokens, limit=self.encoder.limit(t, prompt.tokens))
             for t in chosen
-            for e, (prompt, _) in zip(self.examples[t], self.encoder.prompts(self.examples[t]), strict=True)
+            for e, prompt in zip(self.examples[t], self.encoder.prompts(self.examples[t]), strict=True)
         ]
         tokens: dict[PredictionKey, tuple[int, ...]] = {}
 

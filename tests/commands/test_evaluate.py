@@ -282,7 +282,7 @@ def test_the_routers_accuracy_is_that_of_the_choices_made_one_by_one(
     finished, prepared = opened.finished, opened.prepared
     for task in prepared.tasks:
         encoded = prepared.encoder.prompts(finished.resolved.evaluated.of(task))
-        routes = [prepared.adapter.assign([torch.tensor(ids)]) for ids, _ in encoded]
+        routes = [prepared.adapter.assign([torch.tensor(prompt.tokens)]) for prompt in encoded]
         names = [prepared.tasks[route] for (route,) in routes]
         assert said[task]["chosen"] == {name: names.count(name) for name in set(names)}
         assert said[task]["n"] == len(names) == 4

@@ -92,7 +92,7 @@ def test_a_full_disk_keeps_the_checkpoint_before_and_says_so(tmp_path: Path, mon
     save(tmp_path, 1)
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", raise_full)
-        with pytest.raises(StoreError, match=r"No space left.*kept.*free space"):
+        with pytest.raises(StoreError, match=r"No space left.*saved.*free some space"):
             save(tmp_path, 2)
     assert [p.name for p in tmp_path.iterdir()] == ["00000001"]
     found = load_newest(tmp_path, OWNER)
