@@ -19,11 +19,11 @@ import torch
 from generation import lm_eval_model, lm_eval_texts, now, ratio
 from tabulate import tabulate
 
-from harness.data.rows import group
+from harness.data.splits import group
 from harness.generation.generator import Generated, Request
 from harness.generation.predictions import PredictionKey
 from harness.pipeline.predict import generator
-from harness.pipeline.prepare import Prepared, train_rows
+from harness.pipeline.prepare import Prepared, train_examples
 from harness.pipeline.reopen import load, reopen
 from harness.pipeline.resolve import Resolved
 
@@ -39,7 +39,7 @@ def main() -> None:
     evaluation = spec.eval.model_copy(update={"batch_tokens": options.batch_tokens or spec.eval.batch_tokens})
     spec = spec.model_copy(update={"train": train, "eval": evaluation})
     resolved = dataclasses.replace(finished.resolved, spec=spec)
-    prepared = load(finished.run, resolved, train_rows(resolved))
+    prepared = load(finished.run, resolved, train_examples(resolved))
     requests = questions(resolved, prepared, options.per_task, options.tasks)
     loaded = prepared.loaded
     print(f"{finished.run.name}, {loaded.dtype}, {loaded.device}, {torch.get_num_threads()} threads")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.data.rows import Rows
+from harness.data.splits import SplitExamples
 from harness.errors import UsageError
 from harness.seeding import stable_seed
 from harness.task import Example
@@ -149,7 +149,9 @@ def check_style(tokenizer: Any, style: str) -> None:
         raise UsageError("this model's tokenizer has no chat template: use --prompt plain, or a chat model")
 
 
-def generation_limits(tokenizer: Any, train: Rows | None, tasks: Sequence[str], given: int | None) -> dict[str, int]:
+def generation_limits(
+    tokenizer: Any, train: SplitExamples | None, tasks: Sequence[str], given: int | None
+) -> dict[str, int]:
     """Tokens that may be generated, by task: 1.25 times the 99.5 % quantile of the lengths of its targets with eos.
 
     A task without training examples gets the largest limit of the others.
@@ -169,8 +171,8 @@ def generation_limits(tokenizer: Any, train: Rows | None, tasks: Sequence[str], 
     return {task: limits.get(task, max(limits.values(), default=DEFAULT_LIMIT)) for task in tasks}
 
 
-def draw(rows: Rows, task: str, n: int, *key: object) -> list[Example]:
+def draw(split: SplitExamples, task: str, n: int, *key: object) -> list[Example]:
     """Draw n examples of a task without replacement, or all where there are fewer; equal keys draw equal examples."""
-    indices = rows.by_task.get(task, np.zeros(0, np.int64))
+    indices = split.by_task.get(task, np.zeros(0, np.int64))
     generator = np.random.Generator(np.random.PCG64(stable_seed("draw", task, *key)))
-    return rows.examples(generator.permutation(indices)[:n])
+    return split.at(generator.permutation(indices)[:n])

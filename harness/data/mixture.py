@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from harness.data.rows import Indices, Rows
+from harness.data.splits import Indices, SplitExamples
 from harness.errors import DataError
 from harness.seeding import stable_seed
 
@@ -86,7 +86,7 @@ class Mixture:
         1 / temperature: 1 is proportional sampling, infinity is uniform. A task without examples has no share.
     """
 
-    rows: Rows
+    examples: SplitExamples
     batch_size: int
     steps: int
     seed: int
@@ -95,7 +95,7 @@ class Mixture:
     @cached_property
     def shares(self) -> dict[str, float]:
         """Each task's share of the examples in a stage over all tasks."""
-        weights = {t: n ** (1 / self.temperature) if n else 0.0 for t, n in self.rows.counts.items()}
+        weights = {t: n ** (1 / self.temperature) if n else 0.0 for t, n in self.examples.counts.items()}
         return {t: w / (sum(weights.values()) or 1.0) for t, w in weights.items()}
 
     def plan(self, tasks: Sequence[str] | None, share: float) -> StepPlan:
@@ -107,8 +107,8 @@ class Mixture:
 
         Raises: DataError where none of the tasks has training examples.
         """
-        chosen = list(self.rows.by_task) if tasks is None else [t for t in self.rows.by_task if t in set(tasks)]
-        examples = {t: self.rows.by_task[t] for t in chosen if len(self.rows.by_task[t])}
+        chosen = list(self.examples.by_task) if tasks is None else [t for t in self.examples.by_task if t in set(tasks)]
+        examples = {t: self.examples.by_task[t] for t in chosen if len(self.examples.by_task[t])}
         if not examples:
             names = ", ".join(chosen) or "any task"
             raise DataError(f"no training examples for {names}: choose other tasks with --tasks or other --data")

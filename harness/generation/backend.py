@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from tqdm import tqdm
 
 from harness.data.encoding import Encoder
-from harness.data.rows import Rows
+from harness.data.splits import SplitExamples
 from harness.generation.backend_prompts import backend_requests
 from harness.generation.generator import Generated, Generator, Request
 from harness.generation.predictions import Completion, PredictionKey, PredictionWriter
@@ -37,7 +37,9 @@ class Generation:
     chosen: Mapping[str, Mapping[str, int]] | None = None
 
 
-def predict_without_model(method: Baseline, writer: PredictionWriter, train: Rows | None, stop: StopFlag) -> None:
+def predict_without_model(
+    method: Baseline, writer: PredictionWriter, train: SplitExamples | None, stop: StopFlag
+) -> None:
     """The predictions of a baseline, from the training examples of each task."""
     done = writer.recover()
     for task, examples in writer.examples.items():

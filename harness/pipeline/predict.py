@@ -9,7 +9,7 @@ from typing import Any
 from harness.config.backend import parse_backend
 from harness.config.clusters import clusters_of
 from harness.data.encoding import Encoder, check_style, generation_limits
-from harness.data.rows import Rows
+from harness.data.splits import SplitExamples
 from harness.generation.backend import (
     Generation,
     predict_with_backend,
@@ -44,7 +44,7 @@ def predict_all(
     run: RunDirectory,
     resolved: Resolved,
     base: Base | None,
-    train: Rows | None,
+    train: SplitExamples | None,
     directory: RunDirectory,
     stop: StopFlag,
 ) -> Predicted:
@@ -57,7 +57,7 @@ def predict_all(
     generations, sizes = [], []
     for cluster in clusters_of(resolved.spec):
         prepared = None if base is None else open_adapter(run, resolved, base, cluster)
-        writer = PredictionWriter(run=directory, examples={t: resolved.rows.of(t) for t in cluster.tasks})
+        writer = PredictionWriter(run=directory, examples={t: resolved.evaluated.of(t) for t in cluster.tasks})
         generation = predict_cluster(resolved, prepared, train, writer, stop)
         generations.append(None if generation is None else generation.summary)
         if generation is not None and generation.chosen is not None:
@@ -86,7 +86,7 @@ def router_accuracy(chosen: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
 
 
 def predict_cluster(
-    resolved: Resolved, prepared: Prepared | None, train: Rows | None, writer: PredictionWriter, stop: StopFlag
+    resolved: Resolved, prepared: Prepared | None, train: SplitExamples | None, writer: PredictionWriter, stop: StopFlag
 ) -> Generation | None:
     """Write every prediction that is missing: by the method itself, by a back end, or through the adapter.
 
@@ -103,7 +103,7 @@ def predict_cluster(
     return predict_with_model(generator(resolved, prepared), prepared.encoder, writer, stop)
 
 
-def backend_encoder(resolved: Resolved, backend: InferenceBackend, train: Rows | None) -> Encoder:
+def backend_encoder(resolved: Resolved, backend: InferenceBackend, train: SplitExamples | None) -> Encoder:
     """How a back end's prompts are made. Raises: UsageError for a value of --prompt that it does not support."""
     spec = resolved.spec
     check_backend_style(backend, spec.backend, spec.prompt)
@@ -114,7 +114,7 @@ def backend_encoder(resolved: Resolved, backend: InferenceBackend, train: Rows |
         style=spec.prompt,
         eos=int(tokenizer.eos_token_id or 0),
         max_length=max_length_of(backend, spec.train.max_length),
-        limits=generation_limits(tokenizer, train, list(resolved.rows.by_task), spec.eval.max_new_tokens),
+        limits=generation_limits(tokenizer, train, list(resolved.evaluated.by_task), spec.eval.max_new_tokens),
         shots=draw_shots(resolved, train),
         n_shots=spec.shots,
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.data.encoding import Encoder
-from harness.data.rows import load_split
+from harness.data.splits import load_split
 from harness.generation.generator import Generated, Generator, Request
 from harness.generation.predictions import PredictionKey
 from harness.scoring.judge import judge

@@ -59,7 +59,7 @@ def estimate(
     layout = Layout(packed=config.packing == "auto" and not loaded.encoder_decoder)
     largest = 0
     for step in range(min(_STEPS, plan.steps)):
-        sequences = encoder.encode(mixture.rows.examples(plan.batch(step)))
+        sequences = encoder.encode(mixture.examples.at(plan.batch(step)))
         for positions in layout.split([len(s) for s in sequences], micro_tokens(config, loaded.device)):
             part = [sequences[i] for i in positions]
             tokens = sum(map(len, part)) if layout.packed else len(part) * max(map(len, part))

@@ -125,7 +125,7 @@ class StageRunner:
                     raise Interrupted(self.state.stop.signum or signal.SIGTERM)
 
     def _sequences(self, step: int) -> list[Encoded]:
-        return self.setup.encoder.encode(self.setup.mixture.rows.examples(self.plan.batch(step)))
+        return self.setup.encoder.encode(self.setup.mixture.examples.at(self.plan.batch(step)))
 
     def _step(self, ahead: Prefetcher[list[Encoded]]) -> StepResult:
         state, progress, stage = self.state, self.state.progress, self.steps.stage

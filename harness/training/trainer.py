@@ -127,7 +127,7 @@ class EngineTrainer:
         self.finish(stage)
 
     def examples(self, task: str, n: int, stage: str) -> list[Example]:
-        return draw(self.mixture.rows, task, n, self.seed, stage)
+        return draw(self.mixture.examples, task, n, self.seed, stage)
 
     @torch.no_grad()
     def loss(self, examples: Sequence[Example]) -> float:

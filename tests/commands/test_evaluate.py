@@ -281,7 +281,7 @@ def test_the_routers_accuracy_is_that_of_the_choices_made_one_by_one(
     opened = open_model(run)
     finished, prepared = opened.finished, opened.prepared
     for task in prepared.tasks:
-        encoded = prepared.encoder.prompts(finished.resolved.rows.of(task))
+        encoded = prepared.encoder.prompts(finished.resolved.evaluated.of(task))
         routes = [prepared.adapter.assign([torch.tensor(prompt.tokens)]) for prompt in encoded]
         names = [prepared.tasks[route] for (route,) in routes]
         assert said[task]["chosen"] == {name: names.count(name) for name in set(names)}

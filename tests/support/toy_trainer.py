@@ -13,7 +13,7 @@ from toy_steps import ROUTES, TASKS, as_loaded
 from harness.config.spec import TrainConfig
 from harness.data.encoding import Encoder
 from harness.data.mixture import Mixture
-from harness.data.rows import Rows
+from harness.data.splits import SplitExamples
 from harness.registry import method_class
 from harness.runtime.signals import StopFlag
 from harness.store.run_directory import RunDirectory
@@ -32,7 +32,7 @@ class Characters:
         return {"input_ids": [[ord(c) % 90 + 2 for c in text] for text in texts]}
 
 
-def toy_rows() -> Rows:
+def toy_rows() -> SplitExamples:
     """The training examples of three tasks."""
     tasks = [task for task in TASKS for _ in range(N_EXAMPLES)]
     dataset = Dataset.from_dict(
@@ -45,7 +45,7 @@ def toy_rows() -> Rows:
         }
     )
     by_task = {t: np.arange(i * N_EXAMPLES, (i + 1) * N_EXAMPLES) for i, t in enumerate(TASKS)}
-    return Rows(split="train", dataset=dataset, by_task=by_task)
+    return SplitExamples(split="train", dataset=dataset, by_task=by_task)
 
 
 def toy_trainer(
@@ -72,7 +72,7 @@ def toy_trainer(
             encoder=Encoder(
                 tokenizer=Characters(), style="plain", eos=1, max_length=64, limits=dict.fromkeys(TASKS, 8)
             ),
-            mixture=Mixture(rows=toy_rows(), batch_size=4, steps=STEPS, seed=0),
+            mixture=Mixture(examples=toy_rows(), batch_size=4, steps=STEPS, seed=0),
             routes=ROUTES,
         ),
         stop=StopFlag() if stop is None else stop,

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.data.mixture import Mixture, n_steps
-from harness.data.rows import Rows
+from harness.data.splits import SplitExamples
 from harness.errors import DataError
 
 Command = Callable[..., Any]
@@ -24,8 +24,8 @@ Command = Callable[..., Any]
 def mixture(counts: Mapping[str, int], temperature: float = 1.0, batch_size: int = 8, seed: int = 0) -> Mixture:
     starts = dict(zip(counts, itertools.accumulate([0, *counts.values()]), strict=False))
     by_task = {t: np.arange(starts[t], starts[t] + n) for t, n in counts.items()}
-    rows = Rows(split="train", dataset=Dataset.from_dict({"id": []}), by_task=by_task)
-    return Mixture(rows=rows, batch_size=batch_size, steps=50, seed=seed, temperature=temperature)
+    rows = SplitExamples(split="train", dataset=Dataset.from_dict({"id": []}), by_task=by_task)
+    return Mixture(examples=rows, batch_size=batch_size, steps=50, seed=seed, temperature=temperature)
 
 
 def task_of(counts: Mapping[str, int], row: int) -> str:

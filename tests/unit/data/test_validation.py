@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from harness.data.encoding import Encoder, generation_limits
-from harness.data.rows import group
+from harness.data.splits import group
 from harness.data.validation import validate
 from harness.data.validation_report import (
     BLANK_PROMPT,
