@@ -17,16 +17,18 @@ import pytest
 from logged import messages
 
 from harness.config import request as inputs
+from harness.config.options import OPTIONS
 from harness.errors import HarnessError, UsageError
 from harness.pipeline.execute import execute
 from harness.pipeline.resolve import resolve
+from harness.registry import suite_class
 from harness.store.record import Failure
 from harness.store.run_directory import find_runs
 from harness.sweep.entries import Part, entries, request
 from harness.sweep.executors import Executor
 from harness.sweep.jobs import Job, Jobs
 from harness.sweep.scheduler import Summary, SweepOptions, sweep
-from harness.sweep.spec import read_board
+from harness.sweep.spec import RowSpec, read_board
 from harness.sweep.tuning import read_tuning
 
 Command = Callable[..., Any]
@@ -232,7 +234,7 @@ def test_an_impossible_budget_is_named_with_the_least_and_the_others_run(
     assert (done.n_done, done.n_all) == (1, 1)
     planned = harness("plan", path, "--out", tmp_path / "runs")
     assert planned.status == 1
-    assert "impossible: cgc_lora: CGCLoRA needs at least active:8" in planned.out
+    assert "not possible: cgc_lora: CGCLoRA needs at least active:8" in planned.out
 
 
 def test_a_rate_at_which_training_diverges_is_out_and_not_tried_again(
@@ -405,3 +407,40 @@ def test_a_sweep_that_is_stopped_goes_on_where_it_was(
     assert len(log[0].read_text().splitlines()) == 150
     assert "2 of 2 runs are done" in out
     assert (path.parent / "toys.md").exists()
+
+
+def test_a_row_s_fields_are_options_of_a_run_and_all_of_them_reach_it(
+    board_file: Callable[[str], Path], plugin: Path
+) -> None:
+    assert set(RowSpec.model_fields) - {"settings"} < set(OPTIONS)
+    board = read_board(
+        board_file("""
+tasks = "colour,last"
+[[row]]
+method = "cgc_lora"
+ablation = "no_gate"
+clusters = "kind"
+shots = 1
+[[row]]
+method = "no_finetune"
+backend = "lm-eval:dummy"
+clusters = "kind"
+""")
+    )
+    trained, served = (dict(request(board, row, 7).options) for row in board.row)
+    same = {"suite": "toys", "tasks": "colour,last", "seed": 7, "prompt": "plain"}
+    options = {"ablation": "no_gate", "clusters": "kind", "shots": 1, "budget": "active:4", "model": board.model}
+    assert trained == same | options | {"method": "cgc_lora"}
+    assert served == same | {"method": "no_finetune", "backend": "lm-eval:dummy", "shots": 0}
+
+
+def test_a_file_without_a_model_uses_the_suite_s_own(tmp_path: Path) -> None:
+    path = tmp_path / "plain.toml"
+    path.write_text('suite = "promptcblue"\ntrivial = ["majority"]\n')
+    assert read_board(path).model == suite_class("promptcblue").default_model
+
+
+def test_wrong_devices_are_wrong_use(board_file: Callable[[str], Path], harness: Command, tmp_path: Path) -> None:
+    path = board_file('trivial = ["majority"]\n')
+    failed = harness("sweep", path, "--devices", "0,0", "--out", tmp_path / "runs")
+    assert (failed.status, "give different ids of GPUs" in failed.err) == (2, True), failed.err
