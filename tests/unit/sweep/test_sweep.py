@@ -17,41 +17,18 @@ import pytest
 from logged import messages
 
 from harness.config import request as inputs
-from harness.config.options import OPTIONS
-from harness.errors import HarnessError, UsageError
+from harness.errors import HarnessError
 from harness.pipeline.execute import execute
 from harness.pipeline.resolve import resolve
-from harness.registry import suite_class
 from harness.store.record import Failure
 from harness.store.run_directory import find_runs
-from harness.sweep.entries import Part, entries, request
 from harness.sweep.executors import Executor
 from harness.sweep.jobs import Job, Jobs
 from harness.sweep.scheduler import Summary, SweepOptions, sweep
-from harness.sweep.spec import RowSpec, read_board
+from harness.sweep.spec import read_board
 from harness.sweep.tuning import read_tuning
 
 Command = Callable[..., Any]
-QUICK = """
-suite = "toys"
-model = "{model}"
-budget = "active:4"
-seeds = [0, 1]
-settings = {{ train.steps = 2, train.batch_size = 4, eval.max_new_tokens = 3, eval.per_task = 2 }}
-"""
-
-
-@pytest.fixture
-def board_file(toy_model: Path, tmp_path: Path) -> Callable[[str], Path]:
-    """Writes a leaderboard's file on the toys."""
-
-    def write(text: str) -> Path:
-        path = tmp_path / "boards" / "toys.toml"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(QUICK.format(model=toy_model) + text)
-        return path
-
-    return write
 
 
 @dataclass
@@ -108,62 +85,6 @@ def run_all(path: Path, executor: Executor, **options: Any) -> tuple[Summary, li
     jobs = Jobs(read_board(path), path.parent.parent / "runs")
     with messages() as lines:
         return sweep(jobs, path.stem, executor, SweepOptions(poll_seconds=0.01, **options)), lines
-
-
-def test_a_file_names_rows_sweeps_trivial_and_null_rows(board_file: Callable[[str], Path], plugin: Path) -> None:
-    path = board_file("""
-tune = { lr = [1e-2, 1e-3] }
-trivial = ["majority"]
-null = { method = "toy_lora", seeds = [7, 8] }
-[[row]]
-method = "toy_lora"
-[[row]]
-method = "moe_lora"
-preset = "paper"
-[[sweep]]
-name = "few"
-method = "toy_lora"
-tune = false
-grid = { train.per_task = [4, "none"], train.loss = ["token", "task"] }
-""")
-    found = list(entries(read_board(path)))
-    assert [(e.part, e.seeds, e.tuned_as is not None) for e in found[:4]] == [
-        (Part.TRIVIAL, (0,), False),
-        (Part.ROW, (0, 1), True),
-        (Part.ROW, (0, 1), False),
-        (Part.NULL, (7, 8), True),
-    ]
-    points = found[4:]
-    assert [dict(e.point) for e in points] == [
-        {"train.per_task": n, "train.loss": loss} for n in ("4", "None") for loss in ("token", "task")
-    ]
-    assert {e.tuned_as for e in points if e.tuned_as is None} == set()
-    assert all(e.tuned_as is not None and e.tuned_as.label == "toy_lora" for e in points)
-    assert points[2].config.settings["train.per_task"] is None
-    paper = request(read_board(path), found[2].config, 0)
-    assert "budget" not in paper.options
-    assert not any(key.startswith("train.") for key in paper.keys)
-    assert paper.keys["eval.per_task"] == 2
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("", "compares nothing"),
-        ("rows = []", "Did you mean 'row'"),
-        ("[[row]]\nmethod = 'lora_all'\nrank = 3", "row.1.rank"),
-        ("tune = { lr = [] }\n[[row]]\nmethod = 'lora_all'", "tune.lr"),
-        ("null = { method = 'lora_all', seeds = [1] }\n[[row]]\nmethod = 'lora_all'", "of its own"),
-        ("[[orientation]]\nname = 'x'\nvalue = 101\nnote = ''", "orientation.1.value"),
-        ("row = 3 3", "not valid TOML"),
-    ],
-)
-def test_a_wrong_file_is_an_error_that_names_key_and_value(
-    board_file: Callable[[str], Path], text: str, said: str
-) -> None:
-    with pytest.raises(UsageError, match=r"toys\.toml") as error:
-        read_board(board_file(text))
-    assert said in str(error.value)
 
 
 def test_every_rate_is_tried_on_dev_and_the_best_is_used_for_all_seeds(
@@ -407,37 +328,6 @@ def test_a_sweep_that_is_stopped_goes_on_where_it_was(
     assert len(log[0].read_text().splitlines()) == 150
     assert "2 of 2 runs are done" in out
     assert (path.parent / "toys.md").exists()
-
-
-def test_a_row_s_fields_are_options_of_a_run_and_all_of_them_reach_it(
-    board_file: Callable[[str], Path], plugin: Path
-) -> None:
-    assert set(RowSpec.model_fields) - {"settings"} < set(OPTIONS)
-    board = read_board(
-        board_file("""
-tasks = "colour,last"
-[[row]]
-method = "cgc_lora"
-ablation = "no_gate"
-clusters = "kind"
-shots = 1
-[[row]]
-method = "no_finetune"
-backend = "lm-eval:dummy"
-clusters = "kind"
-""")
-    )
-    trained, served = (dict(request(board, row, 7).options) for row in board.row)
-    same = {"suite": "toys", "tasks": "colour,last", "seed": 7, "prompt": "plain"}
-    options = {"ablation": "no_gate", "clusters": "kind", "shots": 1, "budget": "active:4", "model": board.model}
-    assert trained == same | options | {"method": "cgc_lora"}
-    assert served == same | {"method": "no_finetune", "backend": "lm-eval:dummy", "shots": 0}
-
-
-def test_a_file_without_a_model_uses_the_suite_s_own(tmp_path: Path) -> None:
-    path = tmp_path / "plain.toml"
-    path.write_text('suite = "promptcblue"\ntrivial = ["majority"]\n')
-    assert read_board(path).model == suite_class("promptcblue").default_model
 
 
 def test_wrong_devices_are_wrong_use(board_file: Callable[[str], Path], harness: Command, tmp_path: Path) -> None:
