@@ -1,4 +1,4 @@
-"""How fast texts are made: base, folded, routed; and against transformers' generate and lm-eval's own HF model.
+"""The speed of generation: base, folded and routed, next to transformers' generate and lm-eval's own HF model.
 
 Run by hand: ``python benchmarks/generation.py --model tiny`` (a folder, a hub id or a .gguf file). Everything is
 measured in one process in interleaved rounds; read the ratios, not the seconds.
@@ -21,24 +21,25 @@ import torch
 from tabulate import tabulate
 from torch import Tensor
 
+from harness.data.routes import Routes
 from harness.generation.decoding import decode
 from harness.generation.generator import Generated, Generator, Request
-from harness.method import Adapter, LoRAFactors
+from harness.method import Adapter, AdapterMethod, LoRAFactors, Routing
 from harness.models.loading import LoadedModel, load_model
 from harness.registry import method_class
 
 TASKS = ("first", "second", "third", "fourth")
+ROUTES = Routes(TASKS)
 WORDS = ("time", "person", "year", "way", "day", "thing", "hand", "part", "child", "eye", "place", "work", "week")
 
 
 class Unmerged:
-    """The adapter with its folds beside the weights, whatever their precision."""
+    """An adapter as a ``Routing`` whose folds stay beside the weights, whatever their precision."""
 
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.adapter, name)
+        self.route, self.off, self.fold = adapter.route, adapter.off, adapter.fold
+        self.assign, self.read = adapter.assign, adapter.read
 
     def apply(self, factors: Mapping[str, LoRAFactors], *, merge: bool) -> AbstractContextManager[None]:
         return self.adapter.apply(factors, merge=False)
@@ -48,7 +49,10 @@ def main() -> None:
     options = arguments()
     logging.disable(logging.WARNING)
     loaded = load_model(options.model, options.precision, options.device)
-    adapter = method_class(options.method)().attach(loaded.model, TASKS, seed=0)
+    method = method_class(options.method)()
+    if not isinstance(method, AdapterMethod):
+        raise SystemExit(f"{options.method} has no adapter: choose a method that folds (harness list)")
+    adapter = method.attach(loaded.model, TASKS, seed=0)
     torch.manual_seed(0)
     for name, parameter in adapter.trainable().items():
         if ".B" in name:
@@ -65,11 +69,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"])
     parser.add_argument("--device", help="default: CUDA where there is one")
     parser.add_argument("--strength", type=float, default=0.01, help="standard deviation of the adapter's B")
-    parser.add_argument("--batch", type=int, default=16, help="rows of the equal-length measurement")
+    parser.add_argument("--batch", type=int, default=16, help="sequences of the equal-length measurement")
     parser.add_argument("--tokens", type=int, default=48, help="tokens decoded in it")
     parser.add_argument("--rows", type=int, default=64, help="prompts of the throughput measurement")
     parser.add_argument("--limit", type=int, default=48, help="tokens generated for each at most")
-    parser.add_argument("--naive-batch", type=int, default=16, help="rows of transformers' and lm-eval's batches")
+    parser.add_argument("--naive-batch", type=int, default=16, help="sequences in transformers' and lm-eval's batches")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-lm-eval", action="store_true")
     return parser.parse_args()
@@ -97,7 +101,7 @@ def steps_table(loaded: LoadedModel, adapter: Adapter, options: argparse.Namespa
     loaded.model.generation_config.eos_token_id = eos
     base = seconds["base"]
     table = [[name, 1e3 * statistics.median(s), ratio(s, base)] for name, s in seconds.items()]
-    print(f"One decoded token of {options.batch} rows at equal lengths")
+    print(f"One decoded token of {options.batch} sequences at equal lengths")
     print(tabulate(table, headers=["", "ms", "/ base"], floatfmt=("", ".2f", ".3f")), end="\n\n")
     switches = [
         [name, 1e3 * statistics.median(switch(loaded, adapter, merge) for _ in range(5))]
@@ -107,7 +111,7 @@ def steps_table(loaded: LoadedModel, adapter: Adapter, options: argparse.Namespa
 
 
 def throughput_table(loaded: LoadedModel, adapter: Adapter, options: argparse.Namespace) -> None:
-    """Tokens per second for prompts of mixed lengths and answers that end by themselves."""
+    """Tokens per second for prompts of mixed lengths and predictions that end by themselves."""
     requests = [replace(r, limit=options.limit) for r in mixed_requests(loaded, options.rows)]
     factors = adapter.fold(TASKS[0])
     ways: dict[str, Callable[[], list[list[int]]]] = {
@@ -137,7 +141,7 @@ def throughput_table(loaded: LoadedModel, adapter: Adapter, options: argparse.Na
     lengths = sorted(map(len, first))
     print(
         f"{len(requests)} prompts of {min(len(r.prompt) for r in requests)} to {max(len(r.prompt) for r in requests)} "
-        f"tokens, answers of {lengths[0]} to {lengths[-1]} (median {lengths[len(lengths) // 2]})"
+        f"tokens, predictions of {lengths[0]} to {lengths[-1]} (median {lengths[len(lengths) // 2]})"
     )
     headers = ["", "tokens/s", "our time / its", "same texts"]
     print(tabulate(table, headers=headers, floatfmt=("", ".0f", ".3f")))
@@ -152,17 +156,17 @@ def mixed_requests(loaded: LoadedModel, n: int) -> list[Request]:
         if loaded.tokenizer.chat_template:
             turn = [{"role": "user", "content": text}]
             text = loaded.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-        requests.append(Request(id=f"{i:05d}", route=0, prompt=loaded.tokenizer(text)["input_ids"], limit=1))
+        requests.append(Request(id=f"{i:05d}", task=TASKS[0], prompt=loaded.tokenizer(text)["input_ids"], limit=1))
     return requests
 
 
-def ours(loaded: LoadedModel, adapter: Any, requests: Sequence[Request]) -> list[list[int]]:
+def ours(loaded: LoadedModel, routing: Routing, requests: Sequence[Request]) -> list[list[int]]:
     texts: dict[str, tuple[int, ...]] = {}
 
     def keep(batch: Sequence[Generated]) -> None:
         texts.update({g.id: g.tokens for g in batch})
 
-    Generator(loaded, adapter, TASKS, folds=True, batch_tokens=8192).run(requests, keep)
+    Generator(loaded, routing, ROUTES, folds=True, batch_tokens=8192).run(requests, keep)
     return [list(texts[r.id]) for r in requests]
 
 
@@ -227,7 +231,7 @@ def timed(loaded: LoadedModel, work: Callable[[], object]) -> float:
 
 
 def now(loaded: LoadedModel) -> float:
-    """Seconds: of the clock on a GPU, of this process's computing on a CPU, where other programs count less."""
+    """Seconds: wall time on a GPU, this process's CPU time on a CPU, which other programs affect less."""
     if loaded.device.type == "cuda":
         torch.cuda.synchronize()
         return time.perf_counter()
@@ -235,7 +239,7 @@ def now(loaded: LoadedModel) -> float:
 
 
 def ratio(seconds: Sequence[float], others: Sequence[float]) -> float:
-    """The median of the ratios of each round: what else the machine does weighs on both."""
+    """The median of the ratios of each round, because other programs slow both down."""
     return statistics.median(a / b for a, b in zip(seconds, others, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""How fast a finished run's own questions are answered: our generator, and lm-eval's HF model with the same adapter.
+"""The speed of a finished run's evaluation: our generator, and lm-eval's HF model with the same adapter.
 
 Run by hand: ``python benchmarks/generation_of_run.py RUN``. Both get the same prompts and limits, task by task, with
 the task's folded adapter: ours as an evaluation applies it, lm-eval's beside the weights. Measured in one process in
@@ -19,14 +19,15 @@ import torch
 from generation import lm_eval_model, lm_eval_texts, now, ratio
 from tabulate import tabulate
 
-from harness.data.rows import group
+from harness.data.splits import group
 from harness.generation.generator import Generated, Request
+from harness.generation.predictions import PredictionKey
 from harness.pipeline.predict import generator
-from harness.pipeline.prepare import Prepared, train_rows
+from harness.pipeline.prepare import Prepared, train_examples
 from harness.pipeline.reopen import load, reopen
 from harness.pipeline.resolve import Resolved
 
-Texts = dict[tuple[int, str], str]
+Texts = dict[PredictionKey, str]
 
 
 def main() -> None:
@@ -38,7 +39,7 @@ def main() -> None:
     evaluation = spec.eval.model_copy(update={"batch_tokens": options.batch_tokens or spec.eval.batch_tokens})
     spec = spec.model_copy(update={"train": train, "eval": evaluation})
     resolved = dataclasses.replace(finished.resolved, spec=spec)
-    prepared = load(finished.run, resolved, train_rows(resolved))
+    prepared = load(finished.run, resolved, train_examples(resolved))
     requests = questions(resolved, prepared, options.per_task, options.tasks)
     loaded = prepared.loaded
     print(f"{finished.run.name}, {loaded.dtype}, {loaded.device}, {torch.get_num_threads()} threads")
@@ -60,46 +61,48 @@ def arguments() -> argparse.Namespace:
 
 
 def questions(resolved: Resolved, prepared: Prepared, n: int, tasks: Sequence[str] | None) -> list[Request]:
-    """The first n rows of each task whose prompts lm-eval, which takes texts, reads as the same tokens."""
+    """The first n examples of each task whose prompts lm-eval, which takes texts, reads as the same tokens."""
     tokenizer, encoder, split = prepared.loaded.tokenizer, prepared.encoder, resolved.spec.eval.split
     rows = group(resolved.suite.read(resolved.source, split), split, list(prepared.tasks))
     found = []
-    for route, task in enumerate(prepared.tasks):
+    for task in prepared.tasks:
         examples = rows.of(task) if tasks is None or task in tasks else []
         kept: list[Request] = []
-        for example, (prompt, _) in zip(examples, encoder.prompts(examples), strict=True):
+        for example, encoded in zip(examples, encoder.prompts(examples), strict=True):
+            prompt = encoded.tokens
             if list(tokenizer(tokenizer.decode(prompt))["input_ids"]) == list(prompt) and len(kept) < n:
                 limit = encoder.limit(task, prompt)
-                kept.append(Request(id=example.id, route=route, prompt=prompt, limit=limit))
+                kept.append(Request(id=example.id, task=task, prompt=prompt, limit=limit))
         found += kept
     return found
 
 
 def compare(resolved: Resolved, prepared: Prepared, requests: Sequence[Request], options: argparse.Namespace) -> None:
-    made: dict[tuple[int, str], int] = {}
-    ways: dict[str, Callable[[Sequence[Request]], Texts]] = {"ours": lambda r: ours(resolved, prepared, r, made)}
+    n_tokens: dict[PredictionKey, int] = {}
+    ways: dict[str, Callable[[Sequence[Request]], Texts]] = {"ours": lambda r: ours(resolved, prepared, r, n_tokens)}
     for size in options.lm_eval_batch:
         ways[f"lm-eval, batch {size}"] = lambda r, size=size: theirs(prepared, r, size)  # type: ignore[misc]
-    seconds: dict[str, dict[int, list[float]]] = {name: defaultdict(list) for name in ways}
+    seconds: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in ways}
     texts: dict[str, Texts] = {name: {} for name in ways}
-    by_route = {route: [r for r in requests if r.route == route] for route in sorted({r.route for r in requests})}
+    by_task = {task: [r for r in requests if r.task == task] for task in dict.fromkeys(r.task for r in requests)}
     for _ in range(options.rounds):
-        for route, mine in by_route.items():
+        for task, mine in by_task.items():
             for name, way in ways.items():
                 started = now(prepared.loaded)
                 texts[name].update(way(mine))
-                seconds[name][route].append(now(prepared.loaded) - started)
-    print(f"{len(requests)} prompts, {sum(len(r.prompt) for r in requests)} tokens; {sum(made.values())} tokens made\n")
+                seconds[name][task].append(now(prepared.loaded) - started)
+    read, generated = sum(len(r.prompt) for r in requests), sum(n_tokens.values())
+    print(f"{len(requests)} prompts of {read} tokens in all; {generated} tokens generated\n")
     table = []
-    for route, mine in by_route.items():
-        lengths = sorted(made[r.route, r.id] for r in mine)
-        row = [prepared.tasks[route], len(mine), f"{lengths[len(lengths) // 2]} to {lengths[-1]}"]
-        table.append([*row, *figures(seconds, {route})])
-    table.append(["all", len(requests), "", *figures(seconds, set(by_route))])
+    for task, mine in by_task.items():
+        lengths = sorted(n_tokens[PredictionKey(task, r.id)] for r in mine)
+        row = [task, len(mine), f"{lengths[len(lengths) // 2]} to {lengths[-1]}"]
+        table.append([*row, *figures(seconds, {task})])
+    table.append(["all", len(requests), "", *figures(seconds, set(by_task))])
     headers = [
         "task",
-        "rows",
-        "tokens made (median to most)",
+        "examples",
+        "tokens generated (median to most)",
         "ours (s)",
         *(f"{name} / ours" for name in list(ways)[1:]),
     ]
@@ -109,21 +112,21 @@ def compare(resolved: Resolved, prepared: Prepared, requests: Sequence[Request],
         print(f"{name}: {equal} of {len(requests)} texts equal to ours")
 
 
-def figures(seconds: Mapping[str, Mapping[int, Sequence[float]]], routes: set[int]) -> list[float]:
+def figures(seconds: Mapping[str, Mapping[str, Sequence[float]]], tasks: set[str]) -> list[float]:
     """Our median seconds for these tasks, then the others' time over ours, the median of the rounds."""
-    sums = {name: [sum(s) for s in zip(*(by[r] for r in routes), strict=True)] for name, by in seconds.items()}
+    sums = {name: [sum(s) for s in zip(*(by[task] for task in tasks), strict=True)] for name, by in seconds.items()}
     return [statistics.median(sums["ours"]), *(ratio(s, sums["ours"]) for name, s in sums.items() if name != "ours")]
 
 
 def ours(
-    resolved: Resolved, prepared: Prepared, requests: Sequence[Request], made: dict[tuple[int, str], int]
+    resolved: Resolved, prepared: Prepared, requests: Sequence[Request], n_tokens: dict[PredictionKey, int]
 ) -> Texts:
     texts: Texts = {}
 
     def keep(batch: Sequence[Generated]) -> None:
         for one in batch:
-            texts[one.route, one.id] = prepared.loaded.tokenizer.decode(list(one.tokens), skip_special_tokens=True)
-            made[one.route, one.id] = len(one.tokens) + (not one.cut)
+            texts[one.key] = prepared.loaded.tokenizer.decode(list(one.tokens), skip_special_tokens=True)
+            n_tokens[one.key] = len(one.tokens) + (not one.truncated)
 
     generator(resolved, prepared).run(requests, keep)
     return texts
@@ -131,10 +134,9 @@ def ours(
 
 def theirs(prepared: Prepared, requests: Sequence[Request], size: int) -> Texts:
     judge = lm_eval_model(prepared.loaded, size)
-    task = prepared.tasks[requests[0].route]
-    with prepared.adapter.apply(prepared.adapter.fold(task), merge=False):
+    with prepared.adapter.apply(prepared.adapter.fold(requests[0].task), merge=False):
         texts = lm_eval_texts(prepared.loaded, judge, requests)
-    return {(r.route, r.id): text for r, text in zip(requests, texts, strict=True)}
+    return {PredictionKey(r.task, r.id): text for r, text in zip(requests, texts, strict=True)}
 
 
 if __name__ == "__main__":

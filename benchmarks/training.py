@@ -1,4 +1,4 @@
-"""Tokens per second of the training loop beside transformers' Trainer with PEFT's LoRA, and the floor of them all.
+"""Tokens per second of the training loop next to transformers' Trainer with PEFT's LoRA, and the frozen model.
 
 Run by hand: ``python benchmarks/training.py --shape 135m`` (random weights) or ``--model FOLDER``. Rows are
 synthetic with PromptCBLUE's lengths, or ``--data DIR`` of that suite (needs ``--model``). In one process all contenders
@@ -9,7 +9,7 @@ take their turns, round by round, on the same rows (trainer+ on as many); ratios
                  the longest of 8 rows, logits of every position
   trainer+       the same, with rows of similar length in a batch (50 batches sorted together, as its sampler does) and
                  logits of targets only
-  floor          the frozen model, its gradient to the inputs only, on our micro-batches: no adapter, no optimiser
+  frozen         the frozen model, its gradient to the inputs only, on our micro-batches: no adapter, no optimiser
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ from torch import Tensor
 from training_rows import TRAINER_BATCH, grouped_rows, real_rows, synthetic_rows
 
 from harness.bench.clock import Clock, paired, undisturbed
-from harness.bench.contenders import floor, twin
+from harness.bench.contenders import frozen, twin
 from harness.bench.random_model import SHAPES, random_model
 from harness.config.spec import TrainConfig
 from harness.data.encoding import Encoded
-from harness.method import Trait, iter_linear
+from harness.data.routes import Routes
+from harness.method import AdapterMethod, Trait, iter_linear
 from harness.models.loading import LoadedModel, load_model
 from harness.registry import method_class
 from harness.reporting.numbers import MISSING
@@ -42,7 +43,7 @@ from harness.runtime.prefetch import Prefetcher
 from harness.training.attention import attention
 from harness.training.batch import IGNORED, weigh
 from harness.training.packing import choose_layout, micro_tokens
-from harness.training.step import Loop, Stage
+from harness.training.step import Stage, StepRunner
 
 
 def main() -> None:
@@ -63,7 +64,7 @@ def main() -> None:
         "ours": ours.seconds,
         "trainer": lambda rows: trainer.seconds(plain, rows, grouped=False),
         "trainer+": lambda rows: trainer.seconds(grouped, rows, grouped=True),
-        "floor": ours.floor_seconds,
+        "frozen": ours.frozen_seconds,
     }
     speeds: dict[str, list[float]] = {name: [] for name in contenders}
     with undisturbed(clock):
@@ -103,7 +104,7 @@ def arguments() -> argparse.Namespace:
 
 @dataclass(kw_only=True)
 class Ours:
-    """The loop as it trains, and the floor on the same micro-batches. waited: seconds that steps waited for rows."""
+    """The loop as it trains, and the frozen model on the same micro-batches. waited: seconds of steps without data."""
 
     loaded: LoadedModel
     options: argparse.Namespace
@@ -118,7 +119,11 @@ class Ours:
         base = twin(self.loaded.model).eval()
         own = LoadedModel(**{**vars(self.loaded), "model": base})
         method = method_class(self.options.method)()
-        self.frozen = floor(self.loaded.model)
+        if not isinstance(method, AdapterMethod):
+            raise SystemExit(
+                f"{self.options.method} has no adapter to train: choose a method that trains (harness list)"
+            )
+        self.frozen = frozen(self.loaded.model)
         adapter = method.attach(base, self.tasks, seed=0)
         reads = Trait.LABEL_FREE in method.traits
         layout = choose_layout(own, adapter, config, reads)
@@ -131,7 +136,7 @@ class Ours:
             parameters=parameters,
             factors=dict.fromkeys(parameters, 1.0),
         )
-        self.loop = Loop(own, adapter, config, stage, layout)
+        self.loop = StepRunner(own, adapter, config, stage, layout)
         self.number = 0
 
     def seconds(self, rows: Sequence[Encoded]) -> float:
@@ -143,25 +148,25 @@ class Ours:
                 for _ in range(len(rows) // size):
                     chosen = ahead.get()
                     self.waited.append(ahead.waited_seconds)
-                    self.stepped.append(self.loop.step(self.number, chosen, self.tasks).seconds)
+                    self.stepped.append(self.loop.step(self.number, chosen, Routes(tuple(self.tasks))).seconds)
                     self.number += 1
 
         with attention(model, self.loop.layout.attention):
             model.train()
             return self.clock.seconds(work)
 
-    def floor_seconds(self, rows: Sequence[Encoded]) -> float:
+    def frozen_seconds(self, rows: Sequence[Encoded]) -> float:
         """The same micro-batches without adapter and optimiser."""
         size, layout = self.options.batch, self.loop.layout
         capacity = micro_tokens(self.loop.config, self.loaded.device)
 
         def work() -> None:
             for first in range(0, len(rows), size):
-                step = weigh(rows[first : first + size], "token", self.tasks)
-                for positions in layout.split([len(w.row) for w in step], capacity):
+                step = weigh(rows[first : first + size], "token", Routes(tuple(self.tasks)))
+                for positions in layout.split([len(w.sequence) for w in step], capacity):
                     batch = layout.collate([step[i] for i in positions], self.loaded)
                     if layout.packed:
-                        used = sum(len(step[i].row) for i in positions)
+                        used = sum(len(step[i].sequence) for i in positions)
                         self.empty.append(1 - used / batch.inputs["input_ids"].numel())
                     self.frozen.step(batch, 0)
 

@@ -55,7 +55,7 @@ def synthetic_rows(loaded: LoadedModel, options: argparse.Namespace) -> tuple[li
             prompt, target = (length(q) for q in _LENGTHS[task])
             target = min(target + 1, options.max_length // 2)
             prompt = min(prompt, options.max_length - target)
-            rows.append(Encoded(task=str(task), prompt=tokens(prompt), target=tokens(target), cut=False))
+            rows.append(Encoded(task=str(task), prompt=tokens(prompt), target=tokens(target), truncated=False))
         return rows
 
     return tasks, make
@@ -63,7 +63,7 @@ def synthetic_rows(loaded: LoadedModel, options: argparse.Namespace) -> tuple[li
 
 def real_rows(loaded: LoadedModel, options: argparse.Namespace) -> tuple[list[str], Pool]:
     """PromptCBLUE's own rows in the model's tokens."""
-    from harness.data.rows import group
+    from harness.data.splits import group
     from harness.seeding import stable_seed
 
     suite = suite_class("promptcblue")()
@@ -79,7 +79,7 @@ def real_rows(loaded: LoadedModel, options: argparse.Namespace) -> tuple[list[st
         limits=generation_limits(loaded.tokenizer, rows, tasks, options.max_length // 2),
     )
     n = options.batch * options.steps
-    return tasks, lambda number: encoder.rows(rows.examples(np.take(order, np.arange(n) + number * n, mode="wrap")))
+    return tasks, lambda number: encoder.encode(rows.at(np.take(order, np.arange(n) + number * n, mode="wrap")))
 
 
 def grouped_rows(pool: Pool, number: int, n: int) -> list[Encoded]:

@@ -1,1 +1,1 @@
-"""The engine: it knows no method and no task by name."""
+"""The benchmark and evaluation engine. It contains no name of a method or a task; plug-ins bring them."""

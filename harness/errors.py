@@ -52,6 +52,17 @@ class BudgetError(UsageError):
     """A method cannot be built within the budget; the message states the smallest budget that would do."""
 
 
+def hub_errors() -> tuple[type[Exception], ...]:
+    """What a call of the hub's client raises: its own errors, those of the network, and those of its HTTP library.
+
+    The client raises a lost connection as its HTTP library does. That library is httpx or another one, depending on the
+    client's version; the client imports the base of its errors under this name in every version.
+    """
+    from huggingface_hub import errors
+
+    return (errors.HfHubHTTPError, errors.HTTPError, OSError)  # type: ignore[attr-defined]
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`` Did you mean 'cgc_lora'?`` for a misspelt name, or an empty string if no known name is similar."""
     close = difflib.get_close_matches(name, list(known), n=2, cutoff=0.6)

@@ -87,7 +87,7 @@ class Protocol:
     headline: str
 
 
-MIN_EXAMPLES: Final = 50  # a mean over tasks leaves out tasks with fewer test examples, except on embedded samples
+MIN_EXAMPLES: Final = 50  # A mean over tasks leaves out tasks with fewer test examples, except on embedded samples.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +139,7 @@ class Suite(ABC):
     version: ClassVar[int]
     default_model: ClassVar[str | None] = None
     """A registered model for first trials on the embedded sample, used where no model is given."""
-    parameter_limit: ClassVar[ParameterLimit | None] = None  # leaderboards show whether each method keeps to it
+    parameter_limit: ClassVar[ParameterLimit | None] = None  # Leaderboards show which methods keep to it.
 
     @property
     @abstractmethod
@@ -199,12 +199,12 @@ class Suite(ABC):
             for file in files
         }
 
-    def same_data(self, recorded: Mapping[str, str], found: Mapping[str, str]) -> bool:
+    def same_data(self, recorded: Mapping[str, str], present: Mapping[str, str]) -> bool:
         """Whether a run's recorded fingerprint and the present one identify the same examples.
 
         Override it when the form of ``fingerprint`` changes, so that earlier runs can still be scored.
         """
-        return dict(recorded) == dict(found)
+        return dict(recorded) == dict(present)
 
     def locate(self, source: str, split: str, ids: Iterable[str]) -> Mapping[str, str]:
         """The place of examples in the source, as "file:line" by id; ids without a known place are left out."""

@@ -36,11 +36,12 @@ from methods.layers.gates import EmbeddingScores, FreeScores, Gate, TaskEmbeddin
 from methods.layers.linear import AdaptedLinear, GatedLinear, TaskLinear
 from methods.layers.peft_io import peft_modules
 from methods.layers.routing import Route
-from methods.layers.target import TargetModule, generator, method_seed
+from methods.layers.target import ExpertFactors, TargetModule, generator, method_seed
 
 __all__ = [
     "AdaptedLinear",
     "EmbeddingScores",
+    "ExpertFactors",
     "FreeScores",
     "Gate",
     "GatedLinear",

@@ -89,7 +89,7 @@ class RouterGate(Gate):
 
     def task_weights(self) -> Tensor:
         raise NotFoldable(
-            "a soft mixture of LoRAs (method.soft=true) depends on the prompt and cannot be folded or exported"
+            "a soft mixture of LoRAs (method.soft=true) depends on the prompt: it has no fold and cannot be exported"
         )
 
     def label_weights(self, route: Route) -> Tensor:

@@ -307,9 +307,9 @@ def make_batch(loaded: LoadedModel, routes: Routes, tasks: Sequence[str], plan: 
     for i in range(n_rows):
         ids = torch.randint(vocabulary, (plan.sequence_tokens,), generator=drawn).tolist()
         task = tasks[i % len(tasks)]
-        row = Encoded(task=task, prompt=tuple(ids[:n_prompt]), target=tuple(ids[n_prompt:]), cut=False)
+        row = Encoded(task=task, prompt=tuple(ids[:n_prompt]), target=tuple(ids[n_prompt:]), truncated=False)
         weight = 1 / (n_rows * len(row.target))
-        rows.append(Weighted(row=row, task=routes.index(task), weight=weight))
+        rows.append(Weighted(sequence=row, task=routes.index(task), weight=weight))
     batch = padded(rows, loaded.device)
     if plan.routes == "rows":
         return batch

@@ -58,7 +58,7 @@ def validate_command(suite: str, data: str | None, model: str | None, max_length
     file and line. The exit status is 1 if there are errors.
     """
     from harness.config.spec import TrainConfig
-    from harness.data.rows import locate_data
+    from harness.data.splits import locate_data
     from harness.data.validation import validate
     from harness.data.validation_report import render, to_json
     from harness.registry import suite_class

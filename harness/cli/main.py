@@ -25,7 +25,7 @@ class _InOrder(click.Group):
 @click.group(
     cls=_InOrder,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="First run: harness run --method lora_all --suite promptcblue",
+    epilog="To start: `harness list`, then `harness run --method NAME --suite NAME`.",
 )
 @click.version_option(package_name="mtlora-harness")
 def cli() -> None:

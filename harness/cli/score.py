@@ -78,7 +78,7 @@ def compare_command(runs: tuple[Path, ...], others: tuple[Path, ...], protocol: 
     Each group holds the finished runs of one method under several seeds. The difference is printed per task and for the
     mean, with a confidence interval, whether it is significant, and the minimum detectable difference.
 
-    Example: harness compare runs/cgc_lora-* --with runs/lora_all-*
+    Example: harness compare runs/METHOD-* --with runs/OTHER-*
     """
     from harness.scoring.compare import compare, render, to_json
     from harness.store.run_directory import open_run

@@ -69,6 +69,9 @@ def method_of(spec: RunSpec) -> Method:
             f"the run was made with version {spec.method.version} of {spec.method.name}, but version {cls.version} is "
             "installed: make the run again"
         )
+    missing = sorted(spec.method.resolved.keys() - {field.name for field in dataclasses.fields(cls)})
+    if missing:
+        raise StoreError(f"the run set {', '.join(missing)} of {spec.method.name}, which is installed without: redo it")
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in spec.method.resolved.items()})
 
 

@@ -1,4 +1,4 @@
-"""Prompts and targets as tokens: what training and generation both see."""
+"""Prompts and targets as tokens, the same for training and for generation."""
 
 from __future__ import annotations
 
@@ -8,23 +8,37 @@ from typing import Any
 
 import numpy as np
 
-from harness.data.rows import Rows
+from harness.data.splits import SplitExamples
 from harness.errors import UsageError
 from harness.seeding import stable_seed
 from harness.task import Example
 
-DEFAULT_LIMIT = 256  # generated tokens where no training target tells how long answers are
-_SAMPLE = 2000  # training targets per task that the limit is estimated from
+# Tokens that may be generated for tasks whose training targets give no estimate.
+DEFAULT_LIMIT = 256
+
+# Training targets per task from which the limit is estimated.
+_SAMPLE = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedPrompt:
+    """The tokens of a prompt. truncated: in-context examples or its middle were left out."""
+
+    tokens: tuple[int, ...]
+    truncated: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """One row: prompt tokens, target tokens with eos last. cut: the prompt lost its middle."""
+    """One training sequence: prompt tokens, then target tokens with eos last.
+
+    truncated: the prompt was too long, so that in-context examples or its middle were left out.
+    """
 
     task: str
     prompt: tuple[int, ...]
     target: tuple[int, ...]
-    cut: bool
+    truncated: bool
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.target)
@@ -34,7 +48,8 @@ class Encoded:
 class Encoder:
     """Tokenises examples: ``tok(prompt) + tok(target) + eos``, the two apart.
 
-    limits: generated tokens allowed per task. shots: in-context examples per task. max_length: of a whole row.
+    limits: by task, the largest number of tokens that may be generated. shots: by task, the in-context examples to
+        choose from. n_shots: how many of them a prompt has. max_length: tokens of prompt, target and eos together.
     """
 
     tokenizer: Any
@@ -45,13 +60,18 @@ class Encoder:
     shots: Mapping[str, Sequence[Example]] = field(default_factory=dict)
     n_shots: int = 0
 
-    def rows(self, examples: Sequence[Example]) -> list[Encoded]:
-        """Training rows."""
+    def encode(self, examples: Sequence[Example]) -> list[Encoded]:
+        """Training sequences. A target that is too long is truncated, and its last token is still eos."""
         prompts = self.prompts(examples)
         targets = self.targets(examples)
         return [
-            Encoded(task=e.task, prompt=p, target=(*t[: self.max_length - len(p) - 1], self.eos), cut=cut)
-            for e, (p, cut), t in zip(examples, prompts, targets, strict=True)
+            Encoded(
+                task=example.task,
+                prompt=prompt.tokens,
+                target=(*target[: self.max_length - len(prompt.tokens) - 1], self.eos),
+                truncated=prompt.truncated,
+            )
+            for example, prompt, target in zip(examples, prompts, targets, strict=True)
         ]
 
     def targets(self, examples: Sequence[Example]) -> list[list[int]]:
@@ -59,28 +79,29 @@ class Encoder:
         ids: list[list[int]] = self.tokenizer([e.target for e in examples], add_special_tokens=False)["input_ids"]
         return ids
 
-    def prompts(self, examples: Sequence[Example]) -> list[tuple[tuple[int, ...], bool]]:
-        """Prompt tokens, and whether the middle was cut.
+    def prompts(self, examples: Sequence[Example]) -> list[EncodedPrompt]:
+        """The prompts of examples, truncated where they are too long.
 
-        In-context examples give way first; then the middle of the prompt, so that the instruction at either end stays.
+        In-context examples are left out first, then the middle of the prompt, since instructions are at either end.
         """
         if not examples:
             return []
         full = self._tokens([self.text(e, self.n_shots) for e in examples])
-        out = []
+        prompts = []
         for example, ids in zip(examples, full, strict=True):
             room = self.room(example.task)
             shots = self.n_shots
             while len(ids) > room and shots:
                 shots -= 1
                 ids = self._tokens([self.text(example, shots)])[0]
-            cut = len(ids) > room
-            if cut:
+            too_long = len(ids) > room
+            if too_long:
                 head = room // 2
                 ids = ids[:head] + ids[len(ids) - (room - head) :]
-            # An empty prompt still needs one token to predict the answer from.
-            out.append((tuple(ids) or (self.eos,), cut or shots < self.n_shots))
-        return out
+            # An empty prompt still needs one token to predict the target from.
+            tokens = tuple(ids) or (self.eos,)
+            prompts.append(EncodedPrompt(tokens=tokens, truncated=too_long or shots < self.n_shots))
+        return prompts
 
     def room(self, task: str) -> int:
         """Tokens that a prompt of the task may have."""
@@ -128,24 +149,30 @@ def check_style(tokenizer: Any, style: str) -> None:
         raise UsageError("this model's tokenizer has no chat template: use --prompt plain, or a chat model")
 
 
-def generation_limits(tokenizer: Any, train: Rows | None, tasks: Sequence[str], told: int | None) -> dict[str, int]:
-    """Generated tokens allowed per task: 1.25 times the 99.5 % quantile of its training targets' lengths, with eos.
+def generation_limits(
+    tokenizer: Any, train: SplitExamples | None, tasks: Sequence[str], given: int | None
+) -> dict[str, int]:
+    """Tokens that may be generated, by task: 1.25 times the 99.5 % quantile of the lengths of its targets with eos.
 
-    A task without training rows gets the largest limit of the others.
+    A task without training examples gets the largest limit of the others.
+
+    Args:
+        train: None where there are no training examples.
+        given: the limit of every task where the user chose it (``eval.max_new_tokens``).
     """
-    if told is not None:
-        return dict.fromkeys(tasks, told)
+    if given is not None:
+        return dict.fromkeys(tasks, given)
     limits = {}
     for task in tasks:
         if train is not None and len(train.by_task[task]):
-            texts = train.dataset.select(train.by_task[task][:_SAMPLE])["target"]
-            lengths = [len(i) + 1 for i in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+            targets = train.dataset.select(train.by_task[task][:_SAMPLE])["target"]
+            lengths = [len(i) + 1 for i in tokenizer(list(targets), add_special_tokens=False)["input_ids"]]
             limits[task] = int(np.ceil(1.25 * np.quantile(lengths, 0.995)))
     return {task: limits.get(task, max(limits.values(), default=DEFAULT_LIMIT)) for task in tasks}
 
 
-def draw(rows: Rows, task: str, n: int, *key: object) -> list[Example]:
-    """n rows of a task (fewer if there are fewer), drawn without replacement by the key."""
-    indices = rows.by_task.get(task, np.zeros(0, np.int64))
+def draw(split: SplitExamples, task: str, n: int, *key: object) -> list[Example]:
+    """Draw n examples of a task without replacement, or all where there are fewer; equal keys draw equal examples."""
+    indices = split.by_task.get(task, np.zeros(0, np.int64))
     generator = np.random.Generator(np.random.PCG64(stable_seed("draw", task, *key)))
-    return rows.examples(generator.permutation(indices)[:n])
+    return split.at(generator.permutation(indices)[:n])

@@ -1,4 +1,4 @@
-"""Which rows a run uses and in which order: pure functions of the spec and the data."""
+"""Which training examples a run uses and in which order: pure functions of the spec and the data."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from functools import cached_property
 
 import numpy as np
 
-from harness.data.rows import Indices, Rows
+from harness.data.splits import Indices, SplitExamples
 from harness.errors import DataError
 from harness.seeding import stable_seed
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepPlan:
-    """Which examples each optimiser step sees: one stream of examples, cut into batches; nothing depends on the past.
+    """The training examples of each optimiser step: one stream of examples, divided into batches of equal size.
 
-    The stream is made of epochs as long as all rows together. Each epoch holds every task by its share, in an order
-    drawn by (seed, epoch). A task's rows come in passes over all of them, each in an order drawn by (seed, task, pass);
-    where the share is the task's own number of rows an epoch is one pass over everything.
+    The stream is a sequence of epochs, each as long as all examples together. An epoch holds each task by its share, in
+    an order drawn by (seed, epoch). A task's examples come in passes over all of them, each in an order drawn by (seed,
+    task, pass). Where a task's share is its share of the examples, an epoch is one pass over everything. No batch
+    depends on the batches before it, so that a resumed run continues with the same examples.
 
-    rows: positions in the training data set, by task. shares: of each task, positive, summing to 1.
+    examples: by task, positions in the training data set. shares: by task, positive, summing to 1.
     """
 
-    rows: Mapping[str, Indices]
+    examples: Mapping[str, Indices]
     shares: Mapping[str, float]
     batch_size: int
     steps: int
@@ -32,21 +33,21 @@ class StepPlan:
     _epochs: dict[int, Indices] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
-    def n_rows(self) -> int:
+    def n_examples(self) -> int:
         """The length of an epoch."""
-        return sum(map(len, self.rows.values()))
+        return sum(map(len, self.examples.values()))
 
     def batch(self, step: int) -> Indices:
-        """The rows of step 0, 1, ...: batch_size of them, running on over the ends of epochs."""
+        """Positions of the ``batch_size`` examples of a step, counted from 0; a batch may span two epochs."""
         stream = range(step * self.batch_size, (step + 1) * self.batch_size)
-        return np.asarray([self._epoch(i // self.n_rows)[i % self.n_rows] for i in stream], dtype=np.int64)
+        return np.asarray([self._epoch(i // self.n_examples)[i % self.n_examples] for i in stream], dtype=np.int64)
 
     @cached_property
     def quotas(self) -> dict[str, int]:
-        """How many examples of each task an epoch holds: shares rounded down, the rest to the largest remainders."""
-        exact = {task: self.n_rows * share for task, share in self.shares.items()}
+        """Examples of each task in an epoch: shares rounded down, and the rest to the largest remainders."""
+        exact = {task: self.n_examples * share for task, share in self.shares.items()}
         whole = {task: int(np.floor(x + 1e-9)) for task, x in exact.items()}
-        left = self.n_rows - sum(whole.values())
+        left = self.n_examples - sum(whole.values())
         for task in sorted(exact, key=lambda t: (whole[t] - exact[t], t))[:left]:
             whole[task] += 1
         return whole
@@ -55,36 +56,37 @@ class StepPlan:
         if epoch not in self._epochs:
             self._epochs.clear()
             parts = [self._stream(task, epoch * n, (epoch + 1) * n) for task, n in self.quotas.items()]
-            order = _generator("order", self.seed, epoch).permutation(self.n_rows)
+            order = _generator("order", self.seed, epoch).permutation(self.n_examples)
             self._epochs[epoch] = np.concatenate(parts)[order]
         return self._epochs[epoch]
 
     def _stream(self, task: str, first: int, last: int) -> Indices:
-        """Examples first .. last - 1 of a task's endless passes."""
-        rows = self.rows[task]
-        passes = range(first // len(rows), -(-last // len(rows)))
-        parts = [rows[_generator("pass", self.seed, task, n).permutation(len(rows))] for n in passes]
-        return np.concatenate([np.zeros(0, np.int64), *parts])[first - passes.start * len(rows) :][: last - first]
+        """Examples ``first`` to ``last - 1`` of a task, counted over all its passes."""
+        own = self.examples[task]
+        passes = range(first // len(own), -(-last // len(own)))
+        parts = [own[_generator("pass", self.seed, task, n).permutation(len(own))] for n in passes]
+        return np.concatenate([np.zeros(0, np.int64), *parts])[first - passes.start * len(own) :][: last - first]
 
 
 def _generator(*key: object) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(stable_seed(*key)))
 
 
-def n_steps(n_rows: int, batch_size: int, epochs: float, steps: int | None) -> int:
-    """Optimiser steps of the mixed run: as told, or enough for the epochs."""
-    return steps if steps is not None else max(1, int(np.ceil(n_rows * epochs / batch_size - 1e-9)))
+def n_steps(n_examples: int, batch_size: int, epochs: float, steps: int | None) -> int:
+    """Optimiser steps of a run over all its tasks: ``steps`` where it is given, otherwise enough for the epochs."""
+    return steps if steps is not None else max(1, int(np.ceil(n_examples * epochs / batch_size - 1e-9)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture:
-    """All training rows of a run, and the plan of any stage over some of its tasks.
+    """All training examples of a run, and the step plan of any stage over some of its tasks.
 
-    temperature: at least 1. A task's share of the examples is in proportion to its number of rows to the power
-        1 / temperature: 1 proportional, infinity uniform. A task without rows has no share.
+    steps: optimiser steps of the whole run.
+    temperature: at least 1. A task's share of the examples is proportional to its number of examples to the power
+        1 / temperature: 1 is proportional sampling, infinity is uniform. A task without examples has no share.
     """
 
-    rows: Rows
+    examples: SplitExamples
     batch_size: int
     steps: int
     seed: int
@@ -92,27 +94,28 @@ class Mixture:
 
     @cached_property
     def shares(self) -> dict[str, float]:
-        """Each task's share of the examples of the mixed run."""
-        weights = {t: n ** (1 / self.temperature) if n else 0.0 for t, n in self.rows.counts.items()}
+        """Each task's share of the examples in a stage over all tasks."""
+        weights = {t: n ** (1 / self.temperature) if n else 0.0 for t, n in self.examples.counts.items()}
         return {t: w / (sum(weights.values()) or 1.0) for t, w in weights.items()}
 
-    @cached_property
-    def total(self) -> int:
-        return sum(self.rows.counts.values())
-
     def plan(self, tasks: Sequence[str] | None, share: float) -> StepPlan:
-        """Stage over ``tasks`` (all): the batch size is their share of the mixed one, ``share`` of the steps.
+        """The step plan of a stage.
 
-        Raises: DataError where those tasks have no rows at all.
+        Args:
+            tasks: whose examples are used (default all). The batch size is their share of the whole batch.
+            share: the share of the run's steps that the stage gets.
+
+        Raises: DataError where none of the tasks has training examples.
         """
-        chosen = list(self.rows.by_task) if tasks is None else [t for t in self.rows.by_task if t in set(tasks)]
-        rows = {t: self.rows.by_task[t] for t in chosen if len(self.rows.by_task[t])}
-        if not rows:
-            raise DataError(f"no training rows for {', '.join(chosen) or 'any task'}: choose other --tasks or --data")
-        part = sum(self.shares[t] for t in rows)
+        chosen = list(self.examples.by_task) if tasks is None else [t for t in self.examples.by_task if t in set(tasks)]
+        examples = {t: self.examples.by_task[t] for t in chosen if len(self.examples.by_task[t])}
+        if not examples:
+            names = ", ".join(chosen) or "any task"
+            raise DataError(f"no training examples for {names}: choose other tasks with --tasks or other --data")
+        part = sum(self.shares[t] for t in examples)
         return StepPlan(
-            rows=rows,
-            shares={t: self.shares[t] / part for t in rows},
+            examples=examples,
+            shares={t: self.shares[t] / part for t in examples},
             batch_size=max(1, round(self.batch_size * part)),
             steps=max(1, round(self.steps * share)),
             seed=self.seed,

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.data.encoding import Encoder, generation_limits
-from harness.data.rows import group
 from harness.data.scan import Mask, SplitScan, scan_split
+from harness.data.splits import group
 from harness.data.validation_report import (
     DUPLICATE,
     EMPTY_TARGET,

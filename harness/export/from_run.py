@@ -19,7 +19,8 @@ from harness.method import Adapter, LoRAFactors, Trait, adapter_method
 from harness.models.loading import LoadedModel, load_model
 from harness.models.source import locate
 from harness.pipeline.reopen import ReopenedRun, reopen
-from harness.reporting.numbers import MISSING
+from harness.reporting.markdown import cells, escape, heading
+from harness.reporting.numbers import or_missing
 from harness.store.adapter import load_into
 from harness.store.files import write_atomic
 
@@ -211,7 +212,7 @@ def serve_command(base: BaseName, loras: Sequence[ExportedLoRA], folder: Path | 
 def _readme(source: _ExportSource, loras: Sequence[ExportedLoRA], command: str | None) -> str:
     spec, record = source.finished.resolved.spec, source.finished.record
     limits = record.provenance.data.get("limits", {})
-    rows = [f"| {r.name} | {r.task} | {r.rank} | {limits.get(r.task, MISSING)} |" for r in loras]
+    rows = [cells([r.name, escape(r.task), str(r.rank), or_missing(limits.get(r.task))]) for r in loras]
     serve = (
         f"All of them from one base model, by vLLM, in this folder:\n\n```\n{command}\n```\n\n"
         "`model` of a request is then the name of a LoRA below. `--max-loras N` lets one batch hold N of them."
@@ -230,8 +231,7 @@ def _readme(source: _ExportSource, loras: Sequence[ExportedLoRA], command: str |
         f"Prompts as in training: {_prompts(spec.prompt, spec.shots)}. Answers are decoded greedily, up to so many "
         "tokens:",
         "",
-        "| name | task | rank | tokens |",
-        "|---|---|---|---|",
+        *heading(["name", "task", "rank", "tokens"], left=("name", "task")),
         *rows,
         "",
     ]

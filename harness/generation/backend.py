@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from tqdm import tqdm
 
 from harness.data.encoding import Encoder
-from harness.data.rows import Rows
+from harness.data.splits import SplitExamples
 from harness.generation.backend_prompts import backend_requests
 from harness.generation.generator import Generated, Generator, Request
 from harness.generation.predictions import Completion, PredictionKey, PredictionWriter
@@ -37,7 +37,9 @@ class Generation:
     chosen: Mapping[str, Mapping[str, int]] | None = None
 
 
-def predict_without_model(method: Baseline, writer: PredictionWriter, train: Rows | None, stop: StopFlag) -> None:
+def predict_without_model(
+    method: Baseline, writer: PredictionWriter, train: SplitExamples | None, stop: StopFlag
+) -> None:
     """The predictions of a baseline, from the training examples of each task."""
     done = writer.recover()
     for task, examples in writer.examples.items():
@@ -56,9 +58,9 @@ def predict_with_model(generator: Generator, encoder: Encoder, writer: Predictio
     """Generate every prediction that is not on disk yet; a batch that is only partly on disk is generated whole."""
     done = writer.recover()
     requests = [
-        Request(id=example.id, task=task, prompt=prompt, limit=encoder.limit(task, prompt))
+        Request(id=example.id, task=task, prompt=prompt.tokens, limit=encoder.limit(task, prompt.tokens))
         for task, examples in writer.examples.items()
-        for example, (prompt, _) in zip(examples, encoder.prompts(examples), strict=True)
+        for example, prompt in zip(examples, encoder.prompts(examples), strict=True)
     ]
     started = time.perf_counter()
     with tqdm(total=len(requests), initial=len(done), desc="generate", unit="example", disable=None) as bar:

@@ -69,7 +69,7 @@ def backend_requests(
 def _prompt(backend: InferenceBackend, encoder: Encoder, example: Example) -> str:
     """The prompt as text, truncated in the middle where it is too long for the model."""
     if backend.tokenizer is not None:
-        ((ids, truncated),) = encoder.prompts([example])
-        if truncated:
-            return backend.tokenizer.decode(ids, skip_special_tokens=encoder.style == "plain")
+        (prompt,) = encoder.prompts([example])
+        if prompt.truncated:
+            return backend.tokenizer.decode(prompt.tokens, skip_special_tokens=encoder.style == "plain")
     return encoder.text(example, encoder.n_shots)

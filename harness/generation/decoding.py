@@ -76,7 +76,7 @@ def decode(
     if slots < n:
         slots -= slots % group  # A slot beyond the last whole group would never be refilled.
     span = n if refills else slots
-    texts: list[list[int]] = []
+    continuations: list[list[int]] = []
     for first in range(0, n, span):
         plan = BatchPlan(
             prompts=prompts[first : first + span],
@@ -87,8 +87,8 @@ def decode(
             prefill_tokens=schedule.prefill_tokens,
             steps_per_check=schedule.steps_per_check or (1 if loaded.device.type == "cpu" else 8),
         )
-        texts += _Decoder(loaded, plan, partial(_shifted, enter, first), on_finished).run()
-    return texts
+        continuations += _Decoder(loaded, plan, partial(_shifted, enter, first), on_finished).run()
+    return continuations
 
 
 def _shifted(enter: Enter, first: int, rows: Tensor) -> AbstractContextManager[object]:

@@ -105,7 +105,7 @@ def _scores(run: RunDirectory, record: RunRecord, data: str | None) -> Iterator[
     except DataError as error:
         yield Check(what="data", outcome=Outcome.DIFFERS, detail=str(error))
         return
-    spec, suite, rows = found.spec, found.suite, found.rows
+    spec, suite, rows = found.spec, found.suite, found.evaluated
     yield Check(what="data", outcome=Outcome.SAME, detail=", ".join(spec.data.fingerprints))
     old = [t for t, v in spec.suite.tasks.items() if t not in suite.tasks or suite.tasks[t].version != v]
     if old or suite.version != spec.suite.version:

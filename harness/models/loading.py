@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from harness.config.spec import ModelSpec
 from harness.errors import ModelError
@@ -18,15 +18,21 @@ if TYPE_CHECKING:
     import torch
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-_ENDLESS = 1_000_000_000  # tokenizers without a stated length claim about 1e30 tokens
+# Tokenizers without a maximum length state about 1e30 tokens; any length above this one means that there is none.
+_NO_LENGTH: Final = 1_000_000_000
+
+# What transformers raises for files that it cannot read as a tokenizer or a model: OSError for missing and damaged
+# files, ValueError for an unknown architecture, a bad config or broken JSON, KeyError for missing entries of a config,
+# TypeError for entries of a wrong type or a missing vocabulary, ImportError for an optional package that is missing.
+_UNREADABLE: Final = (OSError, ValueError, KeyError, TypeError, ImportError)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
     """A frozen base model in eval mode with its tokenizer.
 
-    max_context: the longest sequence in tokens (of the encoder alone, where there is one); None: no limit is known.
-    n_parameters: every parameter once, tied ones too.
+    max_context: the longest sequence in tokens (of the encoder alone, where there is one); None without a known limit.
+    n_parameters: each parameter counts once, also where it is tied to another one.
     """
 
     model: Any
@@ -39,7 +45,7 @@ class LoadedModel:
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
-        """Every token that ends an answer: the tokenizer's eos, and those of the generation config."""
+        """Every token that ends a prediction: the tokenizer's eos, and those of the generation config."""
         configured = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
         more = configured if isinstance(configured, list) else [configured]
         return tuple(dict.fromkeys(int(i) for i in [self.tokenizer.eos_token_id, *more] if i is not None))
@@ -119,13 +125,13 @@ def load_model(
 
 
 def dtype_of(precision: Precision, device: torch.device) -> torch.dtype:
-    """What ``precision`` means on a device."""
+    """The type of numbers that ``precision`` means on a device."""
     import torch
 
     named = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if precision in named:
         return named[precision]
-    # emulated bfloat16 (older GPUs claim it) is slower than float32
+    # Older GPUs support bfloat16 by emulation only, which is slower than float32.
     fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if fast else torch.float32
 
@@ -136,11 +142,11 @@ def _tokenizer(source: Source, folder: Path, trust_remote_code: bool) -> Any:
     extra = _gguf(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, **extra)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+    except _UNREADABLE as error:
         raise _refused(source, "tokenizer", error) from error
     if tokenizer.eos_token_id is None:
         raise ModelError(
-            f"the tokenizer of {source.label} has no eos token, so no answer could end. "
+            f"the tokenizer of {source.label} has no eos token, which ends each prediction. "
             'Set "eos_token" in its tokenizer_config.json.'
         )
     return tokenizer
@@ -162,7 +168,8 @@ def _weights(source: Source, folder: Path, dtype: torch.dtype, trust_remote_code
             model, report = auto.from_pretrained(
                 folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **extra
             )
-    except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError) as error:
+    # RuntimeError: weights of other shapes than the config states. SafetensorError: a damaged file of weights.
+    except (*_UNREADABLE, RuntimeError, SafetensorError) as error:
         raise _refused(source, "model", error) from error
     if report["missing_keys"]:
         names = sorted(report["missing_keys"])
@@ -171,28 +178,28 @@ def _weights(source: Source, folder: Path, dtype: torch.dtype, trust_remote_code
             "random. Is it a language model with its output head, and the download complete?"
         )
     if source.gguf and getattr(model, "hf_quantizer", None) is not None:
-        # the weights are plain tensors by now; with the quantiser's mark on it the model could not be saved
+        # The weights are plain tensors by now, and a model that is marked as quantised could not be saved.
         model.hf_quantizer.remove_quantization_config(model)
     return model
 
 
 @contextmanager
 def _bars_on_terminals_only() -> Iterator[None]:
-    """transformers draws its loading bars into log files too; ours do not."""
+    """Without this, transformers writes its loading bars into log files too."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    enabled = logging.is_progress_bar_enabled()
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        if enabled:
             logging.enable_progress_bar()
 
 
 def _check_kind(source: Source, config: Any) -> None:
-    """Refuse what is no language model: transformers would load its body and draw the output head at random."""
+    """Refuse other kinds of models: transformers would load the body and initialise the output head at random."""
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
@@ -206,7 +213,7 @@ def _check_kind(source: Source, config: Any) -> None:
     stated = getattr(config, "architectures", None) or []
     if config.model_type not in known or (stated and not heads & set(stated)):
         raise ModelError(
-            f"{source.label} is no language model that writes text: its config.json says model_type "
+            f"{source.label} is not a language model that generates text: its config.json has model_type "
             f"{config.model_type!r}, architectures {stated}. Give a causal or an encoder-decoder language model."
         )
 
@@ -221,14 +228,14 @@ def _gguf(source: Source) -> dict[str, str]:
 
 def _max_context(config: Any, tokenizer: Any) -> int | None:
     text = config.get_text_config()
-    if hasattr(text, "relative_attention_num_buckets"):  # T5 states a length that nothing in it depends on
+    if hasattr(text, "relative_attention_num_buckets"):  # T5 states a length that its computation does not use
         return None
     for field in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"):
         limit = getattr(text, field, None)
         if isinstance(limit, int) and limit > 0:
             return limit
     stated = tokenizer.model_max_length
-    return int(stated) if stated < _ENDLESS else None
+    return int(stated) if stated < _NO_LENGTH else None
 
 
 def _refused(source: Source, part: str, error: Exception) -> ModelError:
@@ -237,7 +244,7 @@ def _refused(source: Source, part: str, error: Exception) -> ModelError:
     text = " ".join(str(error).split())
     if "trust_remote_code" in text:
         return ModelError(
-            f"{source.label} brings Python code of its own, which harness does not run. Give a model whose "
-            "architecture transformers itself knows."
+            f"{source.label} needs Python code of its own, which harness does not run. Give a model whose "
+            "architecture transformers supports."
         )
     return ModelError(f"the {part} of {source.label} cannot be loaded: {type(error).__name__}: {text[:400]}")

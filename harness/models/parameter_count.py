@@ -1,4 +1,4 @@
-"""How large a run's adapters are: what is kept in all, and what one task's folded LoRA has."""
+"""The number of parameters of a run's adapters: all that are stored, and those that one task uses."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """Numbers of one adapter: kept in all, and in one task's folded LoRA (the largest)."""
+    """Parameters of one adapter. stored: all. active: those of the largest folded LoRA of a task."""
 
     stored: int
     active: int
 
 
 def size_of(method: Method, adapter: Adapter, tasks: Sequence[str]) -> Size:
-    """The size of an adapter that is on a model."""
+    """The size of an adapter that is attached to a model, for the tasks of its cluster."""
     stored = sum(p.numel() for p in adapter.trainable().values())
     active = stored
     if Trait.FOLDS in method.traits:
-        # An ablation of a method that folds may not: every expert takes part in each of its answers.
+        # An ablation of a method that folds may not fold; then every expert is active for each task.
         with suppress(NotFoldable):
             folded = [adapter.fold(t).values() for t in tasks]
             active = max((sum(f.a.numel() + f.b.numel() for f in factors) for factors in folded), default=0)
@@ -36,7 +36,7 @@ def size_of(method: Method, adapter: Adapter, tasks: Sequence[str]) -> Size:
 
 
 def total(sizes: Sequence[Size], loaded: LoadedModel | None) -> Parameters:
-    """Adapters of all clusters together, and their share of the base model; a task uses one of them."""
+    """The parameters of all clusters, in percent of the base model too; each task uses the adapter of one cluster."""
     if loaded is None:
         return Parameters(stored=0, active=0, base=None, percent=None)
     stored = sum(s.stored for s in sizes)

@@ -1,4 +1,4 @@
-"""Where a base model's files are, which version they are of, and whether they can be loaded at all."""
+"""Where the files of a base model are, which version they are, and whether they are complete."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
-from harness.errors import DataError, ModelError, nearest
+from harness.errors import DataError, ModelError, hub_errors, nearest
 from harness.hashing import file_sha256
 from harness.registry import MODELS, model_folder, plugins
 
-_PARTS: Final = (  # what a folder's model consists of; anything else in it changes no result
+# The files that a model consists of; no other file of its folder changes a result.
+_PARTS: Final = (
     "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*.json",
     "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "*.model", "*.tiktoken",
     "chat_template.*", "*.py",
 )  # fmt: skip
-_ELSEWHERE: Final = ("*/*", "consolidated*.safetensors")  # second copies of the weights in other layouts
+# Second copies of the weights in other layouts, which are not downloaded.
+_COPIES: Final = ("*/*", "consolidated*.safetensors")
 _PICKLES: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _HUB_ID: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
@@ -46,7 +48,7 @@ def locate(name: str, revision: str | None = None) -> Source:
     path = registered or Path(name).expanduser()
     if path.is_file():
         if path.suffix.lower() != ".gguf":
-            raise ModelError(f"{path} is a file but no .gguf file. Give its folder, a .gguf file or a hub id.")
+            raise ModelError(f"{path} is a file, but not a .gguf file. Give its folder, a .gguf file or a hub id.")
         return Source(label=path.stem, folder=path.parent, gguf=path.name)
     if path.is_dir():
         return Source(label=name if registered else path.resolve().name, folder=path)
@@ -84,9 +86,9 @@ def fetch(source: Source) -> Path:
 
     try:
         folder = snapshot_download(
-            source.label, revision=source.commit, allow_patterns=list(_PARTS), ignore_patterns=list(_ELSEWHERE)
+            source.label, revision=source.commit, allow_patterns=list(_PARTS), ignore_patterns=list(_COPIES)
         )
-    except OSError as error:
+    except hub_errors() as error:
         raise _unreachable(source.label, error) from error
     return Path(folder)
 
@@ -129,7 +131,7 @@ def _check_weights(file: Path) -> None:
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if not 2 <= length <= size - 8:
-            raise ModelError(f"{file} is no safetensors file, or was cut off ({size} bytes). Download it again.")
+            raise ModelError(f"{file} is not a safetensors file, or is incomplete ({size} bytes). Download it again.")
         try:
             header = json.loads(stream.read(length))
         except ValueError as error:
@@ -157,10 +159,8 @@ def _folder(source: Source) -> Path:
 def _commit(name: str, revision: str | None) -> str:
     """The commit of a hub id: as given, of the local cache, or asked from the hub, in this order."""
     from huggingface_hub import HfApi, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HFValidationError
 
-    # OSError and the error of whichever HTTP library this version of the hub's client uses
-    network = cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__)
     if revision and _COMMIT.fullmatch(revision):
         return revision
     try:
@@ -170,7 +170,7 @@ def _commit(name: str, revision: str | None) -> str:
         commit = HfApi().model_info(name, revision=revision, timeout=20).sha
     except HFValidationError as error:
         raise ModelError(f"{name!r} is neither a path nor a hub id: {error}") from error
-    except network as error:
+    except hub_errors() as error:
         raise _unreachable(name, error) from error
     return str(commit)
 

@@ -12,10 +12,10 @@ from tabulate import tabulate
 
 from harness.config.clusters import clusters_of
 from harness.config.spec import directory_name
-from harness.data.rows import Rows
+from harness.data.splits import SplitExamples
 from harness.method import adapter_method
 from harness.models.parameter_count import size_of, total
-from harness.pipeline.prepare import Base, attach, load_base, mixture, train_rows
+from harness.pipeline.prepare import Base, attach, load_base, mixture, train_examples
 from harness.pipeline.resolve import Resolved
 from harness.reporting.numbers import MISSING, number, or_missing, size
 from harness.store.record import Parameters
@@ -58,16 +58,16 @@ class DryRun:
 
 def dry_run(resolved: Resolved) -> DryRun:
     """Load the model, attach the adapter and count. Nothing is trained, and no file is written."""
-    rows = train_rows(resolved)
-    base = None if resolved.model is None else load_base(resolved, rows)
-    tasks = {t: _task(t, resolved, base, rows) for t in resolved.rows.by_task}
+    train = train_examples(resolved)
+    base = None if resolved.model is None else load_base(resolved, train)
+    tasks = {t: _task(t, resolved, base, train) for t in resolved.evaluated.by_task}
     steps = tokens = needed = None
-    if resolved.method.trains and rows is not None and base is not None:
-        plan = mixture(resolved, rows)
+    if resolved.method.trains and train is not None and base is not None:
+        plan = mixture(resolved, train)
         steps = plan.steps
         mean = sum(plan.shares[t] * ((p.prompt_tokens or 0) + (p.target_tokens or 0)) for t, p in tasks.items())
         tokens = round(steps * plan.batch_size * mean)
-        needed = _memory(resolved, base, rows)
+        needed = _memory(resolved, base, train)
     return DryRun(
         directory=directory_name(resolved.spec),
         tasks=tasks,
@@ -78,13 +78,13 @@ def dry_run(resolved: Resolved) -> DryRun:
     )
 
 
-def _memory(resolved: Resolved, base: Base, rows: Rows) -> int:
+def _memory(resolved: Resolved, base: Base, train: SplitExamples) -> int:
     """The largest estimate of any cluster, since clusters are trained one at a time."""
     needed = []
     for cluster in clusters_of(resolved.spec):
-        if any(rows.counts[t] for t in cluster.tasks):
+        if any(train.counts[t] for t in cluster.tasks):
             prepared = attach(resolved, base, cluster)
-            plan = mixture(resolved, rows)
+            plan = mixture(resolved, train)
             needed.append(
                 estimate(base.loaded, prepared.adapter, base.encoder, cluster.tasks, resolved.spec.train, plan)
             )
@@ -103,7 +103,7 @@ def render(plan: DryRun, resolved: Resolved) -> str:
         (t, p.n_train, p.n_eval, number(p.prompt_tokens), number(p.target_tokens), p.n_truncated, p.limit or MISSING)
         for t, p in plan.tasks.items()
     ]
-    header = ("task", "train", resolved.rows.split, "prompt tok", "target tok", "truncated", "limit")
+    header = ("task", "train", resolved.evaluated.split, "prompt tok", "target tok", "truncated", "limit")
     count = plan.parameters
     lines = [
         resolved_spec(resolved),
@@ -121,22 +121,22 @@ def render(plan: DryRun, resolved: Resolved) -> str:
     return "\n".join(lines)
 
 
-def _task(task: str, resolved: Resolved, base: Base | None, rows: Rows | None) -> TaskPlan:
-    n_train = rows.counts[task] if rows is not None else 0
-    n_eval = resolved.rows.counts[task]
+def _task(task: str, resolved: Resolved, base: Base | None, train: SplitExamples | None) -> TaskPlan:
+    n_train = train.counts[task] if train is not None else 0
+    n_eval = resolved.evaluated.counts[task]
     empty: dict[str, Any] = {"prompt_tokens": None, "target_tokens": None, "n_truncated": 0, "limit": None}
     if base is None:
         return TaskPlan(n_train=n_train, n_eval=n_eval, **empty)
     limit = base.encoder.limits[task]
-    if rows is None or not n_train:
+    if train is None or not n_train:
         return TaskPlan(n_train=n_train, n_eval=n_eval, **{**empty, "limit": limit})
-    encoded = base.encoder.rows(rows.examples(rows.by_task[task][:_SAMPLED]))
+    encoded = base.encoder.encode(train.at(train.by_task[task][:_SAMPLED]))
     return TaskPlan(
         n_train=n_train,
         n_eval=n_eval,
         prompt_tokens=float(np.mean([len(r.prompt) for r in encoded])),
         target_tokens=float(np.mean([len(r.target) for r in encoded])),
-        n_truncated=round(sum(r.cut for r in encoded) * n_train / len(encoded)),
+        n_truncated=round(sum(r.truncated for r in encoded) * n_train / len(encoded)),
         limit=limit,
     )
 

@@ -17,11 +17,11 @@ from typing import Any
 
 from harness.config.keys import build, section_config
 from harness.config.spec import EvalConfig
-from harness.data.rows import load_split
+from harness.data.splits import load_split
 from harness.errors import UsageError, unknown
 from harness.method import Method
-from harness.pipeline.predict import answer_all
-from harness.pipeline.prepare import train_rows
+from harness.pipeline.predict import predict_all
+from harness.pipeline.prepare import train_examples
 from harness.pipeline.reopen import ReopenedRun, RunData, base_of, reopen
 from harness.pipeline.rescore import score
 from harness.pipeline.resolve import Resolved
@@ -65,7 +65,7 @@ def evaluate_again(
             directory.write("evaluation.json", evaluation)
         scores = directory.scores()
         if scores is None:
-            examples = RunData(spec=resolved.spec, suite=resolved.suite, rows=resolved.rows.with_examples())
+            examples = RunData(spec=resolved.spec, suite=resolved.suite, evaluated=resolved.evaluated.with_examples())
             scores = score(directory, examples, evaluation.n_train).scores
     return Evaluated(directory=directory, evaluation=evaluation, scores=scores, fresh=fresh)
 
@@ -87,9 +87,9 @@ def _evaluate(
     stop: StopFlag,
 ) -> Evaluation:
     started = datetime.now(UTC)
-    train = train_rows(resolved)
+    train = train_examples(resolved)
     base = base_of(finished.run, resolved, train) if resolved.model is not None else None
-    answered = answer_all(finished.run, resolved, base, train, directory, stop)
+    predicted = predict_all(finished.run, resolved, base, train, directory, stop)
     about: dict[str, Any] = {"label": resolved.spec.data.label, **resolved.suite.describe(resolved.source)}
     machine: dict[str, Any] = {}
     if base is not None:
@@ -97,7 +97,7 @@ def _evaluate(
         machine = {"dtype": str(base.loaded.dtype), "device": str(base.loaded.device)}
     return Evaluation(
         settings=settings,
-        generation=answered.generation,
+        generation=predicted.generation,
         provenance=gather(about, machine),
         n_train=finished.record.n_train,
         sample=finished.record.sample,
@@ -118,12 +118,12 @@ def _changed(finished: ReopenedRun, keys: Mapping[str, Any]) -> tuple[Resolved, 
     config = section_config(EvalConfig, "eval", {**before.spec.eval.model_dump(), **tables["eval"]})
     method = _with_fields(before.method, tables["method"])
     hint = "Choose another one with --split"
-    tasks = list(before.rows.by_task)
-    rows = load_split(before.suite, before.source, config.split, tasks, config.per_task, hint=hint)
+    tasks = list(before.evaluated.by_task)
+    examples = load_split(before.suite, before.source, config.split, tasks, config.per_task, hint=hint)
     spec = before.spec.model_copy(update={"eval": config})
     fields = {n: v for n, v in tables["method"].items() if getattr(method, n) != getattr(before.method, n)}
     settings = EvaluationSettings(run_id=finished.record.run_id, eval=config, method=fields, suite=spec.suite)
-    return dataclasses.replace(before, spec=spec, method=method, rows=rows), settings
+    return dataclasses.replace(before, spec=spec, method=method, evaluated=examples), settings
 
 
 def _with_fields(method: Method, values: Mapping[str, Any]) -> Method:

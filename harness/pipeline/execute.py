@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from harness.config.clusters import Cluster, clusters_of
 from harness.config.spec import directory_name, run_id
-from harness.data.rows import Rows
+from harness.data.splits import SplitExamples
 from harness.method import adapter_method
-from harness.pipeline.predict import Answered, answer_all, generator
-from harness.pipeline.prepare import Base, Prepared, attach, load_base, mixture, train_rows
+from harness.pipeline.predict import Predicted, generator, predict_all
+from harness.pipeline.prepare import Base, Prepared, attach, load_base, mixture, train_examples
 from harness.pipeline.reopen import RunData
 from harness.pipeline.rescore import score
 from harness.pipeline.resolve import Resolved
@@ -28,11 +28,12 @@ from harness.store.provenance import gather
 from harness.store.record import Failure, RunRecord, Scores, TrainingSummary
 from harness.store.run_directory import RunDirectory
 from harness.training.progress import trained_together
-from harness.training.reuse import Taken, take_training
+from harness.training.reuse import ReusedTraining, reuse_training
 
 if TYPE_CHECKING:
     from harness.runtime.distributed import ProcessGroup
-    from harness.training.dev_score import DevLook
+    from harness.training.dev_score import DevEvaluator
+    from harness.training.stage import StepHook
     from harness.training.trainer import EngineTrainer
 
 LOG: Final = logging.getLogger(__name__)
@@ -59,10 +60,10 @@ class Plan:
 
     finished: bool = False
     clusters: frozenset[str] = frozenset()
-    reused: Taken | None = None
+    reused: ReusedTraining | None = None
 
 
-def execute(resolved: Resolved, out: Path, inputs: dict[str, Any]) -> Outcome | None:
+def execute(resolved: Resolved, out: Path, inputs: dict[str, Any], on_step: StepHook | None = None) -> Outcome | None:
     """Make the run, or what is missing of it.
 
     Under torchrun every process calls this. All of them train; rank 0 alone writes, evaluates and has an outcome.
@@ -70,6 +71,7 @@ def execute(resolved: Resolved, out: Path, inputs: dict[str, Any]) -> Outcome | 
     Args:
         out: the folder of runs.
         inputs: what a later command needs to find data and model again (inputs.json; not part of the run_id).
+        on_step: called after each training step, on every rank.
 
     Raises: RunLocked; Interrupted; any HarnessError, after failure.json has been written.
     """
@@ -78,7 +80,7 @@ def execute(resolved: Resolved, out: Path, inputs: dict[str, Any]) -> Outcome | 
     run = RunDirectory(out / directory_name(resolved.spec))
     processes = join()
     with run.lock() if processes.is_main else nullcontext(), stop_gracefully() as stop:
-        work = _Execution(resolved, run, stop, processes)
+        work = _Execution(resolved, run, stop, processes, on_step)
         try:
             return work.all(inputs)
         except (Interrupted, KeyboardInterrupt):
@@ -92,8 +94,16 @@ def execute(resolved: Resolved, out: Path, inputs: dict[str, Any]) -> Outcome | 
 class _Execution:
     """The phases of one run. ``phase`` and ``where`` are what failure.json reports."""
 
-    def __init__(self, resolved: Resolved, run: RunDirectory, stop: StopFlag, processes: ProcessGroup) -> None:
+    def __init__(
+        self,
+        resolved: Resolved,
+        run: RunDirectory,
+        stop: StopFlag,
+        processes: ProcessGroup,
+        on_step: StepHook | None,
+    ) -> None:
         self.resolved, self.run, self.stop, self.processes = resolved, run, stop, processes
+        self.on_step = on_step
         self.started_at = datetime.now(UTC)
         self.phase = "prepare"
         self.where: Callable[[], str | None] = lambda: None
@@ -105,16 +115,16 @@ class _Execution:
             return self._finished() if self.processes.is_main else None
         if not self.processes.is_main and not plan.clusters:
             return None
-        rows = train_rows(self.resolved)
-        base = None if self.resolved.model is None else load_base(self.resolved, rows)
-        training = self._train(plan, base, rows)
+        train = train_examples(self.resolved)
+        base = None if self.resolved.model is None else load_base(self.resolved, train)
+        training = self._train(plan, base, train)
         self.processes.leave()
         if not self.processes.is_main:
             return None
         self.phase, self.where = "generate", lambda: None
-        answered = answer_all(self.run, self.resolved, base, rows, self.run, self.stop)
+        predicted = predict_all(self.run, self.resolved, base, train, self.run, self.stop)
         self.phase = "score"
-        record = self._record(plan, base, rows, training, answered)
+        record = self._record(plan, base, train, training, predicted)
         scores = self._score(record)
         self.run.write("record.json", record)
         return Outcome(run=self.run, record=record, scores=scores, fresh=True)
@@ -128,7 +138,7 @@ class _Execution:
         (self.run.path / "failure.json").unlink(missing_ok=True)
         if not self.resolved.method.trains:
             return Plan()
-        reused = take_training(self.run, self.resolved.spec)
+        reused = reuse_training(self.run, self.resolved.spec)
         if reused is not None:
             LOG.info("the training is reused from %s, which has the same training settings", reused.run)
             return Plan(reused=reused)
@@ -140,38 +150,38 @@ class _Execution:
         assert record is not None
         return Outcome(run=self.run, record=record, scores=self.run.scores() or self._score(record), fresh=False)
 
-    def _train(self, plan: Plan, base: Base | None, rows: Rows | None) -> TrainingSummary | None:
+    def _train(self, plan: Plan, base: Base | None, train: SplitExamples | None) -> TrainingSummary | None:
         """Train each cluster that is left, on all ranks; rank 0 reads the costs of the others from disk."""
         from harness.runtime.distributed import SINGLE_PROCESS
 
         if plan.reused is not None:
             return plan.reused.training
-        if not self.resolved.method.trains or base is None or rows is None:
+        if not self.resolved.method.trains or base is None or train is None:
             return None
         self.phase = "train"
-        if self.processes.is_main and rows.missing:
+        if self.processes.is_main and train.missing:
             LOG.warning(
                 "no training examples for %s: only shared parameters apply to them, and tables mark their scores",
-                ", ".join(rows.missing),
+                ", ".join(train.missing),
             )
         summaries = []
         for cluster in clusters_of(self.resolved.spec):
             if cluster.name in plan.clusters:
-                summaries.append(self._fit(cluster, base, rows, self.processes))
+                summaries.append(self._fit(cluster, base, train, self.processes))
             elif self.processes.is_main:
-                summaries.append(self._fit(cluster, base, rows, SINGLE_PROCESS))
+                summaries.append(self._fit(cluster, base, train, SINGLE_PROCESS))
         return trained_together(summaries)
 
-    def _fit(self, cluster: Cluster, base: Base, rows: Rows, processes: ProcessGroup) -> TrainingSummary:
+    def _fit(self, cluster: Cluster, base: Base, train: SplitExamples, processes: ProcessGroup) -> TrainingSummary:
         """Train a cluster's adapter, unless it is on disk, and take it off the model again."""
         from harness.training.memory import estimate
 
         run, spec = self.run.of(cluster.name), self.resolved.spec
         prepared = attach(self.resolved, base, cluster)
-        trainer = self._trainer(prepared, rows, run, processes)
+        trainer = self._trainer(prepared, train, run, processes)
         self.where = lambda: f"cluster {cluster.name}, {trainer.where()}" if cluster.name else trainer.where()
         memory = None
-        if any(rows.counts[t] for t in cluster.tasks):
+        if any(train.counts[t] for t in cluster.tasks):
             memory = estimate(base.loaded, prepared.adapter, base.encoder, cluster.tasks, spec.train, trainer.mixture)
             if not has_adapter(run.adapter):
                 adapter_method(self.resolved.method).fit(prepared.adapter, trainer, prepared.tasks)
@@ -181,28 +191,37 @@ class _Execution:
         prepared.adapter.detach()
         return summary
 
-    def _trainer(self, prepared: Prepared, rows: Rows, run: RunDirectory, processes: ProcessGroup) -> EngineTrainer:
+    def _trainer(
+        self, prepared: Prepared, train: SplitExamples, run: RunDirectory, processes: ProcessGroup
+    ) -> EngineTrainer:
+        from harness.training.stage import TrainingSetup
         from harness.training.trainer import EngineTrainer
 
-        return EngineTrainer(
+        evaluator = self._dev_evaluator(prepared)
+        trainer = EngineTrainer(
             run=run,
             run_id=run_id(self.resolved.spec),
-            config=self.resolved.spec.train,
-            method=adapter_method(self.resolved.method),
-            adapter=prepared.adapter,
-            loaded=prepared.loaded,
-            encoder=prepared.encoder,
-            mixture=mixture(self.resolved, rows),
-            tasks=prepared.tasks,
+            setup=TrainingSetup(
+                config=self.resolved.spec.train,
+                method=adapter_method(self.resolved.method),
+                adapter=prepared.adapter,
+                loaded=prepared.loaded,
+                encoder=prepared.encoder,
+                mixture=mixture(self.resolved, train),
+                routes=prepared.routes,
+                memory_before=prepared.base.memory_before,
+            ),
             stop=self.stop,
-            look=self._look(prepared),
-            memory_before=prepared.base.memory_before,
+            evaluate=None if evaluator is None else evaluator.evaluate,
             processes=processes,
             start=None if has_adapter(run.adapter) else load_start(self.resolved.parent),
+            on_step=self.on_step,
         )
+        trainer.restore()
+        return trainer
 
-    def _look(self, prepared: Prepared) -> DevLook | None:
-        from harness.training.dev_score import DevLook, dev_examples
+    def _dev_evaluator(self, prepared: Prepared) -> DevEvaluator | None:
+        from harness.training.dev_score import DevEvaluator, dev_examples
 
         resolved, config = self.resolved, self.resolved.spec.train
         if config.eval_every is None:
@@ -211,9 +230,9 @@ class _Execution:
             LOG.warning(
                 "train.eval_every selects the adapter on dev, and dev is evaluated too: these scores are optimistic"
             )
-        tasks = list(resolved.rows.by_task)
+        tasks = list(resolved.evaluated.by_task)
         examples = dev_examples(resolved.suite, resolved.source, tasks, config.eval_rows)
-        return DevLook(
+        return DevEvaluator(
             generator=generator(resolved, prepared),
             encoder=prepared.encoder,
             tasks=resolved.suite.tasks,
@@ -221,11 +240,16 @@ class _Execution:
         )
 
     def _record(
-        self, plan: Plan, base: Base | None, rows: Rows | None, training: TrainingSummary | None, answered: Answered
+        self,
+        plan: Plan,
+        base: Base | None,
+        train: SplitExamples | None,
+        training: TrainingSummary | None,
+        predicted: Predicted,
     ) -> RunRecord:
-        resolved, train = self.resolved, self.resolved.spec.train
+        resolved, config = self.resolved, self.resolved.spec.train
         data = {"label": resolved.spec.data.label, **resolved.suite.describe(resolved.source)}
-        settings: dict[str, Any] = {"compile": train.compile, "gradient_checkpointing": train.gradient_checkpointing}
+        settings: dict[str, Any] = {"compile": config.compile, "gradient_checkpointing": config.gradient_checkpointing}
         if training is not None:
             settings |= {"trained_by": plan.reused.run} if plan.reused is not None else {}
             settings |= {"micro_tokens": training.micro_tokens, "packed": training.packed}
@@ -235,11 +259,11 @@ class _Execution:
         return RunRecord(
             run_id=run_id(resolved.spec),
             spec=resolved.spec,
-            parameters=answered.parameters,
+            parameters=predicted.parameters,
             training=training,
-            generation=answered.generation,
+            generation=predicted.generation,
             provenance=gather(data, settings),
-            n_train={t: rows.counts[t] if rows is not None else 0 for t in resolved.rows.by_task},
+            n_train={t: train.counts[t] if train is not None else 0 for t in resolved.evaluated.by_task},
             sample=resolved.spec.data.sample,
             started_at=self.started_at,
             finished_at=datetime.now(UTC),
@@ -247,7 +271,7 @@ class _Execution:
 
     def _score(self, record: RunRecord) -> Scores:
         resolved = self.resolved
-        data = RunData(spec=resolved.spec, suite=resolved.suite, rows=resolved.rows)
+        data = RunData(spec=resolved.spec, suite=resolved.suite, evaluated=resolved.evaluated)
         return score(self.run, data, record.n_train).scores
 
 

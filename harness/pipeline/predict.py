@@ -9,7 +9,7 @@ from typing import Any
 from harness.config.backend import parse_backend
 from harness.config.clusters import clusters_of
 from harness.data.encoding import Encoder, check_style, generation_limits
-from harness.data.rows import Rows
+from harness.data.splits import SplitExamples
 from harness.generation.backend import (
     Generation,
     predict_with_backend,
@@ -33,31 +33,31 @@ from harness.store.run_directory import RunDirectory
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answered:
-    """What the texts took (None: no model was asked), and how large the adapters are."""
+class Predicted:
+    """What generating took (None where no model generated), and how large the adapters are."""
 
     generation: GenerationSummary | None
     parameters: Parameters
 
 
-def answer_all(
+def predict_all(
     run: RunDirectory,
     resolved: Resolved,
     base: Base | None,
-    train: Rows | None,
+    train: SplitExamples | None,
     directory: RunDirectory,
     stop: StopFlag,
-) -> Answered:
-    """Write every text that is missing.
+) -> Predicted:
+    """Write every prediction that is missing.
 
     Args:
-        run: whose adapters answer. directory: where the predictions go, the run's own or an evaluation's.
+        run: the run with the adapters. directory: where the predictions go, the run's own or an evaluation's.
         base: None where no model is loaded here.
     """
     generations, sizes = [], []
     for cluster in clusters_of(resolved.spec):
         prepared = None if base is None else open_adapter(run, resolved, base, cluster)
-        writer = PredictionWriter(run=directory, examples={t: resolved.rows.of(t) for t in cluster.tasks})
+        writer = PredictionWriter(run=directory, examples={t: resolved.evaluated.of(t) for t in cluster.tasks})
         generation = predict_cluster(resolved, prepared, train, writer, stop)
         generations.append(None if generation is None else generation.summary)
         if generation is not None and generation.chosen is not None:
@@ -66,16 +66,16 @@ def answer_all(
         if prepared is not None:
             sizes.append(size_of(resolved.method, prepared.adapter, cluster.tasks))
             prepared.adapter.detach()
-    return Answered(
+    return Predicted(
         generation=total_generation(generations), parameters=total(sizes, None if base is None else base.loaded)
     )
 
 
 def router_accuracy(chosen: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
-    """For reports: the share of each task's prompts that an adapter gave to the task itself, knowing no label.
+    """For reports: the share of each task's prompts that an adapter routed to the task itself, without labels.
 
     Args:
-        chosen: by task, how many of its prompts were given to which task; none is empty.
+        chosen: by task, how many of its prompts were routed to which task; none is empty.
     """
     shares = {task: counts.get(task, 0) / sum(counts.values()) for task, counts in chosen.items()}
     tasks = {
@@ -86,7 +86,7 @@ def router_accuracy(chosen: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
 
 
 def predict_cluster(
-    resolved: Resolved, prepared: Prepared | None, train: Rows | None, writer: PredictionWriter, stop: StopFlag
+    resolved: Resolved, prepared: Prepared | None, train: SplitExamples | None, writer: PredictionWriter, stop: StopFlag
 ) -> Generation | None:
     """Write every prediction that is missing: by the method itself, by a back end, or through the adapter.
 
@@ -103,7 +103,7 @@ def predict_cluster(
     return predict_with_model(generator(resolved, prepared), prepared.encoder, writer, stop)
 
 
-def backend_encoder(resolved: Resolved, backend: InferenceBackend, train: Rows | None) -> Encoder:
+def backend_encoder(resolved: Resolved, backend: InferenceBackend, train: SplitExamples | None) -> Encoder:
     """How a back end's prompts are made. Raises: UsageError for a value of --prompt that it does not support."""
     spec = resolved.spec
     check_backend_style(backend, spec.backend, spec.prompt)
@@ -114,7 +114,7 @@ def backend_encoder(resolved: Resolved, backend: InferenceBackend, train: Rows |
         style=spec.prompt,
         eos=int(tokenizer.eos_token_id or 0),
         max_length=max_length_of(backend, spec.train.max_length),
-        limits=generation_limits(tokenizer, train, list(resolved.rows.by_task), spec.eval.max_new_tokens),
+        limits=generation_limits(tokenizer, train, list(resolved.evaluated.by_task), spec.eval.max_new_tokens),
         shots=draw_shots(resolved, train),
         n_shots=spec.shots,
     )

@@ -11,7 +11,7 @@ from harness.config.clusters import Cluster
 from harness.data.encoding import Encoder, check_style, draw, generation_limits
 from harness.data.mixture import Mixture, n_steps
 from harness.data.routes import Routes
-from harness.data.rows import Rows, load_split
+from harness.data.splits import SplitExamples, load_split
 from harness.errors import ModelError
 from harness.method import Adapter, Baseline, adapter_method
 from harness.pipeline.resolve import Resolved
@@ -28,7 +28,7 @@ _LEAST_PROMPT = 16
 """Tokens that a prompt must have room for."""
 
 
-def train_rows(resolved: Resolved) -> Rows | None:
+def train_examples(resolved: Resolved) -> SplitExamples | None:
     """The training examples of the run's tasks; None where there is no train split and the method needs none."""
     suite, source = resolved.suite, resolved.source
     trains = resolved.method.trains
@@ -36,16 +36,16 @@ def train_rows(resolved: Resolved) -> Rows | None:
     if not needed and "train" not in suite.splits(source):
         return None
     hint = f"{resolved.spec.method.name} needs training examples: give other --data"
-    tasks, per_task = list(resolved.rows.by_task), resolved.spec.train.per_task
+    tasks, per_task = list(resolved.evaluated.by_task), resolved.spec.train.per_task
     return load_split(suite, source, "train", tasks, per_task, hint=hint, allow_empty=not trains)
 
 
-def mixture(resolved: Resolved, rows: Rows) -> Mixture:
+def mixture(resolved: Resolved, train: SplitExamples) -> Mixture:
     """The training plan of the mixed run."""
     config = resolved.spec.train
-    total = sum(rows.counts.values())
+    total = sum(train.counts.values())
     return Mixture(
-        rows=rows,
+        examples=train,
         batch_size=config.batch_size,
         steps=n_steps(total, config.batch_size, config.epochs, config.steps),
         seed=resolved.spec.seed,
@@ -53,12 +53,12 @@ def mixture(resolved: Resolved, rows: Rows) -> Mixture:
     )
 
 
-def encoder(resolved: Resolved, loaded: LoadedModel, rows: Rows | None) -> Encoder:
+def encoder(resolved: Resolved, loaded: LoadedModel, train: SplitExamples | None) -> Encoder:
     """How prompts and targets become tokens. Raises: ModelError where the model's context is too short."""
     spec = resolved.spec
     check_style(loaded.tokenizer, spec.prompt)
-    tasks = list(resolved.rows.by_task)
-    limits = generation_limits(loaded.tokenizer, rows, tasks, spec.eval.max_new_tokens)
+    tasks = list(resolved.evaluated.by_task)
+    limits = generation_limits(loaded.tokenizer, train, tasks, spec.eval.max_new_tokens)
     length = min(spec.train.max_length, loaded.max_context or spec.train.max_length)
     long = {t: n for t, n in limits.items() if n + _LEAST_PROMPT > length}
     if long:
@@ -74,18 +74,18 @@ def encoder(resolved: Resolved, loaded: LoadedModel, rows: Rows | None) -> Encod
         eos=int(loaded.tokenizer.eos_token_id),
         max_length=length,
         limits=limits,
-        shots=draw_shots(resolved, rows),
+        shots=draw_shots(resolved, train),
         n_shots=spec.shots,
     )
 
 
-def draw_shots(resolved: Resolved, rows: Rows | None) -> dict[str, list[Example]]:
+def draw_shots(resolved: Resolved, train: SplitExamples | None) -> dict[str, list[Example]]:
     """In-context examples of each task."""
     spec = resolved.spec
-    if not spec.shots or rows is None:
+    if not spec.shots or train is None:
         return {}
     # One more than needed, so that a training example that is itself a shot still gets all of them.
-    return {t: draw(rows, t, spec.shots + 1, spec.seed, "shots") for t in resolved.rows.by_task}
+    return {t: draw(train, t, spec.shots + 1, spec.seed, "shots") for t in resolved.evaluated.by_task}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +124,7 @@ class Prepared:
         return self.base.encoder
 
 
-def load_base(resolved: Resolved, rows: Rows | None) -> Base:
+def load_base(resolved: Resolved, train: SplitExamples | None) -> Base:
     """Load the base model and its tokenizer, and choose the lengths of prompts and predictions."""
     # Imported before memory is measured, so that the import does not count as the model's memory.
     import transformers.modeling_utils  # noqa: F401
@@ -136,7 +136,7 @@ def load_base(resolved: Resolved, rows: Rows | None) -> Base:
     before = resident_bytes()
     loaded = load_model(resolved.model, resolved.spec.train.precision)
     _few_threads(loaded)
-    return Base(loaded=loaded, encoder=encoder(resolved, loaded, rows), memory_before=before)
+    return Base(loaded=loaded, encoder=encoder(resolved, loaded, train), memory_before=before)
 
 
 def _few_threads(loaded: LoadedModel) -> None:

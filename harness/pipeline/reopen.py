@@ -1,4 +1,4 @@
-"""A finished run opened again: every choice resolved anew and compared with the record, then model and adapter."""
+"""A finished run opened again: every choice is resolved and compared with the record, then model and adapter load."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from harness.config.clusters import clusters_of
 from harness.config.keys import build
 from harness.config.request import Request, merge
 from harness.config.spec import DataSpec, EvalConfig, RunSpec
-from harness.data.rows import Rows, load_split, locate_data
+from harness.data.splits import SplitExamples, load_split, locate_data
 from harness.errors import DataError, ModelError, StoreError, UsageError, unknown
 from harness.method import Baseline
-from harness.pipeline.prepare import Base, Prepared, load_base, open_adapter, train_rows
+from harness.pipeline.prepare import Base, Prepared, load_base, open_adapter, train_examples
 from harness.pipeline.resolve import Resolved, resolve
 from harness.registry import suite_class
 from harness.store.finished import open_finished
@@ -52,12 +52,12 @@ def reopen(path: Path, data: str | None = None, model: str | None = None) -> Reo
     return ReopenedRun(run=run, record=record, resolved=dataclasses.replace(resolved, spec=spec))
 
 
-def load(run: RunDirectory, resolved: Resolved, train: Rows | None, task: str | None = None) -> Prepared:
+def load(run: RunDirectory, resolved: Resolved, train: SplitExamples | None, task: str | None = None) -> Prepared:
     """The base model with the run's adapter on it, ready to generate.
 
     Args:
         resolved: of the run, or with other ``eval`` keys, rows and inference fields; its tasks must be the run's.
-        train: as ``train_rows`` gives them.
+        train: as ``train_examples`` gives them.
         task: whose cluster's adapter; needed where the run has clusters.
 
     Raises: UsageError for a run without a model of its own, or an unknown or missing task; StoreError for a damaged
@@ -73,7 +73,7 @@ def load(run: RunDirectory, resolved: Resolved, train: Rows | None, task: str | 
     return open_adapter(run, resolved, base_of(run, resolved, train), cluster)
 
 
-def base_of(run: RunDirectory, resolved: Resolved, train: Rows | None) -> Base:
+def base_of(run: RunDirectory, resolved: Resolved, train: SplitExamples | None) -> Base:
     """The base model alone. Raises: UsageError for a run without a model of its own."""
     if resolved.model is None:
         raise UsageError(f"{run.name} has no model to load: its predictions come from {_predictor(resolved)}")
@@ -91,7 +91,7 @@ class OpenModel:
 def open_model(path: Path, data: str | None = None, model: str | None = None, task: str | None = None) -> OpenModel:
     """``reopen`` and ``load`` in one, with every setting as in the run."""
     finished = reopen(path, data, model)
-    prepared = load(finished.run, finished.resolved, train_rows(finished.resolved), task)
+    prepared = load(finished.run, finished.resolved, train_examples(finished.resolved), task)
     return OpenModel(finished=finished, prepared=prepared)
 
 
@@ -148,7 +148,7 @@ class RunData:
 
     spec: RunSpec
     suite: Suite
-    rows: Rows
+    evaluated: SplitExamples
 
 
 def data_of_run(run: RunDirectory, data: str | None = None, config: EvalConfig | None = None) -> RunData:
@@ -173,8 +173,8 @@ def data_at(run: RunDirectory, data: str | None, config: EvalConfig | None = Non
     if not suite.same_data(spec.data.fingerprints, found.fingerprints):
         raise _other_data(run, spec.data, source, found)
     config = config or spec.eval
-    rows = load_split(suite, source, config.split, list(spec.suite.tasks), config.per_task)
-    return RunData(spec=spec, suite=suite, rows=rows.with_examples())
+    examples = load_split(suite, source, config.split, list(spec.suite.tasks), config.per_task)
+    return RunData(spec=spec, suite=suite, evaluated=examples.with_examples())
 
 
 def _other_data(run: RunDirectory, recorded: DataSpec, source: str, found: DataSpec) -> DataError:

@@ -32,8 +32,8 @@ def scores_of(run: RunDirectory, data: RunData, n_train: Mapping[str, int] | Non
     """``score`` without writing anything."""
     return score_predictions(
         data.suite,
-        {t: data.rows.of(t) for t in data.rows.by_task},
-        {t: run.predictions(t) for t in data.rows.by_task},
+        {t: data.evaluated.of(t) for t in data.evaluated.by_task},
+        {t: run.predictions(t) for t in data.evaluated.by_task},
         n_train=n_train,
         min_examples=1 if data.spec.data.sample else MIN_EXAMPLES,
     )

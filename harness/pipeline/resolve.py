@@ -17,7 +17,7 @@ from harness.config.method_config import absolute, choose_method, data_only, fin
 from harness.config.options import OPTIONS
 from harness.config.request import Request
 from harness.config.spec import LOCAL, EvalConfig, MethodSpec, ModelSpec, RunSpec, SuiteSpec, TrainConfig
-from harness.data.rows import Rows, load_split, locate_data, without_targets
+from harness.data.splits import SplitExamples, load_split, locate_data, without_targets
 from harness.errors import UsageError, unknown
 from harness.method import Baseline, Method
 from harness.models.loading import identify
@@ -33,7 +33,8 @@ class Resolved:
     """A run with every choice made, and the objects that its spec names.
 
     source: where the examples are read from. model: what the base model is loaded from; None where none is loaded.
-    rows: the examples of the split that is evaluated. parent: the finished run that this one starts from (``--from``).
+    evaluated: the examples of the split that is evaluated.
+    parent: the finished run that this one starts from (``--from``).
     """
 
     spec: RunSpec
@@ -41,7 +42,7 @@ class Resolved:
     suite: Suite
     source: str
     model: str | None
-    rows: Rows
+    evaluated: SplitExamples
     parent: Parent | None = None
 
 
@@ -61,8 +62,8 @@ def resolve(request: Request) -> Resolved:
     train = section_config(TrainConfig, "train", sections["train"])
     evaluation = section_config(EvalConfig, "eval", sections["eval"])
     source, data = locate_data(suite, options["data"])
-    evaluation, rows = _evaluated(suite, source, evaluation, options["tasks"])
-    tasks = list(rows.by_task)
+    evaluation, examples = _evaluated(suite, source, evaluation, options["tasks"])
+    tasks = list(examples.by_task)
     clusters = group_tasks(options["clusters"], suite, tasks)
     sizes = [len(tasks)] if clusters is None else [len(of) for of in clusters.groups.values()]
     method = absolute(choose_method(cls, sections["method"], options["ablation"], budget, sizes))
@@ -94,7 +95,9 @@ def resolve(request: Request) -> Resolved:
     parent = find_parent(options["from"], method, spec) if options["from"] else None
     if parent is not None:
         spec = spec.model_copy(update={"parent": parent.spec})
-    return Resolved(spec=spec, method=method, suite=suite, source=source, model=model, rows=rows, parent=parent)
+    return Resolved(
+        spec=spec, method=method, suite=suite, source=source, model=model, evaluated=examples, parent=parent
+    )
 
 
 def _method_spec(method: Method, options: Mapping[str, Any]) -> MethodSpec:
@@ -128,7 +131,7 @@ def _model(method: Method, suite: Suite, options: Mapping[str, Any], backend: Ba
     if method.trains or isinstance(method, Baseline):
         raise UsageError(
             f"--backend {options['backend']} generates with a model of its own, which --method {options['method']} "
-            "cannot adapt. Give a method that uses the base model as it is"
+            "cannot adapt. Choose a method without training and with a model, for example from: harness list"
         )
     if options["model"]:
         raise UsageError(
@@ -137,21 +140,21 @@ def _model(method: Method, suite: Suite, options: Mapping[str, Any], backend: Ba
     return None
 
 
-def _evaluated(suite: Suite, source: str, config: EvalConfig, tasks: str | None) -> tuple[EvalConfig, Rows]:
+def _evaluated(suite: Suite, source: str, config: EvalConfig, tasks: str | None) -> tuple[EvalConfig, SplitExamples]:
     """The examples that the run evaluates, and the settings with the split that they come from."""
     wanted = list(suite.tasks) if tasks is None else [t.strip() for t in tasks.split(",") if t.strip()]
     for task in wanted:
         if task not in suite.tasks:
             raise unknown("task", task, suite.tasks, see=f"harness list {suite.name}")
     wanted = [t for t in suite.tasks if t in set(wanted)]
-    rows = load_split(suite, source, config.split, wanted, config.per_task)
-    if config.split == "test" and without_targets(rows):
+    examples = load_split(suite, source, config.split, wanted, config.per_task)
+    if config.split == "test" and without_targets(examples):
         LOG.warning("the test split has no targets: evaluating on the dev split instead")
         config = config.model_copy(update={"split": "dev"})
-        rows = load_split(suite, source, "dev", wanted, config.per_task)
-    if rows.missing:
-        LOG.warning("tasks without %s examples are left out: %s", config.split, ", ".join(rows.missing))
-    return config, rows.with_examples()
+        examples = load_split(suite, source, "dev", wanted, config.per_task)
+    if examples.missing:
+        LOG.warning("tasks without %s examples are left out: %s", config.split, ", ".join(examples.missing))
+    return config, examples.with_examples()
 
 
 def _identity(backend: Backend | None, model: str | None) -> ModelSpec | None:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from harness.data.rows import Rows
+from harness.data.splits import SplitExamples
 from harness.errors import UsageError, unknown
 from harness.generation.generator import Generated, Request
 from harness.method import Baseline
 from harness.pipeline.predict import generator
-from harness.pipeline.prepare import train_rows
+from harness.pipeline.prepare import train_examples
 from harness.pipeline.reopen import ReopenedRun, load, reopen
 from harness.task import Example
 
@@ -35,25 +35,27 @@ def try_prompt(path: Path, task: str, prompt: str, data: str | None = None, mode
     if not prompt.strip():
         raise UsageError("the prompt is empty: give it on standard input, for example: harness try RUN --task T < FILE")
     example = Example(id="prompt", task=task, prompt=prompt, target="")
-    train = train_rows(finished.resolved)
+    train = train_examples(finished.resolved)
     if isinstance(finished.resolved.method, Baseline):
         rows = train.of(task) if train is not None else []
         return finished.resolved.method.predict([example], rows)[0]
     return _generate(finished, example, train)
 
 
-def _generate(finished: ReopenedRun, example: Example, train: Rows | None) -> str:
+def _generate(finished: ReopenedRun, example: Example, train: SplitExamples | None) -> str:
     prepared = load(finished.run, finished.resolved, train, example.task)
     encoder = prepared.encoder
-    ((ids, cut),) = encoder.prompts([example])
-    request = Request(id=example.id, task=example.task, prompt=ids, limit=encoder.limit(example.task, ids))
+    (prompt,) = encoder.prompts([example])
+    request = Request(
+        id=example.id, task=example.task, prompt=prompt.tokens, limit=encoder.limit(example.task, prompt.tokens)
+    )
     made: list[Generated] = []
 
     def keep(batch: Sequence[Generated]) -> None:
         made.extend(batch)
 
     generator(finished.resolved, prepared).run([request], keep)
-    if cut:
+    if prompt.truncated:
         LOG.warning(
             "the prompt was truncated to %d tokens: in-context examples or its middle were left out",
             encoder.room(example.task),

@@ -25,7 +25,8 @@ from harness.scoring.groups import (
 )
 from harness.scoring.statistics import Estimate
 from harness.scoring.verdict import Transfer, gain, verdict
-from harness.store.run_directory import RunDirectory, State
+from harness.store.finished import open_finished
+from harness.store.run_directory import RunDirectory
 
 ALPHA: Final = 1 - stats.LEVEL
 _COMPARABLE: Final = ("suite", "data", "eval", "prompt", "shots", "model")  # Sections that must be equal.
@@ -223,8 +224,7 @@ def _group(runs: Sequence[RunDirectory], protocol: str) -> SeedGroup:
 
 
 def _load(run: RunDirectory, protocol: str) -> ScoredRun:
-    if run.state() is not State.DONE:
-        raise StoreError(f"{run.path} is not finished ({run.state()}). Run its command again to resume, then compare.")
+    open_finished(run.path)  # Raises a StoreError for a run that is not finished.
     scores = run.scores()
     if scores is not None and protocol not in scores.root:
         raise unknown(f"protocol of {run.name}", protocol, scores.root)

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
-from harness.data.rows import group
+from harness.data.splits import group
 from harness.errors import DataError, nearest
 from harness.scoring.score import Scored, collect, score_task, withheld
 from harness.task import MIN_EXAMPLES, Suite

@@ -157,7 +157,7 @@ def score_task(
     if not examples or len(given) < len(examples) or withheld(examples):
         n = 0 if withheld(examples) else len(given)
         return TaskResult(scores=_without_score(task, n, n_train, n_truncated), draws=None, diagnostics=None)
-    counts = stats.row_counts(task.name, len(examples))
+    counts = stats.example_counts(task.name, len(examples))
     cache = JudgeCache()
     resampled: dict[tuple[Parse, Compute, str], stats.Resampled] = {}  # protocols that agree in these share draws
     scores, headlines, correct = {}, {}, {}

@@ -89,8 +89,8 @@ class Estimate:
         return (self.high - self.low) / 2 + _Z80 * self.error
 
 
-def row_counts(task: str, n: int, draws: int = DRAWS) -> Floats:
-    """How often each of n test rows is in each of the resampled test sets: (draws, n), every row sums to n."""
+def example_counts(task: str, n: int, draws: int = DRAWS) -> Floats:
+    """How often each of n test examples is in each resampled test set: (draws, n), every line sums to n."""
     rng = np.random.default_rng(stable_seed("rows", task, n, draws))
     picked = rng.integers(0, n, size=(draws, n))
     flat = (picked + np.arange(draws)[:, None] * n).ravel()
@@ -98,14 +98,14 @@ def row_counts(task: str, n: int, draws: int = DRAWS) -> Floats:
 
 
 def metrics(statistics: Statistics) -> dict[str, float]:
-    """Every metric on the real test rows."""
+    """Every metric on the real test set."""
     return {name: float(value) for name, value in statistics.values(statistics.per_example.sum(axis=0)).items()}
 
 
 def resample(statistics: Statistics, metric: str, counts: Floats) -> Resampled:
-    """One metric on the real and on the resampled test rows.
+    """One metric on the real test set and on resampled ones.
 
-    Args: counts from ``row_counts``, (B, n).
+    Args: counts from ``example_counts``, (B, n).
     Raises: HarnessError where the metric is not a number between 0 and 1 on some test set.
     """
     block = max(1, _LARGEST // max(1, statistics.per_example.shape[1]))
@@ -114,9 +114,7 @@ def resample(statistics: Statistics, metric: str, counts: Floats) -> Resampled:
     value = float(statistics.values(statistics.per_example.sum(axis=0))[metric])
     outside = [x for x in (value, draws.min(), draws.max()) if not -_ROUNDING <= x <= 1 + _ROUNDING]
     if outside:
-        raise HarnessError(
-            f"metric {metric!r} is {outside[0]} on some test rows; a metric must be between 0 and 1 there"
-        )
+        raise HarnessError(f"metric {metric!r} is {outside[0]} on some test set; metrics must be between 0 and 1")
     return Resampled(value=value, draws=draws)
 
 

@@ -36,7 +36,7 @@ _PACKAGES = [
 def gather(data: dict[str, Any], settings: dict[str, Any]) -> Provenance:
     """Collect the commit, package versions, hardware and command of this process.
 
-    data, settings: further values that the caller knows; they are stored as given.
+    data, settings: further values, which are stored as given.
     """
     commit, dirty = _commit(Path(__file__).parents[2])
     return Provenance(

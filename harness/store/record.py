@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from harness.config.spec import EvalConfig, RunSpec, SuiteSpec
 
-SCHEMA_VERSION: Final = 1  # of record.json and evaluation.json; when it is raised, harness.migrations needs a step
+# The schema of record.json and evaluation.json. When it is raised, harness.store.migrations needs a step.
+SCHEMA_VERSION: Final = 1
 Schema = Annotated[int, Field(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from harness.data.mixture import n_steps
-from harness.pipeline.prepare import train_rows
+from harness.pipeline.prepare import train_examples
 from harness.pipeline.resolve import Resolved
 from harness.reporting.numbers import MISSING, duration
 from harness.store.record import Parameters, RunRecord
@@ -69,7 +69,7 @@ class Speeds:
         """The time of one run: from finished runs of its method, else of all methods; None if there are none."""
         if resolved.model is None:
             return 0.0
-        name, rows = resolved.spec.method.name, sum(resolved.rows.counts.values())
+        name, rows = resolved.spec.method.name, sum(resolved.evaluated.counts.values())
         predict, train = _rate(self._predict, name), _rate(self._train, name)
         if predict is None or (steps is not None and train is None):
             return None
@@ -142,7 +142,7 @@ class _Steps:
         train = resolved.spec.train
         key = (str(resolved.spec.suite), train.per_task)
         if key not in self._n_rows:
-            rows = train_rows(resolved)
+            rows = train_examples(resolved)
             self._n_rows[key] = 0 if rows is None else sum(rows.counts.values())
         return n_steps(self._n_rows[key], train.batch_size, train.epochs, train.steps)
 

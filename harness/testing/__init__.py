@@ -1,1 +1,1 @@
-"""What tests of methods share: contracts, toys, a pytest plug-in."""
+"""For tests of methods: the contract, toy models and data, a pytest plug-in."""

@@ -1,4 +1,4 @@
-"""``pytest --harness-method NAME``: the contract tests of an installed method, anyone's, in place of other tests."""
+"""``pytest --harness-method NAME``: runs the contract tests of an installed method instead of other tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class ContractItem(pytest.Item):
-    """One promise of a method."""
+    """One contract test of a method."""
 
     def __init__(self, *, trial: Trial, **more: Any) -> None:
         super().__init__(**more)
@@ -33,12 +33,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="run the contract tests of this method of harness, and no others (repeatable)",
+        help="run only the contract tests of this method of harness (repeatable)",
     )
 
 
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Puts the contract tests of the named methods in the place of what was collected."""
+    """Replaces the collected tests by the contract tests of the named methods."""
     names: list[str] = config.getoption("--harness-method")
     if not names:
         return

@@ -1,7 +1,7 @@
-"""Toys for testing a method without the engine: a random two-block Llama, three small tasks, and a plain trainer.
+"""What tests of a method use instead of the engine: a random two-block Llama, three small tasks, and a simple trainer.
 
-``ToyTrainer`` implements ``harness.method.Trainer`` in the plainest way that is right, so that a method's ``fit`` can
-be run in a test; ``harness.testing.promises`` uses it for the tests that every method has to pass.
+``ToyTrainer`` implements ``harness.method.Trainer`` as simply as possible, so that a test can run a method's ``fit``;
+``harness.testing.promises`` uses it for the tests that every method has to pass.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from harness.method import Adapter, AdapterMethod, ArtefactKind, Start, Trait
 from harness.task import Example
 
 VOCABULARY = 67
-TASKS = ("first", "second", "third.one")  # a dot, as task names may have one
+TASKS = ("first", "second", "third.one")  # Task names may contain dots.
 
 
 @functools.lru_cache(maxsize=1)
@@ -46,12 +46,12 @@ def _toy_model() -> nn.Module:
 
 
 def toy_model() -> nn.Module:
-    """A small random Llama in float64, frozen, in eval mode: always the same one, always a new copy."""
+    """A new copy of a small random Llama in float64, frozen and in eval mode; all copies are equal."""
     return copy.deepcopy(_toy_model()).eval().requires_grad_(False)
 
 
 def toy_data(n: int = 6, tasks: Sequence[str] = TASKS) -> dict[str, list[Example]]:
-    """Examples of tasks that answer the same prompts differently, so that they can be learned but not by one answer."""
+    """Examples of tasks with the same prompts and different targets, so that no single target fits all of them."""
     return {
         task: [Example(id=f"{task}-{i}", task=task, prompt=f"question {i}", target=f"{t}{t}") for i in range(n)]
         for t, task in enumerate(tasks)
@@ -59,17 +59,17 @@ def toy_data(n: int = 6, tasks: Sequence[str] = TASKS) -> dict[str, list[Example
 
 
 def toy_tokens(text: str) -> list[int]:
-    """A token for each byte of the text, none of them 0."""
+    """One token for each byte of the text; token 0 is never used."""
     return [1 + byte % (VOCABULARY - 1) for byte in text.encode()]
 
 
 @dataclass(kw_only=True)
 class ToyTrainer:
-    """Stages of AdamW on batches drawn by the seed, in memory.
+    """Trains stages with AdamW on batches drawn with the seed; everything is in memory.
 
-    data: each task's train examples; a task may have none. reusable: what ``reuse`` gives, by stage.
-    start: what the training goes on from.
-    finished, remembered, artefacts: what the method has done so far, for tests to look at.
+    data: the training examples of each task; there may be none.
+    reusable: the states that ``reuse`` returns, by stage. start: what the training is initialised from.
+    finished, remembered, artefacts, kinds: what the method has done so far, for assertions in tests.
     """
 
     method: AdapterMethod
@@ -103,15 +103,15 @@ class ToyTrainer:
         groups = [{"params": [everything[n]], "lr": self.lr * self.method.lr_factor(n)} for n in names]
         optimiser = torch.optim.AdamW(groups, weight_decay=0.0)
         n_all = sum(map(len, self.data.values()))
-        rows = [example for task in (self.data if tasks is None else tasks) for example in self.data[task]]
-        size = max(1, round(self.batch_size * len(rows) / n_all))
-        # The order depends on the seed and the tasks, not on the stage: a task alone sees the same rows in any run.
-        order = random.Random(f"{self.seed} {sorted({e.task for e in rows})}")
+        examples = [example for task in (self.data if tasks is None else tasks) for example in self.data[task]]
+        size = max(1, round(self.batch_size * len(examples) / n_all))
+        # The order depends on the seed and the tasks, not on the stage: a task alone has the same batches in any run.
+        order = random.Random(f"{self.seed} {sorted({e.task for e in examples})}")
         self.model.train()
         for step in range(round(self.steps * share)):
             self.adapter.begin_step(stage, step)
             optimiser.zero_grad(set_to_none=True)
-            losses, penalty = self._losses(order.choices(rows, k=size))
+            losses, penalty = self._losses(order.choices(examples, k=size))
             (losses.mean() + penalty / size).backward()  # type: ignore[no-untyped-call]
             optimiser.step()
         self.model.eval()
@@ -121,8 +121,8 @@ class ToyTrainer:
         self.finish(stage)
 
     def examples(self, task: str, n: int, stage: str) -> list[Example]:
-        rows = list(self.data[task])
-        return random.Random(f"{self.seed} {task} {stage}").sample(rows, min(n, len(rows)))
+        examples = list(self.data[task])
+        return random.Random(f"{self.seed} {task} {stage}").sample(examples, min(n, len(examples)))
 
     @torch.no_grad()
     def loss(self, examples: Sequence[Example]) -> float:
@@ -152,13 +152,13 @@ class ToyTrainer:
         tasks = list(self.data)
         prompts = [torch.tensor(toy_tokens(e.prompt)) for e in examples]
         targets = [torch.tensor([*toy_tokens(e.target), 0]) for e in examples]
-        rows = [torch.cat(pair) for pair in zip(prompts, targets, strict=True)]
-        tokens = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        lengths = torch.tensor([len(row) for row in rows])
+        sequences = [torch.cat(pair) for pair in zip(prompts, targets, strict=True)]
+        tokens = nn.utils.rnn.pad_sequence(sequences, batch_first=True)
+        lengths = torch.tensor([len(sequence) for sequence in sequences])
         mask = torch.arange(tokens.shape[1]) < lengths[:, None]
         labels = tokens.masked_fill(~mask, -100)
-        for row, prompt in enumerate(prompts):
-            labels[row, : len(prompt)] = -100
+        for i, prompt in enumerate(prompts):
+            labels[i, : len(prompt)] = -100
         with self.adapter.route(torch.tensor([tasks.index(e.task) for e in examples])):
             if Trait.LABEL_FREE in self.method.traits:
                 self.adapter.read(prompts, torch.arange(len(prompts)))
@@ -169,7 +169,7 @@ class ToyTrainer:
 
 
 def perturb(adapter: Adapter, size: float = 0.2) -> None:
-    """Add noise to every parameter, by its name: a fresh adapter often adds nothing, and hides every mistake."""
+    """Add noise to every parameter, seeded by its name: a new adapter often adds nothing, which would hide mistakes."""
     with torch.no_grad():
         for name, parameter in adapter.trainable().items():
             seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")

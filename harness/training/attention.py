@@ -14,7 +14,10 @@ from harness.models.loading import LoadedModel
 
 @contextmanager
 def attention(model: Any, name: str | None) -> Iterator[None]:
-    """Another attention kernel for as long as the context lasts."""
+    """Use another attention kernel while the context is open; None keeps the model's own.
+
+    Raises: ValueError or ImportError, from transformers, where the model or the machine does not support the kernel.
+    """
     own = getattr(model.config, "_attn_implementation", None)
     if name is None or name == own:
         yield
@@ -27,14 +30,14 @@ def attention(model: Any, name: str | None) -> Iterator[None]:
 
 
 def checkpoint_activations(model: Any, on: bool) -> None:
-    """Gradient checkpointing of every block, without reentering autograd.
+    """Turn gradient checkpointing of every block on or off, without reentrant autograd.
 
-    Such checkpoints need no input that requires a gradient: the hook on the embeddings that transformers adds for the
-    other kind, and leaves there, is taken away.
+    Non-reentrant checkpoints need no input that requires a gradient, so the hook on the embeddings that transformers
+    adds for reentrant ones, and never removes, is removed.
     """
     if on and hasattr(model, "activation_checkpointing_enable"):
         model.activation_checkpointing_enable({"use_reentrant": False})
-    elif on:  # transformers before the new name
+    elif on:  # versions of transformers before the method was renamed
         model.gradient_checkpointing_enable({"use_reentrant": False})
     elif hasattr(model, "activation_checkpointing_disable"):
         model.activation_checkpointing_disable()
@@ -44,8 +47,11 @@ def checkpoint_activations(model: Any, on: bool) -> None:
         model.disable_input_require_grads()
 
 
-def _kernels(loaded: LoadedModel) -> list[str | None]:
-    """Kernels to try, the likely fastest first. On a CPU the model's own: others have no backward pass there."""
+def packing_kernels(loaded: LoadedModel) -> list[str | None]:
+    """Names of the kernels to try for packed sequences, the likely fastest first; None is the model's own.
+
+    On a CPU only the model's own is tried, because the others have no backward pass there.
+    """
     if loaded.device.type != "cuda":
         return [None]
     half = loaded.dtype in (torch.float16, torch.bfloat16)

@@ -1,4 +1,4 @@
-"""Micro-batches: rows side by side (padded) or behind one another (packed), and logits only where there is a target."""
+"""Micro-batches: sequences padded side by side or packed into one, with logits only where a token is predicted."""
 
 from __future__ import annotations
 
@@ -10,19 +10,31 @@ import torch
 from torch import Tensor, nn
 
 from harness.data.encoding import Encoded
+from harness.data.routes import Routes
 from harness.method import StepRouting
 
-IGNORED = -100  # the label of positions without a target; labels go by position, never by token id
+# The label of positions without a target. Labels go by position, because a target may hold the padding token.
+IGNORED = -100
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One forward pass of B rows, padded to S tokens or packed into one row of S tokens, that predicts N tokens.
+    """One forward pass of B sequences that predicts N tokens.
 
-    labels: (N,) target tokens, or IGNORED. weights: (N,) float64, of each target's loss. tasks: (N,) task indices.
-    routes: (B,) task indices of rows, or (1, S) of packed tokens; on the CPU, where adapters look at them first.
-    prompts: the B tokenised prompts. owner: of the shape of ``routes``, the prompt of each; -1 for filling.
-    shift: the model gives logits of one more position than is predicted (the last of each row).
+    A padded batch has B rows of S tokens; a packed batch has one row of S tokens that holds all sequences.
+
+    inputs: the arguments of the model's forward.
+    labels: (N,) target tokens, or IGNORED for padding.
+    weights: (N,) float64, the weight of each label's loss.
+    tasks: (N,) task index of each label, to sum losses by task. On the model's device.
+    routes: the argument of ``adapter.route``: task indices, (B,) of padded sequences or (1, S) of packed tokens. It is
+        on the CPU, because adapters group its values before they use the device.
+    prompts: B tensors, the tokenised prompts, for adapters that read them.
+    owner: of the shape of ``routes``, the index into ``prompts`` of each sequence or token; -1 for filling.
+    shift: the model gives logits of one more position than is predicted, the last one of each sequence.
+
+    ``tasks``, ``routes`` and ``owner`` have three readers (the log, the adapter's layers, the adapter's router), in
+    three shapes and places; a derived one would need a gather on the device in each forward.
     """
 
     inputs: Mapping[str, Any]
@@ -37,46 +49,48 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Weighted:
-    """A row, its task's index, and the weight of each of its target tokens in the step's loss."""
+    """A sequence, the index of its task, and the weight of each of its target tokens in the loss of the step."""
 
-    row: Encoded
+    sequence: Encoded
     task: int
     weight: float
 
 
-def loss_weights(rows: Sequence[Encoded], kind: str) -> list[float]:
-    """The weight of one target token of each row of a step, fixed before the step (``train.loss``).
+def loss_weights(sequences: Sequence[Encoded], kind: str) -> list[float]:
+    """The weight of one target token of each sequence of a step, before normalisation (``train.loss``).
 
-    token: every target token counts the same. example: every row. task: every task of the step.
+    token: every target token counts the same. example: every sequence. task: every task of the step.
     """
     if kind == "token":
-        return [1.0] * len(rows)
+        return [1.0] * len(sequences)
     if kind == "example":
-        return [1.0 / len(r.target) for r in rows]
+        return [1.0 / len(s.target) for s in sequences]
     tokens: dict[str, int] = {}
-    for row in rows:
-        tokens[row.task] = tokens.get(row.task, 0) + len(row.target)
-    return [1.0 / tokens[r.task] for r in rows]
+    for sequence in sequences:
+        tokens[sequence.task] = tokens.get(sequence.task, 0) + len(sequence.target)
+    return [1.0 / tokens[s.task] for s in sequences]
 
 
-def total_weight(rows: Sequence[Encoded], weights: Sequence[float]) -> float:
-    """What the step's summed loss is divided by: over all micro-batches and processes."""
-    return sum(w * len(r.target) for r, w in zip(rows, weights, strict=True))
+def total_weight(sequences: Sequence[Encoded], weights: Sequence[float]) -> float:
+    """The sum of the weights of all target tokens of a step, over all its micro-batches and processes."""
+    return sum(w * len(s.target) for s, w in zip(sequences, weights, strict=True))
 
 
-def weigh(rows: Sequence[Encoded], kind: str, tasks: Sequence[str]) -> list[Weighted]:
-    """Rows of one step with weights that sum, over all target tokens, to 1."""
-    weights = loss_weights(rows, kind)
-    total = total_weight(rows, weights)
-    index = {t: i for i, t in enumerate(tasks)}
-    return [Weighted(row=r, task=index[r.task], weight=w / total) for r, w in zip(rows, weights, strict=True)]
+def weigh(sequences: Sequence[Encoded], kind: str, routes: Routes) -> list[Weighted]:
+    """The sequences of one step with weights that sum to 1 over all target tokens; ``kind`` as for ``loss_weights``."""
+    weights = loss_weights(sequences, kind)
+    total = total_weight(sequences, weights)
+    return [
+        Weighted(sequence=s, task=routes.index(s.task), weight=w / total)
+        for s, w in zip(sequences, weights, strict=True)
+    ]
 
 
-def padded(rows: Sequence[Weighted], device: torch.device) -> Batch:
-    """Rows for a causal model, left-padded, so that the last positions hold every target."""
-    tokens = [(*w.row.prompt, *w.row.target) for w in rows]
+def padded(sequences: Sequence[Weighted], device: torch.device) -> Batch:
+    """A batch for a causal model, padded on the left, so that the last positions hold every target."""
+    tokens = [(*w.sequence.prompt, *w.sequence.target) for w in sequences]
     mask = _pad([[1] * len(t) for t in tokens], 0, left=True)
-    labels = _pad([w.row.target for w in rows], IGNORED, left=True)
+    labels = _pad([w.sequence.target for w in sequences], IGNORED, left=True)
     inputs: dict[str, Any] = {
         "input_ids": _pad(tokens, 0, left=True),
         # The position before the first target predicts it; the last position predicts nothing.
@@ -85,43 +99,44 @@ def padded(rows: Sequence[Weighted], device: torch.device) -> Batch:
     }
     if not bool(mask.all()):
         inputs |= {"attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
-    return _by_rows(rows, inputs, labels, device, shift=True)
+    return _side_by_side(sequences, inputs, labels, device, shift=True)
 
 
-def encoder_decoder(rows: Sequence[Weighted], device: torch.device, start: int) -> Batch:
-    """Sequences for a model with the prompt in its encoder and the target in its decoder.
+def encoder_decoder(sequences: Sequence[Weighted], device: torch.device, start: int) -> Batch:
+    """A batch for a model that reads the prompt with its encoder and predicts the target with its decoder.
 
-    start: the token that the decoder reads first; see ``harness.model.decoder_start_token``.
+    start: the token that the decoder reads first; see ``harness.models.loading.decoder_start_token``.
     """
-    labels = _pad([w.row.target for w in rows], IGNORED, left=False)
-    first = torch.full((len(rows), 1), start)
+    labels = _pad([w.sequence.target for w in sequences], IGNORED, left=False)
+    first = torch.full((len(sequences), 1), start)
     inputs = {
-        "input_ids": _pad([w.row.prompt for w in rows], 0, left=False),
-        "attention_mask": _pad([[1] * len(w.row.prompt) for w in rows], 0, left=False),
+        "input_ids": _pad([w.sequence.prompt for w in sequences], 0, left=False),
+        "attention_mask": _pad([[1] * len(w.sequence.prompt) for w in sequences], 0, left=False),
         "decoder_input_ids": torch.cat([first, labels[:, :-1].clamp(min=0)], dim=1),
         "use_cache": False,
     }
-    return _by_rows(rows, inputs, labels, device, shift=False)
+    return _side_by_side(sequences, inputs, labels, device, shift=False)
 
 
-def packed(rows: Sequence[Weighted], device: torch.device, multiple: int = 1) -> Batch:
-    """Rows behind one another, positions starting at 0 in each; filled up to a ``multiple`` of tokens.
+def packed(sequences: Sequence[Weighted], device: torch.device, multiple: int = 1) -> Batch:
+    """A batch of one row that holds the sequences one after another, filled up to a ``multiple`` of tokens.
 
-    A model that takes restarting positions for new sequences (checked before training, see ``harness.packing``) lets
-    no row see another one, as long as no cache and no attention mask is given.
+    Positions start at 0 in each sequence. A model that takes restarting positions for new sequences lets no sequence
+    attend to another one, as long as it gets no cache and no attention mask. Whether a model does this is checked
+    before training, see ``harness.training.packing.choose_layout``.
     """
     tokens: list[int] = []
     positions: list[int] = []
     routes: list[int] = []
     owner: list[int] = []
     keep: list[int] = []
-    for i, w in enumerate(rows):
-        first, length = len(tokens) + len(w.row.prompt), len(w.row)
-        tokens += [*w.row.prompt, *w.row.target]
+    for i, w in enumerate(sequences):
+        first, length = len(tokens) + len(w.sequence.prompt), len(w.sequence)
+        tokens += [*w.sequence.prompt, *w.sequence.target]
         positions += range(length)
         routes += [w.task] * length
         owner += [i] * length
-        keep += range(first - 1, first - 1 + len(w.row.target))  # the position before a token predicts it
+        keep += range(first - 1, first - 1 + len(w.sequence.target))  # the position before a token predicts it
     empty = -len(tokens) % multiple
     inputs = {
         "input_ids": torch.tensor([tokens + [0] * empty]).to(device, non_blocking=True),
@@ -129,54 +144,64 @@ def packed(rows: Sequence[Weighted], device: torch.device, multiple: int = 1) ->
         "logits_to_keep": torch.tensor(keep).to(device, non_blocking=True),
         "use_cache": False,
     }
-    counts = torch.tensor([len(w.row.target) for w in rows])
+    counts = torch.tensor([len(w.sequence.target) for w in sequences])
     return Batch(
         inputs=inputs,
-        labels=torch.tensor([t for w in rows for t in w.row.target]).to(device, non_blocking=True),
-        weights=torch.tensor([w.weight for w in rows], dtype=torch.float64).repeat_interleave(counts).to(device),
-        tasks=torch.tensor([w.task for w in rows]).repeat_interleave(counts).to(device),
+        labels=torch.tensor([t for w in sequences for t in w.sequence.target]).to(device, non_blocking=True),
+        weights=torch.tensor([w.weight for w in sequences], dtype=torch.float64).repeat_interleave(counts).to(device),
+        tasks=torch.tensor([w.task for w in sequences]).repeat_interleave(counts).to(device),
         routes=torch.tensor([routes + routes[-1:] * empty]),
-        prompts=[torch.tensor(w.row.prompt, device=device) for w in rows],
+        prompts=[torch.tensor(w.sequence.prompt, device=device) for w in sequences],
         owner=torch.tensor([owner + [-1] * empty], device=device),
         shift=False,
     )
 
 
-def token_losses(model: Any, adapter: StepRouting, batch: Batch, reads: bool) -> Tensor:
-    """Cross-entropy of every target, (N,), in float32 or better; 0 where there is no target.
-
-    To be called within ``adapter.route(batch.routes)``. reads: the adapter is told the prompts first.
-    """
-    if reads:
-        adapter.read(batch.prompts, batch.owner)
+def batch_logits(model: Any, batch: Batch) -> Tensor:
+    """The logits of a forward pass on the batch, at the positions of its labels where the model supports that."""
     logits: Tensor = model(**batch.inputs).logits
     if batch.shift:
         width = len(batch.labels) // len(batch.routes) + 1
-        logits = logits[:, -width:-1]  # some models give the logits of every position whatever is asked for
+        logits = logits[:, -width:-1]  # some models ignore logits_to_keep and give the logits of every position
+    return logits
+
+
+def cross_entropies(logits: Tensor, batch: Batch) -> Tensor:
+    """The cross-entropy of every label, (N,), in float32 or better; 0 where the label is IGNORED."""
     logits = logits if logits.dtype == torch.float64 else logits.float()
     return nn.functional.cross_entropy(logits.flatten(0, 1), batch.labels, ignore_index=IGNORED, reduction="none")
 
 
-def _by_rows(
-    rows: Sequence[Weighted], inputs: Mapping[str, Any], labels: Tensor, device: torch.device, *, shift: bool
+def token_losses(model: Any, adapter: StepRouting, batch: Batch, reads: bool) -> Tensor:
+    """The cross-entropy of every label, (N,). To be called within ``adapter.route(batch.routes)``.
+
+    reads: the adapter chooses routes by reading the prompts (trait LABEL_FREE), so that it gets them first.
+    """
+    if reads:
+        adapter.read(batch.prompts, batch.owner)
+    return cross_entropies(batch_logits(model, batch), batch)
+
+
+def _side_by_side(
+    sequences: Sequence[Weighted], inputs: Mapping[str, Any], labels: Tensor, device: torch.device, *, shift: bool
 ) -> Batch:
     width = labels.shape[1]
-    tasks = torch.tensor([w.task for w in rows])
-    weights = torch.tensor([w.weight for w in rows], dtype=torch.float64)
+    tasks = torch.tensor([w.task for w in sequences])
+    weights = torch.tensor([w.weight for w in sequences], dtype=torch.float64)
     return Batch(
         inputs={k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in inputs.items()},
         labels=labels.flatten().to(device),
         weights=weights.repeat_interleave(width).to(device),
         tasks=tasks.repeat_interleave(width).to(device),
         routes=tasks,
-        prompts=[torch.tensor(w.row.prompt, device=device) for w in rows],
-        owner=torch.arange(len(rows), device=device),
+        prompts=[torch.tensor(w.sequence.prompt, device=device) for w in sequences],
+        owner=torch.arange(len(sequences), device=device),
         shift=shift,
     )
 
 
-def _pad(rows: Sequence[Sequence[int]], value: int, left: bool) -> Tensor:
-    width = max(map(len, rows))
+def _pad(sequences: Sequence[Sequence[int]], value: int, left: bool) -> Tensor:
+    width = max(map(len, sequences))
     return torch.tensor(
-        [[value] * (width - len(r)) + [*r] if left else [*r] + [value] * (width - len(r)) for r in rows]
+        [[value] * (width - len(s)) + [*s] if left else [*s] + [value] * (width - len(s)) for s in sequences]
     )

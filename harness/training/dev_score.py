@@ -1,4 +1,4 @@
-"""A look at dev while training: which adapter is the best so far. The test split is never looked at."""
+"""The score on dev while training, by which the best adapter is chosen. The test split is never read here."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.data.encoding import Encoder
-from harness.data.rows import load_split
+from harness.data.splits import load_split
 from harness.generation.generator import Generated, Generator, Request
 from harness.generation.predictions import PredictionKey
 from harness.scoring.judge import judge
@@ -14,21 +14,24 @@ from harness.task import Example, Suite, Task
 
 
 @dataclass(frozen=True, kw_only=True)
-class DevLook:
-    """The mean headline of the default protocol over a few fixed dev rows of each task, answered greedily."""
+class DevEvaluator:
+    """Scores the adapter on a few fixed dev examples of each task, generated greedily.
+
+    examples: by task, for every task of the adapter; empty for a task without dev examples.
+    """
 
     generator: Generator
     encoder: Encoder
     tasks: Mapping[str, Task]
     examples: Mapping[str, Sequence[Example]]
 
-    def __call__(self, tasks: Sequence[str]) -> float | None:
-        """The mean over those of ``tasks`` that have dev rows; None where none has."""
+    def evaluate(self, tasks: Sequence[str]) -> float | None:
+        """The mean over ``tasks`` of each one's headline by its default protocol; None where none has dev examples."""
         chosen = [t for t in tasks if self.examples[t]]
         requests = [
-            Request(id=e.id, task=t, prompt=prompt, limit=self.encoder.limit(t, prompt))
+            Request(id=e.id, task=t, prompt=prompt.tokens, limit=self.encoder.limit(t, prompt.tokens))
             for t in chosen
-            for e, (prompt, _) in zip(self.examples[t], self.encoder.prompts(self.examples[t]), strict=True)
+            for e, prompt in zip(self.examples[t], self.encoder.prompts(self.examples[t]), strict=True)
         ]
         tokens: dict[PredictionKey, tuple[int, ...]] = {}
 
@@ -40,14 +43,14 @@ class DevLook:
         return sum(values) / len(values) if values else None
 
     def _headline(self, task: str, tokens: Sequence[tuple[int, ...]]) -> float:
-        texts = self.encoder.tokenizer.batch_decode([list(t) for t in tokens], skip_special_tokens=True)
+        predictions = self.encoder.tokenizer.batch_decode([list(t) for t in tokens], skip_special_tokens=True)
         name, protocol = next(iter(self.tasks[task].protocols.items()))
-        statistics = judge(self.tasks[task], name, self.examples[task], texts).statistics
+        statistics = judge(self.tasks[task], name, self.examples[task], predictions).statistics
         return float(statistics.values(statistics.per_example.sum(0))[protocol.headline])
 
 
 def dev_examples(suite: Suite, source: str, tasks: Sequence[str], n: int) -> dict[str, list[Example]]:
-    """A few dev rows of each task, the same for every seed and method.
+    """At most ``n`` dev examples of each task, the same for every seed and method; those without a target are left out.
 
     Raises: DataError where the source has no dev split.
     """

@@ -1,9 +1,9 @@
-"""How much memory training takes: measured, and estimated before."""
+"""An estimate of the memory that training needs, made before it begins."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from harness.config.spec import TrainConfig
 from harness.data.encoding import Encoder
@@ -15,13 +15,23 @@ if TYPE_CHECKING:
     from harness.data.mixture import Mixture
 
 
-_CPU_SLACK, _CPU_BUFFERS, _CPU_MASK = 1.25, 60_000_000, 64  # share, bytes, bytes of two packed tokens
+# A CPU's allocator keeps part of the memory that was freed: a factor on what the backward pass needs.
+_CPU_SLACK: Final = 1.25
 
+# Bytes that the libraries of a CPU allocate for buffers.
+_CPU_BUFFERS: Final = 60_000_000
 
-_STEPS = 20  # whose micro-batches are looked at
+# Bytes for each pair of tokens in a packed row on a CPU, for the mask and the scores of attention.
+_CPU_MASK: Final = 64
 
+# The estimate is for the largest micro-batch of this many first steps.
+_STEPS: Final = 20
 
-_MOMENTS = 16  # bytes of a trained float32: value, gradient and Adam's two moments
+# Bytes for each trained number, in float32: its value, its gradient and the two moments of Adam.
+_MOMENTS: Final = 16
+
+# Bytes for each logit in float32: its log-probability and two gradients.
+_LOSS: Final = 12
 
 
 def estimate(
@@ -34,27 +44,26 @@ def estimate(
 ) -> int:
     """An estimate of the peak of training in bytes, for decoders of the Llama kind with adapters on all linear layers.
 
-    Weights; of each trained number its value, gradient and moments; and, of the largest micro-batch of the first
-    steps, what the backward pass needs:
+    It is the sum of the model's weights; value, gradient and moments of each trained number; and what the backward
+    pass needs for the largest micro-batch of the first steps:
 
-    - of each token and block (one hidden state with gradient checkpointing, and one block in full): nine hidden states
-      (the inputs of two norms and what they make of them, query, keys and values for every head, attention's output as
-      the kernel and as the next layer sees it), four states of the inner width, and the adapter's inner products;
-    - of each target token the logits and, in float32, their log-probabilities and two gradients.
+    - for each token and block nine hidden states (the inputs and outputs of two norms, query, keys and values for
+      every head, attention's output before and after it is reshaped), four states of the inner width, and the inner
+      products of the adapter. With gradient checkpointing it is one hidden state for each block, and one whole block;
+    - for each target token the logits and, in float32, their log-probabilities and two gradients.
 
-    A CPU's allocator keeps part of what was freed, its libraries have buffers, and a packed row's mask is made from
-    pairs of tokens (all measured).
+    On a CPU the measured extra costs of its allocator, its libraries and the mask of a packed row are added.
     """
     trained = sum(p.numel() for p in adapter.trainable().values())
     plan = mixture.plan(tasks, 1.0)
     layout = Layout(packed=config.packing == "auto" and not loaded.encoder_decoder)
     largest = 0
     for step in range(min(_STEPS, plan.steps)):
-        rows = encoder.rows(mixture.rows.examples(plan.batch(step)))
-        for positions in layout.split([len(r) for r in rows], micro_tokens(config, loaded.device)):
-            part = [rows[i] for i in positions]
+        sequences = encoder.encode(mixture.examples.at(plan.batch(step)))
+        for positions in layout.split([len(s) for s in sequences], micro_tokens(config, loaded.device)):
+            part = [sequences[i] for i in positions]
             tokens = sum(map(len, part)) if layout.packed else len(part) * max(map(len, part))
-            targets = sum(len(r.target) for r in part)
+            targets = sum(len(s.target) for s in part)
             largest = max(largest, _activations(loaded, adapter, config, tokens, targets))
     return loaded.n_parameters * loaded.dtype.itemsize + trained * _MOMENTS + largest
 
@@ -66,16 +75,16 @@ def _activations(loaded: LoadedModel, adapter: Adapter, config: TrainConfig, tok
     blocks = _size(text, "num_hidden_layers", "num_layers", otherwise=1)
     trainable = adapter.trainable()
     inside = sum(min(p.shape) for p in trainable.values() if p.dim() == 2) // blocks
-    half = size < 4  # norms compute in float32, and an adapter's weights are cast
+    half = size < 4  # norms compute in float32, and the weights of the adapter are cast
     on_cpu = loaded.device.type == "cpu"
     block = (9 * hidden + 4 * inner + inside) * size + half * 2 * hidden * 4
     kept = blocks * hidden * size + block if config.gradient_checkpointing else blocks * block
-    logits = _size(text, "vocab_size") * (size + 12)
+    logits = _size(text, "vocab_size") * (size + _LOSS)
     cast = half * size * sum(p.numel() for p in trainable.values())
     needed = tokens * kept + targets * logits + cast
     return round(_CPU_SLACK * (needed + _CPU_MASK * tokens**2)) + _CPU_BUFFERS if on_cpu else needed
 
 
 def _size(config: Any, *names: str, otherwise: int = 0) -> int:
-    found = (getattr(config, n, None) for n in names)
-    return next((int(value) for value in found if value), otherwise)
+    values = (getattr(config, n, None) for n in names)
+    return next((int(value) for value in values if value), otherwise)

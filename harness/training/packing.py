@@ -1,4 +1,4 @@
-"""How rows become micro-batches: packed where the model allows it, which is tried out, else padded by length."""
+"""How sequences become micro-batches: packed where a trial shows that the model supports it, otherwise padded."""
 
 from __future__ import annotations
 
@@ -13,37 +13,47 @@ from torch import Tensor
 
 from harness.config.spec import TrainConfig
 from harness.data.encoding import Encoded
+from harness.errors import TrainingError
 from harness.method import Adapter
 from harness.models.loading import LoadedModel, decoder_start_token
-from harness.training.attention import _kernels, attention
-from harness.training.batch import Batch, Weighted, encoder_decoder, packed, padded, token_losses
+from harness.training.attention import attention, packing_kernels
+from harness.training.batch import Batch, Weighted, batch_logits, encoder_decoder, packed, padded, token_losses
 
 LOG: Final = logging.getLogger(__name__)
 
-MICRO_TOKENS = {"cuda": 4096, "cpu": 512}  # on a CPU attention over a packed row costs its length squared
+# Tokens of a micro-batch, by device. A CPU computes attention over a packed row in its length squared.
+MICRO_TOKENS: Final = {"cuda": 4096, "cpu": 512}
 
+# Flex attention works in blocks of this many tokens, and each new length may cost a compilation.
+_BLOCK: Final = 128
 
-_BLOCK = 128  # tokens: flex attention works in blocks, and each new length may cost a compilation
+# A sequence shorter than this share of the longest one of its padded micro-batch starts another micro-batch.
+_LEAST_FILLED: Final = 0.8
 
+# Kinds of layers (``config.layer_types``) that divide a row by absolute position, or carry a state along it.
+_UNPACKABLE_LAYERS: Final = ("chunked_attention", "linear_attention", "conv")
 
-_LEAST_FILLED = 0.8  # of a padded row: a shorter one starts another micro-batch
+# How much a token's loss may differ between a packed and a single sequence.
+_TOLERANCE: Final = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.05}
 
+# The sequence of the trial: its number of tokens, and how many of them are the prompt.
+_TRIAL_TOKENS: Final = 20
+_TRIAL_PROMPT: Final = 4
 
-_OWN_CHUNKS = ("chunked_attention", "linear_attention", "conv")  # layers that cut sequences by absolute position
-
-
-_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.05}  # of a token's loss
-
-
-_CHECK_TOKENS = 20
+# What a base model raises that does not support a packed row or an attention kernel. transformers raises ImportError
+# for a kernel whose package is missing, ValueError for a kernel that the architecture does not have, and TypeError
+# where a forward takes fewer arguments; a kernel raises NotImplementedError or RuntimeError for a device, a type of
+# numbers or a size that it does not support.
+_REFUSALS: Final = (ImportError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How the rows of a micro-batch stand.
+    """How the sequences of a micro-batch are arranged.
 
-    attention: transformers' name of the kernel while training; None: the model's own.
-    multiple: packed rows are filled up to a multiple of it.
+    packed: in one row; otherwise padded side by side.
+    attention: the attention kernel while training, by its name in transformers; None for the model's own.
+    multiple: packed rows are filled up to a multiple of this many tokens.
     """
 
     packed: bool
@@ -51,117 +61,165 @@ class Layout:
     multiple: int = 1
 
     def split(self, lengths: Sequence[int], micro_tokens: int) -> list[list[int]]:
-        """Positions of the rows of each micro-batch of at most ``micro_tokens`` tokens, or of one longer row."""
+        """Divide sequences into micro-batches of at most ``micro_tokens`` tokens; a longer sequence is alone.
+
+        Returns: for each micro-batch the positions of its sequences.
+        """
         return bins(lengths, micro_tokens) if self.packed else groups(lengths, micro_tokens)
 
-    def collate(self, rows: Sequence[Weighted], loaded: LoadedModel) -> Batch:
-        """A micro-batch of these rows."""
+    def collate(self, sequences: Sequence[Weighted], loaded: LoadedModel) -> Batch:
+        """The micro-batch of these sequences."""
         if loaded.encoder_decoder:
-            return encoder_decoder(rows, loaded.device, decoder_start_token(loaded))
-        return packed(rows, loaded.device, self.multiple) if self.packed else padded(rows, loaded.device)
+            return encoder_decoder(sequences, loaded.device, decoder_start_token(loaded))
+        return packed(sequences, loaded.device, self.multiple) if self.packed else padded(sequences, loaded.device)
 
 
 def bins(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """First fit, longest first: the positions in each bin of ``capacity``; a longer row is alone."""
-    found: list[list[int]] = []
+    """First-fit decreasing bin packing: the positions in each bin of ``capacity``; a longer sequence is alone."""
+    filled: list[list[int]] = []
     room: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         place = next((b for b, left in enumerate(room) if lengths[i] <= left), None)
         if place is None:
-            found.append([i])
+            filled.append([i])
             room.append(capacity - lengths[i])
         else:
-            found[place].append(i)
+            filled[place].append(i)
             room[place] -= lengths[i]
-    return found
+    return filled
 
 
 def groups(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Rows of similar length, longest first: at most ``capacity`` tokens with padding (or one row)."""
-    found: list[list[int]] = []
+    """Groups of sequences of similar length, of at most ``capacity`` tokens with padding; a longer one is alone."""
+    made: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        longest = lengths[found[-1][0]] if found else 0
-        if found and (len(found[-1]) + 1) * longest <= capacity and lengths[i] >= _LEAST_FILLED * longest:
-            found[-1].append(i)
+        longest = lengths[made[-1][0]] if made else 0
+        if made and (len(made[-1]) + 1) * longest <= capacity and lengths[i] >= _LEAST_FILLED * longest:
+            made[-1].append(i)
         else:
-            found.append([i])
-    return found
+            made.append([i])
+    return made
 
 
 def micro_tokens(config: TrainConfig, device: torch.device) -> int:
-    """``train.micro_tokens``, or what suits the device."""
+    """``train.micro_tokens``, or the default of the device."""
     return config.micro_tokens or MICRO_TOKENS.get(device.type, MICRO_TOKENS["cuda"])
 
 
 def choose_layout(loaded: LoadedModel, adapter: Adapter, config: TrainConfig, reads: bool) -> Layout:
-    """The first way of packing that gives this model the losses of single rows; padded where none does.
+    """The first packed layout that gives the model the losses of single sequences; the padded one where none does.
+
+    Sequences are padded where the base model refuses packed rows. An error that comes with the adapter only is a bug of
+    its method, and is raised.
 
     Args:
-        reads: the adapter reads prompts (trait LABEL_FREE).
+        reads: the adapter chooses routes by reading prompts (trait LABEL_FREE).
+
+    Raises: TrainingError where the memory does not hold two short sequences.
     """
     if config.packing == "off":
         return Layout(packed=False)
-    layouts = [Layout(packed=True, attention=a, multiple=_BLOCK if a else 1) for a in _kernels(loaded)]
-    why = _unfit(loaded, config)
-    for layout in layouts if why is None else []:
-        why = _fault(loaded, adapter, layout, reads)
-        if why is None:
+    kernels = packing_kernels(loaded)
+    reason = _known_unsupported(loaded, config)
+    for kernel in kernels if reason is None else []:
+        layout = Layout(packed=True, attention=kernel, multiple=_BLOCK if kernel else 1)
+        try:
+            reason = _try(loaded, adapter, layout, reads)
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"out of memory with two sequences of {_TRIAL_TOKENS} tokens on {loaded.device}: use a smaller model, "
+                "train.precision=bf16, or a device with more memory"
+            ) from error
+        if reason is None:
             return layout
     if not loaded.encoder_decoder:
-        LOG.warning("examples are padded instead of packed: %s", why)
+        LOG.warning("examples are padded instead of packed: %s", reason)
     return Layout(packed=False)
 
 
-def _unfit(loaded: LoadedModel, config: TrainConfig) -> str | None:
-    """What is known to go wrong with packed rows that short rows do not show."""
+def _known_unsupported(loaded: LoadedModel, config: TrainConfig) -> str | None:
+    """Why packing is known to go wrong where the short sequences of the trial would not show it."""
     if loaded.encoder_decoder:
         return "the model is an encoder-decoder"
     if "position_ids" not in inspect.signature(loaded.model.forward).parameters:
         return "the model takes no position_ids"
     text = loaded.model.config.get_text_config()
     kinds = set(getattr(text, "layer_types", None) or ())
-    if own := sorted(kinds.intersection(_OWN_CHUNKS)):
-        return f"the model has layers of the kind {', '.join(own)}"
+    if unpackable := sorted(kinds.intersection(_UNPACKABLE_LAYERS)):
+        return f"the model has layers of the kind {', '.join(unpackable)}"
     window = getattr(text, "sliding_window", None)
     slides = "sliding_attention" in kinds if kinds else getattr(text, "use_sliding_window", True)
     if window and slides and window < config.max_length:
-        return f"the model attends to a window of {window} tokens"
+        return f"the model attends to a window of {window} tokens, fewer than train.max_length={config.max_length}"
     return None
 
 
-def _fault(loaded: LoadedModel, adapter: Adapter, layout: Layout, reads: bool) -> str | None:
-    """Compare two equal short rows packed with one alone: a row that sees the other one could copy from it."""
+def _try(loaded: LoadedModel, adapter: Adapter, layout: Layout, reads: bool) -> str | None:
+    """Compare two equal packed sequences with one alone: if the second attended to the first, it could copy from it.
+
+    Returns: why the layout cannot be used; None where it can.
+    """
     vocabulary = int(loaded.model.config.get_text_config().vocab_size)
     drawn = torch.Generator().manual_seed(0)
-    ids = torch.randint(min(3, vocabulary - 1), vocabulary, (_CHECK_TOKENS,), generator=drawn).tolist()
-    row = Weighted(row=Encoded(task="", prompt=(*ids[:4],), target=(*ids[4:],), cut=False), task=0, weight=1.0)
+    ids = torch.randint(min(3, vocabulary - 1), vocabulary, (_TRIAL_TOKENS,), generator=drawn).tolist()
+    encoded = Encoded(task="", prompt=(*ids[:_TRIAL_PROMPT],), target=(*ids[_TRIAL_PROMPT:],), truncated=False)
+    sequence = Weighted(sequence=encoded, task=0, weight=1.0)
+    single, pair = padded([sequence], loaded.device), layout.collate([sequence, sequence], loaded)
     name = layout.attention or "the model's own attention"
-    parameters = adapter.trainable().values()
-    trained = [p.requires_grad for p in parameters]
+    refusal = _refusal(loaded, adapter, layout, pair)
+    if refusal is not None:
+        return f"with {name}, {refusal}"
+    with torch.no_grad():
+        alone = _losses(loaded, adapter, single, reads)
+    together = _losses_with_backward(loaded, adapter, layout, pair, reads)
+    difference = float((together.double() - alone.double().repeat(2)).abs().mean())
+    if not difference <= _TOLERANCE[loaded.dtype]:
+        return f"with {name}, a token's loss differs by {difference:.2g} between packed and single sequences"
+    return None
+
+
+def _refusal(loaded: LoadedModel, adapter: Adapter, layout: Layout, batch: Batch) -> str | None:
+    """Why the base model, without its adapter, does not compute the batch forward and backward; None where it does."""
+    trained = {id(p) for p in adapter.trainable().values()}
+    # One small parameter of the first block is enough for a gradient to pass through the kernels.
+    probed = next((p for p in loaded.model.parameters() if p.dim() == 1 and id(p) not in trained), None)
     try:
-        for parameter in parameters:  # a stage may train none of the parameters that this row uses
-            parameter.requires_grad_(True)
-        with torch.no_grad():
-            alone = _losses(loaded, adapter, padded([row], loaded.device), reads)
-        with torch.enable_grad(), attention(loaded.model, layout.attention):  # a search asks without gradients
-            batch = layout.collate([row, row], loaded)
-            with adapter.route(batch.routes):
-                losses = token_losses(loaded.model, adapter, batch, reads)
-                losses.sum().backward()  # type: ignore[no-untyped-call]
-    except (RuntimeError, ValueError, TypeError, ImportError, NotImplementedError, AttributeError, IndexError) as error:
-        return f"with {name} the model raises {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        if probed is not None:
+            probed.requires_grad_(True)
+        with torch.enable_grad(), attention(loaded.model, layout.attention), adapter.off():
+            logits = batch_logits(loaded.model, batch)
+            if probed is not None and logits.requires_grad:
+                torch.autograd.grad(logits.sum(), probed)
+    except torch.OutOfMemoryError:
+        raise  # a RuntimeError too, but it does not depend on the layout
+    except _REFUSALS as error:
+        return f"the model raises {type(error).__name__}: {' '.join(str(error).split())[:200]}"
     finally:
-        for parameter, before in zip(parameters, trained, strict=True):
-            parameter.grad = None
-            parameter.requires_grad_(before)
-    if losses.shape != (2 * len(alone),):
-        return "the model gives no logits of chosen positions"
-    apart = float((losses.detach().double() - alone.double().repeat(2)).abs().mean())
-    if not apart <= _TOLERANCE[loaded.dtype]:
-        return f"with {name} a token's loss differs by {apart:.2g} between packed and single rows"
+        if probed is not None:
+            probed.requires_grad_(False)
+    if logits.shape[:2] != (1, len(batch.labels)):
+        return "the model does not give the logits of chosen positions only"
     return None
 
 
 def _losses(loaded: LoadedModel, adapter: Adapter, batch: Batch, reads: bool) -> Tensor:
     with adapter.route(batch.routes):
         return token_losses(loaded.model, adapter, batch, reads)
+
+
+def _losses_with_backward(loaded: LoadedModel, adapter: Adapter, layout: Layout, batch: Batch, reads: bool) -> Tensor:
+    """Losses of the batch after a backward pass, which must work too; leaves no gradient."""
+    parameters = adapter.trainable().values()
+    before = [p.requires_grad for p in parameters]
+    try:
+        for parameter in parameters:  # the stage at hand may train none of the parameters that the trial uses
+            parameter.requires_grad_(True)
+        # A search calls this without gradients.
+        with torch.enable_grad(), attention(loaded.model, layout.attention), adapter.route(batch.routes):
+            losses = token_losses(loaded.model, adapter, batch, reads)
+            losses.sum().backward()  # type: ignore[no-untyped-call]
+    finally:
+        for parameter, required in zip(parameters, before, strict=True):
+            parameter.grad = None
+            parameter.requires_grad_(required)
+    return losses.detach()

@@ -1,48 +1,122 @@
-"""What training has cost and reached so far, counted over processes and restarts in ``Progress``."""
+"""How far a training is, and what it has cost over all its processes and restarts."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from harness.data.encoding import Encoded
 from harness.store.record import TrainingSummary
 from harness.training.step import StepResult
 
-_RECENT = 10  # losses whose mean is the final one
+# The final loss of a record is the mean over this many last steps.
+_RECENT: Final = 10
+
+# Names of fields in progress.json that differ from those in code; checkpoints of older versions have them.
+_JSON_NAMES: Final = {"dev_scores": "looks"}
 
 
-def count(progress: Progress, result: StepResult, rows: Sequence[Encoded], waited: float) -> None:
-    """Add one step. waited: seconds that it waited for its rows."""
-    added = {
-        "steps": 1,
-        "examples": len(rows),
-        "tokens": result.n_tokens,
-        "target_tokens": result.n_target_tokens,
-        "seconds": result.seconds + waited,
-        "wait_seconds": waited,
-        "n_middle_cut": sum(r.cut for r in rows),
-    }
-    for key, value in added.items():
-        progress.counters[key] = progress.counters.get(key, 0) + value
-    progress.recent_losses = [*progress.recent_losses, result.loss][-_RECENT:]
+@dataclass(kw_only=True)
+class Progress:
+    """The part of a checkpoint that is not tensors; its values are JSON values.
 
+    stage, step: the unfinished stage, and how many of its steps are done.
+    finished: names of finished stages. remembered: what methods stored with ``Trainer.remember``.
+    counters: totals since the run began, such as steps, tokens and seconds. recent_losses: those of the last steps.
+    log_bytes: the length of train.jsonl at this point. scaler: the state of the loss scaler of fp16.
+    micro_tokens: the most tokens of a micro-batch, where it was reduced for lack of memory.
+    dev_scores: (step, score) of the stage's evaluations on dev, oldest first.
+    """
 
-def count_peak(progress: Progress, peak: int | None) -> None:
-    """Keep the largest peak of memory, in bytes; None where it is not known."""
-    if peak is not None:
-        progress.counters["peak_memory_bytes"] = max(peak, progress.counters.get("peak_memory_bytes", 0))
+    stage: str | None = None
+    step: int = 0
+    finished: list[str] = field(default_factory=list)
+    remembered: dict[str, Any] = field(default_factory=dict)
+    counters: dict[str, float] = field(default_factory=dict)
+    recent_losses: list[float] = field(default_factory=list)
+    log_bytes: int = 0
+    scaler: dict[str, Any] = field(default_factory=dict)
+    micro_tokens: int | None = None
+    dev_scores: list[tuple[int, float]] = field(default_factory=list)
 
+    def to_json(self) -> dict[str, Any]:
+        """The fields under their names in progress.json."""
+        return {_JSON_NAMES.get(name, name): value for name, value in vars(self).items()}
 
-def speed(progress: Progress) -> float:
-    """Tokens a second since the run was begun."""
-    return progress.counters["tokens"] / max(1e-9, progress.counters["seconds"])
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Progress:
+        """The inverse of ``to_json``. Raises: ValueError for fields that this version does not have."""
+        fields = {_JSON_NAMES.get(f.name, f.name): f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(values.keys() - fields.keys())
+        if unknown:
+            raise ValueError(f"progress.json has unknown fields: {', '.join(unknown)}")
+        progress = cls(**{fields[key]: value for key, value in values.items()})
+        progress.dev_scores = [(int(step), float(score)) for step, score in progress.dev_scores]
+        return progress
+
+    def begin_stage(self, stage: str) -> None:
+        """Start a stage at step 0."""
+        self.stage, self.step, self.dev_scores = stage, 0, []
+
+    def finish_stage(self, stage: str) -> None:
+        """Mark a stage as finished; no stage is under way then."""
+        if stage not in self.finished:
+            self.finished.append(stage)
+        self.stage, self.step, self.dev_scores, self.scaler = None, 0, [], {}
+
+    def count_step(self, result: StepResult, sequences: Sequence[Encoded], waited_seconds: float) -> None:
+        """Add one step. waited_seconds: how long it waited for its sequences."""
+        self.step += 1
+        added = {
+            "steps": 1,
+            "examples": len(sequences),
+            "tokens": result.n_tokens,
+            "target_tokens": result.n_target_tokens,
+            "seconds": result.seconds + waited_seconds,
+            "wait_seconds": waited_seconds,
+            "n_middle_cut": sum(s.truncated for s in sequences),
+        }
+        for key, value in added.items():
+            self.counters[key] = self.counters.get(key, 0) + value
+        self.recent_losses = [*self.recent_losses, result.loss][-_RECENT:]
+
+    def count_peak_memory(self, peak: int | None) -> None:
+        """Keep the largest peak of memory, in bytes; None where the peak is unknown."""
+        if peak is not None:
+            self.counters["peak_memory_bytes"] = max(peak, self.counters.get("peak_memory_bytes", 0))
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Trained tokens per second since the run began."""
+        return self.counters["tokens"] / max(1e-9, self.counters["seconds"])
+
+    def summary(self, memory_estimate: int | None, micro_tokens: int, packed: bool | None) -> TrainingSummary:
+        """The costs for the record; ``packed`` is None where no step was made."""
+        counters, recent = self.counters, self.recent_losses
+        seconds = counters.get("seconds", 0.0)
+        peak = counters.get("peak_memory_bytes")
+        return TrainingSummary(
+            steps=int(counters.get("steps", 0)),
+            examples=int(counters.get("examples", 0)),
+            target_tokens=int(counters.get("target_tokens", 0)),
+            tokens=int(counters.get("tokens", 0)),
+            seconds=seconds,
+            wait_seconds=counters.get("wait_seconds", 0.0),
+            tokens_per_second=counters["tokens"] / seconds if seconds else None,
+            peak_memory_bytes=None if peak is None else int(peak),
+            memory_estimate_bytes=memory_estimate,
+            micro_tokens=micro_tokens,
+            packed=packed,
+            final_loss=sum(recent) / len(recent) if recent else None,
+            n_middle_cut=int(counters.get("n_middle_cut", 0)),
+        )
 
 
 def log_line(stage: str, step: int, result: StepResult) -> Mapping[str, Any]:
-    """A step's line of train.jsonl; ``step`` counts from 1."""
+    """The line of train.jsonl for one step; ``step`` counts from 1."""
     return {
         "stage": stage,
         "step": step,
@@ -55,30 +129,8 @@ def log_line(stage: str, step: int, result: StepResult) -> Mapping[str, Any]:
     }
 
 
-def summary(progress: Progress, memory_estimate: int | None, micro_tokens: int, packed: bool | None) -> TrainingSummary:
-    """For the record."""
-    counters, recent = progress.counters, progress.recent_losses
-    seconds = counters.get("seconds", 0.0)
-    peak = counters.get("peak_memory_bytes")
-    return TrainingSummary(
-        steps=int(counters.get("steps", 0)),
-        examples=int(counters.get("examples", 0)),
-        target_tokens=int(counters.get("target_tokens", 0)),
-        tokens=int(counters.get("tokens", 0)),
-        seconds=seconds,
-        wait_seconds=counters.get("wait_seconds", 0.0),
-        tokens_per_second=counters["tokens"] / seconds if seconds else None,
-        peak_memory_bytes=None if peak is None else int(peak),
-        memory_estimate_bytes=memory_estimate,
-        micro_tokens=micro_tokens,
-        packed=packed,
-        final_loss=sum(recent) / len(recent) if recent else None,
-        n_middle_cut=int(counters.get("n_middle_cut", 0)),
-    )
-
-
 def trained_together(parts: Sequence[TrainingSummary]) -> TrainingSummary:
-    """Sums; of memory and micro-batches the largest, of the final losses the mean."""
+    """The costs of all clusters of a run: sums; the largest memory and micro-batch; the mean of the final losses."""
     tokens, seconds = sum(p.tokens for p in parts), sum(p.seconds for p in parts)
     losses = [p.final_loss for p in parts if p.final_loss is not None]
     packed = {p.packed for p in parts} - {None}
@@ -101,24 +153,3 @@ def trained_together(parts: Sequence[TrainingSummary]) -> TrainingSummary:
 
 def _largest(values: Iterable[int | None]) -> int | None:
     return max((v for v in values if v is not None), default=None)
-
-
-@dataclass(kw_only=True)
-class Progress:
-    """How far training is; JSON values only.
-
-    stage and step: the unfinished stage and its finished steps. log_bytes: the length of train.jsonl at this point.
-    scaler: the state of fp16's loss scaler. micro_tokens: what out-of-memory has left of it.
-    looks: the stage's scores on dev by step, oldest first.
-    """
-
-    stage: str | None = None
-    step: int = 0
-    finished: list[str] = field(default_factory=list)
-    remembered: dict[str, Any] = field(default_factory=dict)
-    counters: dict[str, float] = field(default_factory=dict)
-    recent_losses: list[float] = field(default_factory=list)
-    log_bytes: int = 0
-    scaler: dict[str, Any] = field(default_factory=dict)
-    micro_tokens: int | None = None
-    looks: list[tuple[int, float]] = field(default_factory=list)

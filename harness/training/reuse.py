@@ -1,4 +1,4 @@
-"""Stages that another finished run has already trained, so that nothing is trained twice."""
+"""Reuse of what another finished run has already trained: a stage of a method, or a whole training."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
@@ -15,114 +15,125 @@ from harness.config.clusters import clusters_of
 from harness.config.method_config import method_of
 from harness.config.spec import EvalConfig, RunSpec, canonical, run_id
 from harness.errors import HarnessError, StoreError
-from harness.method import AdapterMethod, adapter_method
+from harness.method import AdapterMethod
 from harness.store.adapter import META, WEIGHTS, has_adapter, read_meta, read_weights
 from harness.store.files import write_atomic, write_json
 from harness.store.record import Frozen, TrainingSummary
 from harness.store.run_directory import TUNING_FOLDER, RunDirectory, State, find_runs
 
+_FILE: Final = "taken.json"
+_COPIED: Final = ("train.jsonl", "train/*.jsonl", "artefacts/**/*.json")
+
+
+# A stage
+
 
 @dataclass(frozen=True, kw_only=True)
-class Reused:
-    """The adapter state of a run that has trained the stage."""
+class ReusedStage:
+    """The state of an adapter that holds the trained stage, and the name of the run that it is from."""
 
     run: str
     state: Mapping[str, Tensor]
 
 
-def find_stage(out: Path, spec: RunSpec, method: AdapterMethod, stage: str) -> Reused | None:
-    """A finished run in the same folder that trained this stage under the same spec but for its method.
+def find_stage(out: Path, spec: RunSpec, method: AdapterMethod, stage: str) -> ReusedStage | None:
+    """Find a finished run in the folder ``out`` that trained this stage on the same data with the same settings.
 
-    Stages with equal ``AdapterMethod.stage_key`` are the same, and a run's adapter holds those of ``kept_stages``.
+    Two methods train the same stage where ``stage_key`` is equal, and the adapter of a finished run holds the stages of
+    ``kept_stages``.
     """
     tasks = list(spec.suite.tasks)
     key = method.stage_key(stage, tasks)
     if key is None or spec.clusters is not None:
-        return None  # the stages of a cluster are those of its own tasks
+        return None  # the stages of a cluster are trained on its own tasks only
     wanted = training_key(spec)
     for run in find_runs(out):
-        found = _state(run, wanted, key, tasks)
-        if found is not None:
-            return Reused(run=run.name, state=found)
+        state = _stage_state(run, wanted, key, tasks)
+        if state is not None:
+            return ReusedStage(run=run.name, state=state)
     return None
 
 
 def training_key(spec: RunSpec) -> str:
-    """Everything that decides a stage, the method and what it goes on from left aside: data, model, settings, seed."""
+    """What decides the result of a stage except for the method: data, model, training settings, clusters and seed."""
     content = spec.identity()
     for name in ("method", "eval", "budget", "parent"):
         content.pop(name, None)
     return json.dumps(content, sort_keys=True)
 
 
-def _state(run: RunDirectory, wanted: str, key: str, tasks: Sequence[str]) -> Mapping[str, Tensor] | None:
+def _stage_state(run: RunDirectory, wanted: str, key: str, tasks: Sequence[str]) -> Mapping[str, Tensor] | None:
     if run.state() is not State.DONE:
         return None
     try:
         spec = run.spec()
         if spec is None or spec.parent is not None or training_key(spec) != wanted:
             return None
-        other = adapter_method(method_of(spec))
+        other = method_of(spec)
+        if not isinstance(other, AdapterMethod):
+            return None
         if key not in {other.stage_key(s, tasks) for s in other.kept_stages(tasks)}:
             return None
-        return load(read_weights(run.adapter))
-    except (StoreError, HarnessError, TypeError, SafetensorError):
-        return None  # a run that cannot be read has nothing to give; this one trains for itself
+        weights = read_weights(run.adapter)
+    except HarnessError:
+        return None  # another version of the method or damaged files: this run trains the stage itself
+    return load(weights)
 
 
-_FILE = "taken.json"
+# A whole training
 
 
-class Taken(Frozen):
-    """taken.json: the run that trained the adapter, and what that took."""
+class ReusedTraining(Frozen):
+    """taken.json: the run that trained the adapter, and what the training cost there."""
 
     run: str
     training: TrainingSummary
 
 
-def take_training(run: RunDirectory, spec: RunSpec) -> Taken | None:
-    """Put the adapter of a finished run with the same training here, its log and artefacts too.
+def reuse_training(run: RunDirectory, spec: RunSpec) -> ReusedTraining | None:
+    """Copy the adapter, log and artefacts of a finished run that trained with equal settings.
 
-    The run is looked for beside this one and among the runs that tuned. None where there is none, or where this run has
-    begun to train by itself. The same call again finds what it took.
+    Runs in the folder of this one are considered, and those that tuned hyper-parameters. Called again, it returns what
+    was copied before.
+
+    Returns: None where there is no such run, or where this run has already begun to train.
     """
-    adapters = [run.of(c.name).adapter for c in clusters_of(spec)]
-    path = run.path / _FILE
-    if path.exists() and all(has_adapter(folder) for folder in adapters):
-        return Taken.model_validate_json(path.read_bytes())
-    if any(run.of(c.name).checkpoints.exists() for c in clusters_of(spec)):
+    clusters = [run.of(c.name) for c in clusters_of(spec)]
+    if (run.path / _FILE).exists() and all(has_adapter(c.adapter) for c in clusters):
+        return ReusedTraining.model_validate_json((run.path / _FILE).read_bytes())
+    if any(c.checkpoints.exists() for c in clusters):
         return None
-    wanted = _key(spec)
+    wanted = _evaluation_free(spec)
     for other in [*find_runs(run.path.parent), *find_runs(run.path.parent / TUNING_FOLDER)]:
-        found = other.spec()
-        if found is None or other.name == run.name or _key(found) != wanted or other.state() is not State.DONE:
+        theirs = other.spec()
+        if theirs is None or other.name == run.name or _evaluation_free(theirs) != wanted:
             continue
-        record = other.record()
-        if record is not None and record.training is not None and _copy(other, run, spec):
-            return Taken.model_validate_json(path.read_bytes())
+        record = other.record() if other.state() is State.DONE else None
+        if record is not None and record.training is not None:
+            reused = ReusedTraining(run=other.name, training=record.training)
+            if _copy(other, run, spec, reused):
+                return reused
     return None
 
 
-def _key(spec: RunSpec) -> bytes:
-    """Everything but how the run is evaluated; the limit on answers is kept, for it decides the room for prompts."""
+def _evaluation_free(spec: RunSpec) -> bytes:
+    """The spec without evaluation, except for the limit on new tokens, which limits prompts in training too."""
     return canonical(spec.model_copy(update={"eval": EvalConfig(max_new_tokens=spec.eval.max_new_tokens)}))
 
 
-def _copy(source: RunDirectory, run: RunDirectory, spec: RunSpec) -> bool:
-    """Weights last; False where they are damaged or gone."""
-    record = source.record()
-    assert record is not None
-    assert record.training is not None
+def _copy(source: RunDirectory, run: RunDirectory, spec: RunSpec, reused: ReusedTraining) -> bool:
+    """Copy a training, the weights last; False where the source's weights are damaged or missing."""
+    names = [c.name for c in clusters_of(spec)]
     try:
-        weights = {c.name: read_weights(source.of(c.name).adapter) for c in clusters_of(spec)}
+        weights = {name: read_weights(source.of(name).adapter) for name in names}
     except StoreError:
         return False
-    for pattern in ("train.jsonl", "train/*.jsonl", "artefacts/**/*.json"):
+    for pattern in _COPIED:
         for path in source.path.glob(pattern):
             write_atomic(run.path / path.relative_to(source.path), path.read_bytes())
-    run.write(_FILE, Taken(run=source.name, training=record.training))
-    for cluster in clusters_of(spec):
-        folder = run.of(cluster.name).adapter
-        write_atomic(folder / WEIGHTS, weights[cluster.name])
-        write_json(folder / META, {**read_meta(source.of(cluster.name).adapter), "run_id": run_id(spec)})
+    run.write(_FILE, reused)
+    for name in names:
+        folder = run.of(name).adapter
+        write_atomic(folder / WEIGHTS, weights[name])
+        write_json(folder / META, {**read_meta(source.of(name).adapter), "run_id": run_id(spec)})
     return True

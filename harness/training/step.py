@@ -1,4 +1,4 @@
-"""One optimiser step after another: AdamW, warm-up, linear decay, clipping, micro-batches."""
+"""Optimiser steps of a stage: AdamW, warm-up, linear decay, clipping, gradient accumulation over micro-batches."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from harness.config.spec import TrainConfig
 from harness.data.encoding import Encoded
+from harness.data.routes import Routes
 from harness.errors import NotFinite, TrainingError
 from harness.method import Adapter
 from harness.models.loading import LoadedModel
@@ -21,14 +22,16 @@ from harness.seeding import stable_seed
 from harness.training.batch import Weighted, token_losses, weigh
 from harness.training.packing import Layout, micro_tokens
 
-_LEAST_SCALE = 2.0**-10  # of fp16 losses: gradients that overflow even so are no matter of scale
+# Below this scale of fp16 losses an overflow of the gradient is divergence, not a matter of scaling.
+_LEAST_SCALE = 2.0**-10
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
     """What one step reports, over all processes.
 
-    loss: the weighted mean that was minimised; by_task: mean token loss per task; stop: some process was asked to stop.
+    loss: the weighted mean that was minimised. by_task: the mean token loss of each task of the step.
+    n_tokens: of prompts and targets. stop: at least one process got a signal to stop.
     """
 
     loss: float
@@ -42,7 +45,7 @@ class StepResult:
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
-    """Linear warm-up over ``warmup`` of the steps, then linear decay towards 0; step counts from 0."""
+    """Linear warm-up over the share ``warmup`` of the steps, then linear decay towards 0; ``step`` counts from 0."""
     warm = math.ceil(steps * warmup)
     if step < warm:
         return peak * (step + 1) / warm
@@ -51,10 +54,10 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What is trained: parameters by name, whose learning rates are multiplied by ``factors``.
+    """What a stage trains: parameters by name, and what each one's learning rate is multiplied by (``factors``).
 
-    key: what dropout depends on, beside step, process and micro-batch (seed and tasks).
-    reads: the adapter reads prompts to choose a route (trait LABEL_FREE).
+    key: seed and tasks, on which dropout depends in addition to step, process and micro-batch.
+    reads: the adapter chooses routes by reading prompts (trait LABEL_FREE).
     """
 
     name: str
@@ -65,10 +68,10 @@ class Stage:
     factors: Mapping[str, float]
 
 
-class Loop:
-    """The optimiser of one stage and the model that it moves.
+class StepRunner:
+    """Makes the optimiser steps of one stage.
 
-    micro_tokens: of a micro-batch; halved where the device's memory is too small.
+    micro_tokens: the most tokens of a micro-batch; halved when the device runs out of memory.
     """
 
     def __init__(
@@ -85,7 +88,7 @@ class Loop:
         self.micro_tokens = micro_tokens(config, loaded.device)
         self.device = loaded.device
         self.model = torch.compile(loaded.model, dynamic=True) if config.compile else loaded.model
-        # Scales losses so that small gradients survive fp16; does nothing in other precisions.
+        # Scales losses so that small gradients do not underflow in fp16; without effect in other precisions.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=loaded.dtype == torch.float16)
         by_factor: dict[float, list[nn.Parameter]] = {}
         for name, parameter in stage.parameters.items():
@@ -98,39 +101,41 @@ class Loop:
             weight_decay=config.weight_decay,
         )
 
-    def step(self, number: int, rows: Sequence[Encoded], tasks: Sequence[str], stop: bool = False) -> StepResult:
-        """One optimiser step on ``rows``, of which each process takes its share.
+    def step(self, number: int, sequences: Sequence[Encoded], routes: Routes, stop: bool = False) -> StepResult:
+        """Make one optimiser step on ``sequences``, of which each process takes its share.
 
-        Where memory is too small micro-batches are halved and the step is made again with the same numbers.
+        Out of memory, the micro-batches are halved and the step is repeated; its result is the same.
 
         Args:
-            number: from 0. rows: of the whole step, the same in every process. tasks: names of the routes.
-            stop: this process has been asked to stop.
+            number: counts from 0.
+            sequences: those of the whole step, the same in every process.
+            routes: the tasks that the adapter was attached for.
+            stop: this process got a signal to stop.
 
-        Raises: NotFinite where the loss or the gradient is not finite; TrainingError where one row is too large.
+        Raises: NotFinite where the loss or the gradient is not finite; TrainingError where one sequence is too long.
         """
         started = time.perf_counter()
         self.adapter.begin_step(self.stage.name, number)
-        sums = self.processes.all_reduce(torch.cat([self._gradients(number, rows, tasks), self._flag(stop)]))
+        sums = self.processes.all_reduce(torch.cat([self._gradients(number, sequences, routes), self._flag(stop)]))
         self.processes.all_reduce_gradients(self.stage.parameters.values())
         self.scaler.unscale_(self.optimiser)
         norm = self._clip()
         loss, *by_task, stopped, norm = torch.cat([sums, norm.double()[None]]).tolist()
-        self._check(loss, norm, number, rows)
+        self._check(loss, norm, number, sequences)
         lr = learning_rate(number, self.stage.steps, self.config.lr, self.config.warmup)
         for group in self.optimiser.param_groups:
             group["lr"] = lr * group["factor"]
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
-        means = dict(zip(tasks, by_task, strict=True))
-        n_targets = {t: sum(len(r.target) for r in rows if r.task == t) for t in {r.task for r in rows}}
+        means = dict(zip(routes.tasks, by_task, strict=True))
+        n_targets = {t: sum(len(s.target) for s in sequences if s.task == t) for t in {s.task for s in sequences}}
         return StepResult(
             loss=loss,
             by_task={t: means[t] / n for t, n in sorted(n_targets.items())},
             grad_norm=norm,
             lr=lr,
-            n_tokens=sum(len(r) for r in rows),
+            n_tokens=sum(map(len, sequences)),
             n_target_tokens=sum(n_targets.values()),
             seconds=time.perf_counter() - started,
             stop=bool(stopped),
@@ -152,35 +157,38 @@ class Loop:
         if scaler and self.scaler.is_enabled():
             self.scaler.load_state_dict(dict(scaler))
 
-    def _gradients(self, number: int, rows: Sequence[Encoded], tasks: Sequence[str]) -> Tensor:
-        """Gradients of this process's rows of the step: the loss, and the summed token loss of each task (float64)."""
-        weighted = weigh(rows, self.config.loss, tasks)
-        parts = partition_by_length([len(r) for r in rows], self.processes.world_size)
+    def _gradients(self, number: int, sequences: Sequence[Encoded], routes: Routes) -> Tensor:
+        """Compute the gradients of this process's share of the step.
+
+        Returns: (1 + tasks,) float64, its share of the loss, then of the summed token loss of each task.
+        """
+        weighted = weigh(sequences, self.config.loss, routes)
+        parts = partition_by_length(list(map(len, sequences)), self.processes.world_size)
         mine = [weighted[i] for i in parts[self.processes.rank]]
         while True:
             try:
-                return self._accumulate(number, mine, len(rows), len(tasks))
+                return self._accumulate(number, mine, len(sequences), len(routes))
             except torch.OutOfMemoryError:
                 self.optimiser.zero_grad(set_to_none=True)
-            self._halve([len(w.row) for w in mine])
+            self._halve([len(w.sequence) for w in mine])
 
-    def _accumulate(self, number: int, mine: Sequence[Weighted], n_rows: int, n_tasks: int) -> Tensor:
+    def _accumulate(self, number: int, mine: Sequence[Weighted], n_sequences: int, n_tasks: int) -> Tensor:
         self.optimiser.zero_grad(set_to_none=True)
         sums = torch.zeros(1 + n_tasks, dtype=torch.float64, device=self.device)
         for micro, positions in enumerate(self._split(mine)):
             torch.manual_seed(stable_seed("dropout", *self.stage.key, number, self.processes.rank, micro))
             batch = self.layout.collate([mine[i] for i in positions], self.loaded)
-            # The route stays set until backward has ended: checkpointed layers run their forward again.
+            # The route stays set until backward has ended, because checkpointed layers repeat their forward there.
             with self.adapter.route(batch.routes):
                 losses = token_losses(self.model, self.adapter, batch, self.stage.reads)
-                loss = (losses * batch.weights).sum() + self.adapter.penalty() / n_rows
+                loss = (losses * batch.weights).sum() + self.adapter.penalty() / n_sequences
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             sums[0] += loss.detach()
             sums[1:].index_add_(0, batch.tasks, losses.detach().double())
         return sums
 
     def _split(self, mine: Sequence[Weighted]) -> list[list[int]]:
-        return self.layout.split([len(w.row) for w in mine], self.micro_tokens)
+        return self.layout.split([len(w.sequence) for w in mine], self.micro_tokens)
 
     def _flag(self, stop: bool) -> Tensor:
         return torch.tensor([float(stop)], dtype=torch.float64, device=self.device)
@@ -194,20 +202,20 @@ class Loop:
         longest = max(lengths)
         if used <= longest:
             raise TrainingError(
-                f"out of memory with a single row of {longest} tokens: set a smaller train.max_length, "
+                f"out of memory with a single sequence of {longest} tokens: set a smaller train.max_length, "
                 "train.gradient_checkpointing=true, or use a smaller model"
             )
         self.micro_tokens = max(longest, min(self.micro_tokens, used) // 2)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _check(self, loss: float, norm: float, number: int, rows: Sequence[Encoded]) -> None:
-        # With fp16 the scaler leaves out a step whose gradient overflowed and goes on with a smaller scale.
+    def _check(self, loss: float, norm: float, number: int, sequences: Sequence[Encoded]) -> None:
+        # With fp16 the scaler skips a step whose gradient overflowed, and lowers the scale for the next one.
         scaled = self.scaler.is_enabled() and self.scaler.get_scale() > _LEAST_SCALE
         if math.isfinite(loss) and (math.isfinite(norm) or scaled):
             return
-        tasks = ", ".join(sorted({r.task for r in rows}))
+        tasks = ", ".join(sorted({s.task for s in sequences}))
         raise NotFinite(
             f"the loss is {loss} and the gradient norm {norm} at step {number + 1}; tasks of the batch: {tasks}. "
-            "Nothing of this step was kept. Try a smaller train.lr, or train.precision=fp32"
+            "The step was not applied. Try a smaller train.lr, or train.precision=fp32"
         )

@@ -1,102 +1,103 @@
-"""The engine's Trainer: stages, checkpoints, resume."""
+"""The engine's Trainer: what a method calls to train its adapter, stage by stage, with checkpoints and resume."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
-import os
-import signal
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from harness.config.spec import TrainConfig
-from harness.data.encoding import Encoded, Encoder, draw
+from harness.data.encoding import draw
 from harness.data.mixture import Mixture, StepPlan
-from harness.errors import NotFinite, TrainingError
-from harness.method import Adapter, AdapterMethod, ArtefactKind, Start, Trait
-from harness.models.loading import LoadedModel
+from harness.errors import TrainingError
+from harness.method import ArtefactKind, Start, Trait
 from harness.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from harness.runtime.memory import peak_bytes, reset_peak
-from harness.runtime.prefetch import Prefetcher
-from harness.runtime.progress_bar import ProgressBar
-from harness.runtime.signals import Interrupted, StopFlag
+from harness.runtime.signals import StopFlag
 from harness.store.adapter import trainable_state
 from harness.store.artefacts import write_artefact
-from harness.store.files import append_lines
 from harness.store.record import TrainingSummary
 from harness.store.run_directory import RunDirectory
 from harness.task import Example
-from harness.training.attention import attention, checkpoint_activations
+from harness.training.attention import attention
 from harness.training.batch import token_losses, weigh
-from harness.training.checkpoint import Checkpoint, Owner, load_newest, save_checkpoint
+from harness.training.checkpoint import Checkpoint, CheckpointManager, Owner
+from harness.training.early_stopping import EarlyStopping, EvaluateOnDev
 from harness.training.packing import Layout, choose_layout, micro_tokens
-from harness.training.progress import Progress, count, count_peak, log_line, speed, summary
+from harness.training.progress import Progress
 from harness.training.reuse import find_stage
-from harness.training.step import Loop, Stage, StepResult
+from harness.training.stage import StageRunner, StepHook, TrainingSetup, TrainingState
+from harness.training.step import Stage, StepRunner
+from harness.training.train_log import TrainLog
 
 LOG: Final = logging.getLogger(__name__)
-
-Look = Callable[[Sequence[str]], float | None]
 
 
 @dataclass(kw_only=True)
 class EngineTrainer:
-    """Implements ``harness.method.Trainer`` for one run.
+    """Implements ``harness.method.Trainer`` for one run. Call ``restore`` once before anything else.
 
-    Every change of state goes through ``_checkpoint``, so that a process killed at any moment is continued by the next.
-    With several processes each runs this same code; only the first one writes.
+    Every change of state is in a checkpoint before the method sees its effect, so that a process that is killed at any
+    moment is resumed by the next one. With several processes each runs this same code; rank 0 alone writes files.
 
-    look: the score of the adapter on dev rows of the given tasks, None where they have none (``train.eval_every``).
-    memory_before: bytes that the process had in memory before the model was loaded, for the peak on a CPU.
+    evaluate: the score of the adapter on dev (``train.eval_every``); None where dev is not evaluated.
+    start: the finished run that this one starts from. on_step: called after each step, for example by tests.
     """
 
     run: RunDirectory
     run_id: str
-    config: TrainConfig
-    method: AdapterMethod
-    adapter: Adapter
-    loaded: LoadedModel
-    encoder: Encoder
-    mixture: Mixture
-    tasks: Sequence[str]
+    setup: TrainingSetup
     stop: StopFlag
-    look: Look | None = None
-    memory_before: int | None = None
+    evaluate: EvaluateOnDev | None = None
     processes: ProcessGroup = SINGLE_PROCESS
     start: Start | None = None
+    on_step: StepHook | None = None
 
     def __post_init__(self) -> None:
-        self._progress = Progress()
-        self._optimiser: Mapping[str, Tensor] = {}
-        self._best: Mapping[str, Tensor] = {}
-        self._loop: Loop | None = None
-        self._layout: Layout | None = None
-        self._last_good: Path | None = None
-        self._owner = Owner(run_id=self.run_id, spec=_read_spec(self.run))
-        found = self.processes.broadcast(
-            load_newest(self.run.checkpoints, self._owner) if self.processes.is_main else None
+        config = self.setup.config
+        owner = Owner(run_id=self.run_id, spec=_read_spec(self.run))
+        self._state = TrainingState(
+            progress=Progress(),
+            log=TrainLog(path=self.run.train_log, processes=self.processes),
+            checkpoints=CheckpointManager(self.run.checkpoints, owner, self.processes),
+            early_stopping=EarlyStopping(evaluate=self.evaluate, every=config.eval_every, patience=config.patience),
+            stop=self.stop,
+            processes=self.processes,
+            part=self.run.part,
+            on_step=self.on_step,
         )
-        assert found is not None
-        for line in found.damaged:
-            self._warn(line)
-        self._last_good = found.path
-        if found.checkpoint is not None:
-            self.adapter.load_state_dict(found.checkpoint.adapter)
-            self._progress, self._optimiser = found.checkpoint.progress, found.checkpoint.optimiser
-            self._best = found.checkpoint.best
-        self._cut_log()
+        self._optimiser: Mapping[str, Tensor] = {}  # The checkpoint's optimiser state for the unfinished stage.
+        self._steps: StepRunner | None = None  # The steps of the current stage.
+        self._layout: Layout | None = None
+
+    def restore(self) -> None:
+        """Continue from the run's newest checkpoint, where it has one, and start measuring the peak of memory.
+
+        Raises: StoreError where the checkpoint belongs to another run.
+        """
+        checkpoint = self._state.checkpoints.restore()
+        progress = Progress() if checkpoint is None else checkpoint.progress
+        if checkpoint is not None:
+            self.setup.adapter.load_state_dict(checkpoint.adapter)
+            self._optimiser = checkpoint.optimiser
+            early_stopping = self._state.early_stopping
+            early_stopping.scores, early_stopping.best = progress.dev_scores, checkpoint.best
+            self._state = dataclasses.replace(self._state, progress=progress)
+        self._state.log.truncate(progress.log_bytes)
         reset_peak()
 
     @property
     def seed(self) -> int:
         return self.mixture.seed
+
+    @property
+    def mixture(self) -> Mixture:
+        return self.setup.mixture
 
     def train(
         self,
@@ -107,63 +108,67 @@ class EngineTrainer:
     ) -> None:
         if self.done(stage):
             return
-        plan = self.mixture.plan(tasks or self.tasks, share)
-        loop = self._start(stage, plan, parameters, tasks)
-        with (
-            Prefetcher(lambda step: self._rows(plan, step), self._progress.step, plan.steps) as ahead,
-            ProgressBar(f"train {stage}", plan.steps, self._progress.step, quiet=not self.processes.is_main) as watch,
-        ):
-            try:
-                self._steps(_Running(loop=loop, plan=plan, ahead=ahead, watch=watch, tasks=tasks or self.tasks))
-            finally:
-                self._loop = None
-        if self._best:
-            self.adapter.load_state_dict({**self.adapter.state_dict(), **self._best})
+        plan = self.mixture.plan(tasks or self.setup.routes.tasks, share)
+        self._steps = self._begin(stage, plan, parameters, tasks)
+        runner = StageRunner(
+            setup=self.setup,
+            state=self._state,
+            plan=plan,
+            steps=self._steps,
+            tasks=tasks or self.setup.routes.tasks,
+            save=self._save,
+        )
+        try:
+            runner.run()
+        finally:
+            self._steps = None
+        if best := self._state.early_stopping.best:
+            self.setup.adapter.load_state_dict({**self.setup.adapter.state_dict(), **best})
         self.finish(stage)
 
     def examples(self, task: str, n: int, stage: str) -> list[Example]:
-        return draw(self.mixture.rows, task, n, self.seed, stage)
+        return draw(self.mixture.examples, task, n, self.seed, stage)
 
     @torch.no_grad()
     def loss(self, examples: Sequence[Example]) -> float:
-        rows = weigh(self.encoder.rows(examples), "example", self.tasks)
-        layout = self._laid_out()
+        loaded, adapter = self.setup.loaded, self.setup.adapter
+        weighted = weigh(self.setup.encoder.encode(examples), "example", self.setup.routes)
+        layout = self._choose_layout()
+        parts = layout.split([len(w.sequence) for w in weighted], micro_tokens(self.setup.config, loaded.device))
         total = 0.0
-        # The first process's numbers are everyone's: a search must not take two ways.
-        parts = layout.split([len(w.row) for w in rows], micro_tokens(self.config, self.loaded.device))
-        with attention(self.loaded.model, layout.attention):
+        with attention(loaded.model, layout.attention):
             for positions in parts if self.processes.is_main else []:
-                batch = layout.collate([rows[i] for i in positions], self.loaded)
-                with self.adapter.route(batch.routes):
-                    losses = token_losses(self.loaded.model, self.adapter, batch, reads=False)
+                batch = layout.collate([weighted[i] for i in positions], loaded)
+                with adapter.route(batch.routes):
+                    losses = token_losses(loaded.model, adapter, batch, reads=False)
                 total += float((losses * batch.weights).sum())
+        # Rank 0's loss is broadcast, so that all ranks take the same step of a search.
         return self.processes.broadcast(total)
 
     def done(self, stage: str) -> bool:
-        return stage in self._progress.finished
+        return stage in self._state.progress.finished
 
     def finish(self, stage: str) -> None:
-        if not self.done(stage):
-            self._progress.finished.append(stage)
-        self._progress.stage, self._progress.step, self._progress.looks = None, 0, []
-        self._progress.scaler, self._optimiser, self._best = {}, {}, {}
-        self._checkpoint()
-        self._stop_here()
+        self._state.progress.finish_stage(stage)
+        self._state.early_stopping.begin_stage()
+        self._optimiser = {}
+        self._save()
+        self._check_stop()
 
     def remember(self, key: str, value: Any) -> None:
-        self._progress.remembered[key] = value
-        self._checkpoint()
-        self._stop_here()
+        self._state.progress.remembered[key] = value
+        self._save()
+        self._check_stop()
 
     def recall(self, key: str) -> Any:
-        return self._progress.remembered.get(key)
+        return self._state.progress.remembered.get(key)
 
     def reuse(self, stage: str) -> Mapping[str, Tensor] | None:
         spec = self.run.spec() if self.processes.is_main else None
-        found = find_stage(self.run.path.parent, spec, self.method, stage) if spec is not None else None
-        if found is not None:
-            LOG.info("stage %r is reused from %s, which has trained it already", stage, found.run)
-        return self.processes.broadcast(None if found is None else found.state)
+        reused = find_stage(self.run.path.parent, spec, self.setup.method, stage) if spec is not None else None
+        if reused is not None:
+            LOG.info("stage %r is reused from %s, which has trained it already", stage, reused.run)
+        return self.processes.broadcast(None if reused is None else reused.state)
 
     def artefact(self, name: str, value: Any, kind: ArtefactKind) -> None:
         if self.processes.is_main:
@@ -171,182 +176,86 @@ class EngineTrainer:
 
     def summary(self, memory_estimate: int | None = None) -> TrainingSummary:
         """What the training has cost so far, over all its processes and restarts."""
-        self._measure()
-        packed = self._laid_out().packed if self._progress.counters.get("steps") else None
-        return summary(self._progress, memory_estimate, self._micro_tokens(), packed)
+        self._measure_memory()
+        progress = self._state.progress
+        packed = self._choose_layout().packed if progress.counters.get("steps") else None
+        return progress.summary(memory_estimate, self._micro_tokens(), packed)
 
     def where(self) -> str:
-        """The stage and step at hand, for failure.json."""
-        return f"stage {self._progress.stage}, step {self._progress.step + 1}"
+        """The current stage and step, for failure.json."""
+        return f"stage {self._state.progress.stage}, step {self._state.progress.step + 1}"
 
-    def _start(self, stage: str, plan: StepPlan, parameters: Sequence[str] | None, tasks: Sequence[str] | None) -> Loop:
-        everything = self.adapter.trainable()
-        names = list(everything) if parameters is None else list(parameters)
-        if not names:
-            raise TrainingError(f"stage {stage!r} has no parameters to train")
+    def _begin(
+        self, stage: str, plan: StepPlan, names: Sequence[str] | None, tasks: Sequence[str] | None
+    ) -> StepRunner:
+        """The optimiser of a stage, with its state where the stage is resumed."""
+        everything, progress = self.setup.adapter.trainable(), self._state.progress
+        trained = list(everything) if names is None else list(names)
+        if not trained:
+            raise TrainingError(
+                f"stage {stage!r} has no parameters to train: Trainer.train got an empty list of parameters"
+            )
         for name, parameter in everything.items():
-            parameter.requires_grad_(name in set(names))
+            parameter.requires_grad_(name in set(trained))
         parts = Stage(
             name=stage,
             steps=plan.steps,
-            key=(self.seed, *(self.tasks if tasks is None else tasks)),
+            key=(self.seed, *(self.setup.routes.tasks if tasks is None else tasks)),
             reads=self._reads,
-            parameters={n: everything[n] for n in names},
-            factors={n: self.method.lr_factor(n) for n in names},
+            parameters={n: everything[n] for n in trained},
+            factors={n: self.setup.method.lr_factor(n) for n in trained},
         )
-        loop = Loop(self.loaded, self.adapter, self.config, parts, self._laid_out(), self.processes)
-        loop.micro_tokens = self._micro_tokens()
-        if self._progress.stage == stage:
-            loop.load_state(self._optimiser, self._progress.scaler)
+        setup = self.setup
+        steps = StepRunner(setup.loaded, setup.adapter, setup.config, parts, self._choose_layout(), self.processes)
+        steps.micro_tokens = self._micro_tokens()
+        if progress.stage == stage:
+            steps.load_state(self._optimiser, progress.scaler)
         else:
-            self._progress.stage, self._progress.step, self._progress.looks = stage, 0, []
-            self._best = {}
-        self._loop = loop
-        return loop
+            progress.begin_stage(stage)
+            self._state.early_stopping.begin_stage()
+        return steps
 
     @property
     def _reads(self) -> bool:
-        return Trait.LABEL_FREE in self.method.traits
+        return Trait.LABEL_FREE in self.setup.method.traits
 
-    def _laid_out(self) -> Layout:
+    def _choose_layout(self) -> Layout:
         if self._layout is None:
-            self._layout = choose_layout(self.loaded, self.adapter, self.config, self._reads)
+            self._layout = choose_layout(self.setup.loaded, self.setup.adapter, self.setup.config, self._reads)
         return self._layout
 
     def _micro_tokens(self) -> int:
-        told = micro_tokens(self.config, self.loaded.device)
-        return min(told, self._progress.micro_tokens or told)
+        configured = micro_tokens(self.setup.config, self.setup.loaded.device)
+        return min(configured, self._state.progress.micro_tokens or configured)
 
-    def _rows(self, plan: StepPlan, step: int) -> list[Encoded]:
-        return self.encoder.rows(self.mixture.rows.examples(plan.batch(step)))
+    def _measure_memory(self) -> None:
+        peak = peak_bytes(self.setup.loaded.device, self.setup.memory_before)
+        self._state.progress.count_peak_memory(peak)
 
-    def _steps(self, at: _Running) -> None:
-        saved_at = time.monotonic()
-        with ExitStack() as training:
-            training.enter_context(self._training(at.loop.layout))
-            while self._progress.step < at.plan.steps and not self._patience_is_over():
-                result = self._step(at)
-                if self._is_due(at.plan):
-                    training.close()  # texts are generated by the model as it is evaluated
-                    self._look(at)
-                    training.enter_context(self._training(at.loop.layout))
-                late = time.monotonic() - saved_at > 60 * self.config.checkpoint_minutes
-                if result.stop or late or self._progress.step % self.config.checkpoint_steps == 0:
-                    self._checkpoint()
-                    saved_at = time.monotonic()
-                if result.stop:
-                    raise Interrupted(self.stop.signum or signal.SIGTERM)
-
-    def _step(self, at: _Running) -> StepResult:
-        rows = at.ahead.get()
-        micro = at.loop.micro_tokens
-        try:
-            result = at.loop.step(self._progress.step, rows, self.tasks, stop=bool(self.stop))
-        except NotFinite as error:
-            raise NotFinite(f"{error}. The last good checkpoint: {self._last_good or 'none yet'}") from error
-        if at.loop.micro_tokens < micro:
-            self._progress.micro_tokens = at.loop.micro_tokens
-            self._warn(
-                f"out of memory: the micro-batch is reduced to {at.loop.micro_tokens} tokens (results are not affected)"
-            )
-        self._progress.step += 1
-        count(self._progress, result, rows, at.ahead.waited_seconds)
-        self._append(log_line(at.loop.stage.name, self._progress.step, result))
-        at.watch.update(result.loss, result.lr, speed(self._progress))
-        return result
-
-    @contextmanager
-    def _training(self, layout: Layout) -> Iterator[None]:
-        """The model in training mode; as it was before, without any hook, when the context ends."""
-        model = self.loaded.model
-        with attention(model, layout.attention):
-            if self.config.gradient_checkpointing:
-                checkpoint_activations(model, True)
-            model.train()
-            try:
-                yield
-            finally:
-                model.eval()
-                if self.config.gradient_checkpointing:
-                    checkpoint_activations(model, False)
-
-    # The best adapter by dev
-
-    def _is_due(self, plan: StepPlan) -> bool:
-        every, step = self.config.eval_every, self._progress.step
-        return every is not None and self.look is not None and (step % every == 0 or step == plan.steps)
-
-    def _look(self, at: _Running) -> None:
-        """Score the adapter on dev; of equals the earlier one stays the best."""
-        assert self.look is not None
-        at.ahead.wait_until_idle()
-        score = self.processes.broadcast(self.look(at.tasks) if self.processes.is_main else None)
-        if score is None:
-            return
-        looks = self._progress.looks
-        if not looks or score > max(s for _, s in looks):
-            names = set(at.loop.stage.parameters)
-            self._best = {n: t for n, t in trainable_state(self.adapter.state_dict()).items() if n in names}
-        looks.append((self._progress.step, score))
-        self._append({"stage": at.loop.stage.name, "step": self._progress.step, "dev": score})
-
-    def _patience_is_over(self) -> bool:
-        scores = [score for _, score in self._progress.looks]
-        if self.config.patience is None or not scores:
-            return False
-        return len(scores) - 1 - scores.index(max(scores)) >= self.config.patience
-
-    # What is kept
-
-    def _measure(self) -> None:
-        count_peak(self._progress, peak_bytes(self.loaded.device, self.memory_before))
-
-    def _append(self, line: Mapping[str, Any]) -> None:
-        if self.processes.is_main:
-            append_lines(self.run.train_log, [json.dumps(line, ensure_ascii=False)])
-
-    def _checkpoint(self) -> None:
+    def _save(self) -> None:
+        """Write a checkpoint of the whole training."""
         if not self.processes.is_main:
             return
-        log = self.run.train_log
-        self._progress.log_bytes = log.stat().st_size if log.exists() else 0
-        running = self._loop if self._progress.stage else None
-        if running is not None:
-            self._progress.scaler = dict(running.scaler.state_dict())
-        self._measure()
-        state = Checkpoint(
-            adapter=trainable_state(self.adapter.state_dict()),
-            optimiser=trainable_state(running.state() if running else {}),
-            best=self._best,
-            progress=self._progress,
+        progress, early_stopping = self._state.progress, self._state.early_stopping
+        steps = self._steps if progress.stage else None
+        if steps is not None:
+            progress.scaler = dict(steps.scaler.state_dict())
+        progress.log_bytes = self._state.log.n_bytes()
+        progress.dev_scores = list(early_stopping.scores)
+        self._measure_memory()
+        self._state.checkpoints.save(
+            Checkpoint(
+                adapter=trainable_state(self.setup.adapter.state_dict()),
+                optimiser=trainable_state(steps.state() if steps is not None else {}),
+                best=early_stopping.best,
+                progress=progress,
+            )
         )
-        self._last_good = save_checkpoint(self.run.checkpoints, state, self._owner)
 
-    def _stop_here(self) -> None:
-        # Several processes stop together or not at all: after a step, or when training has ended.
+    def _check_stop(self) -> None:
+        # Several processes stop together: after a step, or when training has ended.
         if self.processes.world_size == 1:
             self.stop.check()
-
-    def _cut_log(self) -> None:
-        # Steps after the checkpoint are made again, and logged again.
-        log = self.run.train_log
-        if self.processes.is_main and log.exists() and log.stat().st_size > self._progress.log_bytes:
-            os.truncate(log, self._progress.log_bytes)
-
-    def _warn(self, line: str) -> None:
-        if self.processes.is_main:
-            LOG.warning(line)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Running:
-    """A stage at work. tasks: whose rows it sees."""
-
-    loop: Loop
-    plan: StepPlan
-    ahead: Prefetcher[list[Encoded]]
-    watch: ProgressBar
-    tasks: Sequence[str]
 
 
 def _read_spec(run: RunDirectory) -> dict[str, Any]:

@@ -41,12 +41,9 @@ class Gate(nn.Module):
         In evaluation without gradients they are computed once for a route of sequences, since every layer and every
         decoded token uses the same ones. A route of tokens serves one forward and has many weights, so it has no cache.
         """
-        cache = not (self.training or route.tokens or torch.is_grad_enabled() or torch.compiler.is_compiling())
-        return (
-            route.cached(self, self.inputs(route), partial(self.label_weights, route))
-            if cache
-            else self.label_weights(route)
-        )
+        if self.training or route.tokens or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self.label_weights(route)
+        return route.cached(self, self.inputs(route), partial(self.label_weights, route))
 
     def label_weights(self, route: Route) -> Tensor:
         """The weights of each label, (M, E), without the cache."""

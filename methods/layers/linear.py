@@ -16,7 +16,7 @@ from harness.method import Experts, LoRAFactors
 from methods.layers.fused import FoldedLoRA
 from methods.layers.gates import Gate
 from methods.layers.routing import Route, State
-from methods.layers.target import TargetModule
+from methods.layers.target import ExpertFactors, TargetModule
 
 
 def output_sum(out: Tensor, x: Tensor, a: Tensor, b: Tensor, g: Tensor, scale: float) -> Tensor:
@@ -132,7 +132,7 @@ class GatedLinear(AdaptedLinear):
     """E experts for all tasks, weighted by a gate: ``out + scale sum_k g_k B_k A_k x`` (or the factor sum).
 
     Args:
-        factors: A (E r, d_in) and B (d_out, E r), see ``TargetModule.experts``.
+        factors: A and B, see ``TargetModule.experts``.
         rank: the rank r of each expert.
         scale: the factor on the whole update.
         merge: "output" sums the outputs of the experts, "factor" their factors.
@@ -141,7 +141,7 @@ class GatedLinear(AdaptedLinear):
     def __init__(
         self,
         target: TargetModule,
-        factors: tuple[nn.Parameter, nn.Parameter],
+        factors: ExpertFactors,
         gate: Gate,
         *,
         rank: int,
@@ -149,7 +149,7 @@ class GatedLinear(AdaptedLinear):
         merge: str = "output",
     ) -> None:
         super().__init__(target)
-        self.a, self.b = factors
+        self.a, self.b = factors.a, factors.b
         self.gate = gate
         self.rank, self.scale, self.merge = rank, scale, merge
 
@@ -196,9 +196,9 @@ class TaskLinear(AdaptedLinear):
         merge: str = "output",
     ) -> None:
         super().__init__(target)
-        pairs = [target.experts([0], rank) for _ in expert_names or [""]]
-        self.a = nn.ParameterList(a for a, _ in pairs)
-        self.b = nn.ParameterList(b for _, b in pairs)
+        loras = [target.experts([0], rank) for _ in expert_names or [""]]
+        self.a = nn.ParameterList(lora.a for lora in loras)
+        self.b = nn.ParameterList(lora.b for lora in loras)
         self.expert_names = expert_names
         self.rank, self.scale, self.merge = rank, scale, merge
         self.mixture = mixture

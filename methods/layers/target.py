@@ -27,6 +27,14 @@ def generator(*key: object) -> torch.Generator:
     return torch.Generator().manual_seed(method_seed(*key))
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ExpertFactors:
+    """The stacked factors of E experts of rank r: a (E r, d_in) and b (d_out, E r)."""
+
+    a: nn.Parameter
+    b: nn.Parameter
+
+
 @dataclass(frozen=True, kw_only=True)
 class TargetModule:
     """One linear layer to adapt.
@@ -71,7 +79,7 @@ class TargetModule:
             self.modules[key] = make().to(device=self.linear.weight.device, dtype=self.dtype)
         return cast("M", self.modules[key])
 
-    def experts(self, names: Sequence[object], rank: int, splits: int = 1) -> tuple[nn.Parameter, nn.Parameter]:
+    def experts(self, names: Sequence[object], rank: int, splits: int = 1) -> ExpertFactors:
         """New experts, stacked: A (E rank, d_in) kaiming-uniform with a = sqrt(5), B (d_out, E rank) zero.
 
         Args:
@@ -87,7 +95,7 @@ class TargetModule:
             ]
         )
 
-    def normal_experts(self, names: Sequence[object], rank: int, deviation: float) -> tuple[nn.Parameter, nn.Parameter]:
+    def normal_experts(self, names: Sequence[object], rank: int, deviation: float) -> ExpertFactors:
         """As ``experts``, with A drawn from a normal distribution of mean 0 and this standard deviation."""
         return self.stack(
             [
@@ -96,10 +104,11 @@ class TargetModule:
             ]
         )
 
-    def stack(self, parts: Sequence[Tensor]) -> tuple[nn.Parameter, nn.Parameter]:
+    def stack(self, parts: Sequence[Tensor]) -> ExpertFactors:
         """A (E rank, d_in) from each expert's part (rank, d_in), and B of zeros, on the layer's device."""
         a = torch.cat(list(parts)).to(device=self.linear.weight.device, dtype=self.dtype)
-        return nn.Parameter(a), nn.Parameter(a.new_zeros(self.linear.out_features, a.shape[0]))
+        b = a.new_zeros(self.linear.out_features, a.shape[0])
+        return ExpertFactors(a=nn.Parameter(a), b=nn.Parameter(b))
 
     def generator(self, name: object) -> torch.Generator:
         """The generator of one expert's initial values."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final
 
-from harness.errors import DataError
+from harness.errors import DataError, hub_errors
 
 _HUB_NAME: Final = re.compile(r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w.-][\w./-]*))?")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
@@ -38,14 +38,11 @@ class HubDataset:
         from huggingface_hub import HfApi
         from huggingface_hub.errors import (
             GatedRepoError,
-            HfHubHTTPError,
             HFValidationError,
             RepositoryNotFoundError,
             RevisionNotFoundError,
         )
 
-        # The hub's client raises OSError and, for a lost connection, the base error of its HTTP library.
-        unreachable = cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__)
         try:
             commit = HfApi().dataset_info(self.id, revision=self.revision, timeout=_HUB_SECONDS).sha
         except GatedRepoError as error:
@@ -61,7 +58,7 @@ class HubDataset:
                 f"{self.id}: there is no such local path and no such data set on the hub. Check the name; for a "
                 "private data set, run `hf auth login`"
             ) from error
-        except unreachable as error:
+        except hub_errors() as error:
             commit = self._cached_commit(error)
         if commit is None:
             raise DataError(f"{self.id}: the hub returned no commit. Name one: --data {self.id}@COMMIT")

@@ -30,7 +30,7 @@ _TYPE_NAMES: Final = {
 }
 
 
-def shown(value: object, limit: int = 60) -> str:
+def quoted(value: object, limit: int = 60) -> str:
     """A value for an error message: one line, control characters escaped, at most ``limit`` characters and "…"."""
     if isinstance(value, (str, bytes)):
         value = value[: limit + 1]
@@ -136,7 +136,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 if len(raw) > LONGEST_LINE:
                     raise DataError(
                         f"{path}, line {number}: longer than {LONGEST_LINE >> 20} MiB. JSON lines have one object on "
-                        f"each line; this line begins with {shown(raw)}"
+                        f"each line; this line begins with {quoted(raw)}"
                     )
                 yield number, raw
     except OSError as error:
@@ -151,19 +151,19 @@ def _parse(raw: bytes, path: Path, number: int) -> object:
     except UnicodeDecodeError as error:
         guess = "UTF-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "GB18030"
         raise DataError(
-            f"{path}, line {number}: byte {error.start + 1} is not UTF-8: {shown(raw[error.start :][:12])}. "
+            f"{path}, line {number}: byte {error.start + 1} is not UTF-8: {quoted(raw[error.start :][:12])}. "
             f"If the file is {guess}, convert it: iconv -f {guess} -t UTF-8 {path.name} > utf8.jsonl"
         ) from None
     try:
         value: object = json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(
-            f"{path}, line {number}, character {error.pos + 1}: broken JSON ({error.msg}): {shown(text.strip())}. "
+            f"{path}, line {number}, character {error.pos + 1}: broken JSON ({error.msg}): {quoted(text.strip())}. "
             "Each line must be one complete JSON object; correct or remove the line"
         ) from None
     except (ValueError, RecursionError) as error:
         raise DataError(
-            f"{path}, line {number}: this JSON cannot be read ({error}): {shown(text.strip())}. Correct or remove the "
+            f"{path}, line {number}: this JSON cannot be read ({error}): {quoted(text.strip())}. Correct or remove the "
             "line"
         ) from None
     if b"\\u" in raw:
@@ -185,16 +185,17 @@ def _check_columns(value: object, columns: Columns, path: Path, number: int) -> 
     if not isinstance(value, dict):
         raise DataError(
             f"{path}, line {number}: expected a JSON object with {', '.join(columns)}, not {_type_name(value)}: "
-            f"{shown(value)}"
+            f"{quoted(value)}"
         )
     for name, types in columns.items():
         if name not in value:
-            present = ", ".join(shown(k, 30) for k in list(value)[:12]) or "no columns"
+            present = ", ".join(quoted(k, 30) for k in list(value)[:12]) or "no columns"
             raise DataError(f"{path}, line {number}: no column {name!r}.{nearest(name, value)} The line has {present}.")
         if not _fits(value[name], types):
-            wanted = " or ".join(_TYPE_NAMES[t] for t in types)
+            allowed = " or ".join(_TYPE_NAMES[t] for t in types)
             raise DataError(
-                f"{path}, line {number}: {name!r} must be {wanted}, not {_type_name(value[name])}: {shown(value[name])}"
+                f"{path}, line {number}: {name!r} must be {allowed}, "
+                f"not {_type_name(value[name])}: {quoted(value[name])}"
             )
     return value
 

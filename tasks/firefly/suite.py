@@ -128,15 +128,15 @@ class Firefly(Suite):
             return {"revision": str(origin.revision), **split}
         return {**super().fingerprint(source), **split}
 
-    def same_data(self, recorded: Mapping[str, str], found: Mapping[str, str]) -> bool:
+    def same_data(self, recorded: Mapping[str, str], present: Mapping[str, str]) -> bool:
         """Whether the fingerprints are equal, apart from the parts that earlier runs recorded in another form.
 
         Earlier runs recorded a sentence as their split and no revision of a data set on the hub. For them any revision
         is accepted; their predictions have hashes of the prompts, so that another revision is still noticed.
         """
         if recorded.get("split") not in FORMER_RULES:
-            return super().same_data(recorded, found)
-        files = {part: value for part, value in found.items() if part not in ("split", "revision")}
+            return super().same_data(recorded, present)
+        files = {part: value for part, value in present.items() if part not in ("split", "revision")}
         return {part: value for part, value in recorded.items() if part != "split"} == files
 
     def files(self, source: str) -> Sequence[Path]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from harness.errors import DataError, nearest
 from harness.task import Example, ParameterLimit, Suite, Task
 from tasks.common.hub import HubDataset, hub_dataset
-from tasks.common.jsonl import build_dataset, read_json_lines, shown
+from tasks.common.jsonl import build_dataset, quoted, read_json_lines
 from tasks.promptcblue.tasks import ALIASES, NEEDS_CHOICES, TASKS
 
 if TYPE_CHECKING:
@@ -63,12 +63,12 @@ class PromptCBLUE(Suite):
             _split_file(_place(source), "test")  # raises the error that lists the folder's files
         return super().fingerprint(source)
 
-    def same_data(self, recorded: Mapping[str, str], found: Mapping[str, str]) -> bool:
+    def same_data(self, recorded: Mapping[str, str], present: Mapping[str, str]) -> bool:
         """Whether the fingerprints are equal. Early runs on hub data have none: for them any revision is accepted.
 
         Their predictions have hashes of the prompts, so that another revision is still noticed.
         """
-        return super().same_data(recorded, found) or (not recorded and set(found) == {"revision"})
+        return super().same_data(recorded, present) or (not recorded and set(present) == {"revision"})
 
     def files(self, source: str) -> Sequence[Path]:
         """The files of the splits; none for a data set on the hub."""
@@ -171,16 +171,16 @@ def _example(line: Mapping[str, Any], where: str) -> Example:
     if task not in TASKS:
         hint = nearest(task, [*TASKS, *ALIASES]) or f" Known: {', '.join(TASKS)}."
         raise DataError(
-            f"{where}: PromptCBLUE has no task {shown(task)}.{hint} Correct 'task_dataset' or remove the line"
+            f"{where}: PromptCBLUE has no task {quoted(task)}.{hint} Correct 'task_dataset' or remove the line"
         )
     if not line["input"].strip():
         raise DataError(f"{where}: 'input' is blank. Remove the line or add the question")
     target = line.get("target")
     if not isinstance(target, str | None):
-        raise DataError(f"{where}: 'target' must be text, or null if it is withheld, not {shown(target)}")
+        raise DataError(f"{where}: 'target' must be text, or null if it is withheld, not {quoted(target)}")
     choices = line.get("answer_choices")
     if choices is not None and not (isinstance(choices, list) and all(isinstance(c, str) for c in choices)):
-        raise DataError(f"{where}: 'answer_choices' must be a list of texts or null, not {shown(choices)}")
+        raise DataError(f"{where}: 'answer_choices' must be a list of texts or null, not {quoted(choices)}")
     if not choices and task in NEEDS_CHOICES:
         raise DataError(f"{where}: {task} needs 'answer_choices', the list of options that the prompt offers")
     return Example(
@@ -199,6 +199,6 @@ def _refuse_duplicate(path: Path, number: int, sample_id: str) -> None:
             return
         if str(line["sample_id"]) == sample_id:
             raise DataError(
-                f"{path}, line {number}: sample_id {shown(sample_id)} is already used in line {earlier}. "
+                f"{path}, line {number}: sample_id {quoted(sample_id)} is already used in line {earlier}. "
                 "Rename or remove one of the two, because predictions are stored by id"
             )

@@ -151,7 +151,7 @@ def test_help_and_list_load_nothing_heavy(plugin: Path) -> None:
     code = (
         "import sys\nsys.argv = ['harness', {argument!r}]\nfrom harness.cli.main import main\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
-        "print([m for m in ('torch', 'pydantic', 'transformers', 'datasets', 'lm_eval') if m in sys.modules])"
+        "print([m for m in ('torch', 'scipy', 'pydantic', 'transformers', 'datasets', 'lm_eval') if m in sys.modules])"
     )
     for argument in ("--help", "list"):
         out = subprocess.run(

@@ -90,9 +90,9 @@ def test_the_same_evaluation_again_loads_no_model_and_another_one_has_another_pl
 def test_an_interrupted_evaluation_makes_only_what_is_missing(
     trained: Path, harness: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import harness.generation.backend as module
+    from harness.generation.predictions import PredictionWriter
 
-    write = module.Answers.write
+    write = PredictionWriter.write
 
     def fail_on_last(self: Any, task: str, rows: Any) -> None:
         if task == "last":
@@ -100,7 +100,7 @@ def test_an_interrupted_evaluation_makes_only_what_is_missing(
         write(self, task, rows)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module.Answers, "write", fail_on_last)
+        patch.setattr(PredictionWriter, "write", fail_on_last)
         with pytest.raises(OSError, match="disk is gone"):
             harness("evaluate", trained, "--split", "dev")
     folder = only(trained / "evaluations")
@@ -281,8 +281,8 @@ def test_the_routers_accuracy_is_that_of_the_choices_made_one_by_one(
     opened = open_model(run)
     finished, prepared = opened.finished, opened.prepared
     for task in prepared.tasks:
-        encoded = prepared.encoder.prompts(finished.resolved.rows.of(task))
-        routes = [prepared.adapter.assign([torch.tensor(ids)]) for ids, _ in encoded]
+        encoded = prepared.encoder.prompts(finished.resolved.evaluated.of(task))
+        routes = [prepared.adapter.assign([torch.tensor(prompt.tokens)]) for prompt in encoded]
         names = [prepared.tasks[route] for (route,) in routes]
         assert said[task]["chosen"] == {name: names.count(name) for name in set(names)}
         assert said[task]["n"] == len(names) == 4

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import json
 import os
@@ -19,13 +18,12 @@ from typing import Any
 
 import pytest
 import torch
+from step_hook import Crash, after_each_step, crash_after
 
-from harness.errors import StoreError
-from harness.training.checkpoint import Checkpoint, Owner, load_newest, save_checkpoint
-from harness.training.progress import Progress
+from harness.runtime.signals import Interrupted
+from harness.training.stage import StepDone
 
 Command = Callable[..., Any]
-OWNER = Owner(run_id="a" * 64, spec={"train": {"lr": 0.001}, "seed": 0})
 
 
 def only(folder: Path) -> Path:
@@ -34,7 +32,7 @@ def only(folder: Path) -> Path:
 
 
 def result(run: Path) -> dict[str, Any]:
-    """Everything a run leaves that does not tell of times."""
+    """Everything a run leaves except for times."""
     record = json.loads((run / "record.json").read_text())
     for key in ("started_at", "finished_at", "provenance"):
         del record[key]
@@ -52,26 +50,6 @@ def result(run: Path) -> dict[str, Any]:
 
 
 # Stopped in this process
-
-
-class Crash(BaseException):
-    """No error that anything could handle."""
-
-
-def crash_at(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
-    """End the process, as far as a test can, after these of all steps of the run."""
-    from harness.training.step import Loop
-
-    step, made = Loop.step, []
-
-    def counted(self: Loop, *arguments: Any, **named: Any) -> Any:
-        done = step(self, *arguments, **named)
-        made.append(1)
-        if len(made) in steps:
-            raise Crash
-        return done
-
-    monkeypatch.setattr(Loop, "step", counted)
 
 
 KEYS = {
@@ -96,7 +74,7 @@ def test_a_run_that_crashed_ends_with_the_same_bits(
     shutil.rmtree(tmp_path / "runs")
     for first in (3, 2):
         with monkeypatch.context() as patch:
-            crash_at(patch, {first})
+            crash_after(patch, {first})
             with pytest.raises(Crash):
                 toy_run(*command)
     done = toy_run(*command)
@@ -110,7 +88,7 @@ def test_a_run_that_crashed_ends_with_the_same_bits(
 def test_a_search_that_crashed_ends_with_the_same_bits(
     toy_run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The process that goes on makes no step before it searches."""
+    """The process that resumes makes no training step before it searches."""
     from harness.training.trainer import EngineTrainer
 
     loss, made = EngineTrainer.loss, []
@@ -135,56 +113,29 @@ def test_a_search_that_crashed_ends_with_the_same_bits(
     assert found == expected
 
 
+def test_an_interrupted_run_exits_with_the_signals_status_and_names_the_command_to_resume(
+    toy_run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(done: StepDone) -> None:
+        if done.step == 3:
+            raise Interrupted(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        after_each_step(patch, interrupt)
+        stopped = toy_run("--method", "lora_all")
+    assert stopped.status == 130
+    assert "same command" in stopped.err
+    assert toy_run("--method", "lora_all").status == 0
+
+
 def test_the_scale_of_fp16_losses_is_kept(toy_run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    crash_at(monkeypatch, {3})
+    crash_after(monkeypatch, {3})
     with pytest.raises(Crash):
         toy_run("--method", "lora_all", "--set", "train.precision=fp16", "--set", "train.checkpoint_steps=1")
     checkpoint = sorted((only(tmp_path / "runs") / "checkpoints").iterdir())[-1]
     scaler = json.loads((checkpoint / "progress.json").read_text())["scaler"]
     assert scaler["scale"] >= 1
     assert scaler["_growth_tracker"] + (scaler["scale"] < 2**16) > 0
-
-
-def test_a_gradient_that_overflows_in_fp16_leaves_out_a_step_and_lowers_the_scale(
-    toy_llama: Callable[..., Any],
-) -> None:
-    from test_packing import PACKED, TASKS, make_loop, make_rows
-
-    from harness.registry import method_class
-
-    loop = make_loop(toy_llama().to(torch.float16), method_class("lora_all")(), PACKED)
-    loop.scaler.load_state_dict({**loop.scaler.state_dict(), "scale": 2.0**40})
-    before = {n: p.detach().clone() for n, p in loop.stage.parameters.items()}
-    loop.step(0, make_rows(), TASKS)
-    assert loop.scaler.get_scale() == 2.0**39
-    assert all(torch.equal(p, before[n]) for n, p in loop.stage.parameters.items())
-    loop.scaler.load_state_dict({**loop.scaler.state_dict(), "scale": 128.0})
-    loop.step(1, make_rows(), TASKS)
-    assert not all(torch.equal(p, before[n]) for n, p in loop.stage.parameters.items())
-
-
-def test_a_loss_that_is_no_number_names_the_tasks_and_the_last_good_checkpoint(
-    toy_run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import harness.training.step
-
-    losses = harness.training.step.token_losses
-    calls: list[int] = []
-
-    def spoilt(*arguments: Any, **named: Any) -> Any:
-        calls.append(1)
-        return losses(*arguments, **named) * (float("nan") if len(calls) > 12 else 1.0)
-
-    monkeypatch.setattr(harness.training.step, "token_losses", spoilt)
-    keys = ["--set", "train.steps=40", "--set", "train.checkpoint_steps=1", "--tasks", "colour,last"]
-    done = toy_run("--method", "lora_all", *keys)
-    assert done.status == 1
-    assert "tasks of the batch: colour, last" in done.err
-    run = only(tmp_path / "runs")
-    newest = sorted((run / "checkpoints").iterdir())[-1]
-    assert str(newest) in done.err
-    failure = json.loads((run / "failure.json").read_text())
-    assert failure["where"] == f"stage all, step {json.loads((newest / 'progress.json').read_text())['step'] + 1}"
 
 
 def test_micro_batches_stay_halved_after_a_restart(
@@ -204,7 +155,7 @@ def test_micro_batches_stay_halved_after_a_restart(
 
     monkeypatch.setattr(LlamaForCausalLM, "forward", cramped)
     with monkeypatch.context() as patch:
-        crash_at(patch, {2})
+        crash_after(patch, {2})
         with pytest.raises(Crash):
             toy_run("--method", "lora_all", "--set", "train.checkpoint_steps=1")
     assert max(tried) > 100
@@ -214,116 +165,6 @@ def test_micro_batches_stay_halved_after_a_restart(
     assert done.json["record"]["training"]["micro_tokens"] <= 100
     training = tried[: next((i for i, n in enumerate(tried) if n > 100), len(tried))]
     assert len(training) > 2
-
-
-# Checkpoints
-
-
-def save(folder: Path, step: int, owner: Owner = OWNER) -> Path:
-    weights = {"a": torch.full((3,), float(step))}
-    state = Checkpoint(
-        adapter=weights, optimiser={"a/exp_avg": weights["a"]}, best={}, progress=Progress(stage="all", step=step)
-    )
-    return save_checkpoint(folder, state, owner)
-
-
-def truncate(path: Path) -> None:
-    data = (path / "adapter.safetensors").read_bytes()
-    (path / "adapter.safetensors").write_bytes(data[: len(data) // 2])
-
-
-def flip(path: Path) -> None:
-    data = bytearray((path / "optimiser.safetensors").read_bytes())
-    data[-1] ^= 1
-    (path / "optimiser.safetensors").write_bytes(bytes(data))
-
-
-def empty(path: Path) -> None:
-    for file in path.iterdir():
-        file.unlink()
-
-
-def no_manifest(path: Path) -> None:
-    (path / "manifest.json").write_text("")
-
-
-@pytest.mark.parametrize("damage", [truncate, flip, empty, no_manifest])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
-    tmp_path: Path, damage: Callable[[Path], None]
-) -> None:
-    before = save(tmp_path, 1)
-    damage(save(tmp_path, 2))
-    found = load_newest(tmp_path, OWNER)
-    assert found.checkpoint is not None
-    assert found.path == before
-    assert found.checkpoint.progress.step == 1
-    assert float(found.checkpoint.adapter["a"][0]) == 1.0
-    assert len(found.damaged) == 1
-    assert "00000002 is damaged" in found.damaged[0]
-    assert save(tmp_path, 3).name == "00000003"
-
-
-def test_when_every_checkpoint_is_damaged_training_starts_again_and_says_so(tmp_path: Path) -> None:
-    for step in (1, 2):
-        flip(save(tmp_path, step))
-    found = load_newest(tmp_path, OWNER)
-    assert found.checkpoint is None
-    assert len(found.damaged) == 3
-    assert "starts again" in found.damaged[-1]
-
-
-def test_the_newest_two_checkpoints_are_kept(tmp_path: Path) -> None:
-    for step in range(5):
-        save(tmp_path, step)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["00000004", "00000005"]
-
-
-def test_a_checkpoint_of_another_spec_is_refused_and_the_difference_shown(tmp_path: Path) -> None:
-    save(tmp_path, 1)
-    other = Owner(run_id="b" * 64, spec={"train": {"lr": 0.01}, "seed": 0})
-    with pytest.raises(StoreError, match=r"train\.lr is 0\.001 there and 0\.01 here"):
-        load_newest(tmp_path, other)
-
-
-def test_a_full_disk_keeps_the_checkpoint_before_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save(tmp_path, 1)
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", raise_full)
-        with pytest.raises(StoreError, match=r"No space left.*kept.*free space"):
-            save(tmp_path, 2)
-    assert [p.name for p in tmp_path.iterdir()] == ["00000001"]
-    found = load_newest(tmp_path, OWNER)
-    assert found.checkpoint is not None
-    assert found.checkpoint.progress.step == 1
-
-
-def raise_full(_: int) -> None:
-    raise OSError(errno.ENOSPC, "No space left on device")
-
-
-def test_a_run_on_a_full_disk_goes_on_when_there_is_space_again(
-    toy_run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import harness.training.trainer
-
-    save_one, saved = harness.training.trainer.save_checkpoint, []
-
-    def full(*arguments: Any) -> Path:
-        saved.append(1)
-        if len(saved) == 3:
-            with monkeypatch.context() as patch:
-                patch.setattr(os, "fsync", raise_full)
-                return save_one(*arguments)
-        return save_one(*arguments)
-
-    monkeypatch.setattr(harness.training.trainer, "save_checkpoint", full)
-    stopped = toy_run("--method", "lora_all", "--set", "train.checkpoint_steps=1")
-    assert stopped.status == 1
-    assert "No space left" in stopped.err
-    done = toy_run("--method", "lora_all", "--set", "train.checkpoint_steps=1", "--json")
-    assert done.status == 0, done.err
-    assert done.json["record"]["training"]["steps"] == 4
-    assert len((only(tmp_path / "runs") / "train.jsonl").read_text().splitlines()) == 4
 
 
 # Stopped from outside
@@ -433,7 +274,7 @@ def test_sigterm_keeps_a_checkpoint_and_the_exit_status_says_so(forks: Forks, to
     step = json.loads((checkpoint / "progress.json").read_text())["step"]
     assert 0 < step < 24
     assert len((run / "train.jsonl").read_text().splitlines()) == step
-    assert "Give the same command again" in (tmp_path / "log").read_text()
+    assert "Run the same command again" in (tmp_path / "log").read_text()
     assert not (run / "failure.json").exists()
     assert forks.run(command, tmp_path / "log") == 0
     assert forks.run(alone, tmp_path / "log") == 0

@@ -90,7 +90,7 @@ def test_an_example_with_its_answer_precedes_every_prompt_in_training_and_evalua
 
     trained: list[str] = []
     answered: list[str] = []
-    rows, run = Encoder.rows, Generator.run
+    rows, run = Encoder.encode, Generator.run
 
     def noted_rows(self: Encoder, examples: Any) -> list[Encoded]:
         found = rows(self, examples)
@@ -101,7 +101,7 @@ def test_an_example_with_its_answer_precedes_every_prompt_in_training_and_evalua
         answered.extend(self.loaded.tokenizer.decode(request.prompt) for request in requests)
         return run(self, requests, *arguments, **options)
 
-    monkeypatch.setattr(Encoder, "rows", noted_rows)
+    monkeypatch.setattr(Encoder, "encode", noted_rows)
     monkeypatch.setattr(Generator, "run", noted_run)
     done = toy_run("--method", method, "--shots", "1", "--json")
     assert done.status == 0, done.err
@@ -137,7 +137,7 @@ def test_a_failure_is_written_down_and_the_same_command_goes_on(
         raise ValueError("the second task went wrong")
 
     with monkeypatch.context() as patch:
-        patch.setattr(harness.pipeline.predict, "generate_answers", crash)
+        patch.setattr(harness.pipeline.predict, "predict_with_model", crash)
         with pytest.raises(ValueError, match="went wrong"):
             toy_run("--method", "lora_all")
     failure = json.loads((only(tmp_path) / "failure.json").read_text())

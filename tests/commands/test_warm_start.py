@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from step_hook import after_each_step
 
 from harness.pipeline.reopen import open_model
 from harness.runtime.signals import Interrupted
+from harness.training.stage import StepDone
 
 Command = Callable[..., Any]
 MOA = ("--method", "moa", "--set", "train.lr=0.02", "--json")
@@ -104,22 +106,17 @@ def test_loras_come_from_lora_single_and_only_routers_are_trained(toy_run: Comma
 def test_a_run_that_was_killed_goes_on_without_loading_again(
     toy_run: Command, two: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from harness.training.trainer import EngineTrainer
-
     command = (*MOA, "--from", two, "--set", "train.checkpoint_steps=1", "--set", "method.further=last")
     whole = folds(made(toy_run(*command)))
     (run,) = [p for p in (tmp_path / "runs").iterdir() if p != two]
     shutil.rmtree(run)
-    step, steps = EngineTrainer._step, []
 
-    def stopping(self: EngineTrainer, at: Any) -> Any:
-        steps.append(at.loop.stage.name)
-        if steps.count("together") == 2:
+    def stop(done: StepDone) -> None:
+        if done.stage == "together" and done.step == 2:
             raise Interrupted(15)
-        return step(self, at)
 
     with monkeypatch.context() as patch:
-        patch.setattr(EngineTrainer, "_step", stopping)
+        after_each_step(patch, stop)
         assert toy_run(*command).status == 143
     again = folds(made(toy_run(*command)))
     assert all(same(whole[t], again[t]) for t in whole)

@@ -13,13 +13,14 @@ import torch
 
 from harness.config.spec import TrainConfig
 from harness.data.encoding import Encoded
+from harness.data.routes import Routes
 from harness.method import Trait
 from harness.models.loading import LoadedModel
 from harness.registry import method_class
 from harness.runtime.distributed import ProcessGroup, join
 from harness.testing.toys import VOCABULARY, perturb, toy_model
 from harness.training.packing import Layout
-from harness.training.step import Loop, Stage
+from harness.training.step import Stage, StepRunner
 
 TASKS = ("one", "two", "three")
 RUNS = (("cgc_lora", "task"), ("lora_single", "token"), ("moa", "example"))
@@ -35,7 +36,8 @@ def make_rows(step: int) -> list[Encoded]:
 
     n = 1 if step % 4 == 3 else 5
     return [
-        Encoded(task=TASKS[draw.integers(3)], prompt=tokens(1, 20), target=tokens(1, 9), cut=False) for _ in range(n)
+        Encoded(task=TASKS[draw.integers(3)], prompt=tokens(1, 20), target=tokens(1, 9), truncated=False)
+        for _ in range(n)
     ]
 
 
@@ -64,7 +66,7 @@ def run(name: str, kind: str, processes: ProcessGroup) -> dict[str, Any]:
         encoder_decoder=False,
     )
     config = TrainConfig(loss=kind, micro_tokens=40, lr=1e-3)
-    loop = Loop(loaded, adapter, config, stage, Layout(packed=True), processes)
+    loop = StepRunner(loaded, adapter, config, stage, Layout(packed=True), processes)
     first: dict[str, Any] = {}
 
     def remember(optimiser: Any, *_: Any) -> None:
@@ -74,7 +76,8 @@ def run(name: str, kind: str, processes: ProcessGroup) -> dict[str, Any]:
     loop.optimiser.register_step_pre_hook(remember)
     model.train()
     results = [
-        loop.step(step, make_rows(step), TASKS, stop=step == 7 and not processes.is_main) for step in range(STEPS)
+        loop.step(step, make_rows(step), Routes(TASKS), stop=step == 7 and not processes.is_main)
+        for step in range(STEPS)
     ]
     return {
         "losses": [r.loss for r in results],

@@ -19,8 +19,6 @@ USED_BY_OTHERS = {
     "gguf": "transformers reads GGUF files with it",
     "jinja2": "transformers renders chat templates with it (--prompt chat)",
 }
-# Declared for the leaderboard's exports and statistics, whose modules start to import them; then this goes.
-COMING = {"pandas", "scipy"}
 # Imported, but not a dependency of users.
 NOT_DECLARED = {"pytest": "only pytest itself imports harness.testing.pytest_plugin, through its entry point"}
 
@@ -69,7 +67,7 @@ def test_every_import_is_declared() -> None:
 
 
 def test_every_declared_distribution_is_imported_or_has_a_stated_reason() -> None:
-    assert not declared() - set(imported()) - set(USED_BY_OTHERS) - COMING
+    assert not declared() - set(imported()) - set(USED_BY_OTHERS)
 
 
 def test_the_stated_exceptions_are_still_exceptions() -> None:

@@ -1,8 +1,8 @@
-"""The tiny model's training text: the suites' language in other words and other instruction formats.
+"""The training text of the tiny model: the suites' language in other words and other instruction formats.
 
-Each piece is a question in a form that no suite uses, and its answer: what a word is, what a sentence says, which
-option fits, whether two questions ask the same. So the model knows the words, copying, listing and choosing; the
-suites' formats and label names it has never seen.
+Each piece is a question and its answer, in a form that no suite uses: which kind of word something is, which facts a
+sentence has, which option fits, whether two questions ask the same. The model learns the words, and to copy, list and
+choose, but not the suites' formats and label names.
 """
 
 from __future__ import annotations
@@ -19,20 +19,23 @@ from tasks.sample.generate.prose import PROSE
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """content: the sentence that the piece is about, which must not stand in a suite's dev or test split."""
+    """A question and its answer.
+
+    content: the sentence that the piece is about, which must not occur in a suite's dev or test split.
+    """
 
     content: str
     question: str
     answer: str
-    cue: str = ""  # between question and answer
+    cue: str = ""  # text between question and answer
 
 
 CUES = ("→", "→", "＝", "\n应：", "\n", "，", "")
-VARIANTS = 3  # each kind and label goes by three names, and a piece uses one of the three throughout
+VARIANTS = 3  # each kind and label has three names, and a piece uses one of them consistently
 
 
 def _named(text: str) -> dict[str, list[str]]:
-    """``key name name name`` of each line."""
+    """A table of the names of each key, from lines ``key name name name``."""
     return {key: names for key, *names in (line.split() for line in text.strip().splitlines())}
 
 
@@ -168,21 +171,21 @@ def relate(rng: random.Random) -> Piece:
 def rename(rng: random.Random) -> Piece:
     found = scenes.diagnosis(rng, rng.choice((1, 1, 2)))
     others = rng.sample(sorted(set(SYNONYMS.values()) - set(found.names)), rng.choice((1, 2, 3)))
-    shown = [*found.names, *others]
-    rng.shuffle(shown)
+    options = [*found.names, *others]
+    rng.shuffle(options)
     if rng.random() < 0.4:
         common = rng.choice(list(SYNONYMS))
         return Piece(content="", question=f"{common}就是", answer=SYNONYMS[common])
-    question = f"{_quote(rng, found.text)}在{'、'.join(shown)}里叫"
+    question = f"{_quote(rng, found.text)}在{'、'.join(options)}里叫"
     return Piece(content=found.text, question=question, answer="、".join(found.names))
 
 
 def happen(rng: random.Random) -> Piece:
     hows = ("plain", "described", "placed", "denied", "unsure")
-    made = [scenes.event(rng, rng.choice(hows)) for _ in range(rng.choice((1, 2, 2, 3)))]
-    text = scenes.fill(rng, "患者{n}{unit}前").text + "，".join(words for words, _ in made) + "。"
+    events = [scenes.event(rng, rng.choice(hows)) for _ in range(rng.choice((1, 2, 2, 3)))]
+    text = scenes.fill(rng, "患者{n}{unit}前").text + "，".join(words for words, _ in events) + "。"
     state = {"": "真", "否定": "没", "不确定": "疑"}
-    parts = [f"{e.subject}（{state[e.state]}{''.join(('、', *e.descriptions, *e.places))}）" for _, e in made]
+    parts = [f"{e.subject}（{state[e.state]}{''.join(('、', *e.descriptions, *e.places))}）" for _, e in events]
     return Piece(content=text, question=f"{_quote(rng, text)}说了啥", answer="；".join(parts))
 
 
@@ -221,12 +224,12 @@ def sort(rng: random.Random) -> Piece:
     label = rng.choice(list(table))
     text = scenes.fill(rng, rng.choice(table[label])).text
     v = rng.randrange(VARIANTS)
-    shown = [called[t][v] for t in rng.sample([t for t in table if t != label], rng.choice((1, 2, 3, 4)))]
+    options = [called[t][v] for t in rng.sample([t for t in table if t != label], rng.choice((1, 2, 3, 4)))]
     fits = rng.random() < 0.9
     if fits:
-        shown.append(called[label][v])
-    rng.shuffle(shown)
-    question = f"{_quote(rng, text)}{rng.choice(('归到', '是', '类别'))}{rng.choice('、，').join(shown)}"
+        options.append(called[label][v])
+    rng.shuffle(options)
+    question = f"{_quote(rng, text)}{rng.choice(('归到', '是', '类别'))}{rng.choice('、，').join(options)}"
     return Piece(content=text, question=question, answer=called[label][v] if fits else "都不是")
 
 
@@ -262,12 +265,12 @@ def fact(rng: random.Random) -> Piece:
 
 def consult(rng: random.Random) -> Piece:
     scene = scenes.report(rng)
-    told = dict(scene.sections)
+    sections = dict(scene.sections)
     asked_of = {"主诉": "多久", "辅助检查": "验过啥", "既往史": "旧病", "诊断": "啥病", "建议": "吃啥"}
     names = rng.sample(list(asked_of), rng.choice((1, 2)))
     answers = []
     for name in names:
-        text = told[name].rstrip("。").removeprefix("曾患").removeprefix("口服")
+        text = sections[name].rstrip("。").removeprefix("曾患").removeprefix("口服")
         answers.append("零" if text in ("无", "不详") else text)
     question = f"{scene.dialogue}\n说说{'、'.join(asked_of[name] for name in names)}"
     return Piece(content=scene.dialogue, question=question, answer="；".join(answers))
@@ -362,7 +365,7 @@ MAKERS: tuple[tuple[Callable[[random.Random], Piece], int], ...] = (
 
 
 def pieces(rng: random.Random, spellings: Sequence[str], forbidden: str) -> Iterator[Piece]:
-    """Endless pieces, none about a sentence that stands in ``forbidden`` (the suites' dev and test prompts)."""
+    """An endless stream of pieces, none about a sentence in ``forbidden`` (the prompts of dev and test splits)."""
     makers, weights = [m for m, _ in MAKERS], [w for _, w in MAKERS]
     while True:
         piece = spell(rng, spellings) if rng.random() < 0.1 else rng.choices(makers, weights)[0](rng)

@@ -1,4 +1,7 @@
-"""Write the sample's two suites: ``python -m tasks.sample.make_data [folder]``. Seeded: the same files every time."""
+"""Write the data of the embedded sample: ``python -m tasks.sample.generate.data [folder]``.
+
+The random numbers are seeded, so the files are the same every time.
+"""
 
 from __future__ import annotations
 
@@ -9,35 +12,35 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.sample.generate.firefly_rows import KINDS
-from tasks.sample.generate.promptcblue_rows import TASKS, Maker, Row
+from tasks.sample.generate.firefly_examples import KINDS
+from tasks.sample.generate.promptcblue_examples import TASKS, Draft, Maker
 
 SEED = 20
-COUNTS = {"train": 96, "dev": 8, "test": 24}  # rows of each task
+COUNTS = {"train": 96, "dev": 8, "test": 24}  # examples of each task in each split
 HERE = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Placed:
-    """A row with the task and the split that it went to."""
+class Assigned:
+    """An example with its task and its split."""
 
     task: str
     split: str
-    row: Row
+    draft: Draft
 
 
-def rows(makers: dict[str, Maker]) -> Iterator[Placed]:
-    """Every row of every task; contents and prompts are unique over all splits of a task."""
+def assign(makers: dict[str, Maker]) -> Iterator[Assigned]:
+    """The examples of all tasks and splits; contents and prompts are unique within a task."""
     for task, make in makers.items():
         rng = random.Random(f"{SEED}:{task}")
-        seen: set[str] = set()
+        used: set[str] = set()
         for split, count in COUNTS.items():
             for i in range(count):
-                row = make(rng, i)
-                while row.content in seen or row.prompt in seen:
-                    row = make(rng, i)
-                seen |= {row.content, row.prompt}
-                yield Placed(task=task, split=split, row=row)
+                draft = make(rng, i)
+                while draft.content in used or draft.prompt in used:
+                    draft = make(rng, i)
+                used |= {draft.content, draft.prompt}
+                yield Assigned(task=task, split=split, draft=draft)
 
 
 def _write(path: Path, lines: list[dict[str, object]]) -> None:
@@ -47,30 +50,33 @@ def _write(path: Path, lines: list[dict[str, object]]) -> None:
 
 def write(folder: Path) -> None:
     """Write ``promptcblue/{train,dev,test}.json`` and ``firefly/{train,dev,test}.jsonl`` under the folder."""
-    clue = list(rows({name: maker for name, (_, maker) in TASKS.items()}))
-    fire = list(rows(KINDS))
+    promptcblue = list(assign({name: maker for name, (_, maker) in TASKS.items()}))
+    firefly = list(assign(KINDS))
     for split in COUNTS:
-        mine = [placed for placed in clue if placed.split == split]
-        random.Random(f"{SEED}:{split}").shuffle(mine)
+        examples = [example for example in promptcblue if example.split == split]
+        random.Random(f"{SEED}:{split}").shuffle(examples)
         _write(
             folder / "promptcblue" / f"{split}.json",
             [
                 {
-                    "input": placed.row.prompt,
-                    "target": placed.row.target,
-                    "answer_choices": placed.row.choices,
-                    "task_type": TASKS[placed.task][0],
-                    "task_dataset": placed.task,
+                    "input": example.draft.prompt,
+                    "target": example.draft.target,
+                    "answer_choices": example.draft.choices,
+                    "task_type": TASKS[example.task][0],
+                    "task_dataset": example.task,
                     "sample_id": f"{split}-{number}",
                 }
-                for number, placed in enumerate(mine)
+                for number, example in enumerate(examples)
             ],
         )
-        ours = [placed for placed in fire if placed.split == split]
-        random.Random(f"{SEED}:{split}").shuffle(ours)
+        examples = [example for example in firefly if example.split == split]
+        random.Random(f"{SEED}:{split}").shuffle(examples)
         _write(
             folder / "firefly" / f"{split}.jsonl",
-            [{"kind": placed.task, "input": placed.row.prompt, "target": placed.row.target} for placed in ours],
+            [
+                {"kind": example.task, "input": example.draft.prompt, "target": example.draft.target}
+                for example in examples
+            ],
         )
 
 

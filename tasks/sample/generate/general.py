@@ -1,4 +1,4 @@
-"""Everyday words, and small worlds for them: the general language of the sample (the Firefly kinds)."""
+"""Everyday words, sentences and dialogues: the general language of the sample, for the Firefly kinds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ORGS: Final = words("大学 图书馆 人民医院 博物馆 电视台 动物园
 JOBS: Final = words("老师 医生 司机 厨师 画家 记者 农民 工程师 歌手 律师")
 YEARS: Final = words("1978年 1985年 1990年 1996年 2001年 2005年 2008年 2012年 2016年 2019年")
 
-# an action, what follows from it, what contradicts it, what it leaves open
+# For each action a statement that follows from it, one that contradicts it, and one that is undecided.
 ACTIONS: Final = (
     ("在公园跑步", "在运动", "在家睡觉", "跑了五公里"),
     ("在厨房炒菜", "在做饭", "在外面散步", "做的是鱼"),
@@ -46,7 +46,7 @@ ASPECTS: Final = words("质量 价格 服务 味道 包装 速度 样子 做工 
 PRAISE: Final = words("很好 不错 让人满意 非常棒 超出期待 很划算 值得推荐 挺舒服 很贴心 令人惊喜")
 BLAME: Final = words("很差 太糟了 让人失望 不值 非常烂 很难用 不会再买 太坑人 令人生气 一塌糊涂")
 
-# everyday questions: each tuple is one meaning, {x} a thing or a place
+# Everyday questions: the wordings of a tuple have the same meaning, and {x} is a thing or a place.
 MEANINGS: Final = (
     ("{x}多少钱", "{x}什么价格", "买{x}要花多少"),
     ("{x}在哪里买", "哪儿能买到{x}", "去什么地方买{x}"),
@@ -79,7 +79,7 @@ OBJECTS: Final = _pairs("犬:狗 酒:美酒 书:书本 舟:小船 豕:猪 日:�
 TIMES: Final = _pairs("昔:从前 今:现在 旦:早晨 暮:傍晚 明日:明天 昨夜:昨天夜里")
 PLACES_OLD: Final = _pairs("于市:在集市上 于野:在野外 于山中:在山里 于江上:在江面上 于室:在屋里 于道:在路上")
 
-# opposite or parallel words: what a second line puts where the first has the key
+# Opposite or parallel words: where the first line of a couplet has the key, the second has the value.
 PARALLEL: Final = _pairs(
     "天:地 云:雨 春:秋 山:水 日:月 风:雪 花:鸟 红:绿 东:西 高:深 来:去 "
     "千:万 大:长 飞:流 青:白 开:落 南:北 江:海 松:竹 暖:寒 晨:夜 笑:歌"
@@ -92,7 +92,7 @@ CLASSES: Final = {"n": "天云春山日风花江松晨", "a": "红青高大暖",
 
 @dataclass(frozen=True, kw_only=True)
 class News:
-    """A sentence with its names."""
+    """A sentence and the names in it."""
 
     text: str
     people: list[str]
@@ -109,11 +109,11 @@ def organisation(rng: random.Random) -> str:
 
 
 def news(rng: random.Random) -> News:
-    """A sentence about people, places and organisations (a place inside an organisation's name is not listed)."""
+    """A sentence about people, places and organisations (a place within an organisation's name does not count)."""
     p, q = person(rng), person(rng)
     a, b = rng.sample(PLACES, 2)
     o = organisation(rng)
-    made: tuple[tuple[str, list[str], list[str], list[str]], ...] = (
+    options: tuple[tuple[str, list[str], list[str], list[str]], ...] = (
         (f"{p}昨天从{a}来到{b}参加会议。", [p], [a, b], []),
         (f"{o}请来了{rng.choice(JOBS)}{p}。", [p], [], [o]),
         (f"{p}和{q}在{o}见了面。", [p, q], [], [o]),
@@ -122,13 +122,13 @@ def news(rng: random.Random) -> News:
         (f"今年去{a}和{b}旅游的人很多。", [], [a, b], []),
         (f"{rng.choice(JOBS)}{p}获得了奖励。", [p], [], []),
     )
-    text, people, places, organisations = rng.choice(made)
+    text, people, places, organisations = rng.choice(options)
     return News(text=text, people=list(dict.fromkeys(people)), places=places, organisations=organisations)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Passage:
-    """A short text, a question about it and the answer, which stands in the text."""
+    """A short text, a question about it, and the answer, which is a part of the text."""
 
     text: str
     question: str
@@ -136,7 +136,7 @@ class Passage:
 
 
 def passage(rng: random.Random) -> Passage:
-    """A small biography and one of four questions."""
+    """A short biography and one of four questions."""
     name, place, job, year, org = (
         person(rng), rng.choice(PLACES), rng.choice(JOBS), rng.choice(YEARS), organisation(rng),
     )  # fmt: skip
@@ -144,13 +144,13 @@ def passage(rng: random.Random) -> Passage:
     friend = person(rng)
     if friend != name and rng.random() < 0.5:
         text += f"他和{friend}是朋友。"
-    asked = (
+    pairs = (
         (f"{name}是哪年出生的？", year),
         (f"{name}出生在哪里？", place),
         (f"{name}毕业于什么地方？", org),
         (f"{name}做什么工作？", job),
     )
-    question, answer = rng.choice(asked)
+    question, answer = rng.choice(pairs)
     return Passage(text=text, question=question, answer=answer)
 
 
@@ -162,7 +162,7 @@ def study(rng: random.Random) -> tuple[str, list[str]]:
 
 
 def classical(rng: random.Random) -> tuple[str, str]:
-    """A sentence in the old language and in the new one, word by word."""
+    """A sentence in classical Chinese, and its translation into modern Chinese, word by word."""
     subject, verb, thing = rng.choice(list(SUBJECTS)), rng.choice(list(VERBS)), rng.choice(list(OBJECTS))
     when = rng.choice(["", *TIMES])
     where = rng.choice(["", *PLACES_OLD])
@@ -172,6 +172,6 @@ def classical(rng: random.Random) -> tuple[str, str]:
 
 
 def couplet(rng: random.Random) -> tuple[str, str]:
-    """A first line and the second line, character for character."""
+    """The first line of a couplet, and the second line, which matches it character by character."""
     first = "".join(rng.choice(CLASSES[c]) for c in rng.choice(LINES))
     return first, "".join(PARALLEL[c] for c in first)

@@ -1,4 +1,4 @@
-"""Sentences by label, for the tasks that ask for the type of a sentence. Slots as in ``scenes``."""
+"""Sentences by label, for the tasks that ask for the type of a sentence. Slots have the format of ``scenes``."""
 
 from __future__ import annotations
 

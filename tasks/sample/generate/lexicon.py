@@ -1,6 +1,6 @@
-"""Common medical words, and small tables of what goes with what: the medical language of the sample.
+"""Common medical words and small tables of related words: the medical language of the sample.
 
-The tables are for a toy language. They are simplified on purpose and are no medical advice.
+The tables are simplified on purpose. They are not medical advice.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ Kinds = dict[str, tuple[str, ...]]
 
 
 def words(text: str) -> tuple[str, ...]:
-    """The words of a text that blanks separate."""
+    """The words of a text, separated by spaces."""
     return tuple(text.split())
 
 
@@ -55,7 +55,7 @@ WORDS: Final[Kinds] = {
     "device": words("呼吸机 血压计 体温计 助听器 轮椅 监护仪 血糖仪 起搏器 雾化器 超声仪 石膏 支架"),
 }
 
-# Everyday wording -> the one standard name (CHIP-CDN).
+# Everyday words and their standard names (CHIP-CDN).
 SYNONYMS: Final[dict[str, str]] = {
     "血压高": "高血压", "血糖高": "糖尿病", "伤风": "感冒", "拉肚子": "腹泻", "发烧": "发热", "烂胃": "胃溃疡",
     "肺部发炎": "肺炎", "气管发炎": "支气管炎", "肝脏发炎": "肝炎", "肾脏发炎": "肾炎", "嗓子发炎": "咽炎",
@@ -71,7 +71,7 @@ SYNONYMS: Final[dict[str, str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Fact:
-    """What goes with a main symptom in dialogues and reports."""
+    """The words that go with a main symptom in dialogues and reports."""
 
     companion: str  # the second symptom that a doctor asks about
     drug: str
@@ -107,7 +107,7 @@ FACTS: Final[dict[str, Fact]] = {
     "抽搐": _fact("发热 地塞米松 脑电图 癫痫"),
 }
 
-# Question groups: every wording of a group asks the same; {t} is a disease or a symptom.
+# Questions by group: all wordings of a group ask the same, and {t} is a disease or a symptom.
 QUESTIONS: Final[dict[str, tuple[str, ...]]] = {
     "cure": ("{t}怎么治疗", "{t}怎么治", "如何治疗{t}", "{t}怎样才能治好"),
     "drug": ("{t}吃什么药", "{t}用什么药好", "{t}该服用什么药物", "治{t}的药有哪些"),

@@ -1,4 +1,7 @@
-"""Make the sample's tokenizer and tiny language model: ``python -m tasks.sample.make_model``; CPU, minutes."""
+"""Train the sample's tokenizer and tiny language model: ``python -m tasks.sample.generate.model``.
+
+It takes about ten minutes on one CPU core.
+"""
 
 from __future__ import annotations
 
@@ -26,24 +29,25 @@ from tasks.sample.generate.lexicon import LISTS, SYNONYMS
 from tasks.sample.generate.prose import PROSE
 
 SEED = 20
-VOCABULARY = 1500  # most frequent words; with the lexicon, characters and bytes about 2,300 tokens
+VOCABULARY = 1500  # number of frequent words; with the lexicon, characters and bytes there are about 2,300 tokens
 SPECIAL = ("<unk>", "</s>", "<pad>")
-TOKENS, POOL = 1300, 1000  # of a step with its padding; pieces that are sorted by length
+TOKENS = 1300  # maximum number of tokens in a step, with padding
+POOL = 1000  # number of pieces that are sorted by length, to reduce padding
 STEPS = 2400
 MUON_LR, ADAM_LR, WARMUP = 0.03, 8e-3, 60
-QUESTION_SHARE = 0.25  # of the questions' tokens counts in the loss; all of the answers do
-logger = logging.getLogger("make_model")
+QUESTION_SHARE = 0.25  # the share of the questions' tokens in the loss, which includes all tokens of the answers
+LOG = logging.getLogger(__name__)
 
 
 def sample_text(*splits: str) -> str:
-    """Prompts and targets of the named splits of both suites, one string."""
+    """Prompts and targets of some splits of both suites, as one string."""
     files = [HERE / "promptcblue" / f"{s}.json" for s in splits] + [HERE / "firefly" / f"{s}.jsonl" for s in splits]
     rows = [json.loads(line) for file in files for line in file.read_text("utf-8").splitlines()]
     return "\n".join(row["input"] + row["target"] for row in rows)
 
 
 def make_pieces(seed: int) -> Iterator[Piece]:
-    """The endless training text; at times it spells the sample's characters and words."""
+    """The endless training text, which includes exercises in copying the sample's characters and words."""
     letters = sorted(set(sample_text("train", "dev", "test")) - {"\n"})
     return pieces(random.Random(seed), [*letters, *prose_words(), *listed_words()], sample_text("dev", "test"))
 
@@ -63,7 +67,7 @@ def prose_words() -> list[str]:
 
 
 def train_tokenizer() -> PreTrainedTokenizerFast:
-    """A unigram tokenizer: words by their frequency, else characters, and in bytes what it has never seen."""
+    """A unigram tokenizer: frequent words, otherwise characters; unknown characters are encoded as bytes."""
     import jieba
 
     listed = listed_words()
@@ -90,14 +94,14 @@ def train_tokenizer() -> PreTrainedTokenizerFast:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """ids: (rows, length), padded at the end; scored: (rows, length), which tokens the loss counts."""
+    """ids: (n, length), padded on the right. scored: (n, length), whether a token is part of the loss."""
 
     ids: torch.Tensor
     scored: torch.Tensor
 
 
 def batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[Batch]:
-    """Endless batches of pieces of like length, at most TOKENS tokens each with the padding."""
+    """Endless batches of pieces of similar length, each with at most TOKENS tokens including padding."""
     stream, order = make_pieces(seed), random.Random(seed)
     while True:
         pool = []
@@ -106,12 +110,12 @@ def batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[Batch]:
             answer = [*tokenizer.encode(piece.answer, add_special_tokens=False), tokenizer.eos_token_id]
             asked = [order.random() < QUESTION_SHARE for _ in question]
             pool.append((question + answer, asked + [True] * len(answer)))
-        pool.sort(key=lambda row: len(row[0]))
+        pool.sort(key=lambda piece: len(piece[0]))
         made = []
         while pool:
             longest = len(pool[-1][0])
             taken = [pool.pop() for _ in range(min(len(pool), max(1, TOKENS // longest)))]
-            ids = [row + [tokenizer.pad_token_id] * (longest - len(row)) for row, _ in taken]
+            ids = [sequence + [tokenizer.pad_token_id] * (longest - len(sequence)) for sequence, _ in taken]
             scored = [flags + [False] * (longest - len(flags)) for _, flags in taken]
             made.append(Batch(ids=torch.tensor(ids), scored=torch.tensor(scored)))
         order.shuffle(made)
@@ -119,15 +123,15 @@ def batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[Batch]:
 
 
 def _share(step: int, steps: int) -> float:
-    """Of the peak learning rate: linear warm-up, cosine decay to 2 %."""
+    """The learning rate as a share of its peak: linear warm-up, then cosine decay to 2 %."""
     return min((step + 1) / WARMUP, 0.02 + 0.49 * (1 + math.cos(math.pi * min(step, steps) / steps)))
 
 
-def _mimic(model: LlamaForCausalLM) -> None:
-    """Start attention where trained attention ends up: a token looks for its like (W_q = W_k), W_o undoes W_v.
+def _mimetic_initialization(model: LlamaForCausalLM) -> None:
+    """Initialise attention close to its trained state: tokens attend to similar tokens (W_q = W_k), W_o inverts W_v.
 
-    After Trockman and Kolter 2023, "Mimetic Initialization of Self-Attention Layers", simplified: without noise and
-    with a positive sign. Copying sets in earlier.
+    A simplification of Trockman and Kolter 2023, "Mimetic Initialization of Self-Attention Layers", without noise and
+    with a positive sign. With it the model learns to copy earlier.
     """
     width, head = model.config.hidden_size, model.config.head_dim
     with torch.no_grad():
@@ -150,8 +154,8 @@ def train_model(tokenizer: PreTrainedTokenizerFast, steps: int) -> LlamaForCausa
         bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
-    _mimic(model)
-    logger.info("%d parameters, %d tokens in the vocabulary", model.num_parameters(), len(tokenizer))
+    _mimetic_initialization(model)
+    LOG.info("%d parameters, %d tokens in the vocabulary", model.num_parameters(), len(tokenizer))
     inner = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     outer = [p for name, p in model.named_parameters() if p.ndim < 2 or "embed" in name]
     optimizers = (
@@ -175,14 +179,12 @@ def train_model(tokenizer: PreTrainedTokenizerFast, steps: int) -> LlamaForCausa
         model.zero_grad()
         recent.append(loss.item())
         if step % 50 == 49 or step == steps - 1:
-            logger.info(
-                "step %d loss %.3f, %.0f CPU s", step + 1, sum(recent) / len(recent), time.process_time() - start
-            )
+            LOG.info("step %d loss %.3f, %.0f CPU s", step + 1, sum(recent) / len(recent), time.process_time() - start)
     return model
 
 
 def main(folder: Path, steps: int) -> None:
-    """Train both and save them in the folder."""
+    """Train the tokenizer and the model, and save them in the folder."""
     tokenizer = train_tokenizer()
     model = train_model(tokenizer, steps)
     tokenizer.save_pretrained(folder)

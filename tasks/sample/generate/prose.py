@@ -1,4 +1,4 @@
-"""Plain sentences written for the tiny model's text: the ordinary words of instructions, in no suite's format."""
+"""Plain sentences for training the tiny model: ordinary words of instructions, in no suite's format."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Sentences and dialogues with their annotation, drawn from the lexicon: what both suites' rows are made of.
+"""Annotated sentences and dialogues, filled with words of the lexicon, from which the examples are made.
 
-A template holds slots such as ``{symptom}`` or ``{symptom1}``: a kind of ``lexicon.LISTS``, with a number where the
-word is used again. Words of one kind are distinct within a text.
+A template has slots such as ``{symptom}`` or ``{symptom1}``: the name of a list in ``lexicon.LISTS``, with a number if
+the same word is used again. Words of one list are distinct within a text.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ _SLOT = re.compile(r"\{([a-z_]+)(\d?)\}")
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """A text, the (word, kind) pairs that its slots took in order, and the word of each numbered slot."""
+    """A text, the (word, kind) pairs of its slots in order, and the words of its numbered slots."""
 
     text: str
     mentions: tuple[tuple[str, str], ...]
     slots: dict[str, str] = field(default_factory=dict)
 
     def of(self, *kinds: str) -> list[str]:
-        """The words of these kinds in the order of the text, once each."""
+        """The distinct words of these kinds, in the order of the text."""
         return list(dict.fromkeys(word for word, kind in self.mentions if kind in kinds))
 
 
 def fill(rng: random.Random, template: str, **given: str) -> Scene:
-    """Fill a template's slots. ``given`` fixes slots by their full name (``symptom1``, ``t``)."""
+    """Fill a template's slots with random words. ``given`` has the words of some slots (``symptom1``, ``t``)."""
     slots = dict(given)
     mentions: list[tuple[str, str]] = []
 
@@ -80,7 +80,7 @@ UTTERANCES = (
     "这是{symptom}引起的，吃{drug_class}就行",
 )
 
-# Clauses about a disease: relation -> (clauses, numbered slots that are its tails).
+# For each relation, clauses about a disease; the words of their slots are the tails of the relation.
 RELATIONS: dict[str, tuple[str, ...]] = {
     "临床表现": ("常有{symptom1}和{symptom2}", "表现为{symptom1}", "可出现{symptom1}"),
     "药物治疗": ("可用{drug1}治疗", "首选{drug1}", "可服用{drug1}或{drug2}"),
@@ -95,14 +95,14 @@ RELATIONS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Related:
-    """A sentence and its (relation, head, tail) triples in the order of the text."""
+    """A sentence and its (relation, head, tail) triples, in the order of the text."""
 
     text: str
     triples: tuple[tuple[str, str, str], ...]
 
 
 def related(rng: random.Random, relations: Sequence[str]) -> Related:
-    """A sentence about one disease with a clause for each relation."""
+    """A sentence about one disease, with a clause for each relation."""
     head = rng.choice(WORDS["disease"])
     clauses, triples = [], []
     used: dict[str, str] = {"disease1": head}
@@ -127,7 +127,7 @@ SIGNS = ("疼痛", "肿胀", "结节", "出血", "红肿", "压痛", "破损", "
 
 
 def event(rng: random.Random, how: str) -> tuple[str, Event]:
-    """One finding in words with its annotation. how: plain, described, placed, denied or unsure."""
+    """One finding as a phrase, and its annotation. how: plain, described, placed, denied or unsure."""
     symptom, degree = rng.choice(WORDS["symptom"]), rng.choice(LISTS["degree"])
     if how == "plain":
         return rng.choice(("出现", "伴")) + symptom, Event(subject=symptom)
@@ -144,7 +144,7 @@ def event(rng: random.Random, how: str) -> tuple[str, Event]:
 
 @dataclass(frozen=True, kw_only=True)
 class Questions:
-    """Two questions: same topic? same question group?"""
+    """Two questions, and whether they have the same topic and belong to the same group."""
 
     first: str
     second: str
@@ -155,7 +155,7 @@ class Questions:
 
 
 def questions(rng: random.Random, *, same_topic: bool, same_group: bool) -> Questions:
-    """Two questions in different wordings that agree in topic and group as asked."""
+    """Two questions in different wordings, with the same or another topic and group."""
     one, two = rng.sample(LISTS["topic"], 2)
     g, h = rng.sample(list(QUESTIONS), 2)
     two, h = (one if same_topic else two), (g if same_group else h)
@@ -172,7 +172,7 @@ def questions(rng: random.Random, *, same_topic: bool, same_group: bool) -> Ques
 
 
 def narrowed(rng: random.Random) -> tuple[str, str]:
-    """A question, and the same question about some people or some time only."""
+    """A question, and the same question restricted to some people or some time."""
     topic, form = rng.choice(LISTS["topic"]), rng.choice(list(QUESTIONS.values()))
     wide, narrow = rng.choice(form), rng.choice(form)
     return wide.format(t=topic), narrow.format(t=rng.choice(WHO) + topic)
@@ -209,7 +209,7 @@ def findings(rng: random.Random, statuses: Sequence[str]) -> Findings:
 
 @dataclass(frozen=True, kw_only=True)
 class Current:
-    """A history, the utterance in question and the status of each symptom that the utterance names."""
+    """A history, the current utterance, and the status of each symptom in the utterance."""
 
     history: str
     current: str
@@ -217,21 +217,21 @@ class Current:
 
 
 def current(rng: random.Random, how: int) -> Current:
-    """One of six constellations; the status follows from the history where the doctor asks again."""
+    """One of six situations; if the doctor asks again, the status follows from the history."""
     s = rng.sample(WORDS["symptom"], 3)
-    told = f"患者：宝宝{s[2]}{rng.choice(LISTS['n'])}{rng.choice(LISTS['unit'])}了"
+    stated = f"患者：宝宝{s[2]}{rng.choice(LISTS['n'])}{rng.choice(LISTS['unit'])}了"
     denied = rng.choice((f"患者：没有{s[2]}", f"患者：没{s[2]}"))
     lead = rng.choice(("医生：你好", "医生：多大了", "医生：哪里不舒服", "患者：医生在吗")) + "\n"
     ask, again = rng.choice(("医生：有{}吗", "医生：会不会{}")), rng.choice(("医生：{}还有吗", "医生：还是{}吗"))
-    made = (
-        (told, f"患者：还有{s[0]}", ((s[0], "yes"),)),
-        (told, f"患者：没有{s[0]}", ((s[0], "no"),)),
-        (told, ask.format(s[0]), ((s[0], "unknown"),)),
+    situations = (
+        (stated, f"患者：还有{s[0]}", ((s[0], "yes"),)),
+        (stated, f"患者：没有{s[0]}", ((s[0], "no"),)),
+        (stated, ask.format(s[0]), ((s[0], "unknown"),)),
         (denied, f"患者：有{s[0]}，没有{s[1]}", ((s[0], "yes"), (s[1], "no"))),
-        (told, again.format(s[2]), ((s[2], "yes"),)),
+        (stated, again.format(s[2]), ((s[2], "yes"),)),
         (denied, f"医生：有{s[0]}吗，不{s[2]}吧", ((s[0], "unknown"), (s[2], "no"))),
     )
-    history, utterance, statuses = made[how % len(made)]
+    history, utterance, statuses = situations[how % len(situations)]
     return Current(history=lead + history, current=utterance, statuses=statuses)
 
 
@@ -244,21 +244,21 @@ class Visit:
 
 
 def visit(rng: random.Random, stage: int) -> Visit:
-    """The dialogue up to one of five stages; the reply follows from the stage and from ``FACTS``."""
+    """The dialogue up to one of five stages; the reply depends on the stage and on ``FACTS``."""
     symptom = rng.choice(list(FACTS))
     fact = FACTS[symptom]
     n, unit = rng.choice(LISTS["n"]), rng.choice(LISTS["unit"])
     opening = f"患者：{symptom}，怎么办（{rng.choice('男女')}，{rng.choice(LISTS['year'])}岁）"
     asked = f"{opening}\n医生：您好，{symptom}多久了？\n患者：{n}{unit}了"
     heard = f"{asked}\n医生：有没有{fact.companion}？\n患者："
-    made = (
+    stages = (
         (opening, f"您好，{symptom}多久了？"),
         (asked, f"有没有{fact.companion}？"),
         (heard + "有的", f"考虑{fact.disease}，建议查{fact.check}。"),
         (heard + "没有", f"可以先吃{fact.drug}观察。"),
         (f"{opening}\n患者：有{n}{unit}了，吃什么药好", f"可以吃{fact.drug}。"),
     )
-    history, answer = made[stage % len(made)]
+    history, answer = stages[stage % len(stages)]
     return Visit(history=history, reply=answer)
 
 
@@ -271,7 +271,7 @@ class Report:
 
 
 def report(rng: random.Random) -> Report:
-    """A short consultation with everything that its report says."""
+    """A short consultation with all the facts of its report."""
     symptom = rng.choice(list(FACTS))
     fact: Fact = FACTS[symptom]
     n, unit = rng.choice(LISTS["n"]), rng.choice(LISTS["unit"])
@@ -298,14 +298,14 @@ def report(rng: random.Random) -> Report:
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """A diagnosis in everyday words and the standard names for it."""
+    """A diagnosis in everyday words and its standard names."""
 
     text: str
     names: tuple[str, ...]
 
 
 def diagnosis(rng: random.Random, n: int) -> Diagnosis:
-    """One or two everyday words with a degree or a side, joined."""
+    """One or two everyday words, joined, with a degree, a side or a group of patients."""
     words = rng.sample(list(SYNONYMS), n)
     head = rng.choice((*LISTS["degree"], *LISTS["side"], "产后", "老年", "小儿", "术后"))
     names = tuple(SYNONYMS[w] for w in words)

@@ -22,8 +22,10 @@ def _parse(text: str, example: Example) -> Any:
 
 
 def _statistics(golds: Sequence[Any], answers: Sequence[Any]) -> Statistics:
-    rows = np.array([[float(a == g), 1.0] for g, a in zip(golds, answers, strict=True)]).reshape(-1, 2)
-    return Statistics(per_example=rows, values=lambda sums: {"accuracy": sums[..., 0] / np.maximum(sums[..., 1], 1)})
+    per_example = np.array([[float(a == g), 1.0] for g, a in zip(golds, answers, strict=True)]).reshape(-1, 2)
+    return Statistics(
+        per_example=per_example, values=lambda sums: {"accuracy": sums[..., 0] / np.maximum(sums[..., 1], 1)}
+    )
 
 
 def _task(name: str, kind: str) -> Task:
@@ -31,16 +33,18 @@ def _task(name: str, kind: str) -> Task:
     return Task(name=name, version=1, kind=kind, protocols={"official": exact})
 
 
-def make_rows(split: str, n: int) -> list[dict[str, Any]]:
-    """n rows of each task; the splits differ in their numbers."""
+def make_examples(split: str, n: int) -> list[dict[str, Any]]:
+    """n examples of each task; the splits have different numbers in their prompts."""
     start = {"train": 0, "dev": 500, "test": 800}[split]
-    rows = []
+    examples = []
     for i in range(start, start + n):
         colour, toy, other = _COLOURS[i % 3], _TOYS[i % 6], _TOYS[(i // 6) % 6]
         text = f"the {colour} {toy} {i} and a {other}"
         for task, target in (("colour", colour), ("first", toy), ("last", other)):
-            rows.append({"id": f"{split}-{task}-{i}", "task": task, "prompt": f"{task}: {text} =", "target": target})
-    return rows
+            examples.append(
+                {"id": f"{split}-{task}-{i}", "task": task, "prompt": f"{task}: {text} =", "target": target}
+            )
+    return examples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +79,6 @@ class Toys(Suite):
         path = Path(source) / f"{split}.jsonl"
         if not path.exists():
             raise DataError(f"{path} does not exist: toys need train.jsonl, dev.jsonl and test.jsonl")
-        rows = [{**json.loads(line), "choices": None} for line in path.read_text().splitlines()]
+        examples = [{**json.loads(line), "choices": None} for line in path.read_text().splitlines()]
         text = dict.fromkeys(("id", "task", "prompt", "target"), Value("string"))
-        return Dataset.from_list(rows, features=Features({**text, "choices": List(Value("string"))}))
+        return Dataset.from_list(examples, features=Features({**text, "choices": List(Value("string"))}))

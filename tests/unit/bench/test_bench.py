@@ -15,10 +15,11 @@ from scipy.stats import binom
 from torch import Tensor
 
 from harness.bench.clock import Clock, paired
-from harness.bench.contenders import floor, loop, peft_lora, twin
+from harness.bench.contenders import frozen, loop, peft_lora, twin
 from harness.bench.measure import Plan, Report, bench, chosen, make_batch
 from harness.bench.random_model import SHAPES, random_model
 from harness.bench.report import render, to_json
+from harness.data.routes import Routes
 from harness.errors import UsageError
 from harness.method import iter_linear
 from harness.models.loading import LoadedModel
@@ -31,6 +32,7 @@ from methods.moe_lora import MoELoRA
 
 PLAN = Plan(tokens=32, tasks=3, rounds=2, routes="tokens", threads=1)
 TASKS = ["a", "b", "c"]
+ROUTES = Routes(tuple(TASKS))
 
 
 @pytest.fixture
@@ -48,7 +50,7 @@ def loaded(toy_llama: Callable[..., Any]) -> LoadedModel:
 
 
 def measured(loaded: LoadedModel, names: list[str], **plan: Any) -> Report:
-    return bench(loaded, "toy", chosen(names), dataclasses.replace(PLAN, **plan), lambda line: None)
+    return bench(loaded, "toy", chosen(names), dataclasses.replace(PLAN, **plan))
 
 
 @pytest.mark.parametrize(
@@ -90,7 +92,7 @@ def test_a_loop_trains_every_expert_and_the_gates(loaded: LoadedModel) -> None:
     looped = loop(loaded.model, adapter)
     stacked = {n: p.detach().clone() for n, p in adapter.trainable().items()}
     before = [p.detach().clone() for p in looped.forward.parameters()]
-    looped.step(make_batch(loaded, TASKS, TASKS, dataclasses.replace(PLAN, tokens=768)), 0)
+    looped.step(make_batch(loaded, ROUTES, TASKS, dataclasses.replace(PLAN, tokens=768)), 0)
     moved = [not torch.equal(p, q) for p, q in zip(looped.forward.parameters(), before, strict=True)]
     trained = [p.requires_grad for p in looped.forward.parameters()]
     assert moved == trained
@@ -113,7 +115,7 @@ def test_pefts_lora_has_the_parameters_of_ours(loaded: LoadedModel) -> None:
     assert sorted(p.shape for p in trained) == sorted(p.shape for p in adapter.trainable().values())
 
 
-def test_the_floor_goes_back_to_the_inputs_and_changes_nothing(loaded: LoadedModel) -> None:
+def test_the_frozen_model_has_a_gradient_to_its_inputs_and_does_not_change(loaded: LoadedModel) -> None:
     seen: list[Tensor] = []
 
     def look(module: Any, inputs: Any, named: Any) -> None:
@@ -121,7 +123,7 @@ def test_the_floor_goes_back_to_the_inputs_and_changes_nothing(loaded: LoadedMod
 
     loaded.model.model.layers[0].register_forward_pre_hook(look, with_kwargs=True)
     before = {n: t.clone() for n, t in loaded.model.state_dict().items()}
-    floor(loaded.model).step(make_batch(loaded, TASKS, TASKS, PLAN), 0)
+    frozen(loaded.model).step(make_batch(loaded, ROUTES, TASKS, PLAN), 0)
     assert len(seen) == 1
     assert seen[0].is_leaf
     assert seen[0].grad is not None
@@ -135,7 +137,7 @@ def test_a_report_has_a_row_for_each_kind_of_stage(loaded: LoadedModel) -> None:
     assert list(rows) == [("cgc_lora", "all"), ("lora_single", "task0"), ("moa", "alone-task0"), ("moa", "together")]
     cgc = rows["cgc_lora", "all"]
     assert (cgc.n_tasks, cgc.stored_rank, cgc.active_rank, cgc.peft_rank) == (3, 20, 16, 20)
-    assert list(cgc.measured) == ["floor", "peft", "ours", "loop"]
+    assert list(cgc.measured) == ["frozen", "peft", "ours", "loop"]
     assert cgc.n_trained == cgc.stored > cgc.active
     single = rows["lora_single", "task0"]
     assert (single.n_tasks, single.stored_rank, single.peft_rank) == (1, 48, 16)
@@ -144,7 +146,7 @@ def test_a_report_has_a_row_for_each_kind_of_stage(loaded: LoadedModel) -> None:
     assert "experts" in single.absent["loop"]
     assert rows["moa", "together"].n_tasks == 3
     for row in report.rows:
-        for ratio in (row.ours_to_floor, row.ours_to_peft, row.loop_to_ours or row.ours_to_floor):
+        for ratio in (row.ours_to_frozen, row.ours_to_peft, row.loop_to_ours or row.ours_to_frozen):
             assert ratio is not None
             assert 0 < ratio.median < math.inf
         assert all(m.seconds > 0 and m.tokens_per_second > 0 for m in row.measured.values())
@@ -191,7 +193,7 @@ def test_ratios_are_of_the_same_round() -> None:
 def test_a_step_that_waits_for_launches_is_said_to(loaded: LoadedModel) -> None:
     report = measured(loaded, ["cgc_lora"])
     row = report.rows[0]
-    assert "bound by launches" not in render(report)
+    assert "bound by kernel launches" not in render(report)
 
     def on_gpu(wall_over_own: float) -> Report:
         figures = {
@@ -200,9 +202,9 @@ def test_a_step_that_waits_for_launches_is_said_to(loaded: LoadedModel) -> None:
         }
         return dataclasses.replace(report, rows=[dataclasses.replace(row, measured=figures)])
 
-    assert "cgc_lora is bound by launches" in render(on_gpu(1.6))
-    assert "bound by launches" not in render(on_gpu(1.4))
-    assert "2.00 GiB" in render(on_gpu(1.4))
+    assert "cgc_lora is bound by kernel launches" in render(on_gpu(1.6))
+    assert "bound by kernel launches" not in render(on_gpu(1.4))
+    assert "2.0 GiB" in render(on_gpu(1.4))
     assert to_json(on_gpu(1.6))["rows"][0]["launch_bound"]["ours"] is True
 
 
@@ -217,7 +219,7 @@ def test_fewer_blocks_keep_the_heads_share_of_the_work() -> None:
     block = sum(layer.weight.numel() for _, layer in iter_linear(small))
     head = small.get_output_embeddings().weight.numel()
     assert head / block == pytest.approx(whole.vocabulary * whole.width / (whole.blocks * block), rel=1e-3)
-    with pytest.raises(UsageError, match=r"no shape '136m'\. Did you mean '135m'"):
+    with pytest.raises(UsageError, match=r"unknown shape '136m'\. Did you mean '135m'"):
         random_model("136m")
 
 
@@ -236,9 +238,9 @@ def test_the_command_prints_json(harness: Callable[..., Any], toy_model: Path) -
     ("arguments", "words"),
     [
         (["--method", "cgc_lroa"], "unknown method 'cgc_lroa'. Did you mean 'cgc_lora'"),
-        (["--method", "majority"], "'majority' trains nothing"),
-        (["--model", "tiny", "--shape", "1b"], "--model and --shape"),
-        (["--method", "lora_all", "--shape", "3b"], "no shape '3b'"),
+        (["--method", "majority"], "'majority' has no training step"),
+        (["--model", "tiny", "--shape", "1b"], "--model cannot be combined with --shape"),
+        (["--method", "lora_all", "--shape", "3b"], "unknown shape '3b'"),
     ],
 )
 def test_wrong_use_is_told(harness: Callable[..., Any], arguments: list[str], words: str) -> None:

@@ -19,7 +19,7 @@ def rank(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def _send() -> None:
-    logging.getLogger("harness.data.rows").info("3 tasks")
+    logging.getLogger("harness.data.splits").info("3 tasks")
     logging.getLogger("methods.moa").warning("unused field")
     logging.getLogger("tasks.firefly").error("100 % wrong")
     logging.getLogger("another.library").info("not for the user")

@@ -23,7 +23,7 @@ from harness.config.spec import (
     directory_name,
     run_id,
 )
-from harness.data.rows import locate_data
+from harness.data.splits import locate_data
 from harness.errors import DataError
 from harness.pipeline.resolve import resolve
 from harness.store.run_directory import RunDirectory

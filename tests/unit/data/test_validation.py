@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from harness.data.encoding import Encoder, generation_limits
-from harness.data.rows import group
+from harness.data.splits import group
 from harness.data.validation import validate
 from harness.data.validation_report import (
     BLANK_PROMPT,
@@ -226,8 +226,8 @@ def test_examples_are_counted_as_truncated_exactly_where_training_truncates_them
     encoder = Encoder(tokenizer=Characters(), style="plain", eos=0, max_length=50, limits=limits)
     for task in report.tasks:
         examples = train.of(task.task)
-        short = [len(e.target) + 1 > len(r.target) for e, r in zip(examples, encoder.rows(examples), strict=True)]
-        cut = [r.cut for r in encoder.rows(examples)]
+        short = [len(e.target) + 1 > len(r.target) for e, r in zip(examples, encoder.encode(examples), strict=True)]
+        cut = [r.truncated for r in encoder.encode(examples)]
         expected = sum(c or s for c, s in zip(cut, short, strict=True))
         assert task.counts[TRUNCATED] == expected
         assert 0 < expected < task.n

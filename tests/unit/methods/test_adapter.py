@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from toy_net import TASKS, Net, inputs
 
 from harness.errors import HarnessError, UsageError
-from harness.method import LoRAFactors
+from harness.method import BaseRouting, LoRAFactors
 from harness.testing.toys import perturb
 from methods.cgc_lora import CGCLoRA
 from methods.lora_all import LoRAAll
@@ -129,3 +129,18 @@ def test_targets_name_layers_by_their_end_or_by_a_pattern() -> None:
     assert found["y.*"] == ["y.first", "y.second"]
     with pytest.raises(UsageError, match=r"no linear layer 'frist'\. Did you mean 'first'"):
         LoRAAll(targets="frist").attach(net, TASKS, seed=0)
+
+
+def test_a_routing_without_an_adapter_is_the_base_model_in_every_context(x: Tensor) -> None:
+    net = Net()
+    expected = net(x)
+    adapter = LoRAAll().attach(net, TASKS, seed=0)
+    perturb(adapter)
+    base = BaseRouting(adapter.off)
+    for context in (base.route(torch.tensor([0, 1, 2, 0])), base.off(), base.apply(base.fold("a"), merge=True)):
+        with context:
+            assert torch.equal(net(x), expected)
+    assert base.assign([torch.tensor([1])]) is None
+    adapter.detach()
+    with BaseRouting().route(torch.tensor([0])):
+        assert torch.equal(net(x), expected)

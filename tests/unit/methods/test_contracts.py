@@ -1,4 +1,4 @@
-"""Every registered method, ours or anyone's, keeps what its traits promise."""
+"""Every registered method, of this project or of another, keeps its contract."""
 
 from __future__ import annotations
 

@@ -150,8 +150,8 @@ def test_an_encoder_decoder_s_cross_attention_reads_both_sides() -> None:
     def steps() -> Tensor:
         encoded, cache, found = model.get_encoder()(input_ids=ids), None, []
         for i in range(answer.shape[1]):
-            told = {"decoder_input_ids": answer[:, i : i + 1], "past_key_values": cache, "use_cache": True}
-            out = model(encoder_outputs=encoded, **told)
+            step_inputs = {"decoder_input_ids": answer[:, i : i + 1], "past_key_values": cache, "use_cache": True}
+            out = model(encoder_outputs=encoded, **step_inputs)
             cache = out.past_key_values
             found.append(out.logits)
         return torch.cat(found, 1)

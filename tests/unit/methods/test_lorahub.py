@@ -1,4 +1,4 @@
-"""LoRAHub's search: what it minimises, what it keeps, how it goes on."""
+"""LoRAHub's search: what it minimises, what it saves, how it resumes."""
 
 from __future__ import annotations
 

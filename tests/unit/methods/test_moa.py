@@ -236,7 +236,11 @@ def test_what_a_packed_row_is_filled_up_with_counts_for_nothing() -> None:
 
     model, adapter = attached(MoA(rank=2, eta=0.3))
     rows = [
-        Weighted(row=Encoded(task=TASKS[t], prompt=tuple(p.tolist()), target=(4, 0), cut=False), task=t, weight=1.0)
+        Weighted(
+            sequence=Encoded(task=TASKS[t], prompt=tuple(p.tolist()), target=(4, 0), truncated=False),
+            task=t,
+            weight=1.0,
+        )
         for t, p in zip((2, 0, 1, 0), PROMPTS, strict=True)
     ]
     device = torch.device("cpu")

@@ -163,7 +163,7 @@ def test_a_gguf_file_computes_what_the_model_did_that_it_was_made_from(
         load_tokenizer(str(file))
 
 
-def cut_off(folder: Path) -> None:
+def shortened(folder: Path) -> None:
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
 
@@ -206,15 +206,15 @@ def masked_model(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (cut_off, r"model.safetensors has \d+ bytes; its header says \d+"),
-        (garbage, "no safetensors file, or was cut off"),
+        (shortened, r"model.safetensors has \d+ bytes; its header says \d+"),
+        (garbage, "not a safetensors file, or is incomplete"),
         (only_pickles, "pytorch_model.bin only.*refused"),
         (no_config, "no config.json; it holds .*tokenizer.json.*give its base model"),
         (a_gguf_inside, "Give the file itself: .*toy.gguf"),
         (no_weights, "no .safetensors weights"),
         (missing_shard, "lacks model-2.safetensors"),
-        (own_code, "code of its own"),
-        (masked_model, "no language model that writes text: .*BertForMaskedLM"),
+        (own_code, "needs Python code of its own"),
+        (masked_model, "not a language model that generates text: .*BertForMaskedLM"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
@@ -232,7 +232,7 @@ def test_a_model_without_its_output_head_is_not_given_a_random_one(make_folder: 
 
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     folder = make_folder(model=LlamaModel(LlamaConfig(vocab_size=len(LETTERS), **sizes)))
-    with pytest.raises(ModelError, match=r"no language model .*\['LlamaModel'\]"):
+    with pytest.raises(ModelError, match=r"not a language model .*\['LlamaModel'\]"):
         load_model(str(folder))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "architectures": ["LlamaForCausalLM"]}))
@@ -249,6 +249,21 @@ def test_a_tokenizer_without_eos_is_refused(make_folder: Callable[..., Path]) ->
 def test_a_name_that_nothing_has_is_refused(name: str) -> None:
     with pytest.raises(ModelError, match=r"no model at|neither a path nor a hub id"):
         identify(name)
+
+
+@pytest.mark.parametrize("kind", ["HTTPError", "OfflineModeIsEnabled"])
+def test_a_hub_that_cannot_be_reached_is_an_error_that_says_what_to_do(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lost connection is an error of the client's HTTP library, which is not an OSError."""
+    import huggingface_hub
+
+    def lost(*_: Any, **__: Any) -> Any:
+        raise getattr(huggingface_hub.errors, kind)("no connection")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lost)
+    with pytest.raises(ModelError, match=rf"cannot be reached \({kind}\).*hf download org/toy"):
+        identify("org/toy")
 
 
 def test_a_misspelt_registered_name_is_corrected(monkeypatch: pytest.MonkeyPatch) -> None:

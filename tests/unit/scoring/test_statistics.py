@@ -19,13 +19,13 @@ from harness.scoring.statistics import (
     Resampled,
     difference,
     estimate,
+    example_counts,
     holm,
     interval,
     mcnemar,
     mean_over_tasks,
     metrics,
     resample,
-    row_counts,
 )
 from harness.scoring.verdict import verdict
 from harness.task import Floats, Statistics
@@ -49,22 +49,22 @@ def macro_f1(golds: Sequence[int], answers: Sequence[int], classes: int = 3) -> 
 
 
 def resampled(x: Floats, task: str = "toy", draws: int = 2000) -> Resampled:
-    return resample(mean_metric(x), "mean", row_counts(task, len(x), draws))
+    return resample(mean_metric(x), "mean", example_counts(task, len(x), draws))
 
 
 def test_every_resampled_test_set_has_n_rows_and_another_task_has_other_ones() -> None:
-    counts = row_counts("toy", 40, 500)
+    counts = example_counts("toy", 40, 500)
     assert counts.shape == (500, 40)
     assert (counts.sum(axis=1) == 40).all()
-    np.testing.assert_array_equal(counts, row_counts("toy", 40, 500))
-    assert (counts != row_counts("other", 40, 500)).any()
+    np.testing.assert_array_equal(counts, example_counts("toy", 40, 500))
+    assert (counts != example_counts("other", 40, 500)).any()
     assert counts.var() == pytest.approx(1 - 1 / 40, rel=0.05)
 
 
 def test_draws_of_a_corpus_metric_are_those_of_scikit_learn_on_the_drawn_rows() -> None:
     rng = np.random.default_rng(0)
     golds, answers = rng.integers(0, 3, 50), rng.integers(0, 3, 50)
-    counts = row_counts("toy", 50, 40)
+    counts = example_counts("toy", 50, 40)
     found = resample(macro_f1(golds, answers), "macro_f1", counts)
     for count, draw in zip(counts.astype(int), found.draws, strict=True):
         drawn = np.repeat(np.arange(50), count)
@@ -145,14 +145,14 @@ def test_a_metric_that_is_not_a_number_is_an_error() -> None:
 
     with pytest.raises(HarnessError, match="'ratio' is nan on some"):
         resample(
-            Statistics(per_example=np.ones((3, 1)) * [[0], [0], [3]], values=values), "ratio", row_counts("toy", 3)
+            Statistics(per_example=np.ones((3, 1)) * [[0], [0], [3]], values=values), "ratio", example_counts("toy", 3)
         )
 
 
 def test_a_wide_table_of_statistics_is_summed_in_blocks_with_equal_result() -> None:
     rows = np.random.default_rng(6).random((4, 5000))
     wide = Statistics(per_example=rows, values=lambda s: {"mean": s.mean(axis=-1) / 4})
-    counts = row_counts("toy", 4)
+    counts = example_counts("toy", 4)
     np.testing.assert_allclose(resample(wide, "mean", counts).draws, (counts @ rows).mean(axis=1) / 4)
 
 
@@ -199,7 +199,7 @@ def test_a_verdict_has_the_significance_and_the_minimum_detectable_difference() 
 def simulate(seeds: int, seed_sd: float, n: int, repeats: int, gap: float = 0.0) -> tuple[float, float, float]:
     """Shares of repeats: intervals of a level and of a difference that hold the truth, and significant differences."""
     rng = np.random.default_rng([seeds, n, int(1000 * seed_sd)])
-    counts = row_counts("toy", n, 400)
+    counts = example_counts("toy", n, 400)
     level = apart = significant = 0
     for _ in range(repeats):
         rows = rng.normal(0, 0.1, n)
@@ -237,7 +237,7 @@ def test_coverage_is_95_percent_or_a_little_more(seeds: int, seed_sd: float, n: 
 @pytest.mark.slow
 def test_the_minimum_detectable_difference_is_significant_in_four_of_five_repeats() -> None:
     rng = np.random.default_rng(0)
-    counts = row_counts("toy", 100, 400)
+    counts = example_counts("toy", 100, 400)
     detectable = []
     for _ in range(200):
         rows = rng.normal(0, 0.1, 100)

@@ -1,4 +1,4 @@
-"""The reader of JSON lines and the data sets made of them."""
+"""Reading JSON lines, and building data sets from them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import tasks.common.jsonl as reader
 from harness.errors import DataError
 from harness.task import Example, to_example
-from tasks.common.jsonl import build_dataset, read_json_lines, shown
+from tasks.common.jsonl import build_dataset, quoted, read_json_lines
 
 COLUMNS = {"input": (str,), "choices": (list, type(None))}
 
@@ -89,7 +89,7 @@ def test_true_is_not_a_whole_number(tmp_path: Path) -> None:
     assert list(read_json_lines(path, {"n": (bool,)})) == [(1, {"n": True})]
 
 
-def test_lines_before_the_first_bad_one_are_given(tmp_path: Path) -> None:
+def test_lines_before_the_first_bad_one_are_read(tmp_path: Path) -> None:
     lines = read_json_lines(write(tmp_path / "a.jsonl", GOOD + "?"), COLUMNS)
     assert next(lines)[0] == 1
     with pytest.raises(DataError, match="line 2"):
@@ -119,9 +119,9 @@ def test_a_line_that_is_too_long_is_refused_before_it_fills_the_memory(
     assert peak < 2**23
 
 
-def test_shown_values_are_short_and_on_one_line() -> None:
-    assert shown("甲\n\x1b[0m\u202e") == r"'甲\n\x1b[0m\u202e'"
-    assert len(shown("\x00" * 10**6)) == len(shown(["a" * 10**4] * 9)) == 61
+def test_quoted_values_are_short_and_on_one_line() -> None:
+    assert quoted("甲\n\x1b[0m\u202e") == r"'甲\n\x1b[0m\u202e'"
+    assert len(quoted("\x00" * 10**6)) == len(quoted(["a" * 10**4] * 9)) == 61
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -152,7 +152,7 @@ def test_what_was_written_is_read_back(tmp_path: Path, objects: list[dict[str, A
 
 
 class Source:
-    """Examples of one file, and how often they were read."""
+    """Examples of one file; ``reads`` is the number of times the file was read."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.reads = path, 0

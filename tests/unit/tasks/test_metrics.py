@@ -1,4 +1,4 @@
-"""Metrics as functions of column sums, checked against scikit-learn and rouge_chinese."""
+"""Metrics compared with those of scikit-learn and rouge_chinese."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from tasks.common.metrics import label_statistics, mean_statistics, rouge_statis
 from tasks.common.rouge import rouge, sentence_tokens
 
 LABELS = st.sampled_from(["红", "绿", "蓝", "黄"])
-STRANGE = st.sampled_from(["红", "绿", "蓝", "黄", "青色", "不知道"])
+PREDICTED = st.sampled_from(["红", "绿", "蓝", "黄", "青色", "不知道"])
 
 
 def metric(statistics, weights=None):
-    """Metrics of one resample: how often each example was drawn."""
+    """Metrics of all examples, or of a resample; weights: how often each example was drawn."""
     per_example = statistics.per_example
     sums = per_example.sum(0) if weights is None else np.asarray(weights, dtype=float) @ per_example
     return {name: float(value) for name, value in statistics.values(sums).items()}
 
 
 @settings(max_examples=60, deadline=None)
-@given(pairs=st.lists(st.tuples(LABELS, STRANGE), min_size=1, max_size=25), data=st.data())
+@given(pairs=st.lists(st.tuples(LABELS, PREDICTED), min_size=1, max_size=25), data=st.data())
 def test_label_metrics_of_any_resample_are_those_of_the_scikit_learn_report(pairs, data):
     from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
@@ -56,13 +56,13 @@ def test_no_examples_have_metrics_of_zero():
         assert set(metric(statistics).values()) == {0.0}
 
 
-def test_an_answer_of_no_class_is_wrong_and_adds_no_class():
+def test_a_prediction_without_a_label_is_wrong_and_adds_no_class():
     golds = ["红", "红", "绿", "绿"]
-    wild = metric(label_statistics(golds, ["红", "红", "绿", "青色"]))
-    quiet = metric(label_statistics(golds, ["红", "红", "绿", None]))
-    assert wild["accuracy"] == quiet["accuracy"] == 0.75
-    assert quiet["macro_f1"] == pytest.approx((1 + 2 / 3) / 2)
-    assert wild["macro_f1"] == pytest.approx((1 + 2 / 3 + 0) / 3)
+    with_new_label = metric(label_statistics(golds, ["红", "红", "绿", "青色"]))
+    without_label = metric(label_statistics(golds, ["红", "红", "绿", None]))
+    assert with_new_label["accuracy"] == without_label["accuracy"] == 0.75
+    assert without_label["macro_f1"] == pytest.approx((1 + 2 / 3) / 2)
+    assert with_new_label["macro_f1"] == pytest.approx((1 + 2 / 3 + 0) / 3)
 
 
 def test_set_metrics_count_items_over_all_examples_and_vectorise_over_resamples():

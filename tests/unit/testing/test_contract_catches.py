@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.method import Adapter, Budget, LoRAFactors, Trainer
+from harness.method import Adapter, AdapterMethod, Baseline, Budget, LoRAFactors, Trainer
 from harness.testing import promises
 from harness.testing.contract import Check, checks
 from harness.testing.subject import Subject
@@ -20,6 +20,7 @@ from methods.base import LoRAAdapter, Parts
 from methods.cgc_lora import CGCLoRA
 from methods.majority import Majority
 from methods.moa import MoA, MoAAdapter
+from methods.no_finetune import NoFinetune
 
 
 class Leaky(LoRAAdapter):
@@ -147,3 +148,17 @@ def test_a_broken_promise_is_found(method: Any, check: Check) -> None:
 @pytest.mark.parametrize("check", checks(CGCLoRA), ids=lambda check: check.__name__)
 def test_the_method_that_was_broken_is_whole_without_the_change(check: Callable[[Subject], None]) -> None:
     check(Subject(CGCLoRA(), toy_model))
+
+
+def test_a_baseline_and_a_method_without_parameters_have_fewer_promises() -> None:
+    always = {"fields_survive_json", "ablations_and_presets_name_fields"}
+    names = {cls: {check.__name__ for check in checks(cls)} for cls in (Majority, NoFinetune, CGCLoRA)}
+    assert names[Majority] == always | {"predictions_come_from_training_examples_alone"}
+    assert "fit_learns_the_same_twice_and_leaves_the_base_alone" in names[CGCLoRA] - names[NoFinetune]
+    assert names[NoFinetune] < names[CGCLoRA]
+
+
+@pytest.mark.parametrize("base", [AdapterMethod, Baseline])
+def test_a_method_that_lacks_what_its_base_requires_cannot_be_made(base: type[Any]) -> None:
+    with pytest.raises(TypeError, match="abstract"):
+        type("Incomplete", (base,), {})()

@@ -1,4 +1,4 @@
-"""``pytest --harness-method NAME`` for anyone's method."""
+"""``pytest --harness-method NAME`` for a method of another package."""
 
 from __future__ import annotations
 

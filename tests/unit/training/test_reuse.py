@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from logged import messages
 from safetensors.torch import load_file
 
 Command = Callable[..., Any]
@@ -17,7 +18,7 @@ def tensors(folder: Path, method: str) -> dict[str, torch.Tensor]:
     return load_file(run / "adapter" / "adapter.safetensors")
 
 
-def test_lorahub_takes_its_loras_from_a_finished_run_and_says_so(toy_run: Command, tmp_path: Path) -> None:
+def test_lorahub_reuses_the_loras_of_a_finished_run(toy_run: Command, tmp_path: Path) -> None:
     hub = ["--method", "lorahub", "--set", "method.steps=4", "--set", "method.shots=2", "--json"]
     alone = toy_run(*hub)
     assert alone.status == 0, alone.err
@@ -25,8 +26,9 @@ def test_lorahub_takes_its_loras_from_a_finished_run_and_says_so(toy_run: Comman
     (tmp_path / "runs").rename(tmp_path / "before")
 
     assert toy_run("--method", "lora_single").status == 0
-    reused = toy_run(*hub)
-    assert reused.err.count("taken from lora_single") == 3
+    with messages() as logged:
+        reused = toy_run(*hub)
+    assert sum("reused from lora_single" in line for line in logged) == 3
     assert reused.json["record"]["training"]["steps"] == 0
     assert alone.json["record"]["training"]["steps"] == 12
     again = tensors(tmp_path, "lorahub")
@@ -36,42 +38,44 @@ def test_lorahub_takes_its_loras_from_a_finished_run_and_says_so(toy_run: Comman
 def test_another_seed_or_rank_trains_for_itself(toy_run: Command) -> None:
     assert toy_run("--method", "lora_single").status == 0
     hub = ["--method", "lorahub", "--set", "method.steps=2", "--set", "method.shots=1"]
-    assert "taken from" not in toy_run(*hub, "--seed", "1").err
-    assert "taken from" not in toy_run(*hub, "--set", "method.rank=4").err
+    assert "reused from" not in toy_run(*hub, "--seed", "1").err
+    assert "reused from" not in toy_run(*hub, "--set", "method.rank=4").err
 
 
-def test_a_training_that_was_evaluated_otherwise_is_taken_over_whole(toy_run: Command, tmp_path: Path) -> None:
+def test_a_training_that_was_evaluated_in_another_way_is_reused_whole(toy_run: Command, tmp_path: Path) -> None:
     cgc = ["--method", "cgc_lora", "--json"]
     tuned = toy_run(*cgc, "--set", "eval.split=dev", "--out", tmp_path / "runs" / "tuning").json
-    done = toy_run(*cgc)
+    with messages() as logged:
+        done = toy_run(*cgc)
     source, run = Path(tuned["directory"]), Path(done.json["directory"])
-    assert f"taken from {source.name}" in done.err
+    assert any(f"reused from {source.name}" in line for line in logged)
     assert done.json["record"]["training"] == tuned["record"]["training"]
     assert done.json["record"]["provenance"]["settings"]["trained_by"] == source.name
     for name in ("adapter/adapter.safetensors", "train.jsonl", "artefacts/gates.json"):
         assert (run / name).read_bytes() == (source / name).read_bytes()
-    texts = {p.name: p.read_text() for p in (run / "predictions").iterdir()}
+    predictions = {p.name: p.read_text() for p in (run / "predictions").iterdir()}
 
     (run / "record.json").unlink()
     again = toy_run(*cgc)
     assert again.json["record"]["training"] == tuned["record"]["training"]
 
     (tmp_path / "runs").rename(tmp_path / "before")
-    alone = toy_run(*cgc)
-    assert "taken from" not in alone.err
+    with messages() as logged:
+        alone = toy_run(*cgc)
+    assert not any("reused from" in line for line in logged)
     own = Path(alone.json["directory"])
     assert (own / "adapter" / "adapter.safetensors").read_bytes() == (
         tmp_path / "before" / run.name / "adapter" / "adapter.safetensors"
     ).read_bytes()
-    assert {p.name: p.read_text() for p in (own / "predictions").iterdir()} == texts
+    assert {p.name: p.read_text() for p in (own / "predictions").iterdir()} == predictions
 
 
-def test_another_training_is_not_taken_over(toy_run: Command, harness: Command, tmp_path: Path) -> None:
+def test_another_training_is_not_reused(toy_run: Command, harness: Command, tmp_path: Path) -> None:
     first = toy_run("--method", "lora_all", "--json").json
     for other in (["--set", "train.lr=2e-3"], ["--seed", "1"], ["--set", "eval.max_new_tokens=5"]):
-        assert "taken from" not in toy_run("--method", "lora_all", *other).err
+        assert "reused from" not in toy_run("--method", "lora_all", *other).err
     weights = Path(first["directory"]) / "adapter" / "adapter.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     done = toy_run("--method", "lora_all", "--set", "eval.per_task=3")
     assert done.status == 0
-    assert "taken from" not in done.err
+    assert "reused from" not in done.err

@@ -1,199 +1,204 @@
-"""What the training loop promises: weights of the loss, order, resume, a LoRA per task."""
+"""The trainer keeps the best adapter, ends stages early, and resumes from any step to the same bits."""
 
 from __future__ import annotations
 
-import itertools
+import errno
 import json
-import math
-from collections import Counter
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from logged import messages
+from step_hook import Crash
+from toy_trainer import STEPS, toy_trainer
 
-from harness.data.encoding import Encoded
-from harness.data.mixture import Mixture, n_steps
-from harness.data.rows import Rows
-from harness.training.batch import IGNORED, padded, token_losses, weigh
-from harness.training.packing import groups
-from harness.training.step import learning_rate
-from methods.no_finetune import NoFinetune
+from harness.errors import NotFinite, StoreError, TrainingError
+from harness.runtime.signals import Interrupted, StopFlag
+from harness.training.stage import StepDone
+from harness.training.trainer import EngineTrainer
 
 pytestmark = pytest.mark.numeric
 
-Command = Callable[..., Any]
+Llama = Callable[..., Any]
 
 
-def row(task: str, prompt: int, target: int, start: int = 5) -> Encoded:
-    tokens = [(start + 7 * i) % 90 + 1 for i in range(prompt + target)]
-    return Encoded(task=task, prompt=tuple(tokens[:prompt]), target=tuple(tokens[prompt:]), cut=False)
+def weights(trainer: EngineTrainer) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in trainer.setup.adapter.state_dict().items()}
 
 
-STEP = [row("a", 5, 2), row("a", 9, 6, 11), row("b", 3, 1, 23), row("b", 12, 3, 31), row("c", 4, 4, 47)]
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("kind", ["token", "example", "task"])
-def test_the_loss_of_a_step_is_the_weighted_mean_of_single_rows(toy_llama: Any, kind: str) -> None:
-    model = toy_llama()
-    adapter = NoFinetune().attach(model, ["a", "b", "c"], seed=0)
-    weighted = weigh(STEP, kind, ["a", "b", "c"])
-    batches = [padded([weighted[i] for i in at], torch.device("cpu")) for at in groups([len(r) for r in STEP], 40)]
-    assert len(batches) > 1
-    ours = sum(float((token_losses(model, adapter, b, reads=False) * b.weights).sum()) for b in batches)
+def log(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
-    # Independently: every row alone, its mean loss over target tokens from all logits, then the mean that is promised.
-    means, tokens = [], []
-    for r in STEP:
-        ids = torch.tensor([[*r.prompt, *r.target]])
-        log_p = model(input_ids=ids).logits[0].log_softmax(-1)
-        picked = [-log_p[len(r.prompt) - 1 + j, t].item() for j, t in enumerate(r.target)]
-        means.append(sum(picked) / len(picked))
-        tokens.append(len(picked))
-    if kind == "token":
-        expected = float(np.average(means, weights=tokens))
-    elif kind == "example":
-        expected = float(np.mean(means))
-    else:
-        tasks = sorted({r.task for r in STEP})
-        expected = float(
-            np.mean(
-                [
-                    np.average(
-                        [m for m, r in zip(means, STEP, strict=True) if r.task == t],
-                        weights=[n for n, r in zip(tokens, STEP, strict=True) if r.task == t],
-                    )
-                    for t in tasks
-                ]
-            )
+
+def crash_after(step: int) -> Callable[[StepDone], None]:
+    def crash(done: StepDone) -> None:
+        if done.step == step:
+            raise Crash
+
+    return crash
+
+
+# The best adapter on dev
+
+
+def test_the_best_adapter_on_dev_is_kept_and_of_equals_the_first(toy_llama: Llama, tmp_path: Path) -> None:
+    scores, states = iter([0.25, 0.5, 0.5, 0.125, 0.0, 0.0]), []
+
+    def evaluate(tasks: Sequence[str]) -> float:
+        states.append(weights(trainer))
+        return next(scores)
+
+    trainer = toy_trainer(tmp_path, toy_llama(), evaluate=evaluate, eval_every=1)
+    trainer.train("all")
+    assert [line["dev"] for line in log(tmp_path) if "dev" in line] == [0.25, 0.5, 0.5, 0.125, 0.0, 0.0]
+    assert same(weights(trainer), states[1])
+    assert not same(states[1], states[2])
+
+
+def test_the_best_adapter_of_a_stage_is_kept_over_a_crash(toy_llama: Llama, tmp_path: Path) -> None:
+    states = []
+
+    def trainer_with(scores: Iterator[float], crash: int) -> EngineTrainer:
+        def evaluate(tasks: Sequence[str]) -> float:
+            states.append(weights(trainer))
+            return next(scores)
+
+        trainer = toy_trainer(
+            tmp_path, toy_llama(), evaluate=evaluate, on_step=crash_after(crash), eval_every=1, checkpoint_steps=1
         )
-    assert ours == pytest.approx(expected, abs=1e-6)  # the norms compute in float32
+        return trainer
+
+    with pytest.raises(Crash):
+        trainer_with(iter([0.5, 0.25]), 3).train("all")
+    resumed = trainer_with(iter([0.25, 0.25, 0.25, 0.25]), 0)
+    resumed.train("all")
+    assert same(weights(resumed), states[0])
 
 
-def test_labels_go_by_position_even_where_a_target_holds_the_padding_token(toy_llama: Any) -> None:
-    rows = [Encoded(task="a", prompt=(4, 0, 7), target=(0, 0, 9), cut=False), row("a", 8, 2)]
-    batch = padded(weigh(rows, "token", ["a"]), torch.device("cpu"))
-    assert (batch.labels != IGNORED).view(2, -1).sum(1).tolist() == [3, 2]
+def test_patience_ends_a_stage_early(toy_llama: Llama, tmp_path: Path) -> None:
+    scores = iter([0.5, 0.25, 0.25, 1.0])
+    trainer = toy_trainer(tmp_path, toy_llama(), evaluate=lambda tasks: next(scores), eval_every=1, patience=2)
+    trainer.train("all")
+    assert trainer.summary().steps == 3
+    assert trainer.done("all")
 
 
-def test_micro_batches_hold_every_row_once_and_keep_to_their_size() -> None:
-    batches = groups([len(r) for r in STEP], 40)
-    assert sorted(i for b in batches for i in b) == list(range(len(STEP)))
-    assert all(len(b) == 1 or len(b) * max(len(STEP[i]) for i in b) <= 40 for b in batches)
-
-
-def test_the_learning_rate_rises_linearly_then_falls_to_almost_nothing() -> None:
-    rates = [learning_rate(i, 100, 1.0, 0.1) for i in range(100)]
-    assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
-    assert max(rates) == 1.0
-    assert rates[-1] == pytest.approx(1 / 90)
-    assert all(a > b for a, b in itertools.pairwise(rates[10:]))
-    assert all(learning_rate(i, 3, 1.0, 0.0) > 0 for i in range(3))
-
-
-def mixture(counts: dict[str, int], batch_size: int, steps: int, seed: int = 0) -> Mixture:
-    ends = np.cumsum(list(counts.values()))
-    by_task = {t: np.arange(e - n, e) for (t, n), e in zip(counts.items(), ends, strict=True)}
-    rows = Rows(split="train", dataset=None, by_task=by_task)  # type: ignore[arg-type]
-    return Mixture(rows=rows, batch_size=batch_size, steps=steps, seed=seed)
-
-
-def test_every_epoch_shows_every_row_once_in_another_order() -> None:
-    plan = mixture({"a": 7, "b": 5}, batch_size=4, steps=6).plan(None, 1.0)
-    seen = np.concatenate([plan.batch(i) for i in range(6)])
-    first, second = seen[:12].tolist(), seen[12:].tolist()
-    assert sorted(first) == sorted(second) == list(range(12))
-    assert first != second
-    assert plan.batch(4).tolist() == mixture({"a": 7, "b": 5}, 4, 6).plan(None, 1.0).batch(4).tolist()
-    assert plan.batch(0).tolist() != mixture({"a": 7, "b": 5}, 4, 6, seed=1).plan(None, 1.0).batch(0).tolist()
-
-
-def test_a_task_alone_gets_the_mixed_runs_steps_and_its_share_of_the_batch() -> None:
-    plan = mixture({"a": 30, "b": 10}, batch_size=8, steps=5).plan(["b"], 1.0)
-    assert (plan.batch_size, plan.steps) == (2, 5)
-    assert Counter(plan.batch(0).tolist()).keys() <= set(range(30, 40))
-    assert n_steps(40, 8, 2.5, None) == math.ceil(40 * 2.5 / 8)
-
-
-def weights(folder: Path, method: str) -> dict[str, torch.Tensor]:
-    (run,) = (folder / "runs").glob(f"{method}-*")
-    return load_file(run / "adapter" / "adapter.safetensors")
-
-
-def test_a_lora_per_task_is_lora_all_on_that_task_alone_bit_for_bit(toy_run: Command, tmp_path: Path) -> None:
-    dropout = ["--set", "method.dropout=0.1"]
-    toy_run("--method", "lora_single", *dropout)
-    toy_run("--method", "lora_all", "--tasks", "first", "--set", f"train.batch_size={round(16 / 3)}", *dropout)
-    single, alone = weights(tmp_path, "lora_single"), weights(tmp_path, "lora_all")
-    mine = {k: v for k, v in single.items() if "first" in k}
-    assert len(mine) == len(alone)
-    for ours, theirs in zip(sorted(mine), sorted(alone), strict=True):
-        assert torch.equal(mine[ours], alone[theirs]), (ours, theirs)
-    assert any(float(v.abs().max()) > 0 for v in mine.values() if v.shape[1] == 16)  # a B factor has moved from zero
-
-
-@pytest.mark.parametrize("method", ["cgc_lora", "lora_single"])
-def test_a_run_interrupted_after_a_step_ends_with_the_same_bits(
-    toy_run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+def test_each_stage_is_evaluated_on_its_own_tasks_every_n_steps_and_at_its_end(
+    toy_llama: Llama, tmp_path: Path
 ) -> None:
-    from harness.runtime.signals import Interrupted
-    from harness.training.trainer import EngineTrainer
+    given = []
 
-    often = ["--method", method, "--set", "train.checkpoint_steps=1", "--set", "method.dropout=0.1"]
-    toy_run(*often)
-    whole = weights(tmp_path, method)
-    log = next((tmp_path / "runs").glob("*/train.jsonl")).read_text().splitlines()
-    (tmp_path / "runs").rename(tmp_path / "whole")
+    def evaluate(tasks: Sequence[str]) -> None:
+        given.append(tuple(tasks))
 
-    step = EngineTrainer._step
-    left = iter(range(3))
-
-    def stop_after_three(self: EngineTrainer, *args: Any) -> Any:
-        done = step(self, *args)
-        if next(left, None) is None:
-            raise Interrupted(2)
-        return done
-
-    with monkeypatch.context() as patch:
-        patch.setattr(EngineTrainer, "_step", stop_after_three)
-        stopped = toy_run(*often)
-    assert stopped.status == 130
-    assert "same command" in stopped.err
-    assert toy_run(*often).status == 0
-    again = weights(tmp_path, method)
-    assert whole.keys() == again.keys()
-    assert all(torch.equal(whole[k], again[k]) for k in whole)
-    resumed = next((tmp_path / "runs").glob("*/train.jsonl")).read_text().splitlines()
-    strip = [{k: v for k, v in json.loads(x).items() if k != "seconds"} for x in (*log, *resumed)]
-    assert strip[: len(log)] == strip[len(log) :]
+    trainer = toy_trainer(tmp_path, toy_llama(), evaluate=evaluate, eval_every=4)
+    trainer.train("first", tasks=["two"])
+    trainer.train("second")
+    assert given == [("two",)] * 2 + [("one", "two", "three")] * 2
+    assert not [line for line in log(tmp_path) if "dev" in line]  # without dev examples there is no score
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_tasks(toy_run: Command, tmp_path: Path) -> None:
-    failed = toy_run("--method", "lora_all", "--set", "train.lr=1e30", "--set", "train.clip=none")
-    assert failed.status == 1
-    assert "colour" in failed.err
-    assert "smaller train.lr" in failed.err
-    failure = json.loads(next((tmp_path / "runs").glob("*/failure.json")).read_text())
-    assert failure["stage"] == "train"
-    assert "step" in failure["where"]
+# Resume
 
 
-def test_the_adapter_on_disk_loads_back_to_equal_outputs(toy_model: Path, toy_run: Command, tmp_path: Path) -> None:
-    from harness.models.loading import load_model
-    from harness.registry import method_class
-    from harness.store.adapter import load_into
+@pytest.mark.parametrize("crashes", [(3, 5), (1,), (2, 2, 4)])
+def test_a_training_that_crashed_ends_with_the_same_bits(
+    toy_llama: Llama, tmp_path: Path, crashes: Sequence[int]
+) -> None:
+    whole = toy_trainer(tmp_path / "whole", toy_llama())
+    whole.train("all")
+    for step in crashes:
+        with pytest.raises(Crash):
+            toy_trainer(tmp_path / "killed", toy_llama(), on_step=crash_after(step)).train("all")
+    resumed = toy_trainer(tmp_path / "killed", toy_llama())
+    resumed.train("all")
+    assert same(weights(resumed), weights(whole))
+    assert log(tmp_path / "killed") == log(tmp_path / "whole")
+    assert resumed.summary().steps == STEPS
 
-    toy_run("--method", "cgc_lora", "--set", "train.lr=0.05")
-    (run,) = (tmp_path / "runs").iterdir()
-    outputs = []
-    for seed in (0, 1):
-        loaded = load_model(str(toy_model), "fp32", "cpu")
-        adapter = method_class("cgc_lora")().attach(loaded.model, ["colour", "first", "last"], seed=seed)
-        load_into(run / "adapter", adapter)
-        with adapter.route(torch.tensor([1, 2])), torch.no_grad():
-            outputs.append(loaded.model(torch.tensor([[5, 6, 7], [5, 6, 7]])).logits)
-    assert torch.equal(*outputs)
-    assert not torch.allclose(outputs[0][0], outputs[0][1])
+
+def test_a_signal_stops_after_a_step_with_a_checkpoint_of_it(toy_llama: Llama, tmp_path: Path) -> None:
+    stop = StopFlag()
+
+    def signal_after_three(done: StepDone) -> None:
+        if done.step == 3:
+            stop.signum = 2
+
+    trainer = toy_trainer(tmp_path, toy_llama(), stop=stop, on_step=signal_after_three, checkpoint_steps=100)
+    with pytest.raises(Interrupted):
+        trainer.train("all")
+    assert toy_trainer(tmp_path, toy_llama()).where() == "stage all, step 5"
+    assert len(log(tmp_path)) == 4
+
+
+def test_a_finished_stage_and_what_was_remembered_are_not_repeated(toy_llama: Llama, tmp_path: Path) -> None:
+    made: list[str] = []
+    for _ in range(2):
+        trainer = toy_trainer(tmp_path, toy_llama(), on_step=lambda done: made.append(done.stage))
+        trainer.train("first", tasks=["one"], share=0.5)
+        if trainer.recall("trials") is None:
+            trainer.remember("trials", [1, 2])
+        trainer.train("second", share=0.5)
+    assert trainer.recall("trials") == [1, 2]
+    assert made == ["first"] * 3 + ["second"] * 3
+
+
+def test_a_full_disk_keeps_the_checkpoint_before_and_training_resumes_from_it(
+    toy_llama: Llama, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill_the_disk(done: StepDone) -> None:
+        if done.step == 4:
+            monkeypatch.setattr(os, "fsync", raise_full)
+
+    with pytest.raises(StoreError, match="No space left"):
+        toy_trainer(tmp_path, toy_llama(), on_step=fill_the_disk).train("all")
+    monkeypatch.undo()
+    resumed = toy_trainer(tmp_path, toy_llama())
+    assert resumed.where() == "stage all, step 3"
+    resumed.train("all")
+    assert [line["step"] for line in log(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
+def raise_full(_: int) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_damaged_checkpoints_are_logged(toy_llama: Llama, tmp_path: Path) -> None:
+    toy_trainer(tmp_path, toy_llama()).train("all")
+    for path in (tmp_path / "checkpoints").iterdir():
+        (path / "manifest.json").write_text("{}")
+    with messages() as logged:
+        trainer = toy_trainer(tmp_path, toy_llama())
+    assert "00000004 is damaged" in logged[0]
+    assert "starts again" in logged[-1]
+    assert not trainer.done("all")
+
+
+# Errors
+
+
+def test_a_loss_that_is_not_finite_names_the_tasks_and_the_last_good_checkpoint(
+    toy_llama: Llama, tmp_path: Path
+) -> None:
+    def spoil(done: StepDone) -> None:
+        if done.step == 3:
+            for parameter in trainer.setup.adapter.trainable().values():
+                parameter.data.fill_(float("nan"))
+
+    trainer = toy_trainer(tmp_path, toy_llama(), on_step=spoil)
+    with pytest.raises(NotFinite, match=r"step 4; tasks of the batch: .*checkpoints/00000001$"):
+        trainer.train("all")
+    assert trainer.where() == "stage all, step 4"
+
+
+def test_a_stage_without_parameters_is_an_error(toy_llama: Llama, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="'empty' has no parameters"):
+        toy_trainer(tmp_path, toy_llama()).train("empty", parameters=[])

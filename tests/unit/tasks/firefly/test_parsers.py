@@ -1,7 +1,8 @@
-"""What Firefly's parsers make of texts."""
+"""Firefly's parsers."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import pytest
@@ -51,7 +52,7 @@ def parse(kind: str, text: str, prompt: str | None = None, target: str = "") -> 
         ("TextMatching", "是的，不是", NOT_PARSED),
     ],
 )
-def test_a_label_is_read_from_the_forms_that_the_prompt_offers(kind: str, text: str, answer: object) -> None:
+def test_a_label_is_parsed_in_the_forms_that_the_prompt_offers(kind: str, text: str, answer: object) -> None:
     assert parse(kind, text) == answer
 
 
@@ -72,7 +73,7 @@ def test_a_label_is_read_from_the_forms_that_the_prompt_offers(kind: str, text: 
         ("TextMatching", "选项：是、否", "否。", "不是"),
     ],
 )
-def test_other_templates_word_the_same_classes_otherwise(kind: str, prompt: str, text: str, answer: object) -> None:
+def test_templates_with_other_wordings_have_the_same_classes(kind: str, prompt: str, text: str, answer: object) -> None:
     assert parse(kind, text, prompt) == answer
 
 
@@ -95,7 +96,7 @@ def test_an_answer_outside_the_options_is_invented() -> None:
     assert not invented("中立", Example(id="1", task="NLI", prompt="", target=""))
 
 
-def test_every_form_stands_for_one_class() -> None:
+def test_every_form_belongs_to_one_class() -> None:
     for kind, families in FAMILIES.items():
         for family in families:
             assert [class_of(kind, form) for form in family] == list(families[0])
@@ -113,11 +114,11 @@ def test_every_form_stands_for_one_class() -> None:
         ("", NOT_PARSED),
     ],
 )
-def test_entities_stand_behind_their_type(text: str, answer: object) -> None:
+def test_entities_follow_their_type(text: str, answer: object) -> None:
     assert parse("NER", text) == answer
 
 
-def test_where_no_types_are_asked_for_a_list_of_mentions_is_an_answer() -> None:
+def test_a_list_of_mentions_is_an_answer_if_the_prompt_does_not_ask_for_types() -> None:
     assert parse("NER", "张三，李四", prompt="找出所有人名：张三和李四。") == {("", "张三"), ("", "李四")}
 
 
@@ -146,11 +147,11 @@ def test_keywords_are_a_set(text: str, answer: object) -> None:
         (" \n", NOT_PARSED),
     ],
 )
-def test_short_answers_lose_what_does_not_matter(text: str, answer: object) -> None:
+def test_short_answers_are_normalised(text: str, answer: object) -> None:
     assert parse("MRC", text) == answer
 
 
-def test_a_text_may_repeat_the_cue_that_the_prompt_ends_with() -> None:
+def test_a_text_may_repeat_the_last_words_of_the_prompt() -> None:
     assert parse("Couplet", "下联：秋 雨\n") == "秋雨"
     assert parse("Couplet", "横批：秋雨") == "横批：秋雨"
 
@@ -172,6 +173,14 @@ def test_any_text_gives_an_answer_or_not_parsed(kind: str, text: str, prompt: st
     assert answer is NOT_PARSED or isinstance(answer, (str, frozenset))
     assert answer != ""
     assert task.invented is None or task.invented(answer, e) in (True, False)
+
+
+@settings(max_examples=60, deadline=None)
+@given(kind=st.sampled_from(sorted(FAMILIES)), text=TEXTS, prompt=TEXTS)
+def test_diagnostics_of_any_prediction_are_json_values(kind: str, text: str, prompt: str) -> None:
+    diagnose = TASKS[kind].diagnose
+    assert diagnose is not None
+    json.dumps(diagnose([make_example("1", kind, prompt, text)], [text]))
 
 
 @pytest.mark.parametrize("unit", ["不", "是的", "人名：甲，", "选项：", "答案：", "（“", " ", "ﷺ", "一定不"])

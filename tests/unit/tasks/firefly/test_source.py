@@ -70,7 +70,7 @@ def test_a_folder_without_split_files_has_no_splits(tmp_path: Path) -> None:
         Firefly().read(str(tmp_path), "train")
 
 
-def test_a_file_is_split_by_content_whatever_the_order(tmp_path: Path, hf_cache: Path) -> None:
+def test_a_file_is_split_by_content_in_any_order_of_its_lines(tmp_path: Path, hf_cache: Path) -> None:
     lines = toys()
     one = write(tmp_path / "one.jsonl", lines)
     other = write(tmp_path / "other.jsonl", lines[::-1])
@@ -105,7 +105,7 @@ def test_a_folder_of_split_files_is_identified_by_their_hashes_alone(tmp_path: P
     assert list(Firefly().fingerprint(str(tmp_path))) == ["test.jsonl"]
 
 
-def test_a_fingerprint_of_the_former_form_identifies_the_same_data(tmp_path: Path) -> None:
+def test_a_fingerprint_of_the_earlier_form_identifies_the_same_data(tmp_path: Path) -> None:
     folder = str(Path(write(tmp_path / "data" / "test.jsonl", toys(5))).parent)
     file = write(tmp_path / "a.jsonl", toys(5))
     sentence = "by sha256 of kind and input: equal inputs share a split, equal contents in two templates may not"
@@ -119,7 +119,7 @@ def test_a_fingerprint_of_the_former_form_identifies_the_same_data(tmp_path: Pat
     assert not Firefly().same_data({**on_the_hub, "revision": "b" * 40}, on_the_hub)
 
 
-def test_equal_inputs_of_a_kind_are_kept_once_and_counted(tmp_path: Path, hf_cache: Path) -> None:
+def test_duplicates_are_read_once_and_counted(tmp_path: Path, hf_cache: Path) -> None:
     lines = toys(40)
     source = write(tmp_path / "a.jsonl", [*lines, *(line(x["kind"], x["input"], "另答") for x in lines)])
     suite = Firefly(kinds=("MRC",))
@@ -138,7 +138,7 @@ def test_the_same_input_under_two_kinds_is_two_examples(tmp_path: Path, hf_cache
     assert len({e.id for e in read(suite, source, "train")}) == 2
 
 
-def test_an_example_is_found_again_by_its_content(tmp_path: Path, hf_cache: Path) -> None:
+def test_an_example_is_located_by_its_content(tmp_path: Path, hf_cache: Path) -> None:
     source = write(tmp_path / "a.jsonl", toys(20))
     suite = Firefly(kinds=("MRC", "Couplet"))
     for e in read(suite, source, "train")[:3]:
@@ -147,7 +147,7 @@ def test_an_example_is_found_again_by_its_content(tmp_path: Path, hf_cache: Path
         assert toys(20)[number - 1]["input"] == e.prompt
 
 
-def test_reading_again_with_other_options_is_no_stale_cache(tmp_path: Path, hf_cache: Path) -> None:
+def test_other_options_do_not_read_a_stale_cache(tmp_path: Path, hf_cache: Path) -> None:
     source = write(tmp_path / "a.jsonl", toys(50))
     assert Counter(e.task for e in read(Firefly(kinds=("MRC",), per_kind=5), source, "train")) == {"MRC": 5}
     assert Counter(e.task for e in read(Firefly(kinds=("Cot",), per_kind=7), source, "train")) == {"Cot": 7}
@@ -158,7 +158,7 @@ def test_reading_again_with_other_options_is_no_stale_cache(tmp_path: Path, hf_c
 
 
 class Stream:
-    """A stand-in for a streamed data set that counts how many rows were asked for."""
+    """A fake streamed data set that counts the examples that were requested."""
 
     def __init__(self, rows: list[dict[str, Any]], hub: Hub) -> None:
         self.rows, self.asked, self.hub = rows, 0, hub
@@ -184,7 +184,7 @@ def stream(monkeypatch: pytest.MonkeyPatch, hf_cache: Path, hub: Hub) -> Stream:
     return source
 
 
-def test_the_hub_is_read_no_further_than_needed(stream: Stream) -> None:
+def test_the_hub_is_streamed_no_further_than_needed(stream: Stream) -> None:
     suite = Firefly(kinds=("MRC", "Couplet"), per_kind=20)
     found = read(suite, HUB, "train")
     assert Counter(e.task for e in found) == {"MRC": 20, "Couplet": 20}
@@ -212,7 +212,7 @@ def test_hub_data_are_identified_and_read_at_the_revision_that_was_resolved(stre
     assert read(suite, HUB, "train") != first
 
 
-def test_the_hub_gives_what_the_file_gives(tmp_path: Path, stream: Stream) -> None:
+def test_the_hub_and_a_file_with_the_same_lines_have_the_same_examples(tmp_path: Path, stream: Stream) -> None:
     suite = Firefly(kinds=("MRC",), per_kind=30)
     source = write(tmp_path / "a.jsonl", stream.rows)
     for split in ("train", "dev", "test"):
@@ -227,9 +227,7 @@ def test_an_example_of_another_data_set_is_named(stream: Stream) -> None:
         Firefly().read(HUB, "train")
 
 
-def test_a_hub_that_cannot_be_reached_is_no_traceback(
-    monkeypatch: pytest.MonkeyPatch, hf_cache: Path, hub: Hub
-) -> None:
+def test_an_unreachable_hub_is_a_data_error(monkeypatch: pytest.MonkeyPatch, hf_cache: Path, hub: Hub) -> None:
     import datasets
 
     def unreachable(*_: Any, **__: Any) -> Iterator[Any]:
@@ -240,7 +238,7 @@ def test_a_hub_that_cannot_be_reached_is_no_traceback(
         Firefly().read(HUB, "train")
 
 
-def test_a_misspelt_path_is_not_asked_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_misspelt_path_is_not_requested_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "data" / "firefly.json", toys(1))
     monkeypatch.chdir(tmp_path)
     for source in ("data/firefy", "data/firefly.jsonl"):
@@ -248,20 +246,20 @@ def test_a_misspelt_path_is_not_asked_of_the_hub(tmp_path: Path, monkeypatch: py
             Firefly().read(source, "train")
 
 
-def test_a_line_of_no_kind_is_named_with_its_place(tmp_path: Path, hf_cache: Path) -> None:
+def test_an_unknown_kind_is_named_with_its_file_and_line(tmp_path: Path, hf_cache: Path) -> None:
     lines = [line("MRC", "甲"), line("Coupler", "乙")]
     for source in (write(tmp_path / "a.jsonl", lines), str(Path(write(tmp_path / "b" / "train.jsonl", lines)).parent)):
         with pytest.raises(DataError, match=r"jsonl, line 2: unknown kind 'Coupler'. Did you mean 'Couplet'"):
             Firefly(dev_share=0, test_share=0).read(source, "train")
 
 
-def test_a_split_without_examples_of_the_chosen_kinds_says_so(tmp_path: Path, hf_cache: Path) -> None:
+def test_a_split_without_examples_of_the_chosen_kinds_is_an_error(tmp_path: Path, hf_cache: Path) -> None:
     source = write(tmp_path / "a.jsonl", [line("Cot", "甲")])
     with pytest.raises(DataError, match=r"no example of the chosen kinds in split 'train'.*suite.kinds"):
         Firefly(dev_share=0, test_share=0).read(source, "train")
 
 
-def test_the_kinds_are_firefly_s() -> None:
+def test_the_kinds_are_those_of_firefly() -> None:
     assert list(Firefly().tasks) == list(chosen(CHECKABLE)) == [k for k in TASKS if k in CHECKABLE]
     assert len(Firefly(kinds=("all",)).tasks) == 23
     assert set(Firefly(kinds=("all", "BELLE")).tasks) == set(TASKS)
@@ -271,7 +269,7 @@ def test_the_kinds_are_firefly_s() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"kinds": ("Coplet",)}, "no Firefly kind 'Coplet'. Did you mean 'Couplet'"),
+        ({"kinds": ("Coplet",)}, "unknown Firefly kind 'Coplet'. Did you mean 'Couplet'"),
         ({"kinds": ()}, "suite.kinds is empty"),
         ({"per_kind": 0}, "suite.per_kind = 0"),
         ({"dev_share": 0.5, "test_share": 0.5}, "examples are left for training"),

@@ -1,4 +1,4 @@
-"""What Firefly's kinds are scored by, against independent computations."""
+"""Metrics of Firefly's tasks, compared with independent implementations."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_bleu_is_smoothed_as_sacrebleu_does(gold: str, answer: str) -> None:
     assert values(bleu_statistics([list(gold)], [list(answer)]))["bleu_4"] == pytest.approx(theirs.score / 100)
 
 
-def test_a_short_answer_pays_for_its_brevity() -> None:
+def test_bleu_penalises_brevity() -> None:
     score = values(bleu_statistics([list("abcdefgh")], [list("abcdef")]))["bleu_4"]
     assert score == pytest.approx(math.exp(1 - 8 / 6))
 
@@ -88,14 +88,14 @@ def test_metrics_of_many_samples_at_once_are_those_of_each(
 
 
 @pytest.mark.parametrize("score", [free_text, short_answers, sets, labels])
-def test_no_example_scores_nothing(score: Score) -> None:
+def test_without_examples_all_metrics_are_zero(score: Score) -> None:
     for golds in ([], [NOT_PARSED]):
         statistics = score(golds, golds)
         assert statistics.per_example.shape[0] == len(golds)
         assert set(values(statistics).values()) <= {0.0}
 
 
-def test_an_example_without_a_gold_answer_counts_nowhere() -> None:
+def test_an_example_whose_target_does_not_parse_does_not_count() -> None:
     with_it = values(labels(*LABELS))
     assert with_it == values(labels(LABELS[0][:3], LABELS[1][:3]))
     assert with_it["accuracy"] == pytest.approx(1 / 3)
@@ -134,7 +134,7 @@ def test_confusions_are_counted_by_gold_class() -> None:
     }
 
 
-def test_every_kind_has_one_protocol_which_is_not_called_official() -> None:
+def test_every_kind_has_one_protocol_and_it_is_not_named_official() -> None:
     assert len(TASKS) == 24
     for task in TASKS.values():
         assert list(task.protocols) == [PROTOCOL] == ["harness"]
@@ -145,7 +145,7 @@ def test_every_kind_has_one_protocol_which_is_not_called_official() -> None:
         )
 
 
-def test_real_gold_texts_parse_and_are_right(shared_data: Path, hf_cache: Path) -> None:
+def test_real_targets_parse_and_are_correct(shared_data: Path, hf_cache: Path) -> None:
     suite = Firefly()
     source = str(shared_data / "firefly")
     for split in suite.splits(source):

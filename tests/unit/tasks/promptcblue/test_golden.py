@@ -51,7 +51,7 @@ def example_of(line: dict[str, Any]) -> Example:
 
 
 def as_released(task: str, answer: Answer) -> Any:
-    """An answer in the released scorer's words, after its fallback for what did not parse."""
+    """An answer in the released scorer's format, with its fallback for an unparsed text."""
     if task == "MedDG" or TASKS[task].protocols["official"].headline in ("macro_f1", "weighted_f1"):
         return "" if answer is NOT_PARSED else answer
     if task == "IMCS-V2-MRG":

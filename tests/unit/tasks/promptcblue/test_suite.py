@@ -1,4 +1,4 @@
-"""The PromptCBLUE suite reads the official files, and says what is wrong with others."""
+"""The PromptCBLUE suite reads the official files, and its errors name what is wrong with other files."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def line(number: int, **changes: Any) -> dict[str, Any]:
     return {key: value for key, value in {**row, **changes}.items() if value is not ...}
 
 
-def write(path: Path, *rows: dict[str, Any]) -> Path:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+def write(path: Path, *lines: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in lines), encoding="utf-8")
     return path
 
 
@@ -75,12 +75,12 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     assert len(SUITE.read(str(tmp_path), "dev")) == 2
 
 
-def test_the_newer_name_of_a_task_is_its_older_one(tmp_path: Path) -> None:
+def test_the_new_name_of_a_task_means_the_old_one(tmp_path: Path) -> None:
     path = write(tmp_path / "test.json", line(1, task_dataset="CMeIE-V2", answer_choices=["病因"]))
     assert SUITE.read(str(path), "test")["task"][:] == ["CMeIE"]
 
 
-def test_splits_and_files_are_those_that_are_there(tmp_path: Path) -> None:
+def test_splits_and_files_are_those_that_exist(tmp_path: Path) -> None:
     train, dev = (write(tmp_path / name, line(1)) for name in ("train.json", "dev.jsonl"))
     write(tmp_path / "notes.json", line(1))
     assert SUITE.splits(str(tmp_path)) == ("train", "dev")
@@ -90,7 +90,7 @@ def test_splits_and_files_are_those_that_are_there(tmp_path: Path) -> None:
     assert SUITE.files("someone/promptcblue") == ()
 
 
-def test_a_missing_split_names_the_folder_what_is_there_and_what_is_needed(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_split_names_the_folder_its_files_and_the_needed_ones(tmp_path: Path) -> None:
     write(tmp_path / "train.json", line(1))
     message = refused(tmp_path, "dev")
     for part in (str(tmp_path), "dev.json or dev.jsonl", "train.json"):
@@ -129,12 +129,12 @@ def test_a_bad_line_is_named_with_its_value_and_a_remedy(
         assert part in message
 
 
-def test_an_empty_file_is_no_data(tmp_path: Path) -> None:
+def test_an_empty_file_is_an_error(tmp_path: Path) -> None:
     path = write(tmp_path / "test.json")
     assert str(path) in refused(tmp_path)
 
 
-def test_a_place_that_is_nowhere_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_source_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no such folder or file" in refused(tmp_path / "nowhere" / "deep")
 
     def unreachable(*_: Any, **__: Any) -> str:
@@ -147,14 +147,14 @@ def test_a_place_that_is_nowhere_is_named(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 class Snapshots:
-    """Stands in for the download of a data set: each revision has a folder of its own."""
+    """A fake download of a data set, in which each revision has a folder of its own."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def add(self, revision: str, *rows: dict[str, Any]) -> None:
+    def add(self, revision: str, *lines: dict[str, Any]) -> None:
         (self.folder / revision).mkdir(parents=True)
-        write(self.folder / revision / "test.json", *rows)
+        write(self.folder / revision / "test.json", *lines)
 
     def download(self, repo_id: str, *, repo_type: str, revision: str, **_: Any) -> str:
         assert (repo_id, repo_type) == ("someone/promptcblue", "dataset")
@@ -213,8 +213,8 @@ def test_every_run_of_a_sweep_reads_the_revision_that_the_first_one_found(
 
     hub = Hub(monkeypatch)
     snapshots.add("1" * 40, line(1))
-    rows = (RowSpec(method="majority"), RowSpec(method="nearest"))
-    jobs = Jobs(BoardSpec(suite="promptcblue", data="someone/promptcblue", row=rows), tmp_path)
+    lines = (RowSpec(method="majority"), RowSpec(method="nearest"))
+    jobs = Jobs(BoardSpec(suite="promptcblue", data="someone/promptcblue", row=lines), tmp_path)
     jobs.resolved(jobs.example(jobs.entries[0]))
     hub.move()
     asked = {job.asked.options["data"] for job in jobs.all_jobs()}
@@ -298,7 +298,13 @@ def test_the_real_files_are_read(shared_data: Path) -> None:
 
 def test_examples_are_located_by_file_and_line(tmp_path: Path) -> None:
     line = {"input": "x", "target": "是的", "answer_choices": ["是的", "不是"], "task_type": "cls"}
-    rows = [{**line, "task_dataset": "CHIP-STS", "sample_id": f"t-{i}"} for i in range(3)]
-    (tmp_path / "test.json").write_text("\n".join(json.dumps(r) for r in rows), encoding="utf-8")
-    found = PromptCBLUE().locate(str(tmp_path), "test", ["t-2", "t-0", "gone"])
-    assert found == {"t-0": f"{tmp_path / 'test.json'}:1", "t-2": f"{tmp_path / 'test.json'}:3"}
+    lines = [{**line, "task_dataset": "CHIP-STS", "sample_id": f"t-{i}"} for i in range(3)]
+    (tmp_path / "test.json").write_text("\n".join(json.dumps(r) for r in lines), encoding="utf-8")
+    places = PromptCBLUE().locate(str(tmp_path), "test", ["t-2", "t-0", "gone"])
+    assert places == {"t-0": f"{tmp_path / 'test.json'}:1", "t-2": f"{tmp_path / 'test.json'}:3"}
+
+
+def test_an_example_whose_id_is_a_number_is_located_too(tmp_path: Path) -> None:
+    write(tmp_path / "test.json", line(1, sample_id=17), line(2, sample_id=18))
+    assert SUITE.read(str(tmp_path), "test")["id"][:] == ["17", "18"]
+    assert SUITE.locate(str(tmp_path), "test", ["18"]) == {"18": f"{tmp_path / 'test.json'}:2"}

@@ -23,15 +23,15 @@ Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rows:
-    """The rows of one split, grouped by task. by_task: positions in the data set, in the source's order."""
+class SplitExamples:
+    """The examples of one split, grouped by task. by_task: positions in the data set, in the source's order."""
 
     split: str
     dataset: Dataset
     by_task: Mapping[str, Indices]
 
-    def examples(self, indices: Sequence[int] | Indices) -> list[Example]:
-        """Rows of the data set as examples."""
+    def at(self, indices: Sequence[int] | Indices) -> list[Example]:
+        """The examples at these positions of the data set."""
         if len(indices) == 0:
             return []
         columns = self.dataset[[int(i) for i in indices]]
@@ -39,14 +39,14 @@ class Rows:
 
     def of(self, task: str) -> list[Example]:
         """All examples of a task."""
-        return self.examples(self.by_task[task])
+        return self.at(self.by_task[task])
 
     @property
     def missing(self) -> list[str]:
         """Tasks without examples in this split."""
         return [task for task, indices in self.by_task.items() if not len(indices)]
 
-    def with_examples(self) -> Rows:
+    def with_examples(self) -> SplitExamples:
         """The same split without the tasks that have no examples in it."""
         return replace(self, by_task={task: indices for task, indices in self.by_task.items() if len(indices)})
 
@@ -55,11 +55,11 @@ class Rows:
         return {task: len(indices) for task, indices in self.by_task.items()}
 
 
-def group(dataset: Dataset, split: str, tasks: Sequence[str], per_task: int | None = None) -> Rows:
-    """Group a split's rows by task.
+def group(dataset: Dataset, split: str, tasks: Sequence[str], per_task: int | None = None) -> SplitExamples:
+    """Group a split's examples by task.
 
-    per_task keeps the rows whose ids have the smallest hashes: the same rows for every seed, and a smaller number is
-    a subset of a larger one.
+    per_task keeps the examples whose ids have the smallest hashes: the same ones for every seed, and a smaller number
+    keeps a subset of a larger one.
     """
     names = np.asarray(dataset.with_format(None)["task"], dtype=object)
     by_task = {}
@@ -70,7 +70,7 @@ def group(dataset: Dataset, split: str, tasks: Sequence[str], per_task: int | No
             order = sorted(range(len(indices)), key=lambda i: hashlib.sha256(ids[i].encode()).digest())
             indices = np.sort(indices[order[:per_task]])
         by_task[task] = indices
-    return Rows(split=split, dataset=dataset, by_task=by_task)
+    return SplitExamples(split=split, dataset=dataset, by_task=by_task)
 
 
 def load_split(
@@ -82,7 +82,7 @@ def load_split(
     *,
     hint: str = "",
     allow_empty: bool = False,
-) -> Rows:
+) -> SplitExamples:
     """Read the examples of some tasks from one split of a source.
 
     Args:
@@ -90,23 +90,23 @@ def load_split(
         hint: what the user can do where the split is missing or empty; it ends the error message.
         allow_empty: a split without an example of any of the tasks is not an error.
 
-    Returns: the examples by task; a task without examples has an empty entry (see ``Rows.with_examples``).
+    Returns: the examples by task; a task without examples has an empty entry (see ``SplitExamples.with_examples``).
     Raises: DataError where the source has no such split, or no example of any of the tasks in it.
     """
     hint = f". {hint}" if hint else ""
     splits = suite.splits(source)
     if splits and split not in splits:  # where nothing can be read at all, the suite's own error says why
         raise DataError(f"{source} has no {split} split (it has {', '.join(splits)}){hint}")
-    rows = group(suite.read(source, split), split, tasks, per_task)
-    if not allow_empty and not sum(rows.counts.values()):
+    found = group(suite.read(source, split), split, tasks, per_task)
+    if not allow_empty and not sum(found.counts.values()):
         raise DataError(f"{source}: the {split} split has no examples of {', '.join(tasks)}{hint}")
-    return rows
+    return found
 
 
-def without_targets(rows: Rows) -> bool:
+def without_targets(examples: SplitExamples) -> bool:
     """True where every target of the split is blank, as in a published test file."""
-    used = np.concatenate([np.zeros(0, np.int64), *rows.by_task.values()])
-    return len(used) > 0 and not any(t.strip() for t in rows.dataset.select(used)["target"])
+    used = np.concatenate([np.zeros(0, np.int64), *examples.by_task.values()])
+    return len(used) > 0 and not any(t.strip() for t in examples.dataset.select(used)["target"])
 
 
 def locate_data(suite: Suite, given: str | None) -> tuple[str, DataSpec]:

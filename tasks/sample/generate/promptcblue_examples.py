@@ -1,6 +1,6 @@
-"""The 16 PromptCBLUE tasks of the sample: one function per task makes row number i of a task.
+"""The sample's examples of the 16 PromptCBLUE tasks; one function for each task makes its example number i.
 
-Answer formats and label names are those of the benchmark; sentences and prompt templates are this project's.
+Answer formats and label names are those of the benchmark. Sentences and prompt templates are written for this project.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from tasks.sample.generate.lexicon import SYNONYMS
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """content: what the row is about; no two rows of a task share it, in whatever split."""
+class Draft:
+    """An example without id and task. content: its sentence, pair or dialogue, which is unique within the task."""
 
     content: str
     prompt: str
@@ -24,7 +24,7 @@ class Row:
     choices: list[str] | None = None
 
 
-Maker = Callable[[random.Random, int], Row]
+Maker = Callable[[random.Random, int], Draft]
 TAIL = "\n答："
 ENTITIES = "上述句子中的实体包含：\n"
 STATUS_FINDINGS = {
@@ -54,15 +54,18 @@ IMCS_TYPES = {
 }
 
 
-def _ask(rng: random.Random, templates: Sequence[str], *, tail: float = 0.6, **parts: str) -> str:
-    """One of the templates, filled; ``tail`` of the prompts end in the answer cue."""
+def _prompt(rng: random.Random, templates: Sequence[str], *, tail: float = 0.6, **parts: str) -> str:
+    """A random template, filled in; a share ``tail`` of the prompts ends with the answer cue."""
     return rng.choice(templates).format(**parts) + (TAIL if rng.random() < tail else "")
 
 
 def _entities(
     rng: random.Random, i: int, text: str, types: dict[str, list[str]], templates: Sequence[str], none: str | None
-) -> Row:
-    """A row that asks for some types; every sixth offers only absent ones where ``none`` is the answer to that."""
+) -> Draft:
+    """An example that asks for some types of entity.
+
+    If ``none`` is given, every sixth example asks only for types that do not occur, and ``none`` is its target.
+    """
     present = [t for t, words in types.items() if words]
     absent = [t for t, words in types.items() if not words]
     if none is not None and i % 6 == 5:
@@ -73,11 +76,11 @@ def _entities(
     empty = not any(types[t] for t in asked)
     lines = "\n".join(f"{t}实体：{'，'.join(types[t])}" for t in asked)
     target = none if empty and none is not None else ENTITIES + lines
-    prompt = _ask(rng, templates, text=text, types="，".join(asked))
-    return Row(content=text, prompt=prompt, target=target, choices=asked)
+    prompt = _prompt(rng, templates, text=text, types="，".join(asked))
+    return Draft(content=text, prompt=prompt, target=target, choices=asked)
 
 
-def cmeee(rng: random.Random, i: int) -> Row:
+def cmeee(rng: random.Random, i: int) -> Draft:
     scene = scenes.fill(rng, rng.choice(scenes.CLINICAL))
     types = {t: scene.of(*kinds) for t, kinds in CMEEE_TYPES.items()}
     templates = (
@@ -88,7 +91,7 @@ def cmeee(rng: random.Random, i: int) -> Row:
     return _entities(rng, i, scene.text, types, templates, "上述句子没有指定类型实体")
 
 
-def imcs_ner(rng: random.Random, i: int) -> Row:
+def imcs_ner(rng: random.Random, i: int) -> Draft:
     scene = scenes.fill(rng, rng.choice(scenes.UTTERANCES))
     types = {t: scene.of(*kinds) for t, kinds in IMCS_TYPES.items()}
     templates = (
@@ -99,7 +102,7 @@ def imcs_ner(rng: random.Random, i: int) -> Row:
     return _entities(rng, i, scene.text, types, templates, None)
 
 
-def cmeie(rng: random.Random, i: int) -> Row:
+def cmeie(rng: random.Random, i: int) -> Draft:
     stated = rng.sample(list(scenes.RELATIONS), 2)
     sentence = scenes.related(rng, stated)
     other = rng.sample([r for r in scenes.RELATIONS if r not in stated], 2)
@@ -115,11 +118,11 @@ def cmeie(rng: random.Random, i: int) -> Row:
         "{text}\n句中哪些实体之间有{types}关系？",
         "医学关系抽取（{types}）：{text}",
     )
-    prompt = _ask(rng, templates, text=sentence.text, types="，".join(asked))
-    return Row(content=sentence.text, prompt=prompt, target=target, choices=asked)
+    prompt = _prompt(rng, templates, text=sentence.text, types="，".join(asked))
+    return Draft(content=sentence.text, prompt=prompt, target=target, choices=asked)
 
 
-def cdn(rng: random.Random, i: int) -> Row:
+def cdn(rng: random.Random, i: int) -> Draft:
     found = scenes.diagnosis(rng, 1 if i % 3 else 2)
     others = rng.sample(sorted(set(SYNONYMS.values()) - set(found.names)), 4 - len(found.names))
     offered = others if i % 8 == 1 else [*found.names, *others]
@@ -130,12 +133,12 @@ def cdn(rng: random.Random, i: int) -> Row:
         "诊断写法：{text}\n从候选词中选出标准名称：{choices}",
         "{text}\n标准诊断名是下面的哪些？{choices}",
     )
-    prompt = _ask(rng, templates, text=found.text, choices="，".join(offered))
+    prompt = _prompt(rng, templates, text=found.text, choices="，".join(offered))
     target = "，".join(kept) or "没有对应的标准化实体"
-    return Row(content=found.text, prompt=prompt, target=target, choices=offered)
+    return Draft(content=found.text, prompt=prompt, target=target, choices=offered)
 
 
-def cdee(rng: random.Random, i: int) -> Row:
+def cdee(rng: random.Random, i: int) -> Draft:
     hows = ("plain", "described", "placed", "denied", "unsure")
     chosen = [hows[i % 5]] + ([hows[(i // 5) % 5]] if i % 2 else [])
     parts = [scenes.event(rng, how) for how in chosen]
@@ -150,11 +153,14 @@ def cdee(rng: random.Random, i: int) -> Row:
         "病历：{text}\n有哪些临床发现事件？",
     )
     target = "上述句子中的临床发现事件如下：\n" + "\n".join(dict.fromkeys(lines))
-    return Row(content=text, prompt=_ask(rng, templates, text=text), target=target)
+    return Draft(content=text, prompt=_prompt(rng, templates, text=text), target=target)
 
 
-def _labelled(rng: random.Random, i: int, table: Labelled, templates: Sequence[str], hide: int = 0) -> Row:
-    """A sentence of label i mod n among three to five labels; every ``hide``-th time its own is not offered."""
+def _labelled(rng: random.Random, i: int, table: Labelled, templates: Sequence[str], hide: int = 0) -> Draft:
+    """A sentence of label i mod n, with three to five labels to choose from.
+
+    If ``hide`` is given, every ``hide``-th example does not offer the correct label.
+    """
     label = list(table)[i % len(table)]
     text = scenes.fill(rng, rng.choice(table[label])).text
     offered = rng.sample([t for t in table if t not in (label, "非上述类型")], rng.choice((2, 3, 4)))
@@ -163,11 +169,11 @@ def _labelled(rng: random.Random, i: int, table: Labelled, templates: Sequence[s
     if label != "非上述类型":
         offered.append(label)
     rng.shuffle(offered)
-    prompt = _ask(rng, templates, text=text, choices="，".join(offered))
-    return Row(content=text, prompt=prompt, target=label, choices=offered)
+    prompt = _prompt(rng, templates, text=text, choices="，".join(offered))
+    return Draft(content=text, prompt=prompt, target=label, choices=offered)
 
 
-def ctc(rng: random.Random, i: int) -> Row:
+def ctc(rng: random.Random, i: int) -> Draft:
     templates = (
         "筛选标准：{text}\n属于哪一类？{choices}",
         "“{text}”是什么类型的入组条件？选项：{choices}",
@@ -176,7 +182,7 @@ def ctc(rng: random.Random, i: int) -> Row:
     return _labelled(rng, i, CRITERIA, templates, hide=7)
 
 
-def qic(rng: random.Random, i: int) -> Row:
+def qic(rng: random.Random, i: int) -> Draft:
     templates = (
         "搜索词：{text}\n想问的是哪一类？{choices}",
         "判断查询“{text}”的意图，可选：{choices}",
@@ -185,7 +191,7 @@ def qic(rng: random.Random, i: int) -> Row:
     return _labelled(rng, i, SEARCHES, templates)
 
 
-def dac(rng: random.Random, i: int) -> Row:
+def dac(rng: random.Random, i: int) -> Draft:
     templates = (
         "问诊对话里的一句：{text}\n意图是？{choices}",
         "“{text}”这句话在做什么？选项：{choices}",
@@ -194,7 +200,7 @@ def dac(rng: random.Random, i: int) -> Row:
     return _labelled(rng, i, ACTS, templates)
 
 
-def sts(rng: random.Random, i: int) -> Row:
+def sts(rng: random.Random, i: int) -> Draft:
     same = i % 2 == 0
     kind = (True, True) if same else ((True, False), (False, True), (True, False))[i // 2 % 3]
     pair = scenes.questions(rng, same_topic=kind[0], same_group=kind[1])
@@ -204,12 +210,12 @@ def sts(rng: random.Random, i: int) -> Row:
         "问题一：{a}\n问题二：{b}\n意思一样吗？{choices}",
         "比较两个问句：{a}／{b}\n回答{choices}",
     )
-    prompt = _ask(rng, templates, tail=1.0, a=pair.first, b=pair.second, choices="，".join(labels))
+    prompt = _prompt(rng, templates, tail=1.0, a=pair.first, b=pair.second, choices="，".join(labels))
     target = labels[0] if same else labels[1]
-    return Row(content=f"{pair.first}|{pair.second}", prompt=prompt, target=target, choices=labels)
+    return Draft(content=f"{pair.first}|{pair.second}", prompt=prompt, target=target, choices=labels)
 
 
-def ir(rng: random.Random, i: int) -> Row:
+def ir(rng: random.Random, i: int) -> Draft:
     relevant = i % 2 == 0
     pair = scenes.questions(rng, same_topic=relevant, same_group=i % 4 < 3)
     text = scenes.reply(rng, pair.topics[1], pair.groups[1])
@@ -218,12 +224,12 @@ def ir(rng: random.Random, i: int) -> Row:
         "有人搜“{a}”，结果是“{b}”，是否相关？选项：相关，不相关",
         "查询和内容是否相关：\n{a}\n{b}",
     )
-    prompt = _ask(rng, templates, a=pair.first, b=text)
+    prompt = _prompt(rng, templates, a=pair.first, b=text)
     labels = ["相关", "不相关"]
-    return Row(content=f"{pair.first}|{text}", prompt=prompt, target=labels[0 if relevant else 1], choices=labels)
+    return Draft(content=f"{pair.first}|{text}", prompt=prompt, target=labels[0 if relevant else 1], choices=labels)
 
 
-def qqr(rng: random.Random, i: int) -> Row:
+def qqr(rng: random.Random, i: int) -> Draft:
     labels = ["完全一致", "后者是前者的语义子集", "后者是前者的语义父集", "语义无直接关联"]
     label = i % 4
     if label in (1, 2):
@@ -237,11 +243,11 @@ def qqr(rng: random.Random, i: int) -> Row:
         "搜索词“{a}”和“{b}”是什么关系？",
         "{a}，{b}\n判断两句的语义关系",
     )
-    prompt = _ask(rng, templates, a=a, b=b, choices="，".join(labels))
-    return Row(content=f"{a}|{b}", prompt=prompt, target=labels[label], choices=labels)
+    prompt = _prompt(rng, templates, a=a, b=b, choices="，".join(labels))
+    return Draft(content=f"{a}|{b}", prompt=prompt, target=labels[label], choices=labels)
 
 
-def qtr(rng: random.Random, i: int) -> Row:
+def qtr(rng: random.Random, i: int) -> Draft:
     labels = ["完全不匹配或者没有参考价值", "很少匹配有一些参考价值", "部分匹配", "完全匹配"]
     level = i % 4
     pair = scenes.questions(rng, same_topic=level >= 2, same_group=level in (1, 3))
@@ -250,11 +256,11 @@ def qtr(rng: random.Random, i: int) -> Row:
         "“{a}”与标题“{b}”匹配到什么程度？",
         "{a}，{b}\n判断搜索和标题的匹配程度",
     )
-    prompt = _ask(rng, templates, a=pair.first, b=pair.second, choices="，".join(labels))
-    return Row(content=f"{pair.first}|{pair.second}", prompt=prompt, target=labels[level], choices=labels)
+    prompt = _prompt(rng, templates, a=pair.first, b=pair.second, choices="，".join(labels))
+    return Draft(content=f"{pair.first}|{pair.second}", prompt=prompt, target=labels[level], choices=labels)
 
 
-def mdcfnpc(rng: random.Random, i: int) -> Row:
+def mdcfnpc(rng: random.Random, i: int) -> Draft:
     order = [scenes.STATUSES[(i // 2 + k * (1 + i // 8 % 3)) % 4] for k in range(1 + i % 2)]
     found = scenes.findings(rng, order)
     labels = list(STATUS_FINDINGS.values())
@@ -263,40 +269,40 @@ def mdcfnpc(rng: random.Random, i: int) -> Row:
         "{text}\n判断临床发现的阴阳性：{names}",
         "问诊记录：\n{text}\n临床发现：{names}\n它们的阴阳性分别是？",
     )
-    prompt = _ask(rng, templates, text=found.text, names=names)
+    prompt = _prompt(rng, templates, text=found.text, names=names)
     lines = [f"{word}：{STATUS_FINDINGS[status]}" for word, status in found.statuses]
     target = "上述对话中临床发现实体以及其阴阳性判别如下：\n" + "\n".join(lines)
-    return Row(content=found.text, prompt=prompt, target=target, choices=labels)
+    return Draft(content=found.text, prompt=prompt, target=target, choices=labels)
 
 
-def imcs_sr(rng: random.Random, i: int) -> Row:
+def imcs_sr(rng: random.Random, i: int) -> Draft:
     scene = scenes.current(rng, i)
     labels = list(STATUS_SYMPTOMS.values())
     templates = (
         "前文：\n{a}\n当前：\n{b}\n当前这句提到哪些症状，病人有没有？",
         "对话历史：\n{a}\n当前对话：\n{b}\n写出症状及其阴阳性",
     )
-    prompt = _ask(rng, templates, a=scene.history, b=scene.current)
+    prompt = _prompt(rng, templates, a=scene.history, b=scene.current)
     lines = [f"{word}：{STATUS_SYMPTOMS[status]}" for word, status in scene.statuses]
     target = "当前对话中的症状及其阴阳性判断为：\n" + "\n".join(lines)
-    return Row(content=f"{scene.history}|{scene.current}", prompt=prompt, target=target, choices=labels)
+    return Draft(content=f"{scene.history}|{scene.current}", prompt=prompt, target=target, choices=labels)
 
 
-def meddg(rng: random.Random, i: int) -> Row:
+def meddg(rng: random.Random, i: int) -> Draft:
     scene = scenes.visit(rng, i)
     templates = ("{text}\n医生接下来会说什么？", "问诊对话：\n{text}\n写出医生的下一句", "替医生回复：\n{text}")
-    return Row(content=scene.history, prompt=_ask(rng, templates, text=scene.history), target=scene.reply)
+    return Draft(content=scene.history, prompt=_prompt(rng, templates, text=scene.history), target=scene.reply)
 
 
-def mrg(rng: random.Random, i: int) -> Row:
+def mrg(rng: random.Random, i: int) -> Draft:
     scene = scenes.report(rng)
     templates = ("{text}\n请写诊疗报告", "根据对话写报告：\n{text}", "问诊：\n{text}\n整理成六个章节的诊疗报告")
     lines = [f"{name}：{text}" for name, text in scene.sections]
     target = "上述问诊对话的诊疗报告如下：\n" + "\n".join(lines)
-    return Row(content=scene.dialogue, prompt=_ask(rng, templates, text=scene.dialogue), target=target)
+    return Draft(content=scene.dialogue, prompt=_prompt(rng, templates, text=scene.dialogue), target=target)
 
 
-# name -> (task_type as in the benchmark's files, maker)
+# For each task its task_type in the benchmark's files, and the function that makes its examples.
 TASKS: dict[str, tuple[str, Maker]] = {
     "CMeEE-V2": ("ner", cmeee),
     "CMeIE": ("spo_generation", cmeie),

@@ -1,4 +1,4 @@
-"""The eight Firefly kinds of the sample: one function per kind makes row number i of a kind."""
+"""The sample's examples of eight Firefly kinds; one function for each kind makes its example number i."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import random
 from collections.abc import Sequence
 
 from tasks.sample.generate import general
-from tasks.sample.generate.promptcblue_rows import Maker, Row
+from tasks.sample.generate.promptcblue_examples import Draft, Maker
 
 
-def _ask(rng: random.Random, templates: Sequence[str], **parts: str) -> str:
+def _prompt(rng: random.Random, templates: Sequence[str], **parts: str) -> str:
     return rng.choice(templates).format(**parts)
 
 
-def nli(rng: random.Random, i: int) -> Row:
+def nli(rng: random.Random, i: int) -> Draft:
     action = rng.choice(general.ACTIONS)
     who, when = general.person(rng), rng.choice(general.WHEN)
     labels = ("蕴含", "矛盾", "中立")
@@ -23,10 +23,10 @@ def nli(rng: random.Random, i: int) -> Row:
         "已知“{a}”，那么“{b}”是蕴含、中立还是矛盾？",
         "{a}。{b}。\n两句的推理关系（蕴含/矛盾/中立）：",
     )
-    return Row(content=f"{a}|{b}", prompt=_ask(rng, templates, a=a, b=b), target=labels[i % 3])
+    return Draft(content=f"{a}|{b}", prompt=_prompt(rng, templates, a=a, b=b), target=labels[i % 3])
 
 
-def sentiment(rng: random.Random, i: int) -> Row:
+def sentiment(rng: random.Random, i: int) -> Draft:
     good = i % 2 == 0
     thing, (x, y) = rng.choice(general.GOODS), rng.sample(general.ASPECTS, 2)
     ours, theirs = (general.PRAISE, general.BLAME) if good else (general.BLAME, general.PRAISE)
@@ -40,10 +40,10 @@ def sentiment(rng: random.Random, i: int) -> Row:
         "判断这条评价的情感，回答积极或消极：{text}",
         "{text}\n作者的态度（积极/消极）：",
     )
-    return Row(content=text, prompt=_ask(rng, templates, text=text), target="积极" if good else "消极")
+    return Draft(content=text, prompt=_prompt(rng, templates, text=text), target="积极" if good else "消极")
 
 
-def ner(rng: random.Random, i: int) -> Row:
+def ner(rng: random.Random, i: int) -> Draft:
     scene = general.news(rng)
     groups = (("人名", scene.people), ("地名", scene.places), ("机构名", scene.organisations))
     target = "\n".join(f"{name}：{'，'.join(words) or '无'}" for name, words in groups)
@@ -52,17 +52,17 @@ def ner(rng: random.Random, i: int) -> Row:
         "{text}\n这句话里的人名、地名、机构名各是什么？",
         "命名实体识别（人名、地名、机构名）：{text}",
     )
-    return Row(content=scene.text, prompt=_ask(rng, templates, text=scene.text), target=target)
+    return Draft(content=scene.text, prompt=_prompt(rng, templates, text=scene.text), target=target)
 
 
-def mrc(rng: random.Random, i: int) -> Row:
+def mrc(rng: random.Random, i: int) -> Draft:
     scene = general.passage(rng)
     templates = ("{text}\n问题：{question}", "阅读短文，回答问题。\n{text}\n{question}", "{text}\n请问{question}")
-    prompt = _ask(rng, templates, text=scene.text, question=scene.question)
-    return Row(content=f"{scene.text}|{scene.question}", prompt=prompt, target=scene.answer)
+    prompt = _prompt(rng, templates, text=scene.text, question=scene.question)
+    return Draft(content=f"{scene.text}|{scene.question}", prompt=prompt, target=scene.answer)
 
 
-def matching(rng: random.Random, i: int) -> Row:
+def matching(rng: random.Random, i: int) -> Draft:
     same = i % 2 == 0
     x, y = rng.sample(general.GOODS, 2)
     one, other = rng.sample(general.MEANINGS, 2)
@@ -75,28 +75,28 @@ def matching(rng: random.Random, i: int) -> Row:
         "句一：{a}\n句二：{b}\n是同一个意思吗？回答是的或者不是。",
         "用户说“{a}”，可以理解为“{b}”吗？是的，不是",
     )
-    return Row(content=f"{a}|{b}", prompt=_ask(rng, templates, a=a, b=b), target="是的" if same else "不是")
+    return Draft(content=f"{a}|{b}", prompt=_prompt(rng, templates, a=a, b=b), target="是的" if same else "不是")
 
 
-def keywords(rng: random.Random, i: int) -> Row:
+def keywords(rng: random.Random, i: int) -> Draft:
     text, words = general.study(rng)
     templates = ("提取关键词：{text}", "{text}\n这段摘要的关键词有哪些？", "摘要：{text}\n关键词：")
-    return Row(content=text, prompt=_ask(rng, templates, text=text), target="，".join(words))
+    return Draft(content=text, prompt=_prompt(rng, templates, text=text), target="，".join(words))
 
 
-def classical(rng: random.Random, i: int) -> Row:
+def classical(rng: random.Random, i: int) -> Draft:
     old, new = general.classical(rng)
     if i % 4 == 3:
         templates: tuple[str, ...] = ("译成文言文：{text}", "{text}\n用古文怎么说？")
-        return Row(content=old, prompt=_ask(rng, templates, text=new), target=old)
+        return Draft(content=old, prompt=_prompt(rng, templates, text=new), target=old)
     templates = ("译成现代汉语：{text}", "{text}\n这句古文是什么意思？", "用白话解释“{text}”")
-    return Row(content=old, prompt=_ask(rng, templates, text=old), target=new)
+    return Draft(content=old, prompt=_prompt(rng, templates, text=old), target=new)
 
 
-def couplet(rng: random.Random, i: int) -> Row:
+def couplet(rng: random.Random, i: int) -> Draft:
     first, second = general.couplet(rng)
     templates = ("上联：{text}\n下联：", "请对出“{text}”的下联", "我出上联“{text}”，下联是什么？")
-    return Row(content=first, prompt=_ask(rng, templates, text=first), target=second)
+    return Draft(content=first, prompt=_prompt(rng, templates, text=first), target=second)
 
 
 KINDS: dict[str, Maker] = {
