@@ -1,4 +1,4 @@
-"""What a leaderboard's file would run: how many runs, how large, how long, and what is impossible."""
+"""The cost of a leaderboard's file: the number of runs, their parameters and time, and what is not possible."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One entry of the file. runs: how many it needs, its grid among them; seconds: of what is missing, where known."""
+    """One entry of the file. runs: with its learning-rate search; seconds: for the missing runs; None: unknown."""
 
     label: str
     steps: int | None
@@ -36,7 +36,7 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """n_runs and n_done count runs that several entries share once. impossible: reasons by label."""
+    """The whole file. n_runs, n_done: a run that several entries share counts once. impossible: reasons by label."""
 
     lines: tuple[Line, ...]
     impossible: dict[str, str]
@@ -46,11 +46,11 @@ class Plan:
 
 
 class Speeds:
-    """Seconds per training example and per answer, from the records of finished runs on this base model."""
+    """Seconds per training example and per prediction, from the records of finished runs on the same base model."""
 
     def __init__(self, runs: Iterable[RunDirectory], model: str | None) -> None:
         self._train: dict[str, list[float]] = {}
-        self._answer: dict[str, list[float]] = {}
+        self._predict: dict[str, list[float]] = {}
         for run in runs:
             record = run.record()
             if record is not None and (record.spec.model and record.spec.model.fingerprint) == model:
@@ -63,21 +63,21 @@ class Speeds:
         if training is not None and training.examples:
             self._train.setdefault(name, []).append(training.seconds / training.examples)
         if record.generation is not None and rows:
-            self._answer.setdefault(name, []).append(record.generation.seconds / rows)
+            self._predict.setdefault(name, []).append(record.generation.seconds / rows)
 
     def seconds(self, resolved: Resolved, steps: int | None) -> float | None:
-        """One run's training and answers; by all methods where this one has no finished run; None without any."""
+        """The time of one run: from finished runs of its method, else of all methods; None if there are none."""
         if resolved.model is None:
             return 0.0
         name, rows = resolved.spec.method.name, sum(resolved.evaluated.counts.values())
-        answer, train = _rate(self._answer, name), _rate(self._train, name)
-        if answer is None or (steps is not None and train is None):
+        predict, train = _rate(self._predict, name), _rate(self._train, name)
+        if predict is None or (steps is not None and train is None):
             return None
-        return rows * answer + (steps or 0) * resolved.spec.train.batch_size * (train or 0.0)
+        return rows * predict + (steps or 0) * resolved.spec.train.batch_size * (train or 0.0)
 
 
 def make_plan(jobs: Jobs) -> Plan:
-    """Count, attach and estimate; nothing is trained. Raises: ModelError where the base model cannot be loaded."""
+    """Count runs and parameters, and estimate the time. Raises: ModelError if the base model cannot be loaded."""
     resolved = [jobs.resolved(jobs.example(entry)) for entry in jobs.entries]
     loaded = _load(resolved)
     finished = [*find_runs(jobs.out), *find_runs(jobs.out / TUNING_FOLDER)]
@@ -97,7 +97,7 @@ def make_plan(jobs: Jobs) -> Plan:
 
 
 def render(plan: Plan) -> str:
-    """The plan for people."""
+    """The plan as a table."""
     rows = [
         (
             line.label,
@@ -113,13 +113,13 @@ def render(plan: Plan) -> str:
     header = ("row", "steps", "stored", "active", "% of base", "done", "time left")
     table = tabulate(rows, header, tablefmt="simple", disable_numparse=True, colalign=("left", *["right"] * 6))
     left = f", about {duration(plan.seconds)} one after another" if plan.seconds else ""
-    unknown = " (no finished run tells how fast they are)" if plan.seconds is None else ""
+    unknown = " (time unknown until a run has finished)" if plan.seconds is None else ""
     return "\n".join(
         [
             table,
             "",
             f"{plan.n_runs} runs, {plan.n_done} done, {plan.n_runs - plan.n_done} left{left}{unknown}",
-            *(f"impossible: {label}: {reason}" for label, reason in plan.impossible.items()),
+            *(f"not possible: {label}: {reason}" for label, reason in plan.impossible.items()),
         ]
     )
 
@@ -180,8 +180,8 @@ def _load(resolved: Sequence[Resolved]) -> LoadedModel | None:
 
 
 def _rate(rates: dict[str, list[float]], name: str) -> float | None:
-    known = rates.get(name) or [rate for of_method in rates.values() for rate in of_method]
-    return sum(known) / len(known) if known else None
+    measured = rates.get(name) or [rate for of_method in rates.values() for rate in of_method]
+    return sum(measured) / len(measured) if measured else None
 
 
 def _sum(values: Sequence[float | None]) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -13,6 +14,7 @@ from harness.store.files import write_atomic
 from harness.store.record import Frozen
 from harness.store.run_directory import RunDirectory, State
 
+LOG: Final = logging.getLogger(__name__)
 FILE: Final = "tuning.json"  # in a run's directory
 _ALL: Final = "tune.json"  # in the folder of runs
 
@@ -85,7 +87,10 @@ def keep_all(out: Path, board: str, tunings: Sequence[Tuning]) -> None:
     path = out / _ALL
     try:
         stored = dict(Tunings.model_validate_json(path.read_bytes()).root)
-    except (FileNotFoundError, ValidationError):
+    except FileNotFoundError:
+        stored = {}
+    except ValidationError:
+        LOG.warning("%s is damaged and is written again: it lists this leaderboard's learning-rate searches only", path)
         stored = {}
     if stored.get(board, []) != list(tunings):
         updated = Tunings({**stored, board: list(tunings)})

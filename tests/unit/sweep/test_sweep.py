@@ -17,12 +17,11 @@ import pytest
 from logged import messages
 
 from harness.config import request as inputs
-from harness.errors import HarnessError, UsageError
+from harness.errors import HarnessError
 from harness.pipeline.execute import execute
 from harness.pipeline.resolve import resolve
 from harness.store.record import Failure
 from harness.store.run_directory import find_runs
-from harness.sweep.entries import Part, entries, request
 from harness.sweep.executors import Executor
 from harness.sweep.jobs import Job, Jobs
 from harness.sweep.scheduler import Summary, SweepOptions, sweep
@@ -30,26 +29,6 @@ from harness.sweep.spec import read_board
 from harness.sweep.tuning import read_tuning
 
 Command = Callable[..., Any]
-QUICK = """
-suite = "toys"
-model = "{model}"
-budget = "active:4"
-seeds = [0, 1]
-settings = {{ train.steps = 2, train.batch_size = 4, eval.max_new_tokens = 3, eval.per_task = 2 }}
-"""
-
-
-@pytest.fixture
-def board_file(toy_model: Path, tmp_path: Path) -> Callable[[str], Path]:
-    """Writes a leaderboard's file on the toys."""
-
-    def write(text: str) -> Path:
-        path = tmp_path / "boards" / "toys.toml"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(QUICK.format(model=toy_model) + text)
-        return path
-
-    return write
 
 
 @dataclass
@@ -106,62 +85,6 @@ def run_all(path: Path, executor: Executor, **options: Any) -> tuple[Summary, li
     jobs = Jobs(read_board(path), path.parent.parent / "runs")
     with messages() as lines:
         return sweep(jobs, path.stem, executor, SweepOptions(poll_seconds=0.01, **options)), lines
-
-
-def test_a_file_names_rows_sweeps_trivial_and_null_rows(board_file: Callable[[str], Path], plugin: Path) -> None:
-    path = board_file("""
-tune = { lr = [1e-2, 1e-3] }
-trivial = ["majority"]
-null = { method = "toy_lora", seeds = [7, 8] }
-[[row]]
-method = "toy_lora"
-[[row]]
-method = "moe_lora"
-preset = "paper"
-[[sweep]]
-name = "few"
-method = "toy_lora"
-tune = false
-grid = { train.per_task = [4, "none"], train.loss = ["token", "task"] }
-""")
-    found = list(entries(read_board(path)))
-    assert [(e.part, e.seeds, e.tuned_as is not None) for e in found[:4]] == [
-        (Part.TRIVIAL, (0,), False),
-        (Part.ROW, (0, 1), True),
-        (Part.ROW, (0, 1), False),
-        (Part.NULL, (7, 8), True),
-    ]
-    points = found[4:]
-    assert [dict(e.point) for e in points] == [
-        {"train.per_task": n, "train.loss": loss} for n in ("4", "None") for loss in ("token", "task")
-    ]
-    assert {e.tuned_as for e in points if e.tuned_as is None} == set()
-    assert all(e.tuned_as is not None and e.tuned_as.label == "toy_lora" for e in points)
-    assert points[2].config.settings["train.per_task"] is None
-    paper = request(read_board(path), found[2].config, 0)
-    assert "budget" not in paper.options
-    assert not any(key.startswith("train.") for key in paper.keys)
-    assert paper.keys["eval.per_task"] == 2
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("", "compares nothing"),
-        ("rows = []", "Did you mean 'row'"),
-        ("[[row]]\nmethod = 'lora_all'\nrank = 3", "row.1.rank"),
-        ("tune = { lr = [] }\n[[row]]\nmethod = 'lora_all'", "tune.lr"),
-        ("null = { method = 'lora_all', seeds = [1] }\n[[row]]\nmethod = 'lora_all'", "of its own"),
-        ("[[orientation]]\nname = 'x'\nvalue = 101\nnote = ''", "orientation.1.value"),
-        ("row = 3 3", "not valid TOML"),
-    ],
-)
-def test_a_wrong_file_is_an_error_that_names_key_and_value(
-    board_file: Callable[[str], Path], text: str, said: str
-) -> None:
-    with pytest.raises(UsageError, match=r"toys\.toml") as error:
-        read_board(board_file(text))
-    assert said in str(error.value)
 
 
 def test_every_rate_is_tried_on_dev_and_the_best_is_used_for_all_seeds(
@@ -232,7 +155,7 @@ def test_an_impossible_budget_is_named_with_the_least_and_the_others_run(
     assert (done.n_done, done.n_all) == (1, 1)
     planned = harness("plan", path, "--out", tmp_path / "runs")
     assert planned.status == 1
-    assert "impossible: cgc_lora: CGCLoRA needs at least active:8" in planned.out
+    assert "not possible: cgc_lora: CGCLoRA needs at least active:8" in planned.out
 
 
 def test_a_rate_at_which_training_diverges_is_out_and_not_tried_again(
@@ -405,3 +328,9 @@ def test_a_sweep_that_is_stopped_goes_on_where_it_was(
     assert len(log[0].read_text().splitlines()) == 150
     assert "2 of 2 runs are done" in out
     assert (path.parent / "toys.md").exists()
+
+
+def test_wrong_devices_are_wrong_use(board_file: Callable[[str], Path], harness: Command, tmp_path: Path) -> None:
+    path = board_file('trivial = ["majority"]\n')
+    failed = harness("sweep", path, "--devices", "0,0", "--out", tmp_path / "runs")
+    assert (failed.status, "give different ids of GPUs" in failed.err) == (2, True), failed.err
