@@ -83,11 +83,8 @@ def test_every_command_and_option_of_a_page_exists(path: Path) -> None:
 def test_links_to_files_of_the_project_lead_somewhere(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     targets = re.findall(r"\]\(([^)#\s]+)", text) + re.findall(r'(?:src|srcset)="([^"]+)"', text)
-    missing = [t for t in targets if "://" not in t and not (path.parent / t).exists() and t not in PLANNED]
+    missing = [t for t in targets if "://" not in t and not (path.parent / t).exists()]
     assert not missing
-
-
-PLANNED = {"gpus_and_machines.md"}  # Pages that are still being written.
 
 
 def test_the_results_in_the_readme_are_those_of_the_published_leaderboard() -> None:
