@@ -16,6 +16,8 @@ from typing import Any
 import click
 
 _PACKAGES = ("harness", "methods", "tasks")
+# About the source of installed packages: users can do nothing about them.
+_IGNORED: tuple[dict[str, Any], ...] = ({"category": SyntaxWarning}, {"message": "pkg_resources is deprecated"})
 _PYTHON = "py.warnings"  # the name that logging.captureWarnings uses
 
 
@@ -52,15 +54,16 @@ def messages_on_stderr() -> Iterator[StderrHandler]:
     handler = StderrHandler()
     loggers = [logging.getLogger(name) for name in (*_PACKAGES, _PYTHON)]
     before = [logger.level for logger in loggers]
-    show = warnings.showwarning
     for logger in loggers:
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
-    warnings.showwarning = _log_warning
     try:
-        yield handler
+        with warnings.catch_warnings():
+            for ignored in _IGNORED:
+                warnings.filterwarnings("ignore", **ignored)
+            warnings.showwarning = _log_warning
+            yield handler
     finally:
-        warnings.showwarning = show
         for logger, level in zip(loggers, before, strict=True):
             logger.removeHandler(handler)
             logger.setLevel(level)

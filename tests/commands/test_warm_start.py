@@ -160,10 +160,10 @@ def test_what_cannot_go_on_says_why(toy_run: Command, two: Path, toy_model: Path
     (other / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.1}))
     moa = ("--method", "moa")
     for said, arguments in {
-        "Methods that can: moa": ("--method", "cgc_lora", "--from", two),
+        "Methods that support it: moa": ("--method", "cgc_lora", "--from", two),
         "which LoRAAll is not": (*moa, "--from", shared),
-        "majority trains none": (*moa, "--from", floor),
-        "neither run may have --clusters": (*moa, "--from", clustered),
+        "majority does not train one": (*moa, "--from", floor),
+        "neither of the two runs may use --clusters": (*moa, "--from", clustered),
         "method.rank is 4, and 16": (*moa, "--from", two, "--set", "method.rank=4"),
         "set method.pooling=mean": (*moa, "--from", two, "--set", "method.pooling=last"),
         "another base model": (*moa, "--from", two, "--model", other),

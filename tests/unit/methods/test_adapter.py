@@ -127,7 +127,7 @@ def test_targets_name_layers_by_their_end_or_by_a_pattern() -> None:
     assert found["first"] == ["x.first", "y.first"]
     assert found["x.first, second"] == ["x.first", "x.second", "y.second"]
     assert found["y.*"] == ["y.first", "y.second"]
-    with pytest.raises(UsageError, match=r"no linear layer 'frist'\. Did you mean 'first'"):
+    with pytest.raises(UsageError, match=r"unknown linear layer 'frist'\. Did you mean 'first'"):
         LoRAAll(targets="frist").attach(net, TASKS, seed=0)
 
 

@@ -240,10 +240,10 @@ def test_a_run_reads_experts_and_is_the_same_run_wherever_they_are(
     assert other.json["record"]["run_id"] != record["run_id"]
     rewrite(tmp_path / "one", lora_alpha=1)
     changed = harness("evaluate", run)
-    assert (changed.status, "of another content (experts)" in changed.err) == (1, True), changed.err
+    assert (changed.status, "has changed (experts)" in changed.err) == (1, True), changed.err
     shutil.rmtree(tmp_path / "one")
     gone = harness("evaluate", run)
-    assert (gone.status, "method.experts" in gone.err, "is no folder" in gone.err) == (2, True, True)
+    assert (gone.status, "method.experts" in gone.err, "is not a folder" in gone.err) == (2, True, True)
 
 
 def test_an_export_of_one_run_is_an_expert_of_another(toy_run: Command, harness: Command, tmp_path: Path) -> None:
