@@ -13,6 +13,7 @@ from harness.errors import NotFinite, StoreError
 from harness.store.files import write_atomic
 from harness.store.record import Frozen
 from harness.store.run_directory import RunDirectory, State
+from harness.task import MIN_EXAMPLES
 
 LOG: Final = logging.getLogger(__name__)
 FILE: Final = "tuning.json"  # in a run's directory
@@ -98,7 +99,20 @@ def keep_all(out: Path, board: str, tunings: Sequence[Tuning]) -> None:
 
 
 def _mean(run: RunDirectory) -> float | None:
+    """The run's mean on dev; over all of its tasks where some of them have too few examples for a reported mean.
+
+    A choice between learning rates needs less certainty than a score that is reported.
+    """
     scores = run.scores()
     if scores is None or not scores.root:
         return None
-    return next(iter(scores.root.values())).mean
+    table = next(iter(scores.root.values()))
+    values = [task.value for task in table.tasks.values() if task.value is not None]
+    if table.mean is not None or not values:
+        return table.mean
+    LOG.warning(
+        "some tasks have fewer than %d dev examples: learning rates are compared by the mean over all %d tasks",
+        MIN_EXAMPLES,
+        len(values),
+    )
+    return sum(values) / len(values)

@@ -55,11 +55,14 @@ def find_stage(out: Path, spec: RunSpec, method: AdapterMethod, stage: str) -> R
 
 
 def training_key(spec: RunSpec) -> str:
-    """What decides the result of a stage except for the method: data, model, training settings, clusters and seed."""
+    """What decides the result of a stage except for the method: data, model, training settings, clusters and seed.
+
+    The limit on new tokens belongs to it, since prompts have less room in training where predictions have more.
+    """
     content = spec.identity()
     for name in ("method", "eval", "budget", "parent"):
         content.pop(name, None)
-    return json.dumps(content, sort_keys=True)
+    return json.dumps({**content, "max_new_tokens": spec.eval.max_new_tokens}, sort_keys=True)
 
 
 def _stage_state(run: RunDirectory, wanted: str, key: str, tasks: Sequence[str]) -> Mapping[str, Tensor] | None:

@@ -42,6 +42,16 @@ def test_another_seed_or_rank_trains_for_itself(toy_run: Command) -> None:
     assert "reused from" not in toy_run(*hub, "--set", "method.rank=4").err
 
 
+def test_another_limit_on_new_tokens_trains_for_itself(toy_run: Command) -> None:
+    """Prompts have less room in training where predictions have more, so the stages are not the same training."""
+    assert toy_run("--method", "lora_single", "--set", "eval.max_new_tokens=4").status == 0
+    hub = ["--method", "lorahub", "--set", "method.steps=2", "--set", "method.shots=1"]
+    with messages() as logged:
+        done = toy_run(*hub, "--set", "eval.max_new_tokens=8", "--json")
+    assert not [line for line in logged if "reused from" in line]
+    assert done.json["record"]["training"]["steps"] > 0
+
+
 def test_a_training_that_was_evaluated_in_another_way_is_reused_whole(toy_run: Command, tmp_path: Path) -> None:
     cgc = ["--method", "cgc_lora", "--json"]
     tuned = toy_run(*cgc, "--set", "eval.split=dev", "--out", tmp_path / "runs" / "tuning").json
