@@ -180,6 +180,11 @@ def _notes(table: Table) -> Iterator[str]:
     yield (
         "training: time of one seed; unparsed: predictions that do not follow the task's format, averaged over tasks"
     )
+    if any(row.tuning is not None and row.tuning.split == spec.eval.split for row in table.rows):
+        yield (
+            f"**Learning rates were chosen on the {spec.eval.split} examples that this table reports**: scores of tuned "
+            "rows are optimistic"
+        )
     yield from _signs(table)
 
 

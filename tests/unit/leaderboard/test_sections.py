@@ -167,6 +167,17 @@ def test_a_choice_at_the_end_of_a_grid_is_reported_only_where_the_grid_has_an_in
     assert bool(notes) == (words is not None)
 
 
+@pytest.mark.parametrize(("split", "said"), [("test", False), ("dev", True)])
+def test_a_table_of_the_examples_that_learning_rates_were_chosen_on_says_so(
+    toy_run: ToyRuns, split: str, said: bool
+) -> None:
+    run = toy_run("lora_all", sky(0.5), train=STEPS, eval=EvalConfig(split=split))
+    grid = (Tried(lr=1e-3, mean=0.41, run="x"), Tried(lr=1e-2, mean=0.4, run="y"))
+    keep(run, Tuning(label="lora_all", split="dev", seed=0, grid=grid, chosen=1e-3))
+    text = render_markdown(build([run], "toys", "official"))
+    assert ("chosen on the dev examples that this table reports" in text) == said
+
+
 def test_the_reference_of_transfer_comes_from_the_file(
     toy_run: ToyRuns, plugin: Path, harness: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
