@@ -182,8 +182,8 @@ def _notes(table: Table) -> Iterator[str]:
     )
     if any(row.tuning is not None and row.tuning.split == spec.eval.split for row in table.rows):
         yield (
-            f"**Learning rates were chosen on the {spec.eval.split} examples that this table reports**: scores of tuned "
-            "rows are optimistic"
+            f"**Learning rates were chosen on the {spec.eval.split} examples that this table reports**: the scores of "
+            "tuned rows are optimistic"
         )
     yield from _signs(table)
 
