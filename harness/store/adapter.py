@@ -6,16 +6,15 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from harness.config.spec import RunSpec, run_id
 from harness.errors import StoreError
 from harness.method import Adapter
 from harness.store.files import write_atomic, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WEIGHTS, META = "adapter.safetensors", "adapter.json"
 
@@ -25,6 +24,8 @@ def save_adapter(folder: Path, adapter: Adapter, spec: RunSpec, tasks: Sequence[
 
     The weights are written first, so that an existing adapter.json means a complete adapter.
     """
+    from safetensors.torch import save
+
     data = save({k: v.contiguous() for k, v in trainable_state(adapter.state_dict()).items()})
     write_atomic(folder / WEIGHTS, data)
     meta = {
@@ -68,6 +69,9 @@ def read_weights(folder: Path) -> bytes:
 
 def load_into(folder: Path, adapter: Adapter) -> None:
     """Load saved weights into an adapter. Raises: StoreError for damaged files, or those of another method."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
     data = read_weights(folder)
     try:
         adapter.load_state_dict(load(data))
@@ -77,6 +81,6 @@ def load_into(folder: Path, adapter: Adapter) -> None:
         ) from error
 
 
-def trainable_state(state: Mapping[str, Any]) -> dict[str, Tensor]:
+def trainable_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a state dict, detached and on the CPU."""
     return {k: v.detach().to("cpu") for k, v in state.items()}
