@@ -18,9 +18,9 @@ def list_command(name: str | None, check: bool) -> None:
 
     With the NAME of a method: its fields, ablations and presets. With the NAME of a suite: its options and tasks.
     """
-    from harness.cli.tables import describe, installed
+    from harness.cli.tables import describe_plugin, installed
 
-    click.echo(describe(name) if name else installed(check))
+    click.echo(describe_plugin(name) if name else installed(check))
 
 
 @click.command("keys")

@@ -13,7 +13,7 @@ from harness.cli.options import DATA, JSON, KEYS, MODEL, OUT, PROTOCOL, print_js
 from harness.cli.score import print_scores
 
 if TYPE_CHECKING:
-    from harness.pipeline.execute import Outcome
+    from harness.pipeline.execute import RunOutcome
 
 LOG = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ def lm_eval_command(run: Path, tasks: str, data: str | None, model: str | None, 
         click.echo(render(report))
 
 
-def _print_outcome(outcome: Outcome, protocol: str | None, as_json: bool) -> None:
+def _print_outcome(outcome: RunOutcome, protocol: str | None, as_json: bool) -> None:
     from harness.scoring.score import to_json
 
     if as_json:

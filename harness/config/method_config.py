@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.config.keys import build
+from harness.config.keys import build_from_keys
 from harness.config.spec import RunSpec, TrainConfig
 from harness.errors import StoreError, UsageError, unknown
 from harness.hashing import file_sha256
@@ -104,7 +104,7 @@ def choose_method(
         both = sorted(set(changes) & set(values))
         if both:
             raise UsageError(f"--ablation {ablation} sets method.{both[0]}: do not set it with --set as well")
-    method = build(cls, {**values, **changes}, "method")
+    method = build_from_keys(cls, {**values, **changes}, "method")
     return within(method, parse_budget(budget), sizes) if budget and isinstance(method, AdapterMethod) else method
 
 

@@ -10,7 +10,7 @@ from harness.config.spec import RunSpec
 from harness.leaderboard.tables import Row, SeedNoise, Sweep, Table, grid_value
 from harness.reporting.markdown import cells, escape, heading, side_by_side, unbroken
 from harness.reporting.numbers import MISSING, count, percent, points
-from harness.scoring.groups import difference
+from harness.scoring.groups import group_difference
 from harness.scoring.statistics import Estimate
 from harness.scoring.verdict import gain, score_interval, verdict
 from harness.sweep.spec import Claim, Orientation
@@ -125,7 +125,7 @@ def tested_claims(table: Table, claims: Sequence[Claim]) -> Iterator[str]:
         if above is None or below is None:
             yield f"- {quoted}no finished runs of {escape(claim.above if above is None else claim.below)}"
         else:
-            found = difference(above.group, below.group, None)
+            found = group_difference(above.group, below.group, None)
             yield f"- {quoted}" + ("no interval" if found is None else escape(verdict(above.label, below.label, found)))
     yield ""
 

@@ -19,7 +19,7 @@ from harness.pipeline.prepare import Base, attach, load_base, mixture, train_exa
 from harness.pipeline.resolve import Resolved
 from harness.reporting.numbers import MISSING, number, or_missing, size
 from harness.store.record import Parameters
-from harness.training.memory import estimate
+from harness.training.memory import estimate_memory
 
 if TYPE_CHECKING:
     from harness.models.loading import LoadedModel
@@ -86,7 +86,7 @@ def _memory(resolved: Resolved, base: Base, train: SplitExamples) -> int:
             prepared = attach(resolved, base, cluster)
             plan = mixture(resolved, train)
             needed.append(
-                estimate(base.loaded, prepared.adapter, base.encoder, cluster.tasks, resolved.spec.train, plan)
+                estimate_memory(base.loaded, prepared.adapter, base.encoder, cluster.tasks, resolved.spec.train, plan)
             )
             prepared.adapter.detach()
     return max(needed)

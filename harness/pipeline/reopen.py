@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.config.clusters import clusters_of
-from harness.config.keys import build
+from harness.config.keys import build_from_keys
 from harness.config.request import Request, merge
 from harness.config.spec import DataSpec, EvalConfig, RunSpec
 from harness.data.splits import SplitExamples, load_split, locate_data
@@ -168,7 +168,7 @@ def data_at(run: RunDirectory, data: str | None, config: EvalConfig | None = Non
     spec = run.spec()
     if spec is None:
         raise StoreError(f"{run.path} is not a run: it has no spec.json. See: harness runs")
-    suite = build(suite_class(spec.suite.name), spec.suite.fields, "suite")
+    suite = build_from_keys(suite_class(spec.suite.name), spec.suite.fields, "suite")
     source, found = locate_data(suite, data)
     if not suite.same_data(spec.data.fingerprints, found.fingerprints):
         raise _other_data(run, spec.data, source, found)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from harness.config.backend import Backend, parse_backend
 from harness.config.clusters import group_tasks
-from harness.config.keys import build, by_section, changed, section_config, validation_error
+from harness.config.keys import build_from_keys, by_section, changed, section_config, validation_error
 from harness.config.method_config import absolute, choose_method, data_only, fingerprints, parse_budget, with_preset
 from harness.config.options import OPTIONS
 from harness.config.request import Request
@@ -58,7 +58,7 @@ def resolve(request: Request) -> Resolved:
     cls = method_class(options["method"])
     sections = by_section(with_preset(request.keys, cls, options["preset"]))
     budget = options["budget"] or sections.pop("", {}).get("budget")
-    suite = build(suite_class(options["suite"]), sections["suite"], "suite")
+    suite = build_from_keys(suite_class(options["suite"]), sections["suite"], "suite")
     train = section_config(TrainConfig, "train", sections["train"])
     evaluation = section_config(EvalConfig, "eval", sections["eval"])
     source, data = locate_data(suite, options["data"])
