@@ -9,7 +9,7 @@ from tabulate import tabulate
 
 from harness.bench.clock import LAUNCH_BOUND, Interval
 from harness.bench.measure import LOOP, OURS, PEFT, BenchReport, BenchRow, Measured
-from harness.reporting.numbers import MISSING, interval, size
+from harness.reporting.numbers import MISSING, interval, number, size
 
 MOST_TO_PEFT = 1.05
 """The goal for a gated expert layer's time over PEFT's, in steps of FROM_TOKENS or more."""
@@ -67,7 +67,7 @@ def _cells(row: BenchRow) -> list[str]:
         f"{row.stored_rank}/{row.active_rank}",
         f"{row.stored / 1e6:.2f} M",
         f"{row.active / 1e6:.2f} M",
-        f"{ours.seconds:.3f}",
+        number(ours.seconds, 3),
         f"{ours.tokens_per_second:.0f}",
         size(ours.peak_bytes),
         _interval(row.ours_to_frozen),

@@ -64,7 +64,7 @@ def validate_command(suite: str, data: str | None, model: str | None, max_length
     from harness.registry import suite_class
 
     instance = suite_class(suite)()
-    source, _ = locate_data(instance, data)
+    source = locate_data(instance, data).source
     tokenizer = None
     if model is not None:
         from harness.models.loading import load_tokenizer

@@ -39,11 +39,10 @@ def run_command(
 
     Run the same command again to resume after an interruption. A complete run is not repeated: its scores are printed.
     """
-    from harness.config import request as inputs
+    from harness.config.request import typed
     from harness.pipeline.resolve import resolve
 
-    request = inputs.typed(options, assignments, config)
-    resolved = resolve(request)
+    resolved = resolve(typed(options, assignments, config))
     if dry_run:
         from harness.pipeline.dry_run import dry_run as make
         from harness.pipeline.dry_run import render, to_json
@@ -56,7 +55,7 @@ def run_command(
         return
     from harness.pipeline.execute import execute
 
-    outcome = execute(resolved, out, inputs.to_json(request, resolved.source))
+    outcome = execute(resolved, out)
     if outcome is not None:
         _print_outcome(outcome, protocol, as_json)
 

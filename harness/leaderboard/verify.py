@@ -14,6 +14,7 @@ from harness.errors import DataError, HarnessError, StoreError
 from harness.pipeline.reopen import data_at, request_of_run
 from harness.pipeline.rescore import scores_of
 from harness.registry import method_class
+from harness.reporting.numbers import number
 from harness.scoring import statistics as stats
 from harness.scoring.draws import read_draws
 from harness.store.adapter import read_meta, read_weights
@@ -128,7 +129,7 @@ def _scores(run: RunDirectory, record: RunRecord, data: str | None) -> Iterator[
     yield from (Check(what="scores", outcome=CheckOutcome.DIFFERS, detail=detail) for detail in differences)
     if not differences:
         n = sum(t.n for t in next(iter(stored.root.values())).tasks.values())
-        yield Check(what="scores", outcome=CheckOutcome.SAME, detail=f"recomputed from {n:,} predictions")
+        yield Check(what="scores", outcome=CheckOutcome.SAME, detail=f"recomputed from {number(n)} predictions")
 
 
 def _different(stored: Scores, recomputed: Scores) -> Iterator[str]:

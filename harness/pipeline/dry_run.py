@@ -112,9 +112,9 @@ def render(plan: DryRun, resolved: Resolved) -> str:
         "",
         f"run         {plan.directory}",
         f"steps       {or_missing(plan.steps)}",
-        f"tokens      {MISSING if plan.tokens is None else f'about {plan.tokens:,}'}",
-        f"parameters  stored {count.stored:,}, active {count.active:,}"
-        + (f", {count.percent:.2f} % of the base's {count.base:,}" if count.percent is not None else ""),
+        f"tokens      {MISSING if plan.tokens is None else f'about {number(plan.tokens)}'}",
+        f"parameters  stored {number(count.stored)}, active {number(count.active)}"
+        + (f", {number(count.percent, 2)} % of the base's {number(count.base)}" if count.percent is not None else ""),
         f"memory      {MISSING if plan.memory_bytes is None else f'about {size(plan.memory_bytes)}'}",
         "dry run: nothing was trained",
     ]

@@ -89,7 +89,7 @@ def _evaluate(
     started = datetime.now(UTC)
     train = train_examples(resolved)
     base = base_of(finished.run, resolved, train) if resolved.model is not None else None
-    predicted = predict_all(finished.run, resolved, base, train, directory, stop)
+    predicted = predict_all(finished.run, resolved, base, train, stop, directory)
     about: dict[str, Any] = {"label": resolved.spec.data.label, **resolved.suite.describe(resolved.source)}
     machine: dict[str, Any] = {}
     if base is not None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from harness.config.clusters import Cluster, clusters_of
+from harness.config.request import to_json
 from harness.config.spec import directory_name, run_id
 from harness.data.splits import SplitExamples
 from harness.method import adapter_method
@@ -63,16 +64,13 @@ class RemainingWork:
     reused: ReusedTraining | None = None
 
 
-def execute(
-    resolved: Resolved, out: Path, inputs: dict[str, Any], on_step: StepHook | None = None
-) -> RunOutcome | None:
+def execute(resolved: Resolved, out: Path, on_step: StepHook | None = None) -> RunOutcome | None:
     """Make the run, or what is missing of it.
 
     Under torchrun every process calls this. All of them train; rank 0 alone writes, evaluates and has an outcome.
 
     Args:
         out: the folder of runs.
-        inputs: what a later command needs to find data and model again (inputs.json; not part of the run_id).
         on_step: called after each training step, on every rank.
 
     Raises: RunLocked; Interrupted; any HarnessError, after failure.json has been written.
@@ -84,7 +82,7 @@ def execute(
     with run.lock() if processes.is_main else nullcontext(), stop_gracefully() as stop:
         work = _Execution(resolved, run, stop, processes, on_step)
         try:
-            return work.all(inputs)
+            return work.all()
         except (Interrupted, KeyboardInterrupt):
             raise
         except Exception as error:  # failure.json names any error, so that a sweep can report it and continue
@@ -110,11 +108,9 @@ class _Execution:
         self.phase = "prepare"
         self.where: Callable[[], str | None] = lambda: None
 
-    def all(self, inputs: dict[str, Any]) -> RunOutcome | None:
+    def all(self) -> RunOutcome | None:
         """Every phase that is left; None on ranks that only train."""
-        remaining = self.processes.broadcast(
-            self._remaining_work(inputs) if self.processes.is_main else RemainingWork()
-        )
+        remaining = self.processes.broadcast(self._remaining_work() if self.processes.is_main else RemainingWork())
         if remaining.finished:
             return self._finished() if self.processes.is_main else None
         if not self.processes.is_main and not remaining.clusters:
@@ -126,19 +122,19 @@ class _Execution:
         if not self.processes.is_main:
             return None
         self.phase, self.where = "generate", lambda: None
-        predicted = predict_all(self.run, self.resolved, base, train, self.run, self.stop)
+        predicted = predict_all(self.run, self.resolved, base, train, self.stop)
         self.phase = "score"
         record = self._record(remaining, base, train, training, predicted)
         scores = self._score(record)
         self.run.write("record.json", record)
         return RunOutcome(run=self.run, record=record, scores=scores, fresh=True)
 
-    def _remaining_work(self, inputs: dict[str, Any]) -> RemainingWork:
+    def _remaining_work(self) -> RemainingWork:
         """What is left to do; an adapter on disk is what says that its cluster has been trained."""
         if self.run.record() is not None:
             return RemainingWork(finished=True)
         self.run.write("spec.json", self.resolved.spec)
-        write_json(self.run.path / "inputs.json", inputs)
+        write_json(self.run.path / "inputs.json", to_json(self.resolved.request, self.resolved.source))
         (self.run.path / "failure.json").unlink(missing_ok=True)
         if not self.resolved.method.trains:
             return RemainingWork()

@@ -49,21 +49,19 @@ def read_meta(folder: Path) -> dict[str, Any]:
     try:
         meta: dict[str, Any] = json.loads((folder / META).read_bytes())
     except (OSError, ValueError) as error:
-        raise StoreError(f"{folder / META} cannot be read ({error}). Delete the folder to train it again.") from error
+        raise _unusable(folder, error) from error
     return meta
 
 
 def read_weights(folder: Path) -> bytes:
     """The bytes of a saved adapter's weights, after checking their hash. Raises: StoreError for damaged files."""
+    meta = read_meta(folder)
     try:
-        meta = json.loads((folder / META).read_bytes())
         data = (folder / WEIGHTS).read_bytes()
         if hashlib.sha256(data).hexdigest() != meta["sha256"]:
             raise ValueError(f"wrong hash of {WEIGHTS}")
     except (OSError, ValueError, KeyError) as error:
-        raise StoreError(
-            f"{folder} contains no usable adapter ({error}). Delete the folder to train it again."
-        ) from error
+        raise _unusable(folder, error) from error
     return data
 
 
@@ -76,9 +74,11 @@ def load_into(folder: Path, adapter: Adapter) -> None:
     try:
         adapter.load_state_dict(load(data))
     except (ValueError, SafetensorError) as error:
-        raise StoreError(
-            f"{folder} contains no usable adapter ({error}). Delete the folder to train it again."
-        ) from error
+        raise _unusable(folder, error) from error
+
+
+def _unusable(folder: Path, error: Exception) -> StoreError:
+    return StoreError(f"{folder} contains no usable adapter ({error}). Delete the folder to train it again.")
 
 
 def trainable_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

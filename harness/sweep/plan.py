@@ -11,7 +11,7 @@ from tabulate import tabulate
 from harness.data.mixture import n_steps
 from harness.pipeline.prepare import train_examples
 from harness.pipeline.resolve import Resolved
-from harness.reporting.numbers import MISSING, duration
+from harness.reporting.numbers import duration, number, or_missing, share
 from harness.store.record import Parameters, RunRecord
 from harness.store.run_directory import TUNING_FOLDER, RunDirectory, find_runs
 from harness.sweep.entries import Entry
@@ -101,10 +101,10 @@ def render(plan: SweepPlan) -> str:
     rows = [
         (
             line.label,
-            MISSING if line.steps is None else line.steps,
-            f"{line.parameters.stored:,}",
-            f"{line.parameters.active:,}",
-            MISSING if line.parameters.percent is None else f"{line.parameters.percent:.3g}",
+            or_missing(line.steps),
+            number(line.parameters.stored),
+            number(line.parameters.active),
+            share(line.parameters.percent),
             f"{line.done}/{line.runs}",
             duration(line.seconds),
         )
