@@ -23,7 +23,7 @@ from torch import Tensor
 
 from harness.data.routes import Routes
 from harness.generation.decoding import decode
-from harness.generation.generator import Generated, Generator, Request
+from harness.generation.generator import Generated, GenerationRequest, Generator
 from harness.method import Adapter, AdapterMethod, LoRAFactors, Routing
 from harness.models.loading import LoadedModel, load_model
 from harness.registry import method_class
@@ -147,7 +147,7 @@ def throughput_table(loaded: LoadedModel, adapter: Adapter, options: argparse.Na
     print(tabulate(table, headers=headers, floatfmt=("", ".0f", ".3f")))
 
 
-def mixed_requests(loaded: LoadedModel, n: int) -> list[Request]:
+def mixed_requests(loaded: LoadedModel, n: int) -> list[GenerationRequest]:
     chance = random.Random(0)
     requests = []
     for i in range(n):
@@ -156,11 +156,13 @@ def mixed_requests(loaded: LoadedModel, n: int) -> list[Request]:
         if loaded.tokenizer.chat_template:
             turn = [{"role": "user", "content": text}]
             text = loaded.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-        requests.append(Request(id=f"{i:05d}", task=TASKS[0], prompt=loaded.tokenizer(text)["input_ids"], limit=1))
+        requests.append(
+            GenerationRequest(id=f"{i:05d}", task=TASKS[0], prompt=loaded.tokenizer(text)["input_ids"], limit=1)
+        )
     return requests
 
 
-def ours(loaded: LoadedModel, routing: Routing, requests: Sequence[Request]) -> list[list[int]]:
+def ours(loaded: LoadedModel, routing: Routing, requests: Sequence[GenerationRequest]) -> list[list[int]]:
     texts: dict[str, tuple[int, ...]] = {}
 
     def keep(batch: Sequence[Generated]) -> None:
@@ -171,7 +173,7 @@ def ours(loaded: LoadedModel, routing: Routing, requests: Sequence[Request]) -> 
 
 
 @torch.no_grad()
-def transformers_texts(loaded: LoadedModel, requests: Sequence[Request], size: int) -> list[list[int]]:
+def transformers_texts(loaded: LoadedModel, requests: Sequence[GenerationRequest], size: int) -> list[list[int]]:
     texts = []
     for start in range(0, len(requests), size):
         batch = requests[start : start + size]
@@ -196,7 +198,7 @@ def lm_eval_model(loaded: LoadedModel, size: int) -> Any:
     return HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, backend="causal", batch_size=size)
 
 
-def lm_eval_texts(loaded: LoadedModel, judge: Any, requests: Sequence[Request]) -> list[str]:
+def lm_eval_texts(loaded: LoadedModel, judge: Any, requests: Sequence[GenerationRequest]) -> list[str]:
     """lm-eval takes and returns texts."""
     from lm_eval.api.instance import Instance
 

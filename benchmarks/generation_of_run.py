@@ -20,7 +20,7 @@ from generation import lm_eval_model, lm_eval_texts, now, ratio
 from tabulate import tabulate
 
 from harness.data.splits import group
-from harness.generation.generator import Generated, Request
+from harness.generation.generator import Generated, GenerationRequest
 from harness.generation.predictions import PredictionKey
 from harness.pipeline.predict import generator
 from harness.pipeline.prepare import Prepared, train_examples
@@ -60,26 +60,30 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def questions(resolved: Resolved, prepared: Prepared, n: int, tasks: Sequence[str] | None) -> list[Request]:
+def questions(resolved: Resolved, prepared: Prepared, n: int, tasks: Sequence[str] | None) -> list[GenerationRequest]:
     """The first n examples of each task whose prompts lm-eval, which takes texts, reads as the same tokens."""
     tokenizer, encoder, split = prepared.loaded.tokenizer, prepared.encoder, resolved.spec.eval.split
     rows = group(resolved.suite.read(resolved.source, split), split, list(prepared.tasks))
     found = []
     for task in prepared.tasks:
         examples = rows.of(task) if tasks is None or task in tasks else []
-        kept: list[Request] = []
+        kept: list[GenerationRequest] = []
         for example, encoded in zip(examples, encoder.prompts(examples), strict=True):
             prompt = encoded.tokens
             if list(tokenizer(tokenizer.decode(prompt))["input_ids"]) == list(prompt) and len(kept) < n:
                 limit = encoder.limit(task, prompt)
-                kept.append(Request(id=example.id, task=task, prompt=prompt, limit=limit))
+                kept.append(GenerationRequest(id=example.id, task=task, prompt=prompt, limit=limit))
         found += kept
     return found
 
 
-def compare(resolved: Resolved, prepared: Prepared, requests: Sequence[Request], options: argparse.Namespace) -> None:
+def compare(
+    resolved: Resolved, prepared: Prepared, requests: Sequence[GenerationRequest], options: argparse.Namespace
+) -> None:
     n_tokens: dict[PredictionKey, int] = {}
-    ways: dict[str, Callable[[Sequence[Request]], Texts]] = {"ours": lambda r: ours(resolved, prepared, r, n_tokens)}
+    ways: dict[str, Callable[[Sequence[GenerationRequest]], Texts]] = {
+        "ours": lambda r: ours(resolved, prepared, r, n_tokens)
+    }
     for size in options.lm_eval_batch:
         ways[f"lm-eval, batch {size}"] = lambda r, size=size: theirs(prepared, r, size)  # type: ignore[misc]
     seconds: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in ways}
@@ -119,7 +123,7 @@ def figures(seconds: Mapping[str, Mapping[str, Sequence[float]]], tasks: set[str
 
 
 def ours(
-    resolved: Resolved, prepared: Prepared, requests: Sequence[Request], n_tokens: dict[PredictionKey, int]
+    resolved: Resolved, prepared: Prepared, requests: Sequence[GenerationRequest], n_tokens: dict[PredictionKey, int]
 ) -> Texts:
     texts: Texts = {}
 
@@ -132,7 +136,7 @@ def ours(
     return texts
 
 
-def theirs(prepared: Prepared, requests: Sequence[Request], size: int) -> Texts:
+def theirs(prepared: Prepared, requests: Sequence[GenerationRequest], size: int) -> Texts:
     judge = lm_eval_model(prepared.loaded, size)
     with prepared.adapter.apply(prepared.adapter.fold(requests[0].task), merge=False):
         texts = lm_eval_texts(prepared.loaded, judge, requests)

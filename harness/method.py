@@ -344,10 +344,20 @@ def adapter_method(method: Method) -> AdapterMethod:
     return method
 
 
-def named_folder(entry: str) -> tuple[str | None, Path]:
-    """``name=DIR`` of a field of ``Method.folders`` as its two parts; the name is None for a DIR alone."""
+@dataclass(frozen=True, kw_only=True)
+class NamedFolder:
+    """An entry of a field of ``Method.folders``. name: None where the entry is a folder alone."""
+
+    name: str | None
+    path: Path
+
+
+def named_folder(entry: str) -> NamedFolder:
+    """``name=DIR`` or ``DIR`` as its parts."""
     name, sign, folder = entry.partition("=")
-    return (name.strip(), Path(folder.strip())) if sign and "/" not in name else (None, Path(entry.strip()))
+    if sign and "/" not in name:
+        return NamedFolder(name=name.strip(), path=Path(folder.strip()))
+    return NamedFolder(name=None, path=Path(entry.strip()))
 
 
 def iter_linear(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:

@@ -310,7 +310,7 @@ class MoA(LoRAMethod):
     def target_layers(self, model: nn.Module) -> Mapping[str, nn.Linear]:
         layers = super().target_layers(model)
         for entry in self.experts:
-            folder = named_folder(entry)[1]
+            folder = named_folder(entry).path
             require_target_layers(folder, layers)
             if (rank := peft_rank(folder)) > self.rank:
                 raise UsageError(f"method.experts: {folder} has rank {rank}: set method.rank={rank}, or more")
@@ -325,20 +325,20 @@ class MoA(LoRAMethod):
     def expert_folders(self, tasks: Sequence[str]) -> dict[str, Path]:
         """The folder of each task whose LoRA is read from one. Raises: UsageError."""
         named = [named_folder(entry) for entry in self.experts]
-        names = [name for name, _ in named if name is not None]
+        names = [entry.name for entry in named if entry.name is not None]
         if not names:
             if named and len(named) != len(tasks):
                 raise UsageError(
                     f"method.experts: {len(named)} folders for {len(tasks)} tasks ({', '.join(tasks)}): name the "
                     "task of each, as task=DIR"
                 )
-            return dict(zip(tasks, (folder for _, folder in named), strict=bool(named)))
+            return dict(zip(tasks, (entry.path for entry in named), strict=bool(named)))
         if len(set(names)) < len(named):
             raise UsageError("method.experts: give every folder as task=DIR, each task once")
         for name in names:
             if name not in tasks:
                 raise unknown("task of method.experts", name, tasks)
-        return {name: folder for name, folder in named if name is not None}
+        return {entry.name: entry.path for entry in named if entry.name is not None}
 
     def stage_key(self, stage: str, tasks: Sequence[str]) -> str | None:
         folders = self.expert_folders(tasks)

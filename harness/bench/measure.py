@@ -47,7 +47,7 @@ class Measured:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class BenchRow:
     """One kind of training stage of a method: all of its parameters and tasks, or some of them.
 
     n_tasks, n_trained: tasks and parameters that the stage trains. peft_rank: the rank of PEFT's LoRA.
@@ -71,7 +71,7 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class BenchPlan:
     """What is measured.
 
     tokens: tokens of a step. routes: "rows" for one route per sequence, or "tokens" as in packed training.
@@ -90,7 +90,7 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class BenchReport:
     """The rows of all methods, and what they were measured on. clock: "cpu" (CPU time) or "wall"."""
 
     model: str
@@ -98,11 +98,11 @@ class Report:
     device: str
     dtype: str
     clock: str
-    plan: Plan
-    rows: Sequence[Row]
+    plan: BenchPlan
+    rows: Sequence[BenchRow]
 
 
-def bench(loaded: LoadedModel, label: str, methods: Mapping[str, AdapterMethod], plan: Plan) -> Report:
+def bench(loaded: LoadedModel, label: str, methods: Mapping[str, AdapterMethod], plan: BenchPlan) -> BenchReport:
     """Measure methods on a model, one after the other.
 
     Args:
@@ -115,14 +115,14 @@ def bench(loaded: LoadedModel, label: str, methods: Mapping[str, AdapterMethod],
             f"{label} has an encoder, and harness bench measures decoder-only models: give another --model, or --shape"
         )
     clock = Clock(device=loaded.device, threads=plan.threads)
-    rows: list[Row] = []
+    rows: list[BenchRow] = []
     with undisturbed(clock):
         for name, method in methods.items():
             LOG.info("measuring %s", name)
             stages = Stages(loaded, name, method, plan, clock)
             stages.run()
             rows += stages.rows
-    return Report(
+    return BenchReport(
         model=label,
         n_parameters=loaded.n_parameters,
         device=torch.cuda.get_device_name(loaded.device) if loaded.device.type == "cuda" else "CPU",
@@ -153,7 +153,7 @@ class Stages:
     seed = 0
     start = None
 
-    def __init__(self, loaded: LoadedModel, name: str, method: AdapterMethod, plan: Plan, clock: Clock) -> None:
+    def __init__(self, loaded: LoadedModel, name: str, method: AdapterMethod, plan: BenchPlan, clock: Clock) -> None:
         self.loaded, self.name, self.method, self.plan, self.clock = loaded, name, method, plan, clock
         self.tasks = tuple(f"task{i}" for i in range(plan.tasks))
         self.model = twin(loaded.model)
@@ -162,7 +162,7 @@ class Stages:
         self.adapter = method.attach(self.model, self.tasks, seed=self.seed)
         self.layers = [n for n in self.layers if self.model.get_submodule(n) is not linear[n]]
         self.size = size_of(method, self.adapter, self.tasks)
-        self.rows: list[Row] = []
+        self.rows: list[BenchRow] = []
 
     def run(self) -> None:
         """Measure every kind of stage that the method trains."""
@@ -219,7 +219,7 @@ class Stages:
     def artefact(self, name: str, value: Any, kind: ArtefactKind) -> None:
         pass
 
-    def _row(self, stage: str, own: Contender, tasks: Sequence[str], n_trained: int) -> Row:
+    def _row(self, stage: str, own: Contender, tasks: Sequence[str], n_trained: int) -> BenchRow:
         ranks = self.method.ranks(len(self.tasks))
         rank = round(ranks.stored * n_trained / self.size.stored)
         contenders, absent = self._contenders(own, rank, n_trained == self.size.stored)
@@ -228,7 +228,7 @@ class Stages:
         def ratio(a: str, b: str) -> Interval | None:
             return paired(seconds[a], seconds[b]) if {a, b} <= seconds.keys() else None
 
-        return Row(
+        return BenchRow(
             method=self.name,
             stage=stage,
             n_tasks=len(tasks),
@@ -297,7 +297,7 @@ def _step(contender: Contender, batch: Batch, number: int) -> Callable[[], None]
     return lambda: contender.step(batch, number)
 
 
-def make_batch(loaded: LoadedModel, routes: Routes, tasks: Sequence[str], plan: Plan) -> Batch:
+def make_batch(loaded: LoadedModel, routes: Routes, tasks: Sequence[str], plan: BenchPlan) -> Batch:
     """Sequences of random tokens, of the tasks in turn, with the plan's number of tokens (at least one sequence)."""
     vocabulary = int(loaded.model.config.get_text_config().vocab_size)
     drawn = torch.Generator().manual_seed(0)

@@ -8,8 +8,8 @@ from typing import Any
 from tabulate import tabulate
 
 from harness.bench.clock import LAUNCH_BOUND, Interval
-from harness.bench.measure import LOOP, OURS, PEFT, Measured, Report, Row
-from harness.reporting.numbers import MISSING, interval, size
+from harness.bench.measure import LOOP, OURS, PEFT, BenchReport, BenchRow, Measured
+from harness.reporting.numbers import MISSING, interval, number, size
 
 MOST_TO_PEFT = 1.05
 """The goal for a gated expert layer's time over PEFT's, in steps of FROM_TOKENS or more."""
@@ -20,7 +20,7 @@ LEAST_FROM_LOOP = 2.5
 """The goal for the time of a plain loop over an expert layer's, on a CPU."""
 
 
-def to_json(report: Report) -> dict[str, Any]:
+def to_json(report: BenchReport) -> dict[str, Any]:
     """The report, with the goals for rows that are compared with a loop."""
     found = dataclasses.asdict(report)
     for row, entry in zip(report.rows, found["rows"], strict=True):
@@ -32,7 +32,7 @@ def to_json(report: Report) -> dict[str, Any]:
     return found
 
 
-def render(report: Report) -> str:
+def render(report: BenchReport) -> str:
     """A table with one line for each training stage of a method, then the goals and notes on the figures."""
     plan = report.plan
     head = (
@@ -59,7 +59,7 @@ def render(report: Report) -> str:
     return "\n\n".join([head, table, "\n".join(_notes(report))])
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: BenchRow) -> list[str]:
     ours = row.measured[OURS]
     return [
         row.method,
@@ -67,7 +67,7 @@ def _cells(row: Row) -> list[str]:
         f"{row.stored_rank}/{row.active_rank}",
         f"{row.stored / 1e6:.2f} M",
         f"{row.active / 1e6:.2f} M",
-        f"{ours.seconds:.3f}",
+        number(ours.seconds, 3),
         f"{ours.tokens_per_second:.0f}",
         size(ours.peak_bytes),
         _interval(row.ours_to_frozen),
@@ -80,7 +80,7 @@ def _interval(found: Interval | None) -> str:
     return MISSING if found is None else interval(found.median, found.low, found.high)
 
 
-def _notes(report: Report) -> list[str]:
+def _notes(report: BenchReport) -> list[str]:
     notes = [
         "frozen: the frozen model, backward to its inputs. PEFT: its LoRA with the rank that the stage trains (the "
         "stored rank, unless the stage trains a part). loop: the method's experts one after the other.",
@@ -105,7 +105,7 @@ def _launch_bound(measured: Measured) -> bool:
     return bool(kernel) and measured.seconds > LAUNCH_BOUND * float(kernel or 0)
 
 
-def _kernel_ratios(row: Row) -> str:
+def _kernel_ratios(row: BenchRow) -> str:
     kernels = {n: m.kernel_seconds for n, m in row.measured.items() if m.kernel_seconds}
     pairs = {"/ PEFT": (OURS, PEFT), "loop /": (LOOP, OURS)}
     found = [f"{name} {kernels[a] / kernels[b]:.3f}" for name, (a, b) in pairs.items() if {a, b} <= kernels.keys()]

@@ -49,7 +49,7 @@ def bench_command(
     """
     if model and (shape or blocks):
         raise UsageError("--model cannot be combined with --shape or --blocks: give one or the other")
-    from harness.bench.measure import Plan, bench, chosen
+    from harness.bench.measure import BenchPlan, bench, chosen
     from harness.bench.random_model import random_model
     from harness.bench.report import render, to_json
     from harness.models.loading import load_model
@@ -59,7 +59,7 @@ def bench_command(
     loaded = load_model(model, **place) if model else random_model(shape or "135m", blocks, **place)
     options["tokens"] = options["tokens"] or (8192 if loaded.device.type == "cuda" else 1024)
     label = model or f"random {shape or '135m'}, {loaded.model.config.num_hidden_layers} blocks"
-    report = bench(loaded, label, classes, Plan(**options))
+    report = bench(loaded, label, classes, BenchPlan(**options))
     if as_json:
         print_json(to_json(report))
     else:

@@ -139,7 +139,7 @@ def verify_command(run: Path, data: str | None, publish: bool, as_json: bool) ->
     differs.
     """
     from harness.leaderboard.files import FOLDER, RECORDS
-    from harness.leaderboard.verify import Outcome, verify
+    from harness.leaderboard.verify import CheckOutcome, verify
 
     checks = verify(run, data)
     if as_json:
@@ -151,7 +151,7 @@ def verify_command(run: Path, data: str | None, publish: bool, as_json: bool) ->
         from harness.leaderboard.publish import publish as copy
 
         click.echo(copy(run, checks, FOLDER / RECORDS), err=as_json)
-    if any(check.outcome is Outcome.DIFFERS for check in checks):
+    if any(check.outcome is CheckOutcome.DIFFERS for check in checks):
         sys.exit(1)
 
 

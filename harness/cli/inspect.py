@@ -18,9 +18,9 @@ def list_command(name: str | None, check: bool) -> None:
 
     With the NAME of a method: its fields, ablations and presets. With the NAME of a suite: its options and tasks.
     """
-    from harness.cli.tables import describe, installed
+    from harness.cli.tables import describe_plugin, installed
 
-    click.echo(describe(name) if name else installed(check))
+    click.echo(describe_plugin(name) if name else installed(check))
 
 
 @click.command("keys")
@@ -64,7 +64,7 @@ def validate_command(suite: str, data: str | None, model: str | None, max_length
     from harness.registry import suite_class
 
     instance = suite_class(suite)()
-    source, _ = locate_data(instance, data)
+    source = locate_data(instance, data).source
     tokenizer = None
     if model is not None:
         from harness.models.loading import load_tokenizer

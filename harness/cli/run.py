@@ -13,7 +13,7 @@ from harness.cli.options import DATA, JSON, KEYS, MODEL, OUT, PROTOCOL, print_js
 from harness.cli.score import print_scores
 
 if TYPE_CHECKING:
-    from harness.pipeline.execute import Outcome
+    from harness.pipeline.execute import RunOutcome
 
 LOG = logging.getLogger(__name__)
 
@@ -39,11 +39,10 @@ def run_command(
 
     Run the same command again to resume after an interruption. A complete run is not repeated: its scores are printed.
     """
-    from harness.config import request as inputs
+    from harness.config.request import typed
     from harness.pipeline.resolve import resolve
 
-    request = inputs.typed(options, assignments, config)
-    resolved = resolve(request)
+    resolved = resolve(typed(options, assignments, config))
     if dry_run:
         from harness.pipeline.dry_run import dry_run as make
         from harness.pipeline.dry_run import render, to_json
@@ -56,7 +55,7 @@ def run_command(
         return
     from harness.pipeline.execute import execute
 
-    outcome = execute(resolved, out, inputs.to_json(request, resolved.source))
+    outcome = execute(resolved, out)
     if outcome is not None:
         _print_outcome(outcome, protocol, as_json)
 
@@ -138,7 +137,7 @@ def lm_eval_command(run: Path, tasks: str, data: str | None, model: str | None, 
         click.echo(render(report))
 
 
-def _print_outcome(outcome: Outcome, protocol: str | None, as_json: bool) -> None:
+def _print_outcome(outcome: RunOutcome, protocol: str | None, as_json: bool) -> None:
     from harness.scoring.score import to_json
 
     if as_json:

@@ -29,7 +29,7 @@ def installed(check: bool) -> str:
     return "\n\n".join(parts)
 
 
-def describe(name: str) -> str:
+def describe_plugin(name: str) -> str:
     """One method's fields, ablations and presets, or one suite's options and tasks."""
     if name in plugins(SUITES):
         return _about_suite(name)

@@ -96,6 +96,6 @@ def group_tasks(choice: str | Mapping[str, Any] | None, suite: Suite, tasks: Seq
     return ClusterSpec(label=found.label, groups={n: tuple(t for t in tasks if home[t] == n) for n in names})
 
 
-def describe(spec: RunSpec) -> str | None:
+def describe_clusters(spec: RunSpec) -> str | None:
     """``1+4 kind``: one base model, four adapters; None without clustering."""
     return None if spec.clusters is None else f"1+{len(spec.clusters.groups)} {spec.clusters.label}"

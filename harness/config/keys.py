@@ -39,7 +39,7 @@ def parse_value(text: str) -> Any:
         return text
 
 
-def build(cls: type[T], values: Mapping[str, Any], section: str) -> T:
+def build_from_keys(cls: type[T], values: Mapping[str, Any], section: str) -> T:
     """A method or suite from its keys. Raises: UsageError for an unknown field or a wrong value."""
     known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for name in values:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from harness.config.keys import build
+from harness.config.keys import build_from_keys
 from harness.config.spec import RunSpec, TrainConfig
 from harness.errors import StoreError, UsageError, unknown
 from harness.hashing import file_sha256
@@ -45,20 +44,21 @@ def fingerprints(method: Method) -> dict[str, tuple[str, ...]]:
 
 
 def _print(field: str, entry: str, files: Sequence[str]) -> str:
-    name, folder = named_folder(entry)
+    named = named_folder(entry)
+    folder = named.path
     content = hashlib.sha256()
     for file in files:
         if not (folder / file).is_file():
             what = "is not a folder" if not folder.is_dir() else f"has no {file}"
             raise UsageError(f"method.{field}: {folder} {what}. Give folders with {' and '.join(files)}")
         content.update(f"{file} {file_sha256(folder / file)}\n".encode())
-    return (f"{name}=" if name else "") + content.hexdigest()
+    return (f"{named.name}=" if named.name else "") + content.hexdigest()
 
 
 def _absolute(entry: str) -> str:
-    name, folder = named_folder(entry)
-    path = Path(folder).expanduser().resolve()
-    return f"{name}={path}" if name else str(path)
+    named = named_folder(entry)
+    path = named.path.expanduser().resolve()
+    return f"{named.name}={path}" if named.name else str(path)
 
 
 def method_of(spec: RunSpec) -> Method:
@@ -104,7 +104,7 @@ def choose_method(
         both = sorted(set(changes) & set(values))
         if both:
             raise UsageError(f"--ablation {ablation} sets method.{both[0]}: do not set it with --set as well")
-    method = build(cls, {**values, **changes}, "method")
+    method = build_from_keys(cls, {**values, **changes}, "method")
     return within(method, parse_budget(budget), sizes) if budget and isinstance(method, AdapterMethod) else method
 
 

@@ -32,13 +32,15 @@ def typed(options: Mapping[str, Any], assignments: Sequence[str], config: Path |
     return merge(read_config(config), line) if config is not None else merge(Request(options={}), line)
 
 
-def to_json(request: Request, source: str | None = None) -> dict[str, Any]:
-    """The request with local paths made absolute, so that it means the same from another folder.
+def to_json(request: Request, source: str) -> dict[str, Any]:
+    """What a later command needs to find data and model again (inputs.json; not part of the run_id).
+
+    Local paths are made absolute, so that the request means the same from another folder.
 
     Args: source: the data as the run resolved them; later commands read a hub data set at the run's revision.
     """
     options = dict(request.options)
-    if options.get("data") and source is not None:
+    if options.get("data"):
         options["data"] = source
     for name in ("data", "model", "from"):
         if options.get(name) and Path(options[name]).exists():

@@ -109,8 +109,16 @@ def without_targets(examples: SplitExamples) -> bool:
     return len(used) > 0 and not any(t.strip() for t in examples.dataset.select(used)["target"])
 
 
-def locate_data(suite: Suite, given: str | None) -> tuple[str, DataSpec]:
-    """The source of the examples, pinned to what it holds now, and what identifies it.
+@dataclass(frozen=True, kw_only=True)
+class LocatedData:
+    """Where the examples are read from, pinned to what it holds now, and what identifies them."""
+
+    source: str
+    spec: DataSpec
+
+
+def locate_data(suite: Suite, given: str | None) -> LocatedData:
+    """Find the data of a run.
 
     Args: given: as typed; None for the embedded sample.
     Raises: UsageError without data; DataError where the source is not there, or the suite does not identify it.
@@ -128,4 +136,4 @@ def locate_data(suite: Suite, given: str | None) -> tuple[str, DataSpec]:
             f"{source}: suite {suite.name!r} has an empty fingerprint for these data. "
             f"{type(suite).__name__}.fingerprint must return a hash or a revision, so that other data make another run"
         )
-    return source, DataSpec(label=label, sample=given is None, fingerprints=parts)
+    return LocatedData(source=source, spec=DataSpec(label=label, sample=given is None, fingerprints=parts))

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from harness.data.encoding import Encoder
 from harness.data.splits import SplitExamples
 from harness.generation.backend_prompts import backend_requests
-from harness.generation.generator import Generated, Generator, Request
+from harness.generation.generator import Generated, GenerationRequest, Generator
 from harness.generation.predictions import Completion, PredictionKey, PredictionWriter
 from harness.inference import InferenceBackend
 from harness.method import Baseline
@@ -58,7 +58,7 @@ def predict_with_model(generator: Generator, encoder: Encoder, writer: Predictio
     """Generate every prediction that is not on disk yet; a batch that is only partly on disk is generated whole."""
     done = writer.recover()
     requests = [
-        Request(id=example.id, task=task, prompt=prompt.tokens, limit=encoder.limit(task, prompt.tokens))
+        GenerationRequest(id=example.id, task=task, prompt=prompt.tokens, limit=encoder.limit(task, prompt.tokens))
         for task, examples in writer.examples.items()
         for example, prompt in zip(examples, encoder.prompts(examples), strict=True)
     ]

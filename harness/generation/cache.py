@@ -185,7 +185,7 @@ class _LeftPaddedCache:
         self.argument = cache_argument(loaded)
 
     def prefill(self, slots: Tensor, prompts: Sequence[Tokens]) -> Tensor:
-        ids, mask = padded(prompts, self.loaded.device, left=True)
+        ids, mask = pad_tokens(prompts, self.loaded.device, left=True)
         self.has_padding = min(map(len, prompts)) < ids.shape[1]
         self.mask = torch.cat([mask, mask.new_ones(len(prompts), self.room)], 1)
         self.positions = positions(self.mask)
@@ -221,7 +221,7 @@ class _EncoderDecoderCache:
         self.encoded: Any = None
 
     def prefill(self, slots: Tensor, prompts: Sequence[Tokens]) -> Tensor:
-        ids, self.mask = padded(prompts, self.loaded.device, left=False)
+        ids, self.mask = pad_tokens(prompts, self.loaded.device, left=False)
         self.encoded = self.model.get_encoder()(input_ids=ids, attention_mask=self.mask)
         first = ids.new_full((len(prompts),), decoder_start_token(self.loaded))
         return self.step(first, first.bool())
@@ -294,7 +294,7 @@ def _preallocated_cache(config: Any, room: int) -> DynamicCache:
     return found
 
 
-def padded(sequences: Sequence[Tokens], device: torch.device, *, left: bool) -> tuple[Tensor, Tensor]:
+def pad_tokens(sequences: Sequence[Tokens], device: torch.device, *, left: bool) -> tuple[Tensor, Tensor]:
     """Token ids and mask (1 at tokens, 0 at padding), both LongTensors (sequences, longest)."""
     width = max(map(len, sequences))
     ids, mask = torch.full((len(sequences), width), _PAD), torch.zeros(len(sequences), width, dtype=torch.long)

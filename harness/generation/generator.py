@@ -42,7 +42,7 @@ class Prompted(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class GenerationRequest:
     """A prompt to continue. limit: the largest number of new tokens, eos included."""
 
     id: str
@@ -152,7 +152,7 @@ class Generator:
 
     def run(
         self,
-        requests: Sequence[Request],
+        requests: Sequence[GenerationRequest],
         on_batch: Callable[[Sequence[Generated]], None],
         finished: Collection[PredictionKey] = frozenset(),
         on_finished: Callable[[int], object] = lambda n: None,
@@ -168,7 +168,7 @@ class Generator:
         """
         self._stats, started = GenerationStats(), time.perf_counter()
 
-        def generate(batch: list[Request], n: int, enter: Enter) -> list[Generated]:
+        def generate(batch: list[GenerationRequest], n: int, enter: Enter) -> list[Generated]:
             prompts, limits = [r.prompt for r in batch], [r.limit for r in batch]
             together = self._begins_together(batch)
             rows = decode(self.loaded, prompts, limits, enter, slots=n, together=together, on_finished=on_finished)
@@ -248,7 +248,7 @@ class Generator:
         self._stats = replace(self._stats, chosen=counts)
         return routes
 
-    def _begins_together(self, batch: Sequence[Request]) -> bool:
+    def _begins_together(self, batch: Sequence[GenerationRequest]) -> bool:
         """Whether no sequence of a routed batch may begin before those before it have finished.
 
         An adapter that reads prompts would read those in the slots again whenever one begins. And in lower precision
@@ -298,7 +298,7 @@ class Generator:
             self._count(halved=1)
             n //= 2
 
-    def _generated(self, request: Request, row: list[int]) -> Generated:
+    def _generated(self, request: GenerationRequest, row: list[int]) -> Generated:
         ended = row[-1] in self.loaded.eos_ids
         tokens = tuple(row[:-1] if ended else row)
         return Generated(id=request.id, task=request.task, tokens=tokens, truncated=not ended)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from harness.generation.cache import Tokens, accepted, padded, positions
+from harness.generation.cache import Tokens, accepted, pad_tokens, positions
 from harness.generation.decoding import Enter
 from harness.models.loading import LoadedModel, decoder_start_token
 
@@ -50,13 +50,13 @@ def _likelihoods(loaded: LoadedModel, prompts: Sequence[Tokens], continuations: 
     device, longest = loaded.device, max(map(len, continuations))
     if loaded.encoder_decoder:
         start = decoder_start_token(loaded)
-        ids, mask = padded(prompts, device, left=False)
-        inputs, _ = padded([[start, *c[:-1]] for c in continuations], device, left=False)
-        targets, counted = padded(continuations, device, left=False)
+        ids, mask = pad_tokens(prompts, device, left=False)
+        inputs, _ = pad_tokens([[start, *c[:-1]] for c in continuations], device, left=False)
+        targets, counted = pad_tokens(continuations, device, left=False)
         logits = loaded.model(input_ids=ids, attention_mask=mask, decoder_input_ids=inputs, use_cache=False).logits
     else:
-        ids, mask = padded([[*p, *c] for p, c in zip(prompts, continuations, strict=True)], device, left=True)
-        targets, counted = padded(continuations, device, left=True)
+        ids, mask = pad_tokens([[*p, *c] for p, c in zip(prompts, continuations, strict=True)], device, left=True)
+        targets, counted = pad_tokens(continuations, device, left=True)
         extra = accepted(loaded.model, position_ids=positions(mask), logits_to_keep=longest + 1)
         logits = loaded.model(input_ids=ids, attention_mask=mask, use_cache=False, **extra).logits
         logits = logits[:, -longest - 1 : -1]

@@ -64,14 +64,14 @@ class PredictionWriter:
         self.n_tokens = 0
         for task, examples in self.examples.items():
             known = {e.id: e for e in examples}
-            found, size = self.run.recover_predictions(task)
+            found = self.run.recover_predictions(task)
             path = self.run.prediction_file(task)
-            if path.exists() and path.stat().st_size > size:
+            if path.exists() and path.stat().st_size > found.n_bytes:
                 LOG.warning("%s: removed an incomplete last line; its batch is generated again", path.name)
-                os.truncate(path, size)
-            good = [p for p in found if p.id in known and _matches(p, known[p.id])]
-            if len(good) < len(found):
-                outdated = len(found) - len(good)
+                os.truncate(path, found.n_bytes)
+            good = [p for p in found.predictions if p.id in known and _matches(p, known[p.id])]
+            if len(good) < len(found.predictions):
+                outdated = len(found.predictions) - len(good)
                 LOG.warning("%s: removed %d predictions for other prompts; generating them again", path.name, outdated)
                 path.unlink()
                 append_lines(path, [p.model_dump_json() for p in good])

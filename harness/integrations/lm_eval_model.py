@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from harness.data.encoding import DEFAULT_LIMIT
 from harness.errors import UsageError
-from harness.generation.generator import Choice, Generated, Generator, Request
+from harness.generation.generator import Choice, Generated, GenerationRequest, Generator
 from harness.pipeline.prepare import Prepared
 
 _UNLIMITED = 1 << 30
@@ -103,7 +103,7 @@ class AdaptedLM(TemplateLM):  # type: ignore[misc]
             limit = given["max_gen_toks"] if given["max_gen_toks"] < most else most // 2
             room = most if self.loaded.encoder_decoder else most - limit
             prompt = self.tok_encode(context)[-room:] or [self.prefix_token_id]
-            prompts.append(Request(id=str(i), task=self.task, prompt=prompt, limit=limit))
+            prompts.append(GenerationRequest(id=str(i), task=self.task, prompt=prompt, limit=limit))
             stops.append([stop for stop in given["until"] if stop])
         texts: dict[str, str] = {}
         with tqdm(total=len(prompts), desc="generate", unit="example", disable=None) as bar:

@@ -42,7 +42,7 @@ def evaluate_tasks(
     route: str | None = None,
     data: str | None = None,
     model: str | None = None,
-) -> Report:
+) -> LmEvalReport:
     """Score a finished run's model and its base model; written to RUN/lm_eval/<names>-<hash>.json.
 
     Args:
@@ -65,17 +65,17 @@ def evaluate_tasks(
     base_results = _simple(AdaptedLM(prepared, base, task), names, manager, limit)
     key = json.dumps([list(names), limit, route, str(include_path)])
     file = f"{'+'.join(names)[:80].replace('/', '_')}-{hashlib.sha256(key.encode()).hexdigest()[:8]}.json"
-    report = Report(
+    report = LmEvalReport(
         run_id=finished.record.run_id,
         directory=str(finished.run.path),
         lm_eval=version("lm_eval"),
         limit=limit,
         route=route,
-        versions=plain(adapted_results["versions"]),
-        n_shot=plain(adapted_results["n-shot"]),
-        n_samples=plain(adapted_results["n-samples"]),
-        adapted=plain(adapted_results["results"]),
-        base=plain(base_results["results"]),
+        versions=to_json_value(adapted_results["versions"]),
+        n_shot=to_json_value(adapted_results["n-shot"]),
+        n_samples=to_json_value(adapted_results["n-samples"]),
+        adapted=to_json_value(adapted_results["results"]),
+        base=to_json_value(base_results["results"]),
     )
     write_json(finished.run.path / "lm_eval" / file, report.to_json())
     return report
@@ -136,7 +136,7 @@ def _quiet() -> Iterator[None]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class LmEvalReport:
     """Results of lm-eval's tasks on a run's model and its base model, as lm-eval has them: {task: {metric: value}}.
 
     route: the task whose share was used; None where the method chooses from the prompt, or has one share for all.
@@ -158,7 +158,7 @@ class Report:
         return {**asdict(self)}
 
 
-def render(report: Report) -> str:
+def render(report: LmEvalReport) -> str:
     """A table with one line for each metric: the base model, the adapted one, and the difference."""
     rows = []
     for task, metrics in report.adapted.items():
@@ -175,10 +175,10 @@ def render(report: Report) -> str:
     return f"{table}\n\nwith {of}; written to {report.directory}/lm_eval"
 
 
-def plain(value: Any) -> Any:
+def to_json_value(value: Any) -> Any:
     """JSON values: numpy numbers become Python numbers, NaN and "N/A" become None."""
     if isinstance(value, Mapping):
-        return {str(k).strip(): plain(v) for k, v in value.items()}
+        return {str(k).strip(): to_json_value(v) for k, v in value.items()}
     if hasattr(value, "item"):
         value = value.item()
     if value == "N/A" or (isinstance(value, float) and math.isnan(value)):

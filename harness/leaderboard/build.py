@@ -21,7 +21,7 @@ from harness.sweep.spec import BoardSpec
 from harness.task import ParameterLimit
 
 
-def build(
+def build_leaderboard(
     runs: Sequence[RunDirectory],
     suite: str,
     protocol: str,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.config.spec import LOCAL, RunSpec
 from harness.errors import HarnessError, StoreError, unknown
-from harness.leaderboard.build import build
+from harness.leaderboard.build import build_leaderboard
 from harness.leaderboard.export import to_csv, to_json
 from harness.leaderboard.markdown import render_markdown
 from harness.leaderboard.tables import Leaderboard
@@ -112,7 +112,9 @@ def _board(
     reference = None if spec is None else spec.reference
     if reference is not None:
         method_class(reference)  # Raises a UsageError for an unknown name.
-    content = build(runs, suite, protocol or first, reference=reference, file=spec, parameter_limit=cls.parameter_limit)
+    content = build_leaderboard(
+        runs, suite, protocol or first, reference=reference, file=spec, parameter_limit=cls.parameter_limit
+    )
     if not (content.tables or content.elsewhere or content.unfinished):
         raise StoreError(f"no runs for {name!r}. Start one: harness run --suite {suite} --method METHOD")
     return Board(name=name, folder=folder, content=content)

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from harness.leaderboard.sections import orientation, pictures, sections
-from harness.leaderboard.tables import LIMITED, Cell, Kind, Leaderboard, Row, Table
+from harness.leaderboard.tables import LIMITED, Cell, Kind, Leaderboard, Row, Table, setting_in_words
 from harness.reporting.markdown import cells, escape, heading, side_by_side, unbroken
 from harness.reporting.numbers import MISSING, count, duration, number, or_missing, percent, share, size
-from harness.scoring.groups import difference
+from harness.scoring.groups import group_difference
 from harness.scoring.verdict import gain, score_interval, verdict
 from harness.task import ParameterLimit
 
@@ -46,7 +46,7 @@ def verdicts(table: Table) -> list[str]:
     ranked = sorted((r for r in table.rows if r.rank is not None), key=lambda r: r.rank or 0)
     words = []
     for other in ranked[1:]:
-        lead = difference(ranked[0].group, other.group, None)
+        lead = group_difference(ranked[0].group, other.group, None)
         if lead is not None:
             words.append(verdict(ranked[0].label, other.label, lead))
     parent = ""
@@ -61,9 +61,7 @@ def verdicts(table: Table) -> list[str]:
 def _markdown_table(table: Table) -> Iterator[str]:
     spec = table.spec
     model = "no base model" if spec.model is None else spec.model.label
-    shots = f", {spec.shots} shots" if spec.shots else ""
-    limit = f", {spec.eval.per_task} examples of each task" if spec.eval.per_task is not None else ""
-    title = f"{spec.data.label}, {model}, {spec.eval.split} split{limit}, {spec.prompt} prompt{shots}"
+    title = f"{spec.data.label}, {model}, {setting_in_words(spec)}"
     yield f"## {escape(title)}"
     yield ""
     if table.sample:

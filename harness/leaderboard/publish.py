@@ -11,7 +11,7 @@ from harness.errors import HarnessError, StoreError
 from harness.leaderboard.plots.digest import FILE as DIGEST
 from harness.leaderboard.plots.digest import read_digest
 from harness.leaderboard.tables import Leaderboard
-from harness.leaderboard.verify import Check, Outcome, verify
+from harness.leaderboard.verify import Check, CheckOutcome, verify
 from harness.scoring.draws import FILE as DRAWS
 from harness.scoring.draws import read_draws, write_draws
 from harness.store.files import write_atomic
@@ -79,7 +79,7 @@ def publish(
     run = open_run(path)
     record = run.record()
     assert record is not None
-    reasons = [*objections(record, swept=swept), *(str(c) for c in checks if c.outcome is Outcome.DIFFERS)]
+    reasons = [*objections(record, swept=swept), *(str(c) for c in checks if c.outcome is CheckOutcome.DIFFERS)]
     if reasons:
         raise HarnessError(f"{run.name} cannot be published: {'; '.join(reasons)}")
     folder = records / run.path.resolve().name

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from harness.config.clusters import describe
+from harness.config.clusters import describe_clusters
 from harness.config.spec import RunSpec, display_name
 from harness.leaderboard.tables import LIMITED, Cell, Kind, Row, RowTransfer
-from harness.scoring.groups import SeedGroup, difference, differing, flat
+from harness.scoring.groups import SeedGroup, differing, flat, group_difference
 from harness.scoring.verdict import transfer
 from harness.sweep.tuning import read_tuning
 
@@ -77,7 +77,7 @@ def _labels(specs: Sequence[RunSpec]) -> list[str]:
 
 
 def _name(spec: RunSpec) -> str:
-    notes = [note for note in (spec.method.preset, describe(spec)) if note]
+    notes = [note for note in (spec.method.preset, describe_clusters(spec)) if note]
     return display_name(spec) + (f" ({', '.join(notes)})" if notes else "")
 
 
@@ -114,7 +114,7 @@ def _nested(rows: Sequence[Row]) -> list[Row]:
         if parent is None:
             top.append(row)
         else:
-            delta = difference(row.group, parent.group, None)
+            delta = group_difference(row.group, parent.group, None)
             ablations.setdefault(parent.group, []).append(replace(row, nested=True, delta=delta))
     return [r for row in top for r in (row, *ablations.get(row.group, ()))]
 
@@ -136,7 +136,7 @@ def _marked(rows: Sequence[Row], tasks: Sequence[str]) -> list[Row]:
         best = max(trained, key=lambda i: _value(rows[i], task) or 0.0)
         group = rows[best].group
         for i in trained:
-            to_best = None if i == best else difference(group, rows[i].group, task)
+            to_best = None if i == best else group_difference(group, rows[i].group, task)
             tied = to_best is not None and not to_best.significant
             rows[i] = _with_marks(rows[i], task, best=i == best, tied=tied)
     return rows

@@ -6,11 +6,10 @@ import html
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from harness.config.spec import RunSpec
-from harness.leaderboard.tables import Row, SeedNoise, Sweep, Table, grid_value
+from harness.leaderboard.tables import Row, SeedNoise, Sweep, Table, grid_value, setting_in_words
 from harness.reporting.markdown import cells, escape, heading, side_by_side, unbroken
-from harness.reporting.numbers import MISSING, count, percent, points
-from harness.scoring.groups import difference
+from harness.reporting.numbers import MISSING, count, number, percent, points
+from harness.scoring.groups import group_difference
 from harness.scoring.statistics import Estimate
 from harness.scoring.verdict import gain, score_interval, verdict
 from harness.sweep.spec import Claim, Orientation
@@ -125,7 +124,7 @@ def tested_claims(table: Table, claims: Sequence[Claim]) -> Iterator[str]:
         if above is None or below is None:
             yield f"- {quoted}no finished runs of {escape(claim.above if above is None else claim.below)}"
         else:
-            found = difference(above.group, below.group, None)
+            found = group_difference(above.group, below.group, None)
             yield f"- {quoted}" + ("no interval" if found is None else escape(verdict(above.label, below.label, found)))
     yield ""
 
@@ -160,10 +159,17 @@ def orientation(figures: Sequence[Orientation], rows: Sequence[Row]) -> Iterator
     yield ""
     yield from heading(["name", "mean", unbroken("95 % interval"), "note"], left=("name", "note"))
     for figure in figures:
-        yield cells([escape(figure.name), f"{figure.value:.2f}", MISSING, escape(figure.note)])
+        yield cells([escape(figure.name), number(figure.value, 2), MISSING, escape(figure.note)])
     for row in rows:
         interval = unbroken(score_interval(row.mean.estimate))
-        yield cells([escape(row.label), percent(row.mean.value), interval, escape(_setting(row.group.spec))])
+        yield cells(
+            [
+                escape(row.label),
+                percent(row.mean.value),
+                interval,
+                escape(f"{row.group.spec.data.label}, {setting_in_words(row.group.spec)}"),
+            ]
+        )
     yield ""
     tasks = list(dict.fromkeys(task for row in rows for task in row.cells))
     for names in side_by_side(tasks):
@@ -172,13 +178,6 @@ def orientation(figures: Sequence[Orientation], rows: Sequence[Row]) -> Iterator
             values = [percent(row.cells[t].value) if t in row.cells else MISSING for t in names]
             yield cells([escape(row.label), *values])
         yield ""
-
-
-def _setting(spec: RunSpec) -> str:
-    """``sample, test split, chat prompt, 2 shots, 100 examples of each task``."""
-    shots = f", {spec.shots} shot{'' if spec.shots == 1 else 's'}" if spec.shots else ""
-    limit = f", {spec.eval.per_task} examples of each task" if spec.eval.per_task is not None else ""
-    return f"{spec.data.label}, {spec.eval.split} split, {spec.prompt} prompt{shots}{limit}"
 
 
 _CAPTIONS: Final = {

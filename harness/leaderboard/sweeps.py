@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.leaderboard.tables import GridPoint, SeedNoise, Sweep
-from harness.scoring.groups import ScoredRun, SeedGroup, by_seed, data_key, difference
+from harness.scoring.groups import ScoredRun, SeedGroup, by_seed, data_key, group_difference
 from harness.sweep.entries import Entry, Matcher, Part
 
 
@@ -67,7 +67,7 @@ def seed_noise_of(by_use: RunsByUse, rows: Sequence[SeedGroup], protocol: str) -
         bare = null.spec.model_copy(update={"seed": 0})
         for row in rows:
             if row.spec.model_copy(update={"seed": 0}) == bare:
-                return SeedNoise(null=null, row=row, difference=difference(null, row, None))
+                return SeedNoise(null=null, row=row, difference=group_difference(null, row, None))
     return None
 
 

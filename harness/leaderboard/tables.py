@@ -168,6 +168,13 @@ class Leaderboard:
         return () if self.file is None else self.file.orientation
 
 
+def setting_in_words(spec: RunSpec) -> str:
+    """``test split, 100 examples of each task, chat prompt, 2 shots``: what runs are evaluated on, and how."""
+    limit = f", {spec.eval.per_task} examples of each task" if spec.eval.per_task is not None else ""
+    shots = f", {spec.shots} shot{'' if spec.shots == 1 else 's'}" if spec.shots else ""
+    return f"{spec.eval.split} split{limit}, {spec.prompt} prompt{shots}"
+
+
 def grid_value(key: str, value: str) -> str:
     """A value of a sweep's grid for people: no limit on the examples prints as all."""
     return value if value != "None" else "all" if key.endswith("per_task") else "none"

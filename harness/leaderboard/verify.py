@@ -14,6 +14,7 @@ from harness.errors import DataError, HarnessError, StoreError
 from harness.pipeline.reopen import data_at, request_of_run
 from harness.pipeline.rescore import scores_of
 from harness.registry import method_class
+from harness.reporting.numbers import number
 from harness.scoring import statistics as stats
 from harness.scoring.draws import read_draws
 from harness.store.adapter import read_meta, read_weights
@@ -24,7 +25,7 @@ from harness.store.run_directory import RunDirectory
 _DRAW = 2.0 / 65_535  # Draws are stored in two bytes, so intervals computed from them are exact to this value.
 
 
-class Outcome(StrEnum):
+class CheckOutcome(StrEnum):
     """The outcome of a check."""
 
     SAME = "same"
@@ -37,7 +38,7 @@ class Check:
     """The check of one property. detail: the values that differ, or the reason why it was not checked."""
 
     what: str
-    outcome: Outcome
+    outcome: CheckOutcome
     detail: str = ""
 
     def __str__(self) -> str:
@@ -68,7 +69,7 @@ def _identity(run: RunDirectory, record: RunRecord) -> Iterator[Check]:
     now = method_class(record.spec.method.name).version
     if now != record.spec.method.version:
         detail = f"version {now} of {record.spec.method.name} is installed, the run used {record.spec.method.version}"
-        yield Check(what="method", outcome=Outcome.UNKNOWN, detail=detail)
+        yield Check(what="method", outcome=CheckOutcome.UNKNOWN, detail=detail)
 
 
 def _adapters(run: RunDirectory, record: RunRecord) -> Iterator[Check]:
@@ -78,18 +79,18 @@ def _adapters(run: RunDirectory, record: RunRecord) -> Iterator[Check]:
         folder = run.of(cluster.name).adapter
         what = "adapter" + (f" {cluster.name}" if cluster.name else "")
         if not (folder / "adapter.json").exists():
-            yield Check(what=what, outcome=Outcome.UNKNOWN, detail="it is not stored here")
+            yield Check(what=what, outcome=CheckOutcome.UNKNOWN, detail="it is not stored here")
             continue
         try:
             meta = read_meta(folder)
             yield _same(f"{what}'s run", str(meta.get("run_id")), record.run_id, "in adapter.json")
             if (folder / "adapter.safetensors").exists():
                 read_weights(folder)
-                yield Check(what=f"{what}'s weights", outcome=Outcome.SAME, detail=f"sha256 {meta['sha256'][:12]}")
+                yield Check(what=f"{what}'s weights", outcome=CheckOutcome.SAME, detail=f"sha256 {meta['sha256'][:12]}")
             else:
-                yield Check(what=f"{what}'s weights", outcome=Outcome.UNKNOWN, detail=f"sha256 {meta['sha256']}")
+                yield Check(what=f"{what}'s weights", outcome=CheckOutcome.UNKNOWN, detail=f"sha256 {meta['sha256']}")
         except (StoreError, KeyError) as error:
-            yield Check(what=what, outcome=Outcome.DIFFERS, detail=str(error))
+            yield Check(what=what, outcome=CheckOutcome.DIFFERS, detail=str(error))
 
 
 def _scores(run: RunDirectory, record: RunRecord, data: str | None) -> Iterator[Check]:
@@ -98,37 +99,37 @@ def _scores(run: RunDirectory, record: RunRecord, data: str | None) -> Iterator[
     if given is None and (run.path / "inputs.json").exists():
         given = request_of_run(run).options.get("data")
     if given is None and not record.sample:
-        yield Check(what="data", outcome=Outcome.UNKNOWN, detail="the record does not include them; give --data")
+        yield Check(what="data", outcome=CheckOutcome.UNKNOWN, detail="the record does not include them; give --data")
         return
     try:
         found = data_at(run, given)
     except DataError as error:
-        yield Check(what="data", outcome=Outcome.DIFFERS, detail=str(error))
+        yield Check(what="data", outcome=CheckOutcome.DIFFERS, detail=str(error))
         return
     spec, suite, rows = found.spec, found.suite, found.evaluated
-    yield Check(what="data", outcome=Outcome.SAME, detail=", ".join(spec.data.fingerprints))
+    yield Check(what="data", outcome=CheckOutcome.SAME, detail=", ".join(spec.data.fingerprints))
     old = [t for t, v in spec.suite.tasks.items() if t not in suite.tasks or suite.tasks[t].version != v]
     if old or suite.version != spec.suite.version:
         names = ", ".join(old) or "the suite"
         detail = f"the installed version of {names} is not the run's, which may explain differences in the scores"
-        yield Check(what="suite", outcome=Outcome.UNKNOWN, detail=detail)
+        yield Check(what="suite", outcome=CheckOutcome.UNKNOWN, detail=detail)
     if not all(run.prediction_file(t).exists() for t in rows.by_task):
-        yield Check(what="scores", outcome=Outcome.UNKNOWN, detail="the predictions are not stored here")
+        yield Check(what="scores", outcome=CheckOutcome.UNKNOWN, detail="the predictions are not stored here")
         return
     try:
         recomputed = scores_of(run, found, record.n_train).scores
     except (DataError, StoreError) as error:
-        yield Check(what="predictions", outcome=Outcome.DIFFERS, detail=str(error))
+        yield Check(what="predictions", outcome=CheckOutcome.DIFFERS, detail=str(error))
         return
     stored = run.scores()
     if stored is None:
-        yield Check(what="scores", outcome=Outcome.DIFFERS, detail="scores.json is missing")
+        yield Check(what="scores", outcome=CheckOutcome.DIFFERS, detail="scores.json is missing")
         return
     differences = list(_different(stored, recomputed))
-    yield from (Check(what="scores", outcome=Outcome.DIFFERS, detail=detail) for detail in differences)
+    yield from (Check(what="scores", outcome=CheckOutcome.DIFFERS, detail=detail) for detail in differences)
     if not differences:
         n = sum(t.n for t in next(iter(stored.root.values())).tasks.values())
-        yield Check(what="scores", outcome=Outcome.SAME, detail=f"recomputed from {n:,} predictions")
+        yield Check(what="scores", outcome=CheckOutcome.SAME, detail=f"recomputed from {number(n)} predictions")
 
 
 def _different(stored: Scores, recomputed: Scores) -> Iterator[str]:
@@ -163,23 +164,23 @@ def _draws(run: RunDirectory) -> Iterator[Check]:
     try:
         draws = read_draws(run)
     except HarnessError as error:
-        yield Check(what="draws", outcome=Outcome.DIFFERS, detail=str(error))
+        yield Check(what="draws", outcome=CheckOutcome.DIFFERS, detail=str(error))
         return
     if draws is None or scores is None:
-        yield Check(what="draws", outcome=Outcome.UNKNOWN, detail="there are none")
+        yield Check(what="draws", outcome=CheckOutcome.UNKNOWN, detail="there are none")
         return
     protocols = {protocol for of_task in draws.values() for protocol in of_task.headlines}
     if left_out := [p for p in scores.root if p not in protocols]:
         detail = f"the record has none of {', '.join(left_out)}"
-        yield Check(what="draws", outcome=Outcome.UNKNOWN, detail=detail)
+        yield Check(what="draws", outcome=CheckOutcome.UNKNOWN, detail=detail)
     for protocol in (p for p in scores.root if p in protocols):
         for task, score in scores.root[protocol].tasks.items():
             resampled = draws[task].headlines.get(protocol) if task in draws else None
             found = _draws_differ(score, resampled)
             if found is not None:
-                yield Check(what="draws", outcome=Outcome.DIFFERS, detail=f"{protocol}, {task}: {found}")
+                yield Check(what="draws", outcome=CheckOutcome.DIFFERS, detail=f"{protocol}, {task}: {found}")
                 return
-    yield Check(what="draws", outcome=Outcome.SAME)
+    yield Check(what="draws", outcome=CheckOutcome.SAME)
 
 
 def _draws_differ(score: TaskScore, resampled: stats.Resampled | None) -> str | None:
@@ -195,8 +196,8 @@ def _draws_differ(score: TaskScore, resampled: stats.Resampled | None) -> str | 
 
 def _same(what: str, found: str, recorded: str, source: str) -> Check:
     if found == recorded:
-        return Check(what=what, outcome=Outcome.SAME)
-    return Check(what=what, outcome=Outcome.DIFFERS, detail=f"{found} ({source}), {recorded} in the record")
+        return Check(what=what, outcome=CheckOutcome.SAME)
+    return Check(what=what, outcome=CheckOutcome.DIFFERS, detail=f"{found} ({source}), {recorded} in the record")
 
 
 def _near(a: float | None, b: float | None, by: float) -> bool:

@@ -19,7 +19,7 @@ from harness.pipeline.prepare import Base, attach, load_base, mixture, train_exa
 from harness.pipeline.resolve import Resolved
 from harness.reporting.numbers import MISSING, number, or_missing, size
 from harness.store.record import Parameters
-from harness.training.memory import estimate
+from harness.training.memory import estimate_memory
 
 if TYPE_CHECKING:
     from harness.models.loading import LoadedModel
@@ -86,7 +86,7 @@ def _memory(resolved: Resolved, base: Base, train: SplitExamples) -> int:
             prepared = attach(resolved, base, cluster)
             plan = mixture(resolved, train)
             needed.append(
-                estimate(base.loaded, prepared.adapter, base.encoder, cluster.tasks, resolved.spec.train, plan)
+                estimate_memory(base.loaded, prepared.adapter, base.encoder, cluster.tasks, resolved.spec.train, plan)
             )
             prepared.adapter.detach()
     return max(needed)
@@ -112,9 +112,9 @@ def render(plan: DryRun, resolved: Resolved) -> str:
         "",
         f"run         {plan.directory}",
         f"steps       {or_missing(plan.steps)}",
-        f"tokens      {MISSING if plan.tokens is None else f'about {plan.tokens:,}'}",
-        f"parameters  stored {count.stored:,}, active {count.active:,}"
-        + (f", {count.percent:.2f} % of the base's {count.base:,}" if count.percent is not None else ""),
+        f"tokens      {MISSING if plan.tokens is None else f'about {number(plan.tokens)}'}",
+        f"parameters  stored {number(count.stored)}, active {number(count.active)}"
+        + (f", {number(count.percent, 2)} % of the base's {number(count.base)}" if count.percent is not None else ""),
         f"memory      {MISSING if plan.memory_bytes is None else f'about {size(plan.memory_bytes)}'}",
         "dry run: nothing was trained",
     ]

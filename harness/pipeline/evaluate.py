@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness.config.keys import build, section_config
+from harness.config.keys import build_from_keys, section_config
 from harness.config.spec import EvalConfig
 from harness.data.splits import load_split
 from harness.errors import UsageError, unknown
@@ -89,7 +89,7 @@ def _evaluate(
     started = datetime.now(UTC)
     train = train_examples(resolved)
     base = base_of(finished.run, resolved, train) if resolved.model is not None else None
-    predicted = predict_all(finished.run, resolved, base, train, directory, stop)
+    predicted = predict_all(finished.run, resolved, base, train, stop, directory)
     about: dict[str, Any] = {"label": resolved.spec.data.label, **resolved.suite.describe(resolved.source)}
     machine: dict[str, Any] = {}
     if base is not None:
@@ -137,7 +137,7 @@ def _with_fields(method: Method, values: Mapping[str, Any]) -> Method:
                 f"method.{name} changes training, so it needs a run of its own (harness run). Fields of this method "
                 f"that change answers alone: {free}"
             )
-    return build(type(method), {**dataclasses.asdict(method), **values}, "method")
+    return build_from_keys(type(method), {**dataclasses.asdict(method), **values}, "method")
 
 
 def _key(settings: EvaluationSettings) -> str:

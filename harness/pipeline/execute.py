@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from harness.config.clusters import Cluster, clusters_of
+from harness.config.request import to_json
 from harness.config.spec import directory_name, run_id
 from harness.data.splits import SplitExamples
 from harness.method import adapter_method
@@ -40,7 +41,7 @@ LOG: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class RunOutcome:
     """A finished run. fresh: False where it had been finished before."""
 
     run: RunDirectory
@@ -50,7 +51,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class RemainingWork:
     """What is left to do, as rank 0 has found it and broadcast it. It is the same on every rank.
 
     finished: the run has its record; nothing is left to train.
@@ -63,14 +64,13 @@ class Plan:
     reused: ReusedTraining | None = None
 
 
-def execute(resolved: Resolved, out: Path, inputs: dict[str, Any], on_step: StepHook | None = None) -> Outcome | None:
+def execute(resolved: Resolved, out: Path, on_step: StepHook | None = None) -> RunOutcome | None:
     """Make the run, or what is missing of it.
 
     Under torchrun every process calls this. All of them train; rank 0 alone writes, evaluates and has an outcome.
 
     Args:
         out: the folder of runs.
-        inputs: what a later command needs to find data and model again (inputs.json; not part of the run_id).
         on_step: called after each training step, on every rank.
 
     Raises: RunLocked; Interrupted; any HarnessError, after failure.json has been written.
@@ -82,7 +82,7 @@ def execute(resolved: Resolved, out: Path, inputs: dict[str, Any], on_step: Step
     with run.lock() if processes.is_main else nullcontext(), stop_gracefully() as stop:
         work = _Execution(resolved, run, stop, processes, on_step)
         try:
-            return work.all(inputs)
+            return work.all()
         except (Interrupted, KeyboardInterrupt):
             raise
         except Exception as error:  # failure.json names any error, so that a sweep can report it and continue
@@ -108,54 +108,58 @@ class _Execution:
         self.phase = "prepare"
         self.where: Callable[[], str | None] = lambda: None
 
-    def all(self, inputs: dict[str, Any]) -> Outcome | None:
+    def all(self) -> RunOutcome | None:
         """Every phase that is left; None on ranks that only train."""
-        plan = self.processes.broadcast(self._plan(inputs) if self.processes.is_main else Plan())
-        if plan.finished:
+        remaining = self.processes.broadcast(self._remaining_work() if self.processes.is_main else RemainingWork())
+        if remaining.finished:
             return self._finished() if self.processes.is_main else None
-        if not self.processes.is_main and not plan.clusters:
+        if not self.processes.is_main and not remaining.clusters:
             return None
         train = train_examples(self.resolved)
         base = None if self.resolved.model is None else load_base(self.resolved, train)
-        training = self._train(plan, base, train)
+        training = self._train(remaining, base, train)
         self.processes.leave()
         if not self.processes.is_main:
             return None
         self.phase, self.where = "generate", lambda: None
-        predicted = predict_all(self.run, self.resolved, base, train, self.run, self.stop)
+        predicted = predict_all(self.run, self.resolved, base, train, self.stop)
         self.phase = "score"
-        record = self._record(plan, base, train, training, predicted)
+        record = self._record(remaining, base, train, training, predicted)
         scores = self._score(record)
         self.run.write("record.json", record)
-        return Outcome(run=self.run, record=record, scores=scores, fresh=True)
+        return RunOutcome(run=self.run, record=record, scores=scores, fresh=True)
 
-    def _plan(self, inputs: dict[str, Any]) -> Plan:
+    def _remaining_work(self) -> RemainingWork:
         """What is left to do; an adapter on disk is what says that its cluster has been trained."""
         if self.run.record() is not None:
-            return Plan(finished=True)
+            return RemainingWork(finished=True)
         self.run.write("spec.json", self.resolved.spec)
-        write_json(self.run.path / "inputs.json", inputs)
+        write_json(self.run.path / "inputs.json", to_json(self.resolved.request, self.resolved.source))
         (self.run.path / "failure.json").unlink(missing_ok=True)
         if not self.resolved.method.trains:
-            return Plan()
+            return RemainingWork()
         reused = reuse_training(self.run, self.resolved.spec)
         if reused is not None:
             LOG.info("the training is reused from %s, which has the same training settings", reused.run)
-            return Plan(reused=reused)
+            return RemainingWork(reused=reused)
         clusters = clusters_of(self.resolved.spec)
-        return Plan(clusters=frozenset(c.name for c in clusters if not has_adapter(self.run.of(c.name).adapter)))
+        return RemainingWork(
+            clusters=frozenset(c.name for c in clusters if not has_adapter(self.run.of(c.name).adapter))
+        )
 
-    def _finished(self) -> Outcome:
+    def _finished(self) -> RunOutcome:
         record = self.run.record()
         assert record is not None
-        return Outcome(run=self.run, record=record, scores=self.run.scores() or self._score(record), fresh=False)
+        return RunOutcome(run=self.run, record=record, scores=self.run.scores() or self._score(record), fresh=False)
 
-    def _train(self, plan: Plan, base: Base | None, train: SplitExamples | None) -> TrainingSummary | None:
+    def _train(
+        self, remaining: RemainingWork, base: Base | None, train: SplitExamples | None
+    ) -> TrainingSummary | None:
         """Train each cluster that is left, on all ranks; rank 0 reads the costs of the others from disk."""
         from harness.runtime.distributed import SINGLE_PROCESS
 
-        if plan.reused is not None:
-            return plan.reused.training
+        if remaining.reused is not None:
+            return remaining.reused.training
         if not self.resolved.method.trains or base is None or train is None:
             return None
         self.phase = "train"
@@ -166,7 +170,7 @@ class _Execution:
             )
         summaries = []
         for cluster in clusters_of(self.resolved.spec):
-            if cluster.name in plan.clusters:
+            if cluster.name in remaining.clusters:
                 summaries.append(self._fit(cluster, base, train, self.processes))
             elif self.processes.is_main:
                 summaries.append(self._fit(cluster, base, train, SINGLE_PROCESS))
@@ -174,7 +178,7 @@ class _Execution:
 
     def _fit(self, cluster: Cluster, base: Base, train: SplitExamples, processes: ProcessGroup) -> TrainingSummary:
         """Train a cluster's adapter, unless it is on disk, and take it off the model again."""
-        from harness.training.memory import estimate
+        from harness.training.memory import estimate_memory
 
         run, spec = self.run.of(cluster.name), self.resolved.spec
         prepared = attach(self.resolved, base, cluster)
@@ -182,7 +186,9 @@ class _Execution:
         self.where = lambda: f"cluster {cluster.name}, {trainer.where()}" if cluster.name else trainer.where()
         memory = None
         if any(train.counts[t] for t in cluster.tasks):
-            memory = estimate(base.loaded, prepared.adapter, base.encoder, cluster.tasks, spec.train, trainer.mixture)
+            memory = estimate_memory(
+                base.loaded, prepared.adapter, base.encoder, cluster.tasks, spec.train, trainer.mixture
+            )
             if not has_adapter(run.adapter):
                 adapter_method(self.resolved.method).fit(prepared.adapter, trainer, prepared.tasks)
         if processes.is_main and not has_adapter(run.adapter):
@@ -241,7 +247,7 @@ class _Execution:
 
     def _record(
         self,
-        plan: Plan,
+        remaining: RemainingWork,
         base: Base | None,
         train: SplitExamples | None,
         training: TrainingSummary | None,
@@ -251,7 +257,7 @@ class _Execution:
         data = {"label": resolved.spec.data.label, **resolved.suite.describe(resolved.source)}
         settings: dict[str, Any] = {"compile": config.compile, "gradient_checkpointing": config.gradient_checkpointing}
         if training is not None:
-            settings |= {"trained_by": plan.reused.run} if plan.reused is not None else {}
+            settings |= {"trained_by": remaining.reused.run} if remaining.reused is not None else {}
             settings |= {"micro_tokens": training.micro_tokens, "packed": training.packed}
         if base is not None:
             data["limits"] = dict(base.encoder.limits)

@@ -45,15 +45,17 @@ def predict_all(
     resolved: Resolved,
     base: Base | None,
     train: SplitExamples | None,
-    directory: RunDirectory,
     stop: StopFlag,
+    directory: RunDirectory | None = None,
 ) -> Predicted:
     """Write every prediction that is missing.
 
     Args:
-        run: the run with the adapters. directory: where the predictions go, the run's own or an evaluation's.
+        run: the run with the adapters.
         base: None where no model is loaded here.
+        directory: of an evaluation, where its predictions go; default the run itself.
     """
+    directory = run if directory is None else directory
     generations, sizes = [], []
     for cluster in clusters_of(resolved.spec):
         prepared = None if base is None else open_adapter(run, resolved, base, cluster)

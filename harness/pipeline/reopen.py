@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.config.clusters import clusters_of
-from harness.config.keys import build
+from harness.config.keys import build_from_keys
 from harness.config.request import Request, merge
 from harness.config.spec import DataSpec, EvalConfig, RunSpec
-from harness.data.splits import SplitExamples, load_split, locate_data
+from harness.data.splits import LocatedData, SplitExamples, load_split, locate_data
 from harness.errors import DataError, ModelError, StoreError, UsageError, unknown
 from harness.method import Baseline
 from harness.pipeline.prepare import Base, Prepared, load_base, open_adapter, train_examples
@@ -168,20 +168,21 @@ def data_at(run: RunDirectory, data: str | None, config: EvalConfig | None = Non
     spec = run.spec()
     if spec is None:
         raise StoreError(f"{run.path} is not a run: it has no spec.json. See: harness runs")
-    suite = build(suite_class(spec.suite.name), spec.suite.fields, "suite")
-    source, found = locate_data(suite, data)
-    if not suite.same_data(spec.data.fingerprints, found.fingerprints):
-        raise _other_data(run, spec.data, source, found)
+    suite = build_from_keys(suite_class(spec.suite.name), spec.suite.fields, "suite")
+    found = locate_data(suite, data)
+    if not suite.same_data(spec.data.fingerprints, found.spec.fingerprints):
+        raise _other_data(run, spec.data, found)
     config = config or spec.eval
-    examples = load_split(suite, source, config.split, list(spec.suite.tasks), config.per_task)
+    examples = load_split(suite, found.source, config.split, list(spec.suite.tasks), config.per_task)
     return RunData(spec=spec, suite=suite, evaluated=examples.with_examples())
 
 
-def _other_data(run: RunDirectory, recorded: DataSpec, source: str, found: DataSpec) -> DataError:
+def _other_data(run: RunDirectory, recorded: DataSpec, found: LocatedData) -> DataError:
     """The error for data that are not the run's: the parts that differ, and the recorded revision, if there is one."""
-    then, now = recorded.fingerprints, found.fingerprints
+    then, now = recorded.fingerprints, found.spec.fingerprints
     names = ", ".join(name for name in sorted({*then, *now}) if then.get(name) != now.get(name))
     revision = f", for a data set of the hub ID@{then['revision']}" if "revision" in then else ""
     return DataError(
-        f"{source} is not the data that {run.name} was made with ({names} differ): give the right --data{revision}"
+        f"{found.source} is not the data that {run.name} was made with ({names} differ): give the right "
+        f"--data{revision}"
     )

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from harness.config.backend import Backend, parse_backend
 from harness.config.clusters import group_tasks
-from harness.config.keys import build, by_section, changed, section_config, validation_error
+from harness.config.keys import build_from_keys, by_section, changed, section_config, validation_error
 from harness.config.method_config import absolute, choose_method, data_only, fingerprints, parse_budget, with_preset
 from harness.config.options import OPTIONS
 from harness.config.request import Request
@@ -32,11 +32,13 @@ LOG: Final = logging.getLogger(__name__)
 class Resolved:
     """A run with every choice made, and the objects that its spec names.
 
-    source: where the examples are read from. model: what the base model is loaded from; None where none is loaded.
+    request: what the user asked for. source: where the examples are read from.
+    model: what the base model is loaded from; None where none is loaded.
     evaluated: the examples of the split that is evaluated.
     parent: the finished run that this one starts from (``--from``).
     """
 
+    request: Request
     spec: RunSpec
     method: Method
     suite: Suite
@@ -58,11 +60,11 @@ def resolve(request: Request) -> Resolved:
     cls = method_class(options["method"])
     sections = by_section(with_preset(request.keys, cls, options["preset"]))
     budget = options["budget"] or sections.pop("", {}).get("budget")
-    suite = build(suite_class(options["suite"]), sections["suite"], "suite")
+    suite = build_from_keys(suite_class(options["suite"]), sections["suite"], "suite")
     train = section_config(TrainConfig, "train", sections["train"])
     evaluation = section_config(EvalConfig, "eval", sections["eval"])
-    source, data = locate_data(suite, options["data"])
-    evaluation, examples = _evaluated(suite, source, evaluation, options["tasks"])
+    data = locate_data(suite, options["data"])
+    evaluation, examples = _evaluated(suite, data.source, evaluation, options["tasks"])
     tasks = list(examples.by_task)
     clusters = group_tasks(options["clusters"], suite, tasks)
     sizes = [len(tasks)] if clusters is None else [len(of) for of in clusters.groups.values()]
@@ -73,7 +75,7 @@ def resolve(request: Request) -> Resolved:
         )
     backend = parse_backend(options["backend"])
     model = _model(method, suite, options, backend)
-    if model is not None and model == suite.default_model and not data.sample:
+    if model is not None and model == suite.default_model and not data.spec.sample:
         LOG.warning("--model %s is a toy model made for the embedded sample. For real data, give a real model", model)
     spec = _spec(
         method=_method_spec(method, options),
@@ -84,7 +86,7 @@ def resolve(request: Request) -> Resolved:
             fields=changed(suite, type(suite)()),
         ),
         model=_identity(backend, model),
-        data=data,
+        data=data.spec,
         train=train if method.trains else data_only(train),
         eval=evaluation,
         budget=str(parse_budget(budget)) if budget else None,
@@ -96,7 +98,14 @@ def resolve(request: Request) -> Resolved:
     if parent is not None:
         spec = spec.model_copy(update={"parent": parent.spec})
     return Resolved(
-        spec=spec, method=method, suite=suite, source=source, model=model, evaluated=examples, parent=parent
+        request=request,
+        spec=spec,
+        method=method,
+        suite=suite,
+        source=data.source,
+        model=model,
+        evaluated=examples,
+        parent=parent,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from harness.data.splits import SplitExamples
 from harness.errors import UsageError, unknown
-from harness.generation.generator import Generated, Request
+from harness.generation.generator import Generated, GenerationRequest
 from harness.method import Baseline
 from harness.pipeline.predict import generator
 from harness.pipeline.prepare import train_examples
@@ -46,7 +46,7 @@ def _generate(finished: ReopenedRun, example: Example, train: SplitExamples | No
     prepared = load(finished.run, finished.resolved, train, example.task)
     encoder = prepared.encoder
     (prompt,) = encoder.prompts([example])
-    request = Request(
+    request = GenerationRequest(
         id=example.id, task=example.task, prompt=prompt.tokens, limit=encoder.limit(example.task, prompt.tokens)
     )
     made: list[Generated] = []

@@ -18,9 +18,9 @@ from harness.scoring.groups import (
     SeedGroup,
     by_seed,
     data_key,
-    difference,
     differing,
     flat,
+    group_difference,
     scored_run,
 )
 from harness.scoring.statistics import Estimate
@@ -116,7 +116,7 @@ def compare(a: Sequence[RunDirectory], b: Sequence[RunDirectory], protocol: str 
         mean_of=first.mean_of,
         a_mean=left.value(None),
         b_mean=right.value(None),
-        mean=difference(left, right, None) if first.mean_of == right.runs[0].table.mean_of else None,
+        mean=group_difference(left, right, None) if first.mean_of == right.runs[0].table.mean_of else None,
     )
 
 
@@ -275,7 +275,7 @@ def _with_seeds(group: SeedGroup) -> str:
 
 def _tasks(a: SeedGroup, b: SeedGroup) -> tuple[TaskComparison, ...]:
     table = a.runs[0].table
-    differences = {task: difference(a, b, task) for task in table.tasks}
+    differences = {task: group_difference(a, b, task) for task in table.tasks}
     p = {task: found.p for task, found in differences.items() if found is not None}
     adjusted = dict(zip(p, stats.holm(list(p.values())), strict=True))
     return tuple(

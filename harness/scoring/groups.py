@@ -80,7 +80,7 @@ class SeedGroup:
         return stats.estimate(resampled) if resampled else None
 
 
-def difference(a: SeedGroup, b: SeedGroup, task: str | None) -> Estimate | None:
+def group_difference(a: SeedGroup, b: SeedGroup, task: str | None) -> Estimate | None:
     """a's headline (mean for None) minus b's; None where draws are missing or the test examples differ."""
     left, right = a.resampled(task), b.resampled(task)
     if not left or not right or a.runs[0].fingerprints(task) != b.runs[0].fingerprints(task):

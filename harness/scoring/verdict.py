@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.reporting.numbers import percent, percent_range, points, points_range
-from harness.scoring.groups import SeedGroup, difference
+from harness.scoring.groups import SeedGroup, group_difference
 from harness.scoring.statistics import Estimate
 
 
@@ -66,10 +66,10 @@ class Transfer:
 
 def transfer(together: SeedGroup, alone: SeedGroup, tasks: Sequence[str]) -> Transfer:
     """The gains of a multi-task method over the method that trains each task alone."""
-    gains = {task: difference(together, alone, task) for task in tasks}
+    gains = {task: group_difference(together, alone, task) for task in tasks}
     return Transfer(
         gains={task: found for task, found in gains.items() if found is not None},
-        mean=difference(together, alone, None),
+        mean=group_difference(together, alone, None),
     )
 
 

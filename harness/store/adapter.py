@@ -6,16 +6,15 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from harness.config.spec import RunSpec, run_id
 from harness.errors import StoreError
 from harness.method import Adapter
 from harness.store.files import write_atomic, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WEIGHTS, META = "adapter.safetensors", "adapter.json"
 
@@ -25,6 +24,8 @@ def save_adapter(folder: Path, adapter: Adapter, spec: RunSpec, tasks: Sequence[
 
     The weights are written first, so that an existing adapter.json means a complete adapter.
     """
+    from safetensors.torch import save
+
     data = save({k: v.contiguous() for k, v in trainable_state(adapter.state_dict()).items()})
     write_atomic(folder / WEIGHTS, data)
     meta = {
@@ -48,35 +49,38 @@ def read_meta(folder: Path) -> dict[str, Any]:
     try:
         meta: dict[str, Any] = json.loads((folder / META).read_bytes())
     except (OSError, ValueError) as error:
-        raise StoreError(f"{folder / META} cannot be read ({error}). Delete the folder to train it again.") from error
+        raise _unusable(folder, error) from error
     return meta
 
 
 def read_weights(folder: Path) -> bytes:
     """The bytes of a saved adapter's weights, after checking their hash. Raises: StoreError for damaged files."""
+    meta = read_meta(folder)
     try:
-        meta = json.loads((folder / META).read_bytes())
         data = (folder / WEIGHTS).read_bytes()
         if hashlib.sha256(data).hexdigest() != meta["sha256"]:
             raise ValueError(f"wrong hash of {WEIGHTS}")
     except (OSError, ValueError, KeyError) as error:
-        raise StoreError(
-            f"{folder} contains no usable adapter ({error}). Delete the folder to train it again."
-        ) from error
+        raise _unusable(folder, error) from error
     return data
 
 
 def load_into(folder: Path, adapter: Adapter) -> None:
     """Load saved weights into an adapter. Raises: StoreError for damaged files, or those of another method."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
     data = read_weights(folder)
     try:
         adapter.load_state_dict(load(data))
     except (ValueError, SafetensorError) as error:
-        raise StoreError(
-            f"{folder} contains no usable adapter ({error}). Delete the folder to train it again."
-        ) from error
+        raise _unusable(folder, error) from error
 
 
-def trainable_state(state: Mapping[str, Any]) -> dict[str, Tensor]:
+def _unusable(folder: Path, error: Exception) -> StoreError:
+    return StoreError(f"{folder} contains no usable adapter ({error}). Delete the folder to train it again.")
+
+
+def trainable_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a state dict, detached and on the CPU."""
     return {k: v.detach().to("cpu") for k, v in state.items()}

@@ -35,7 +35,7 @@ _PATIENCE_SECONDS: Final = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Owner:
+class LockOwner:
     """The process that works on a run.
 
     boot: identifies the running kernel, so that two containers on one machine count as the same machine; None where the
@@ -105,19 +105,19 @@ def is_locked(folder: Path) -> bool:
             return True
 
 
-def read_owner(folder: Path) -> Owner | None:
+def read_owner(folder: Path) -> LockOwner | None:
     """The owner that a run's directory names; None if there is none or its file is damaged."""
     try:
-        return Owner(**json.loads((folder / OWNER_FILE).read_bytes()))
+        return LockOwner(**json.loads((folder / OWNER_FILE).read_bytes()))
     except (FileNotFoundError, ValueError, TypeError):
         return None
 
 
-def _claim(folder: Path) -> Owner:
+def _claim(folder: Path) -> LockOwner:
     """Create the owner file; the lock of this machine is held. Raises: RunLocked for an owner on another machine."""
     path = folder / OWNER_FILE
     since = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
-    owner = Owner(host=platform.node(), pid=os.getpid(), since=since, boot=_boot_id())
+    owner = LockOwner(host=platform.node(), pid=os.getpid(), since=since, boot=_boot_id())
     with explain_write_errors(path):
         for _ in range(2):
             try:
@@ -129,7 +129,7 @@ def _claim(folder: Path) -> Owner:
     raise RunLocked(f"{folder} has just been claimed by another process. Wait for it to finish.")
 
 
-def _remove_dead(path: Path, owner: Owner | None) -> None:
+def _remove_dead(path: Path, owner: LockOwner | None) -> None:
     if owner is None or not owner.on_this_machine():
         raise RunLocked(
             f"{path.parent} is claimed by {owner or 'a process that its owner file does not name'}. If that process is "
@@ -138,7 +138,7 @@ def _remove_dead(path: Path, owner: Owner | None) -> None:
     path.unlink(missing_ok=True)  # its process would hold the lock of this machine if it were running
 
 
-def _create(path: Path, owner: Owner) -> None:
+def _create(path: Path, owner: LockOwner) -> None:
     with path.open("x", encoding="utf-8") as file:  # "x" fails if the file exists, on every machine that shares it
         try:
             file.write(json.dumps(asdict(owner)) + "\n")
@@ -149,7 +149,7 @@ def _create(path: Path, owner: Owner) -> None:
             raise
 
 
-def _release(folder: Path, owner: Owner) -> None:
+def _release(folder: Path, owner: LockOwner) -> None:
     if read_owner(folder) == owner:  # after a user has deleted it, it may be another machine's
         (folder / OWNER_FILE).unlink(missing_ok=True)
 

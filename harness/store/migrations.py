@@ -1,9 +1,9 @@
 """How files of older schemas are read: one function for each step from a schema to the next.
 
 A file states its schema as ``schema_version``; a file without one has schema 1, the first. To change the format of a
-file, raise the version of its model in ``harness.record`` and add the step here: old files are never rewritten, and so
-they load in every later version. A step must leave the identity of the run as it is (``RunSpec.identity``), because
-the run_id in the file is its hash.
+file, raise the version of its model in ``harness.store.record`` and add the step here: old files are never rewritten,
+and so they load in every later version. A step must leave the identity of the run as it is (``RunSpec.identity``),
+because the run_id in the file is its hash.
 """
 
 from __future__ import annotations

@@ -37,6 +37,14 @@ class State(StrEnum):
     STOPPED = "stopped"  # interrupted or killed: the same command resumes it
 
 
+@dataclass(frozen=True, kw_only=True)
+class RecoveredPredictions:
+    """The complete lines of a file of predictions. n_bytes: their size; anything after them is to be removed."""
+
+    predictions: list[Prediction]
+    n_bytes: int
+
+
 @dataclass(frozen=True)
 class RunDirectory:
     """The files of one run. Reading needs no lock; only the process that holds ``lock()`` writes.
@@ -114,10 +122,10 @@ class RunDirectory:
 
     def predictions(self, task: str) -> list[Prediction]:
         """Every complete line of a task's predictions; a partly written last line is dropped."""
-        return self.recover_predictions(task)[0]
+        return self.recover_predictions(task).predictions
 
-    def recover_predictions(self, task: str) -> tuple[list[Prediction], int]:
-        """The complete lines and their size in bytes; anything after them was being written when a process was killed.
+    def recover_predictions(self, task: str) -> RecoveredPredictions:
+        """The complete lines of a task's predictions; what follows them was being written when a process was killed.
 
         Raises: StoreError for a damaged line that is not the last one.
         """
@@ -141,7 +149,7 @@ class RunDirectory:
                     f"{path}, line {number} is damaged. Delete the file and run the same command again."
                 ) from error
             size += len(line)
-        return complete, size
+        return RecoveredPredictions(predictions=complete, n_bytes=size)
 
     def state(self) -> State:
         """Done if record.json exists, else running if a process holds the lock, else failed if failure.json exists."""

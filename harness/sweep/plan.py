@@ -11,7 +11,7 @@ from tabulate import tabulate
 from harness.data.mixture import n_steps
 from harness.pipeline.prepare import train_examples
 from harness.pipeline.resolve import Resolved
-from harness.reporting.numbers import MISSING, duration
+from harness.reporting.numbers import duration, number, or_missing, share
 from harness.store.record import Parameters, RunRecord
 from harness.store.run_directory import TUNING_FOLDER, RunDirectory, find_runs
 from harness.sweep.entries import Entry
@@ -35,7 +35,7 @@ class Line:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class SweepPlan:
     """The whole file. n_runs, n_done: a run that several entries share counts once. impossible: reasons by label."""
 
     lines: tuple[Line, ...]
@@ -76,7 +76,7 @@ class Speeds:
         return rows * predict + (steps or 0) * resolved.spec.train.batch_size * (train or 0.0)
 
 
-def make_plan(jobs: Jobs) -> Plan:
+def make_plan(jobs: Jobs) -> SweepPlan:
     """Count runs and parameters, and estimate the time. Raises: ModelError if the base model cannot be loaded."""
     resolved = [jobs.resolved(jobs.example(entry)) for entry in jobs.entries]
     loaded = _load(resolved)
@@ -87,7 +87,7 @@ def make_plan(jobs: Jobs) -> Plan:
     lines = [_line(jobs, e, r, loaded, speeds, steps) for e, r in zip(jobs.entries, resolved, strict=True)]
     every = jobs.all_jobs()
     left = [_seconds(jobs, job, speeds, steps) for job in every if not settled(job)]
-    return Plan(
+    return SweepPlan(
         lines=tuple(lines),
         impossible=dict(jobs.impossible),
         n_runs=len(every),
@@ -96,15 +96,15 @@ def make_plan(jobs: Jobs) -> Plan:
     )
 
 
-def render(plan: Plan) -> str:
+def render(plan: SweepPlan) -> str:
     """The plan as a table."""
     rows = [
         (
             line.label,
-            MISSING if line.steps is None else line.steps,
-            f"{line.parameters.stored:,}",
-            f"{line.parameters.active:,}",
-            MISSING if line.parameters.percent is None else f"{line.parameters.percent:.3g}",
+            or_missing(line.steps),
+            number(line.parameters.stored),
+            number(line.parameters.active),
+            share(line.parameters.percent),
             f"{line.done}/{line.runs}",
             duration(line.seconds),
         )
@@ -124,7 +124,7 @@ def render(plan: Plan) -> str:
     )
 
 
-def to_json(plan: Plan) -> dict[str, Any]:
+def to_json(plan: SweepPlan) -> dict[str, Any]:
     """The plan as JSON values."""
     lines = [{**vars(line), "parameters": line.parameters.model_dump()} for line in plan.lines]
     return {**asdict(plan), "lines": lines}

@@ -43,7 +43,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Owner:
+class CheckpointOwner:
     """The run that checkpoints belong to. spec: as in spec.json, to report differences; empty where there is none."""
 
     run_id: str
@@ -59,7 +59,7 @@ class Found:
     damaged: tuple[str, ...]
 
 
-def save_checkpoint(folder: Path, checkpoint: Checkpoint, owner: Owner) -> Path:
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, owner: CheckpointOwner) -> Path:
     """Write a checkpoint under the next number, and remove all but the newest two.
 
     Returns: its folder.
@@ -89,7 +89,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, owner: Owner) -> Path:
     return final
 
 
-def load_newest(folder: Path, owner: Owner) -> Found:
+def load_newest(folder: Path, owner: CheckpointOwner) -> Found:
     """The newest intact checkpoint in the folder. Raises: StoreError where it belongs to another run."""
     damaged: list[str] = []
     for path in reversed(_numbered(folder)):
@@ -108,7 +108,7 @@ class CheckpointManager:
     last_good: the newest checkpoint that is known to be intact.
     """
 
-    def __init__(self, folder: Path, owner: Owner, processes: ProcessGroup = SINGLE_PROCESS) -> None:
+    def __init__(self, folder: Path, owner: CheckpointOwner, processes: ProcessGroup = SINGLE_PROCESS) -> None:
         self.folder, self.owner, self.processes = folder, owner, processes
         self.last_good: Path | None = None
 
@@ -130,7 +130,7 @@ class CheckpointManager:
             self.last_good = save_checkpoint(self.folder, checkpoint, self.owner)
 
 
-def _load(path: Path, owner: Owner) -> Checkpoint:
+def _load(path: Path, owner: CheckpointOwner) -> Checkpoint:
     manifest = json.loads((path / _MANIFEST).read_bytes())
     if not isinstance(manifest, dict) or not manifest.keys() >= {"run_id", "spec", "sha256"}:
         raise ValueError(f"{_MANIFEST} does not name run, spec and hashes")

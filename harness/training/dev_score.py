@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from harness.data.encoding import Encoder
 from harness.data.splits import load_split
-from harness.generation.generator import Generated, Generator, Request
+from harness.generation.generator import Generated, GenerationRequest, Generator
 from harness.generation.predictions import PredictionKey
 from harness.scoring.judge import judge
 from harness.task import Example, Suite, Task
@@ -29,7 +29,7 @@ class DevEvaluator:
         """The mean over ``tasks`` of each one's headline by its default protocol; None where none has dev examples."""
         chosen = [t for t in tasks if self.examples[t]]
         requests = [
-            Request(id=e.id, task=t, prompt=prompt.tokens, limit=self.encoder.limit(t, prompt.tokens))
+            GenerationRequest(id=e.id, task=t, prompt=prompt.tokens, limit=self.encoder.limit(t, prompt.tokens))
             for t in chosen
             for e, prompt in zip(self.examples[t], self.encoder.prompts(self.examples[t]), strict=True)
         ]

@@ -34,7 +34,7 @@ _MOMENTS: Final = 16
 _LOSS: Final = 12
 
 
-def estimate(
+def estimate_memory(
     loaded: LoadedModel,
     adapter: Adapter,
     encoder: Encoder,

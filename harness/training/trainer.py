@@ -26,7 +26,7 @@ from harness.store.run_directory import RunDirectory
 from harness.task import Example
 from harness.training.attention import attention
 from harness.training.batch import token_losses, weigh
-from harness.training.checkpoint import Checkpoint, CheckpointManager, Owner
+from harness.training.checkpoint import Checkpoint, CheckpointManager, CheckpointOwner
 from harness.training.early_stopping import EarlyStopping, EvaluateOnDev
 from harness.training.packing import Layout, choose_layout, micro_tokens
 from harness.training.progress import Progress
@@ -60,7 +60,7 @@ class EngineTrainer:
 
     def __post_init__(self) -> None:
         config = self.setup.config
-        owner = Owner(run_id=self.run_id, spec=_read_spec(self.run))
+        owner = CheckpointOwner(run_id=self.run_id, spec=_read_spec(self.run))
         self._state = TrainingState(
             progress=Progress(),
             log=TrainLog(path=self.run.train_log, processes=self.processes),

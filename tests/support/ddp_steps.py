@@ -1,4 +1,4 @@
-"""Twenty steps of a toy in float64, by itself or under torchrun: python tests/ddp_steps.py OUT.json."""
+"""Twenty steps of a toy in float64, by itself or under torchrun: python tests/support/ddp_steps.py OUT.json."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from harness.data.routes import Routes
 from harness.errors import NotFoldable
-from harness.generation.generator import Generator, Request
+from harness.generation.generator import GenerationRequest, Generator
 from harness.models.loading import LoadedModel
 from methods.cgc_lora import CGCLoRA
 
@@ -88,10 +88,10 @@ def toy(kind: str) -> LoadedModel:
     return loaded(T5ForConditionalGeneration(config))
 
 
-def toy_requests(n: int = 32, routes: int = 1) -> list[Request]:
+def toy_requests(n: int = 32, routes: int = 1) -> list[GenerationRequest]:
     chance = random.Random(1)
     return [
-        Request(
+        GenerationRequest(
             id=f"row {i}",
             task=TASKS[i % routes],
             prompt=[chance.randrange(6, VOCABULARY) for _ in range(chance.randrange(1, 20))],
@@ -101,7 +101,7 @@ def toy_requests(n: int = 32, routes: int = 1) -> list[Request]:
     ]
 
 
-def reference(model: Any, request: Request) -> list[int]:
+def reference(model: Any, request: GenerationRequest) -> list[int]:
     """transformers' own greedy text of one row, eos included; no token of it is a close decision."""
     ids = torch.tensor([list(request.prompt)])
     told = {"attention_mask": torch.ones_like(ids), "max_new_tokens": request.limit, "do_sample": False}
@@ -127,7 +127,7 @@ def cgc(model: Any) -> Any:
     return adapter
 
 
-def run(generator: Generator, requests: Sequence[Request]) -> dict[str, tuple[int, ...]]:
+def run(generator: Generator, requests: Sequence[GenerationRequest]) -> dict[str, tuple[int, ...]]:
     texts: dict[str, tuple[int, ...]] = {}
     generator.run(requests, lambda batch: texts.update({g.id: g.tokens for g in batch}))
     return texts

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from harness.bench.clock import Clock, paired
 from harness.bench.contenders import frozen, loop, peft_lora, twin
-from harness.bench.measure import Plan, Report, bench, chosen, make_batch
+from harness.bench.measure import BenchPlan, BenchReport, bench, chosen, make_batch
 from harness.bench.random_model import SHAPES, random_model
 from harness.bench.report import render, to_json
 from harness.data.routes import Routes
@@ -30,7 +30,7 @@ from methods.cgc_lora import CGCLoRA
 from methods.lora_all import LoRAAll
 from methods.moe_lora import MoELoRA
 
-PLAN = Plan(tokens=32, tasks=3, rounds=2, routes="tokens", threads=1)
+PLAN = BenchPlan(tokens=32, tasks=3, rounds=2, routes="tokens", threads=1)
 TASKS = ["a", "b", "c"]
 ROUTES = Routes(tuple(TASKS))
 
@@ -49,7 +49,7 @@ def loaded(toy_llama: Callable[..., Any]) -> LoadedModel:
     )
 
 
-def measured(loaded: LoadedModel, names: list[str], **plan: Any) -> Report:
+def measured(loaded: LoadedModel, names: list[str], **plan: Any) -> BenchReport:
     return bench(loaded, "toy", chosen(names), dataclasses.replace(PLAN, **plan))
 
 
@@ -195,7 +195,7 @@ def test_a_step_that_waits_for_launches_is_said_to(loaded: LoadedModel) -> None:
     row = report.rows[0]
     assert "bound by kernel launches" not in render(report)
 
-    def on_gpu(wall_over_own: float) -> Report:
+    def on_gpu(wall_over_own: float) -> BenchReport:
         figures = {
             n: dataclasses.replace(m, kernel_seconds=m.seconds / wall_over_own, peak_bytes=2**31)
             for n, m in row.measured.items()

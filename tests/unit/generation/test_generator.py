@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from toy_generation import EOS, ROUTES, TASKS, VOCABULARY, Spy, cgc, loaded, reference, run, toy_requests
 
 from harness.errors import HarnessError, ModelError
-from harness.generation.generator import Generated, Generator, Request, plan_batches
+from harness.generation.generator import Generated, GenerationRequest, Generator, plan_batches
 from harness.generation.predictions import PredictionKey
 from harness.method import BaseRouting
 from harness.models.loading import LoadedModel, load_model
@@ -63,7 +63,7 @@ def test_the_tiny_models_texts_are_those_of_transformers() -> None:
         "患者男，五十岁，",
     ]
     requests = [
-        Request(id=text, task=TASKS[0], prompt=tiny.tokenizer(text * (1 + i % 3))["input_ids"], limit=12 + i)
+        GenerationRequest(id=text, task=TASKS[0], prompt=tiny.tokenizer(text * (1 + i % 3))["input_ids"], limit=12 + i)
         for i, text in enumerate(texts)
     ]
     adapter = NoFinetune().attach(tiny.model, TASKS, seed=0)
@@ -145,7 +145,9 @@ def test_a_task_that_does_not_fold_is_routed_and_named(llama: LoadedModel) -> No
 def test_an_adapter_that_chooses_by_the_prompt_is_folded_for_its_choice(llama: LoadedModel) -> None:
     requests = toy_requests(24, routes=3)
     adapter = cgc(llama.model)
-    chosen = [Request(id=r.id, task=TASKS[len(r.prompt) % 3], prompt=r.prompt, limit=r.limit) for r in requests]
+    chosen = [
+        GenerationRequest(id=r.id, task=TASKS[len(r.prompt) % 3], prompt=r.prompt, limit=r.limit) for r in requests
+    ]
     expected = run(Generator(llama, adapter, ROUTES, folds=True, batch_tokens=400), chosen)
     choosy = Spy(adapter, choose=lambda prompt: len(prompt) % 3)
     generated: list[Generated] = []
@@ -205,7 +207,7 @@ def test_an_interrupted_run_leaves_the_weights_as_they_were(llama: LoadedModel) 
 def test_a_row_that_cannot_be_generated_is_named(prompt: list[int], limit: int, words: str, llama: LoadedModel) -> None:
     generator = Generator(llama, NoFinetune().attach(llama.model, TASKS, seed=0), ROUTES, folds=False, batch_tokens=99)
     with pytest.raises(ModelError, match=rf"the row: .*{words}"):
-        generator.run([Request(id="the row", task=TASKS[0], prompt=prompt, limit=limit)], lambda batch: None)
+        generator.run([GenerationRequest(id="the row", task=TASKS[0], prompt=prompt, limit=limit)], lambda batch: None)
 
 
 rows = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 30), st.integers(0, 2)), max_size=40)
@@ -215,7 +217,9 @@ rows = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 30), st.integers(0,
 def test_a_plan_holds_each_row_once_within_the_budget_in_any_order(
     sizes: list[tuple[int, int, int]], budget: int, chance: random.Random
 ) -> None:
-    requests = [Request(id=str(i), task=TASKS[r], prompt=[7] * n, limit=m) for i, (n, m, r) in enumerate(sizes)]
+    requests = [
+        GenerationRequest(id=str(i), task=TASKS[r], prompt=[7] * n, limit=m) for i, (n, m, r) in enumerate(sizes)
+    ]
     batches = plan_batches(requests, budget, ROUTES)
     assert sorted(r.id for batch in batches for r in batch) == sorted(r.id for r in requests)
     for batch in batches:
@@ -247,4 +251,4 @@ def test_how_often_an_adapter_chose_which_task_is_counted(llama: LoadedModel) ->
 def test_a_task_that_the_adapter_was_not_attached_for_is_refused(llama: LoadedModel) -> None:
     generator = Generator(llama, cgc(llama.model), ROUTES, folds=True, batch_tokens=400)
     with pytest.raises(HarnessError, match="no route for task 'subtract'"):
-        generator.run([Request(id="a", task="subtract", prompt=[7], limit=1)], lambda batch: None)
+        generator.run([GenerationRequest(id="a", task="subtract", prompt=[7], limit=1)], lambda batch: None)

@@ -13,7 +13,7 @@ import pytest
 from toy_runs import ToyRuns
 
 from harness.config.spec import EvalConfig, TrainConfig
-from harness.leaderboard.build import build
+from harness.leaderboard.build import build_leaderboard
 from harness.leaderboard.export import to_csv, to_frame, to_json
 from harness.leaderboard.markdown import render_markdown as render
 from harness.leaderboard.tables import Kind, Leaderboard
@@ -43,7 +43,7 @@ def sky(p: float) -> dict[str, Flags]:
 
 
 def labels(runs: list[RunDirectory]) -> list[str]:
-    (table,) = build(runs, "toys", "official").tables
+    (table,) = build_leaderboard(runs, "toys", "official").tables
     return [row.label for row in table.rows]
 
 
@@ -54,7 +54,7 @@ def test_rows_are_ordered_by_mean_and_only_trained_ones_are_ranked(toy_run: ToyR
         toy_run("majority", sky(0.6), model=None),
         toy_run("as_it_is", sky(0.8), trained=False),
     ]
-    (table,) = build(runs, "toys", "official").tables
+    (table,) = build_leaderboard(runs, "toys", "official").tables
     assert [(r.label, r.rank, r.kind) for r in table.rows] == [
         ("as_it_is", None, Kind.UNTRAINED),
         ("moe", 1, Kind.TRAINED),
@@ -65,7 +65,7 @@ def test_rows_are_ordered_by_mean_and_only_trained_ones_are_ranked(toy_run: ToyR
 
 def test_runs_that_differ_in_the_seed_are_one_row(toy_run: ToyRuns) -> None:
     runs = [toy_run("lora", {"sky": share(p, seed=i)}, seed=i) for i, p in enumerate((0.5, 0.6, 0.7))]
-    (table,) = build([*runs, runs[0]], "toys", "official").tables
+    (table,) = build_leaderboard([*runs, runs[0]], "toys", "official").tables
     (row,) = table.rows
     assert len(row.group.runs) == 3
     assert row.mean.value == pytest.approx(0.6)
@@ -82,7 +82,7 @@ def test_an_ablation_is_nested_under_its_method_with_the_difference(toy_run: Toy
         toy_run("moe", sky(0.7)),
         toy_run("other", sky(0.1), ablation="alone"),
     ]
-    (table,) = build(runs, "toys", "official").tables
+    (table,) = build_leaderboard(runs, "toys", "official").tables
     assert [(r.label, r.nested) for r in table.rows] == [
         ("moe", False),
         ("moe+no_gate", True),
@@ -93,7 +93,7 @@ def test_an_ablation_is_nested_under_its_method_with_the_difference(toy_run: Toy
     assert delta is not None
     assert delta.value == pytest.approx(-0.1)
     assert table.rows[1].rank is None
-    text = render_markdown(build(runs, "toys", "official"))
+    text = render_markdown(build_leaderboard(runs, "toys", "official"))
     assert "&nbsp;moe+no_gate" in text
     assert re.search(r"-10\.0 \(-\d+\.\d to -\d+\.\d\)", text)
     assert "moe+no_gate below moe: significant" in text
@@ -106,7 +106,7 @@ def test_an_ablation_is_nested_under_the_row_that_is_most_like_it(toy_run: ToyRu
         toy_run("moe", sky(0.6), train=slow),
         toy_run("moe", sky(0.5), ablation="no_gate", train=slow),
     ]
-    (table,) = build(runs, "toys", "official").tables
+    (table,) = build_leaderboard(runs, "toys", "official").tables
     assert table.rows[2].nested
     assert table.rows[2].delta is not None
     assert table.rows[2].delta.value == pytest.approx(-0.1)
@@ -125,21 +125,21 @@ def test_other_models_splits_prompts_limits_and_data_are_in_tables_of_their_own(
         toy_run("lora", {"sky": share(0.5)}),
         toy_run("majority", sky(0.2), model=None),
     ]
-    tables = build(runs, "toys", "official").tables
+    tables = build_leaderboard(runs, "toys", "official").tables
     assert sorted(len(t.rows) for t in tables) == [1] * 6 + [2, 3]
     with_majority = [t.spec.model.label for t in tables if t.spec.model and any(not r.group.spec.model for r in t.rows)]
     assert sorted(with_majority) == ["larger", "tiny"]
 
 
 def test_rows_without_a_model_have_a_table_when_they_are_all_there_is(toy_run: ToyRuns) -> None:
-    board = build([toy_run("majority", sky(0.2), model=None)], "toys", "official")
+    board = build_leaderboard([toy_run("majority", sky(0.2), model=None)], "toys", "official")
     assert len(board.tables) == 1
     assert "no base model" in render_markdown(board)
 
 
 def test_the_best_is_bold_and_what_does_not_differ_significantly_is_marked(toy_run: ToyRuns) -> None:
     runs = [toy_run("moe", sky(0.7)), toy_run("poor", sky(0.4))]
-    board = build(runs, "toys", "official")
+    board = build_leaderboard(runs, "toys", "official")
     moe, poor = board.tables[0].rows
     assert (moe.mean.best, moe.cells["sky"].best, poor.mean.best) == (True, True, False)
     assert (moe.mean.tied, poor.mean.tied) == (False, False)
@@ -153,7 +153,7 @@ def test_equal_methods_are_tied(toy_run: ToyRuns) -> None:
         toy_run("moe", {"sky": share(0.61, seed=3)}),
         toy_run("lora", {"sky": share(0.60, seed=4)}),
     ]
-    board = build(runs, "toys", "official")
+    board = build_leaderboard(runs, "toys", "official")
     assert [r.mean.tied for r in board.tables[0].rows] == [False, True]
     assert "60.0≈" in render_markdown(board)
     assert "moe above lora: not significant" in render_markdown(board)
@@ -161,7 +161,7 @@ def test_equal_methods_are_tied(toy_run: ToyRuns) -> None:
 
 def test_the_sample_names_no_winner(toy_run: ToyRuns) -> None:
     runs = [toy_run("moe", sky(0.7), sample=True), toy_run("lora", sky(0.4), sample=True)]
-    text = render_markdown(build(runs, "toys", "official", reference="lora"))
+    text = render_markdown(build_leaderboard(runs, "toys", "official", reference="lora"))
     assert "embedded sample, not toys" in text
     assert "**70.0**" not in text
     assert "≈" not in text
@@ -177,22 +177,22 @@ def test_limited_and_unfinished_runs_are_named_and_never_ranked(toy_run: ToyRuns
         toy_run("lora", sky(0.4)),
         toy_run("slow", sky(0.4), finished=False),
     ]
-    board = build(runs, "toys", "official")
+    board = build_leaderboard(runs, "toys", "official")
     assert [(r.label, r.rank, r.mean.best) for r in board.tables[0].rows] == [("moe", None, False), ("lora", 1, True)]
     text = render_markdown(board)
     assert "moe (limited)" in text
     assert f"- {runs[2].name}: stopped" in text
-    other = build(runs, "toys", "readme")
+    other = build_leaderboard(runs, "toys", "readme")
     assert other.tables == ()
     assert {u.reason for u in other.unfinished} == {"stopped", "no scores under the protocol readme"}
-    assert build(runs, "another suite", "official").unfinished == ()
+    assert build_leaderboard(runs, "another suite", "official").unfinished == ()
 
 
 def test_tasks_without_training_examples_are_marked(toy_run: ToyRuns) -> None:
     runs = [toy_run("moe", sky(0.5), n_train={"sky": 9, "sea": 0})]
-    (row,) = build(runs, "toys", "official").tables[0].rows
+    (row,) = build_leaderboard(runs, "toys", "official").tables[0].rows
     assert (row.cells["sky"].no_train, row.cells["sea"].no_train) == (False, True)
-    assert "**50.0**°" in render_markdown(build(runs, "toys", "official"))
+    assert "**50.0**°" in render_markdown(build_leaderboard(runs, "toys", "official"))
 
 
 def test_a_task_without_a_score_prints_a_dash_and_leaves_no_mean(toy_run: ToyRuns) -> None:
@@ -203,7 +203,7 @@ def test_a_task_without_a_score_prints_a_dash_and_leaves_no_mean(toy_run: ToyRun
     tasks = {**table.tasks, "sea": table.tasks["sea"].model_copy(update={"value": None, "ci95": None})}
     broken = table.model_copy(update={"tasks": tasks, "mean": None, "mean_ci95": None})
     runs[0].write_scores(type(scores)({"official": broken}))
-    board = build(runs, "toys", "official")
+    board = build_leaderboard(runs, "toys", "official")
     (row,) = board.tables[0].rows
     assert (row.mean.value, row.mean.estimate, row.rank, row.cells["sea"].value) == (None, None, None, None)
     text = render_markdown(board)
@@ -222,7 +222,7 @@ def test_transfer_counts_the_tasks_that_lose_against_the_reference(toy_run: ToyR
         toy_run("single", {"sky": share(0.5), "sea": share(0.5)}),
         toy_run("moe", {"sky": share(0.8), "sea": share(0.3)}),
     ]
-    board = build(runs, "toys", "official", reference="single")
+    board = build_leaderboard(runs, "toys", "official", reference="single")
     (row,) = board.tables[0].transfers
     assert (row.label, row.reference) == ("moe", "single")
     assert row.gains.gains["sky"].value == pytest.approx(0.3)
@@ -240,14 +240,14 @@ def test_runs_without_draws_have_values_and_no_intervals(toy_run: ToyRuns) -> No
     runs = [toy_run("moe", sky(0.7)), toy_run("lora", sky(0.4))]
     for run in runs:
         (run.path / "bootstrap.npz").unlink()
-    board = build(runs, "toys", "official")
+    board = build_leaderboard(runs, "toys", "official")
     assert [(r.mean.value, r.mean.estimate) for r in board.tables[0].rows] == [(0.7, None), (0.4, None)]
     assert "significant" not in "".join(line for line in render_markdown(board).splitlines() if "above" in line)
 
 
 def test_names_from_outside_cannot_break_the_table_or_bring_markup(toy_run: ToyRuns) -> None:
     evil = "a|b\n<script>x</script> [click](http://x) **bold** `code`"
-    text = render_markdown(build([toy_run("moe", sky(0.5), data=evil, model=evil)], "toys", "official"))
+    text = render_markdown(build_leaderboard([toy_run("moe", sky(0.5), data=evil, model=evil)], "toys", "official"))
     assert "<script>" not in text
     assert "\\[click\\]" in text
     columns = [line.count("|") - line.count("\\|") for line in text.splitlines() if line.startswith("|")]
@@ -256,10 +256,10 @@ def test_names_from_outside_cannot_break_the_table_or_bring_markup(toy_run: ToyR
 
 def test_a_suite_with_a_limit_on_parameters_has_a_column_that_says_who_keeps_to_it(toy_run: ToyRuns) -> None:
     runs = [toy_run("moe", sky(0.7), percent=1.5), toy_run("lora", sky(0.4), percent=0.5)]
-    without = render_markdown(build(runs, "toys", "official"))
+    without = render_markdown(build_leaderboard(runs, "toys", "official"))
     assert "≤" not in without
     assert "at most" not in without
-    board = build(runs, "toys", "official", parameter_limit=ParameterLimit(percent=1.0, source="Toy rule"))
+    board = build_leaderboard(runs, "toys", "official", parameter_limit=ParameterLimit(percent=1.0, source="Toy rule"))
     text = render_markdown(board)
     assert "| stored | % of base | ≤ 1 % | active |" in text
     assert re.search(r"^\| moe \| 4\.1 k \| 1\.5 \| no \|", text, flags=re.MULTILINE)
@@ -270,16 +270,16 @@ def test_a_suite_with_a_limit_on_parameters_has_a_column_that_says_who_keeps_to_
 
 def test_the_frame_of_a_leaderboard_pivots_to_methods_by_tasks(toy_run: ToyRuns) -> None:
     runs = [toy_run("moe", sky(0.7)), toy_run("lora", sky(0.4))]
-    frame = to_frame(build(runs, "toys", "official"))
+    frame = to_frame(build_leaderboard(runs, "toys", "official"))
     table = frame.pivot(index="method", columns="task", values="value")
     assert table.loc["moe", "sky"] == pytest.approx(0.7)
     assert table.loc["lora", "mean"] == pytest.approx(0.4)
-    assert to_csv(build([], "toys", "official")) == ",".join(frame.columns) + "\n"
+    assert to_csv(build_leaderboard([], "toys", "official")) == ",".join(frame.columns) + "\n"
 
 
 def test_csv_and_json_hold_the_same_numbers(toy_run: ToyRuns) -> None:
     runs = [toy_run("moe", sky(0.7), data="=cmd()"), toy_run("lora", sky(0.4), data="=cmd()")]
-    board = build(runs, "toys", "official")
+    board = build_leaderboard(runs, "toys", "official")
     lines = list(csv.DictReader(io.StringIO(to_csv(board))))
     assert [(x["method"], x["task"], float(x["value"])) for x in lines] == [
         (m, t, v) for m, v in (("moe", 0.7), ("lora", 0.4)) for t in ("mean", "sky", "sea")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from toy_runs import ToyRuns
 
-from harness.leaderboard.build import build
+from harness.leaderboard.build import build_leaderboard
 from harness.leaderboard.plots.tables import plots
 from harness.store.files import write_json
 
@@ -37,7 +37,7 @@ def test_a_full_table_has_its_pictures_with_its_rows(toy_run: ToyRuns) -> None:
         toy_run("single", rows(0.5), model="a$b$c"),
         toy_run("majority", rows(0.1), model=None),
     ]
-    board = build(runs, "toys", "official", reference="single")
+    board = build_leaderboard(runs, "toys", "official", reference="single")
     found = plots(board)
     names = ["table1-means", "table1-times", "table1-ablations", "table1-transfer"]
     assert list(found) == [f"{name}{variant}.svg" for name in names for variant in ("", "-dark")]
@@ -50,14 +50,14 @@ def test_a_full_table_has_its_pictures_with_its_rows(toy_run: ToyRuns) -> None:
 
 
 def test_pictures_without_content_are_left_out(toy_run: ToyRuns) -> None:
-    assert plots(build([toy_run("majority", rows(0.2), model=None)], "toys", "official")) == {}
-    sample = plots(build([toy_run("moe", rows(0.2), sample=True)], "toys", "official"))
+    assert plots(build_leaderboard([toy_run("majority", rows(0.2), model=None)], "toys", "official")) == {}
+    sample = plots(build_leaderboard([toy_run("moe", rows(0.2), sample=True)], "toys", "official"))
     assert [name for name in sample if "dark" not in name] == ["table1-means.svg", "table1-times.svg"]
     assert "embedded sample, not a result" in words(sample["table1-means.svg"])
 
 
 def test_light_and_dark_pictures_have_other_backgrounds_and_the_same_words(toy_run: ToyRuns) -> None:
-    found = plots(build([toy_run("moe", rows(0.7))], "toys", "official"))
+    found = plots(build_leaderboard([toy_run("moe", rows(0.7))], "toys", "official"))
     light, dark = found["table1-means.svg"], found["table1-means-dark.svg"]
     assert words(light) == words(dark)
     assert b"#0d1117" in dark
@@ -66,13 +66,13 @@ def test_light_and_dark_pictures_have_other_backgrounds_and_the_same_words(toy_r
 
 def test_losses_and_gates_of_a_run_are_drawn(toy_run: ToyRuns) -> None:
     run = toy_run("moe", rows(0.7))
-    assert not any("curves" in name or "gates" in name for name in plots(build([run], "toys", "official")))
+    assert not any("curves" in name or "gates" in name for name in plots(build_leaderboard([run], "toys", "official")))
     lines = [json.dumps({"stage": "all", "step": i, "loss": 3.0 / (i + 1)}) for i in range(50)]
     run.train_log.write_text("\n".join(lines) + "\n")
     gates = {f"model.layers.{i}.q.gate": {"A-sky": [0.25, 0.75], "A-sea": [1.0, 0.0]} for i in range(2)}
     write_json(run.artefacts / "gates.json", gates)
     write_json(run.artefacts / "skills.json", gates)
-    found = plots(build([run], "toys", "official"))
+    found = plots(build_leaderboard([run], "toys", "official"))
     light = {name.removeprefix("table1-") for name in found if "dark" not in name}
     assert {"curves.svg", "gates-moe.svg", "skills-moe.svg"} <= light
     assert {"0.25", "0.75", "1.00", "0.00", "sky", "sea"} <= set(words(found["table1-skills-moe.svg"]).split())

@@ -14,7 +14,7 @@ from toy_runs import ToyRuns
 
 from harness.config.spec import ClusterSpec, EvalConfig, TrainConfig
 from harness.errors import HarnessError
-from harness.leaderboard.build import build
+from harness.leaderboard.build import build_leaderboard
 from harness.leaderboard.export import to_json
 from harness.leaderboard.files import Board, check_board, rendered, write_board
 from harness.leaderboard.markdown import render_markdown
@@ -90,7 +90,7 @@ def make(toy_run: ToyRuns, file: BoardSpec, *more: RunDirectory) -> Leaderboard:
         toy_run("majority", sky(0.2), model=None, train=TrainConfig()),
         *more,
     ]
-    return build(runs, "toys", "official", file=file)
+    return build_leaderboard(runs, "toys", "official", file=file)
 
 
 def test_points_of_sweeps_and_the_null_row_are_not_rows(toy_run: ToyRuns, file: BoardSpec, plugin: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_choice_at_the_end_of_a_grid_is_reported_only_where_the_grid_has_an_in
     run = toy_run("lora_all", sky(0.5), train=STEPS)
     grid = tuple(Tried(lr=lr, mean=0.4, run="x") for lr in rates)
     keep(run, Tuning(label="lora_all", split="dev", seed=0, grid=grid, chosen=chosen))
-    text = render_markdown(build([run], "toys", "official"))
+    text = render_markdown(build_leaderboard([run], "toys", "official"))
     notes = [line for line in text.splitlines() if re.search("rows (have a grid|chose)", line)]
     assert [words in note for note in notes if words] == [True] * len(notes)
     assert bool(notes) == (words is not None)
@@ -248,7 +248,7 @@ def test_a_back_end_row_asks_for_no_model_and_no_budget_and_is_made_once(tmp_pat
 
 def test_claims_are_not_tested_on_the_sample(toy_run: ToyRuns, file: BoardSpec, plugin: Path) -> None:
     runs = [toy_run(m, sky(p), sample=True, train=STEPS) for m, p in (("cgc_lora", 0.7), ("lora_all", 0.5))]
-    text = render_markdown(build(runs, "toys", "official", file=file))
+    text = render_markdown(build_leaderboard(runs, "toys", "official", file=file))
     assert "its paper" not in text
     assert "significant, +" not in text
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from harness.config.spec import directory_name, run_id
-from harness.leaderboard.build import build
+from harness.leaderboard.build import build_leaderboard
 from harness.scoring.draws import read_draws
 from harness.store.run_directory import RunDirectory, find_runs, open_run
 
@@ -148,7 +148,7 @@ def test_records_of_the_first_schema_load_for_ever() -> None:
     assert record.run_id == "d7c2078ed7ae147f38fa87e4315ba4269b2e633003acdc5551be2cfc90c774a8"
     assert dict(record.spec.clusters.groups) == {"label": ("colour",), "copy": ("first", "last")}
     assert (record.parameters.stored, record.parameters.active) == (32768, 16384)
-    (table,) = build(list(runs.values()), "toys", "official").tables
+    (table,) = build_leaderboard(list(runs.values()), "toys", "official").tables
     means = {row.group.spec.method.name: row.mean for row in table.rows}
     assert means["lora_all"].value == 0
     # of eight test rows two are blue, one has a ball first, none a car last: the most frequent answers, by alphabet

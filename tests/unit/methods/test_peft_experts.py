@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from harness.config.method_config import fingerprints
 from harness.errors import BudgetError, ModelError, UsageError
-from harness.method import Budget, Trait, named_folder
+from harness.method import Budget, NamedFolder, Trait, named_folder
 from harness.testing import promises
 from harness.testing.subject import Subject
 from harness.testing.toys import TASKS, ToyTrainer, toy_data
@@ -208,8 +208,8 @@ def test_folders_are_known_by_their_content_and_not_by_their_path(two: tuple[str
     assert fingerprints(LoRAHub()) == {}
     rewrite(tmp_path / "moved", lora_alpha=9)
     assert fingerprints(LoRAHub(experts=(str(tmp_path / "moved"), two[1]))) != before
-    assert named_folder("a=/x/y") == ("a", Path("/x/y"))
-    assert named_folder("/x=1/y") == (None, Path("/x=1/y"))
+    assert named_folder("a=/x/y") == NamedFolder(name="a", path=Path("/x/y"))
+    assert named_folder("/x=1/y") == NamedFolder(name=None, path=Path("/x=1/y"))
 
 
 def test_a_run_reads_experts_and_is_the_same_run_wherever_they_are(

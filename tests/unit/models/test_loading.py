@@ -16,7 +16,7 @@ import torch
 
 from harness.errors import DataError, HarnessError, ModelError
 from harness.hashing import cache_folder, file_sha256
-from harness.models import source as model_files
+from harness.models import source
 from harness.models.loading import decoder_start_token, identify, load_model, load_tokenizer
 
 LETTERS = ["<s>", "</s>", *"abcdefghijklmnopqrstuvwxyz0123456789", "ab", "cd"]
@@ -123,10 +123,10 @@ def test_a_registered_name_is_the_folder_that_its_package_brings(
     make_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make_folder()
-    monkeypatch.setattr(model_files, "model_folder", lambda name: folder if name == "small" else None)
+    monkeypatch.setattr(source, "model_folder", lambda name: folder if name == "small" else None)
     assert identify("small").label == "small"
     assert identify("small").fingerprint == identify(str(folder)).fingerprint
-    monkeypatch.setattr(model_files, "model_folder", lambda name: folder / "gone")
+    monkeypatch.setattr(source, "model_folder", lambda name: folder / "gone")
     with pytest.raises(ModelError, match=r"should be at .*gone"):
         identify("small")
 
@@ -267,7 +267,7 @@ def test_a_hub_that_cannot_be_reached_is_an_error_that_says_what_to_do(
 
 
 def test_a_misspelt_registered_name_is_corrected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_files, "plugins", lambda group: {"tiny": None})
+    monkeypatch.setattr(source, "plugins", lambda group: {"tiny": None})
     with pytest.raises(ModelError, match="Did you mean 'tiny'"):
         identify("tinny")
 

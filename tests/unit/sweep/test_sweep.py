@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 from logged import messages
 
-from harness.config import request as inputs
 from harness.errors import HarnessError
 from harness.pipeline.execute import execute
 from harness.pipeline.resolve import resolve
@@ -63,7 +62,7 @@ class Here:
             job.run.write("failure.json", failure(self.broken[job.label]))
             return Ended(1)
         try:
-            execute(resolve(job.asked), job.out, inputs.to_json(job.asked))
+            execute(resolve(job.asked), job.out)
         except HarnessError:
             return Ended(1)
         return Ended(0)

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from harness.errors import StoreError
-from harness.training.checkpoint import Checkpoint, Owner, load_newest, save_checkpoint
+from harness.training.checkpoint import Checkpoint, CheckpointOwner, load_newest, save_checkpoint
 from harness.training.progress import Progress
 
-OWNER = Owner(run_id="a" * 64, spec={"train": {"lr": 0.001}, "seed": 0})
+OWNER = CheckpointOwner(run_id="a" * 64, spec={"train": {"lr": 0.001}, "seed": 0})
 
 
-def save(folder: Path, step: int, owner: Owner = OWNER) -> Path:
+def save(folder: Path, step: int, owner: CheckpointOwner = OWNER) -> Path:
     weights = {"a": torch.full((3,), float(step))}
     state = Checkpoint(
         adapter=weights, optimiser={"a/exp_avg": weights["a"]}, best={}, progress=Progress(stage="all", step=step)
@@ -83,7 +83,7 @@ def test_the_newest_two_checkpoints_are_kept(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_spec_is_refused_and_the_difference_named(tmp_path: Path) -> None:
     save(tmp_path, 1)
-    other = Owner(run_id="b" * 64, spec={"train": {"lr": 0.01}, "seed": 0})
+    other = CheckpointOwner(run_id="b" * 64, spec={"train": {"lr": 0.01}, "seed": 0})
     with pytest.raises(StoreError, match=r"train\.lr is 0\.001 there and 0\.01 here"):
         load_newest(tmp_path, other)
 
