@@ -25,7 +25,7 @@ def installed(check: bool) -> str:
         for name, plugin in plugins(group).items():
             state = "claimed by " + " and ".join(plugin.clashes) if plugin.clashes else reasons.get(name, "ok")
             rows.append((name, plugin.distribution, *((state,) if check else ())))
-        parts.append(tabulate(rows, (word, "from", *(("state",) if check else ())), tablefmt="simple"))
+        parts.append(tabulate(rows, (word, "package", *(("state",) if check else ())), tablefmt="simple"))
     return "\n\n".join(parts)
 
 

@@ -318,7 +318,7 @@ def cache_argument(loaded: LoadedModel) -> str:
             return name
     raise ModelError(
         f"{type(loaded.model).__name__} cannot generate here: its forward takes neither past_key_values nor "
-        "cache_params. Choose a model that does, or one of the back ends that harness list shows"
+        "cache_params. Choose another model, or one of the back ends that `harness list` shows"
     )
 
 

@@ -122,7 +122,7 @@ def _copy_draws(run: RunDirectory, folder: RunDirectory, protocol: str | None) -
 def objections(record: RunRecord, *, swept: bool = False) -> Iterator[str]:
     """The reasons why a run is not reproducible, or not a complete result."""
     if record.provenance.commit is None:
-        yield "it was not started from a git checkout, so the version of its code is unknown"
+        yield "it was not started from a git checkout, so the version of its code is unknown: run it from a clone"
     elif record.provenance.dirty is not False:
         yield "the code had uncommitted changes: commit them and run again"
     for section in ("eval",) if swept else ("train", "eval"):

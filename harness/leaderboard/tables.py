@@ -15,7 +15,7 @@ from harness.sweep.spec import BoardSpec, Orientation
 from harness.sweep.tuning import Tuning
 from harness.task import ParameterLimit
 
-LIMITED: Final = "limited"  # The flag of a row that was trained or evaluated on some of the examples; never ranked.
+LIMITED: Final = "limited"  # The flag of a row trained or evaluated on only part of the examples; never ranked.
 
 
 class Kind(StrEnum):

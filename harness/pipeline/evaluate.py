@@ -48,7 +48,7 @@ def evaluate_again(
 
     Args:
         keys: ``eval.*``, and ``method.*`` for the method's inference fields; what is not given is as in the run.
-        data, model: where these are now, when they have moved.
+        data, model: their current locations, if they have moved.
 
     Raises: UsageError for a key that cannot change without training; RunLocked; Interrupted; errors of
         ``harness.pipeline.reopen``.
@@ -135,7 +135,7 @@ def _with_fields(method: Method, values: Mapping[str, Any]) -> Method:
             free = ", ".join(f"method.{n}" for n in sorted(method.inference_fields)) or "none"
             raise UsageError(
                 f"method.{name} changes training, so it needs a run of its own (harness run). Fields of this method "
-                f"that change answers alone: {free}"
+                f"that change only predictions: {free}"
             )
     return build(type(method), {**dataclasses.asdict(method), **values}, "method")
 

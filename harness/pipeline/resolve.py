@@ -49,7 +49,7 @@ class Resolved:
 def resolve(request: Request) -> Resolved:
     """Make every choice.
 
-    Raises: UsageError, DataError or ModelError, each naming the wrong thing and the remedy.
+    Raises: UsageError, DataError or ModelError, each naming the wrong value and the remedy.
     """
     options = {**dict.fromkeys(OPTIONS), **request.options}
     for needed in ("method", "suite"):

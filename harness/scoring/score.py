@@ -131,7 +131,7 @@ def render_scores(scores: Scores, protocol: str) -> str:
     align = ("left", "left", *["right"] * 7)
     return "\n".join(
         [
-            f"protocol {protocol}; percent; intervals cover the choice of test examples",
+            f"protocol {protocol}; scores in percent; 95 % intervals over the test examples",
             tabulate(lines, header, tablefmt="simple", disable_numparse=True, colalign=align),
             "",
             f"{mean_of}: {percent(table.mean)}{mean_range}",

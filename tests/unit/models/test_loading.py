@@ -127,7 +127,7 @@ def test_a_registered_name_is_the_folder_that_its_package_brings(
     assert identify("small").label == "small"
     assert identify("small").fingerprint == identify(str(folder)).fingerprint
     monkeypatch.setattr(model_files, "model_folder", lambda name: folder / "gone")
-    with pytest.raises(ModelError, match=r"should be at .*gone"):
+    with pytest.raises(ModelError, match=r"is missing at .*gone"):
         identify("small")
 
 
