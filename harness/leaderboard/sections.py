@@ -65,8 +65,8 @@ def _grid_notes(tuned: Sequence[Tuning]) -> Iterator[str]:
     if small:
         sizes = " or ".join(map(str, sorted({len(t.grid) for t in small})))
         yield (
-            f"{len(small)} of {len(tuned)} rows have a grid of only {sizes} learning rates, too few to show whether a "
-            "better one is outside the grid."
+            f"{len(small)} of {len(tuned)} rows have too few learning rates in their grid ({sizes}) to show whether a "
+            "better one is outside it."
         )
     at_the_edge = [tuning for tuning in tuned if len(tuning.grid) >= _LEAST_GRID and tuning.at_the_edge]
     if at_the_edge:

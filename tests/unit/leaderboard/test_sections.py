@@ -129,7 +129,7 @@ def test_the_markdown_has_every_section(toy_run: ToyRuns, file: BoardSpec, plugi
     text = render_markdown(board).replace("\u00a0", " ")
     assert "| lora_all | **41.0** | diverged |" in text
     assert "Mean on dev, seed 0" in text
-    assert "1 of 1 rows have a grid of only 2 learning rates, too few to show" in text
+    assert "1 of 1 rows have too few learning rates in their grid (2) to show" in text
     assert "lora_all with the seeds 8, 9 instead of 0, 1: mean 52.0 instead of 50.0, a difference of +2.0" in text
     assert "- cgc_lora above lora_all (its paper): cgc_lora above lora_all: significant, +20.0" in text
     assert "- cgc_lora above nobody (nobody): no finished runs of nobody" in text
@@ -149,8 +149,8 @@ def test_the_markdown_has_every_section(toy_run: ToyRuns, file: BoardSpec, plugi
 @pytest.mark.parametrize(
     ("rates", "chosen", "words"),
     [
-        ((1e-3,), 1e-3, "1 of 1 rows have a grid of size 1, which is too small"),
-        ((1e-3, 1e-2), 1e-2, "1 of 1 rows have a grid of size 2, which is too small"),
+        ((1e-3,), 1e-3, "1 of 1 rows have too few learning rates in their grid (1)"),
+        ((1e-3, 1e-2), 1e-2, "1 of 1 rows have too few learning rates in their grid (2)"),
         ((1e-3, 5e-3, 1e-2), 1e-2, "1 of 1 rows chose the smallest or the largest learning rate of their grid"),
         ((1e-3, 5e-3, 1e-2), 5e-3, None),
     ],
