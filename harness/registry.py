@@ -32,7 +32,7 @@ class Plugin:
 
 
 def plugins(group: str) -> dict[str, Plugin]:
-    """Every name of a group, from metadata alone (nothing is imported)."""
+    """Every name of a group, from metadata (nothing is imported)."""
     claims: dict[str, dict[str, EntryPoint]] = {}
     for point in entry_points(group=group):
         claims.setdefault(point.name, {})[_distribution(point)] = point

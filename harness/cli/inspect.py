@@ -1,4 +1,4 @@
-"""Commands that show what there is: `list`, `keys`, `runs`, `validate`."""
+"""Commands that list and describe: `list`, `keys`, `runs`, `validate`."""
 
 from __future__ import annotations
 

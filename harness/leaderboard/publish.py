@@ -53,7 +53,7 @@ def publish_all(board: Leaderboard, records: Path) -> Publication:
 
 
 def _runs_of(board: Leaderboard) -> dict[RunDirectory, bool]:
-    """Every run of a leaderboard, and whether it is used as a point of a sweep alone."""
+    """Every run of a leaderboard, and whether it is used only as a point of a sweep."""
     swept: dict[RunDirectory, bool] = {}
     swept |= {run.directory: False for row in board.elsewhere for run in row.group.runs}
     for table in board.tables:

@@ -45,7 +45,7 @@ class Check:
 
 
 def verify(path: Path, data: str | None = None) -> list[Check]:
-    """Check every property whose files are there.
+    """Check every property whose files exist.
 
     Args:
         path: a run's directory, or a folder of ``leaderboards/records``.

@@ -1,4 +1,4 @@
-"""Where the files of a base model are, which version they are, and whether they are complete."""
+"""The files of a base model: their location, their version, and whether they are complete."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Source:
 
 
 def locate(name: str, revision: str | None = None) -> Source:
-    """What a model's name means: a registered name, an existing folder or ``.gguf`` file, or a hub id, in this order.
+    """Locate a model by name: a registered name, an existing folder or ``.gguf`` file, or a hub id, in this order.
 
     Args:
         revision: branch, tag or commit of a hub id (default: the version in the local cache, else the newest).

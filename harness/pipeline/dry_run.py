@@ -1,4 +1,4 @@
-"""What a run would do and cost, for ``--dry-run``."""
+"""The configuration and the estimated cost of a run, for ``--dry-run``."""
 
 from __future__ import annotations
 

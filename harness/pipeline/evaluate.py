@@ -1,6 +1,6 @@
 """A finished run evaluated again, on another split or with another inference setting: nothing is trained.
 
-Results have a directory of their own inside of the run, ``evaluations/<hash of the settings>/``: settings.json,
+Results have a directory of their own inside the run, ``evaluations/<hash of the settings>/``: settings.json,
 predictions/, evaluation.json and, last, scores.json. The run's own files stay as they are.
 """
 

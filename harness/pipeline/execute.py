@@ -51,7 +51,7 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is left to do, as rank 0 has found it and broadcast it. It is the same on every rank.
+    """What is left to do, as determined by rank 0 and broadcast to all ranks.
 
     finished: the run has its record; nothing is left to train.
     clusters: the names of the clusters whose adapters are still to be trained.
@@ -64,13 +64,13 @@ class Plan:
 
 
 def execute(resolved: Resolved, out: Path, inputs: dict[str, Any], on_step: StepHook | None = None) -> Outcome | None:
-    """Make the run, or what is missing of it.
+    """Execute the run, or the phases of it that are missing.
 
-    Under torchrun every process calls this. All of them train; rank 0 alone writes, evaluates and has an outcome.
+    Under torchrun every process calls this. All of them train; only rank 0 writes, evaluates and has an outcome.
 
     Args:
         out: the folder of runs.
-        inputs: what a later command needs to find data and model again (inputs.json; not part of the run_id).
+        inputs: the run's request for inputs.json, by which later commands find data and model; not in the run_id.
         on_step: called after each training step, on every rank.
 
     Raises: RunLocked; Interrupted; any HarnessError, after failure.json has been written.
@@ -130,7 +130,7 @@ class _Execution:
         return Outcome(run=self.run, record=record, scores=scores, fresh=True)
 
     def _plan(self, inputs: dict[str, Any]) -> Plan:
-        """What is left to do; an adapter on disk is what says that its cluster has been trained."""
+        """What is left to do; an adapter on disk means that its cluster has been trained."""
         if self.run.record() is not None:
             return Plan(finished=True)
         self.run.write("spec.json", self.resolved.spec)
@@ -173,7 +173,7 @@ class _Execution:
         return trained_together(summaries)
 
     def _fit(self, cluster: Cluster, base: Base, train: SplitExamples, processes: ProcessGroup) -> TrainingSummary:
-        """Train a cluster's adapter, unless it is on disk, and take it off the model again."""
+        """Train a cluster's adapter, unless it is on disk, and detach it afterwards."""
         from harness.training.memory import estimate
 
         run, spec = self.run.of(cluster.name), self.resolved.spec

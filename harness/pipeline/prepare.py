@@ -1,4 +1,4 @@
-"""What a run needs in memory, made from its resolved spec: training examples, encoder, model, adapter."""
+"""The objects that a run needs in memory, built from its resolved spec: training examples, encoder, model, adapter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what a user typed to a RunSpec in which every choice is made."""
+"""Resolve a request into a RunSpec that contains every choice."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LOG: Final = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved:
-    """A run with every choice made, and the objects that its spec names.
+    """A run with every choice resolved, and the objects that its spec names.
 
     source: where the examples are read from. model: what the base model is loaded from; None where none is loaded.
     evaluated: the examples of the split that is evaluated.

@@ -1,4 +1,4 @@
-"""A run that starts from a finished one (``--from``): whether it may, and what it starts with."""
+"""Initialisation of a run from a finished one (``--from``): the checks and the tasks and adapter that it gets."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def load_start(parent: Parent | None) -> Start | None:
 
 
 def methods_that_continue() -> list[str]:
-    """The installed methods that support ``--from``; a plug-in that cannot be imported supports nothing."""
+    """The installed methods that support ``--from``; a plug-in that cannot be imported is left out."""
     found = []
     for name in plugins(METHODS):
         try:

@@ -1,6 +1,6 @@
 """Two groups of runs on the same test examples: the differences of the tasks and of the mean, and their significance.
 
-The comparison reads the runs' own files alone and needs neither data nor model.
+The comparison reads only the files of the runs and needs neither data nor model.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Comparison:
 
 
 def compare(a: Sequence[RunDirectory], b: Sequence[RunDirectory], protocol: str | None = None) -> Comparison:
-    """Compare two groups of runs; the runs of each group differ in the seed alone.
+    """Compare two groups of runs; the runs of each group differ only in the seed.
 
     Args: protocol: default the first protocol of the runs' scores.
     Raises: UsageError naming the difference, for runs that are not comparable or a group of unlike runs; StoreError

@@ -103,7 +103,7 @@ def load_newest(folder: Path, owner: Owner) -> Found:
 
 
 class CheckpointManager:
-    """The checkpoints of one training. Rank 0 alone reads and writes them, and broadcasts what it has read.
+    """The checkpoints of one training. Only rank 0 reads and writes them, and broadcasts the content.
 
     last_good: the newest checkpoint that is known to be intact.
     """

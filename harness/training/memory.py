@@ -1,4 +1,4 @@
-"""An estimate of the memory that training needs, made before it begins."""
+"""An estimate of the memory that training needs, computed before it begins."""
 
 from __future__ import annotations
 

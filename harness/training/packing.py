@@ -61,7 +61,7 @@ class Layout:
     multiple: int = 1
 
     def split(self, lengths: Sequence[int], micro_tokens: int) -> list[list[int]]:
-        """Divide sequences into micro-batches of at most ``micro_tokens`` tokens; a longer sequence is alone.
+        """Divide sequences into micro-batches of at most ``micro_tokens`` tokens; a longer sequence has its own.
 
         Returns: for each micro-batch the positions of its sequences.
         """
@@ -75,7 +75,7 @@ class Layout:
 
 
 def bins(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """First-fit decreasing bin packing: the positions in each bin of ``capacity``; a longer sequence is alone."""
+    """First-fit decreasing bin packing: the positions in each bin of ``capacity``; a longer sequence has its own."""
     filled: list[list[int]] = []
     room: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
@@ -90,7 +90,7 @@ def bins(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
 
 def groups(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Groups of sequences of similar length, of at most ``capacity`` tokens with padding; a longer one is alone."""
+    """Groups of sequences of similar length, of at most ``capacity`` tokens with padding; a longer one has its own."""
     made: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         longest = lengths[made[-1][0]] if made else 0
@@ -212,7 +212,7 @@ def _losses_with_backward(loaded: LoadedModel, adapter: Adapter, layout: Layout,
     parameters = adapter.trainable().values()
     before = [p.requires_grad for p in parameters]
     try:
-        for parameter in parameters:  # the stage at hand may train none of the parameters that the trial uses
+        for parameter in parameters:  # The current stage may train none of the parameters that the trial uses.
             parameter.requires_grad_(True)
         # A search calls this without gradients.
         with torch.enable_grad(), attention(loaded.model, layout.attention), adapter.route(batch.routes):
