@@ -15,7 +15,7 @@ _UNLIMITED = 1 << 30
 
 
 class ByteTokenizer:
-    """In place of a tokenizer that is not available: a text has as many tokens as bytes, so that limits are safe."""
+    """Replaces a tokenizer that is not available: a text has as many tokens as bytes, so that limits are safe."""
 
     eos_token_id = 0
     chat_template = "the server's own"

@@ -139,7 +139,7 @@ def _check_weights(file: Path) -> None:
     ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
     whole = 8 + length + max(ends, default=0)
     if size != whole:
-        raise ModelError(f"{file} has {size} bytes; its header says {whole}. Download it again.")
+        raise ModelError(f"{file} has {size} bytes, but its header states {whole}. Download it again.")
 
 
 def _json(file: Path) -> dict[str, dict[str, str]]:

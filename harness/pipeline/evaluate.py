@@ -107,7 +107,7 @@ def _evaluate(
 
 
 def _changed(finished: ReopenedRun, keys: Mapping[str, Any]) -> tuple[Resolved, EvaluationSettings]:
-    """The run as resolved, with other evaluation keys, rows and inference fields."""
+    """The run as resolved, with other evaluation keys, examples and inference fields."""
     before = finished.resolved
     tables: dict[str, dict[str, Any]] = {"eval": {}, "method": {}}
     for key, value in keys.items():

@@ -228,7 +228,7 @@ class _Execution:
             return None
         if resolved.spec.eval.split == "dev":
             LOG.warning(
-                "train.eval_every selects the adapter on dev, and dev is evaluated too: these scores are optimistic"
+                "train.eval_every selects the adapter on dev, and dev is evaluated too: these scores are biased upwards"
             )
         tasks = list(resolved.evaluated.by_task)
         examples = dev_examples(resolved.suite, resolved.source, tasks, config.eval_rows)

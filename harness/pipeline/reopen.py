@@ -56,7 +56,7 @@ def load(run: RunDirectory, resolved: Resolved, train: SplitExamples | None, tas
     """The base model with the run's adapter on it, ready to generate.
 
     Args:
-        resolved: of the run, or with other ``eval`` keys, rows and inference fields; its tasks must be the run's.
+        resolved: of the run, or with other ``eval`` keys, examples and inference fields; its tasks must be the run's.
         train: as ``train_examples`` gives them.
         task: whose cluster's adapter; needed where the run has clusters.
 

@@ -74,7 +74,7 @@ def resolve(request: Request) -> Resolved:
     backend = parse_backend(options["backend"])
     model = _model(method, suite, options, backend)
     if model is not None and model == suite.default_model and not data.sample:
-        LOG.warning("--model %s is a toy model made for the embedded sample. For real data, give a real model", model)
+        LOG.warning("--model %s is a toy model for the embedded sample. For other data, give a pretrained model", model)
     spec = _spec(
         method=_method_spec(method, options),
         suite=SuiteSpec(

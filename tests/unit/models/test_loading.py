@@ -206,7 +206,7 @@ def masked_model(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (shortened, r"model.safetensors has \d+ bytes; its header says \d+"),
+        (shortened, r"model.safetensors has \d+ bytes, but its header states \d+"),
         (garbage, "not a safetensors file, or is incomplete"),
         (only_pickles, "pytorch_model.bin only.*refused"),
         (no_config, "no config.json; it holds .*tokenizer.json.*give its base model"),
