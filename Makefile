@@ -1,6 +1,6 @@
-# make run    the main job on the embedded sample, and the leaderboard it makes
+# make run    four methods on the embedded sample, and their leaderboard
 # make test   the tests            make check  ruff, mypy, import-linter
-# make test-default  the numeric tests with the kernels of the oldest CPUs: no test may need the bits of one CPU
+# make test-default  the numeric tests with the kernels of the oldest CPUs: no test may depend on one CPU's bits
 # make sweep  the whole leaderboard of the embedded sample: every method and ablation, tuned (hours on two cores)
 PYTHON ?= python3
 BIN := .venv/bin
@@ -28,7 +28,7 @@ sweep: $(STAMP)
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile
 
-# These variables are read by PyTorch, MKL and oneDNN and leave out AVX2 and AVX-512.
+# With these variables PyTorch, MKL and oneDNN use neither AVX2 nor AVX-512.
 test-default: $(STAMP)
 	ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 ONEDNN_MAX_CPU_ISA=SSE41 OMP_NUM_THREADS=1 \
 	$(BIN)/python -m pytest -m 'numeric and not slow and not gpu' -n auto --maxprocesses=4 --dist loadfile

@@ -72,7 +72,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=16, help="sequences of the equal-length measurement")
     parser.add_argument("--tokens", type=int, default=48, help="tokens decoded in it")
     parser.add_argument("--rows", type=int, default=64, help="prompts of the throughput measurement")
-    parser.add_argument("--limit", type=int, default=48, help="tokens generated for each at most")
+    parser.add_argument("--limit", type=int, default=48, help="maximum number of tokens generated for each")
     parser.add_argument("--naive-batch", type=int, default=16, help="sequences in transformers' and lm-eval's batches")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-lm-eval", action="store_true")
@@ -143,7 +143,7 @@ def throughput_table(loaded: LoadedModel, adapter: Adapter, options: argparse.Na
         f"{len(requests)} prompts of {min(len(r.prompt) for r in requests)} to {max(len(r.prompt) for r in requests)} "
         f"tokens, predictions of {lengths[0]} to {lengths[-1]} (median {lengths[len(lengths) // 2]})"
     )
-    headers = ["", "tokens/s", "our time / its", "same texts"]
+    headers = ["", "tokens/s", "our time / other", "same texts"]
     print(tabulate(table, headers=headers, floatfmt=("", ".0f", ".3f")))
 
 

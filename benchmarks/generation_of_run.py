@@ -49,11 +49,11 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a finished run whose method folds")
-    parser.add_argument("--data", help="where its data are now")
-    parser.add_argument("--model", help="where its model is now")
+    parser.add_argument("--data", help="new location of its data, if they have moved")
+    parser.add_argument("--model", help="new location of its model, if it has moved")
     parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"])
     parser.add_argument("--batch-tokens", type=int, help="default: as in the run")
-    parser.add_argument("--per-task", type=int, default=32, help="questions of each task")
+    parser.add_argument("--per-task", type=int, default=32, help="examples of each task")
     parser.add_argument("--tasks", nargs="+", help="default: all of the run")
     parser.add_argument("--lm-eval-batch", type=int, nargs="+", default=[1, 16], help="1 is lm-eval's default")
     parser.add_argument("--rounds", type=int, default=3)
@@ -106,7 +106,7 @@ def compare(
     headers = [
         "task",
         "examples",
-        "tokens generated (median to most)",
+        "tokens generated (median to maximum)",
         "ours (s)",
         *(f"{name} / ours" for name in list(ways)[1:]),
     ]

@@ -307,7 +307,7 @@ def report(
         rows.append(
             (contender, f"{statistics.median(found):.0f}", f"{ratio.median:.2f}", span, _utilisation(loaded, found))
         )
-    header = ("contender", "tokens/s", "ours / it", "95 %", "of the FLOP/s")
+    header = ("contender", "tokens/s", "ours / contender", "95 %", "of the FLOP/s")
     print(tabulate(rows, header, tablefmt="simple", disable_numparse=True, colalign=("left", *["right"] * 4)))
     print(f"\nsteps waited {100 * sum(ours.waited) / sum(ours.stepped):.2f} % of their time for rows")
     layout = ours.loop.layout

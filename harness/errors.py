@@ -45,11 +45,11 @@ class NotFinite(TrainingError):
 
 
 class NotFoldable(HarnessError):
-    """A task's part of an adapter is not a single LoRA: it can be evaluated with routing, but not exported."""
+    """A task's share of an adapter is not a single LoRA: it can be evaluated with routing, but not exported."""
 
 
 class BudgetError(UsageError):
-    """A method cannot be built within the budget; the message states the smallest budget that would do."""
+    """A method cannot be built within the budget; the message states the smallest budget that fits."""
 
 
 def hub_errors() -> tuple[type[Exception], ...]:

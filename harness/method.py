@@ -1,4 +1,4 @@
-"""What a method is: the contracts between a way to adapt a model and the engine that trains and evaluates it.
+"""The contract for methods: the interfaces between a way to adapt a model and the engine that trains and evaluates it.
 
 Shapes: B sequences, S tokens of a sequence, T tasks, d_in and d_out the widths of an adapted linear layer, r a rank.
 """
@@ -24,7 +24,7 @@ class Trait(StrEnum):
     """What an adapter method can do; traits select its contract tests and what the engine uses of its adapter."""
 
     ROUTED = "routed"  # Tasks get different weights, so that equal prompts may have different predictions.
-    LABEL_FREE = "label_free"  # The adapter can choose the route from the prompt alone (Routing.assign).
+    LABEL_FREE = "label_free"  # The adapter can choose the route from the prompt, without labels (Routing.assign).
     FOLDS = "folds"  # A task's share of the adapter is one plain LoRA.
 
 
@@ -133,7 +133,7 @@ class StepRouting(Protocol):
     def begin_step(self, stage: str, step: int) -> None:
         """Called before the forwards of each optimiser step, with the same arguments in every process.
 
-        A gate's noise is a function of (seed, stage, step, layer, task) alone: equal in all micro-batches of a step.
+        A gate's noise depends only on (seed, stage, step, layer, task): it is equal in all micro-batches of a step.
         """
 
     def route(self, labels: Tensor) -> AbstractContextManager[None]:
@@ -159,7 +159,7 @@ class Adapter(Routing, StepRouting, Protocol):
         """The inverse of ``state_dict``; raises ValueError naming missing, unknown or misshapen tensors."""
 
     def detach(self) -> None:
-        """Give the model back as it was before ``attach``."""
+        """Restore the model to its state before ``attach``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,7 +269,7 @@ class Method(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline(Method):
-    """A method without a model: it predicts from the training examples of the task alone."""
+    """A method without a model: it predicts from only the training examples of the task."""
 
     @abstractmethod
     def predict(self, examples: Sequence[Example], train: Sequence[Example]) -> Sequence[str]:
@@ -293,7 +293,7 @@ class AdapterMethod(Method):
 
     @abstractmethod
     def attach(self, model: nn.Module, tasks: Sequence[str], *, seed: int) -> Adapter:
-        """Put the adapter on a frozen model. Initial values depend on (seed, module name, expert) alone."""
+        """Put the adapter on a frozen model. Initial values depend only on (seed, module name, expert)."""
 
     @abstractmethod
     def ranks(self, n_tasks: int) -> Ranks:

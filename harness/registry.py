@@ -23,7 +23,7 @@ _WORD = {METHODS: "method", SUITES: "suite", MODELS: "model", BACKENDS: "back en
 
 @dataclass(frozen=True, kw_only=True)
 class Plugin:
-    """One name that a distribution claims. ``clashes`` names the distributions when several claim it."""
+    """One registered name. ``clashes`` names the distributions if several of them register it."""
 
     name: str
     target: str
@@ -32,7 +32,7 @@ class Plugin:
 
 
 def plugins(group: str) -> dict[str, Plugin]:
-    """Every name of a group, from metadata alone (nothing is imported)."""
+    """Every name of a group, from metadata (nothing is imported)."""
     claims: dict[str, dict[str, EntryPoint]] = {}
     for point in entry_points(group=group):
         claims.setdefault(point.name, {})[_distribution(point)] = point
@@ -91,7 +91,7 @@ def _load(group: str, name: str) -> object:
     plugin = known[name]
     if plugin.clashes:
         raise UsageError(
-            f"{word} {name!r} is claimed by {' and '.join(plugin.clashes)}. Uninstall one, or rename its entry point."
+            f"{word} {name!r} is registered by {' and '.join(plugin.clashes)}: uninstall one, or rename an entry point."
         )
     point = EntryPoint(name=name, value=plugin.target, group=group)
     try:
@@ -112,7 +112,7 @@ def _check(group: str, name: str, loaded: object) -> None:
 
     if group == MODELS:
         if not isinstance(loaded, Path):
-            raise HarnessError(f"model {name!r} is {loaded!r}, not the path of a folder")
+            raise HarnessError(f"model {name!r} is {loaded!r}, not the path of a folder: correct its entry point")
         return
     bases: dict[str, tuple[type, ...]] = {
         METHODS: (AdapterMethod, Baseline),

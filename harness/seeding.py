@@ -1,4 +1,4 @@
-"""Seeds that depend on names and numbers alone, never on order or process."""
+"""Seeds that depend only on names and numbers, never on order or process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ def stable_seed(*parts: object, separator: str = "\x1f") -> int:
     """A 63-bit seed from any printable parts, equal on every machine and in every process.
 
     Args:
-        separator: stands between the parts; another separator gives independent seeds from the same parts.
+        separator: is put between the parts; another separator gives independent seeds from the same parts.
     """
     digest = hashlib.sha256(separator.join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

@@ -63,7 +63,7 @@ NOT_PARSED: Final = NotParsed()
 class Statistics:
     """Per-example statistics of one task under one protocol.
 
-    per_example: float64 (n, k), one row of k statistics for each of n examples; metrics depend on column sums alone.
+    per_example: float64 (n, k), one row of k statistics for each of n examples; metrics depend only on column sums.
     values: the metrics, a function of column sums (..., k) that returns {metric name: array (...)}. Every metric is
         between 0 and 1, and the function is vectorised over the leading axes.
     """
@@ -94,7 +94,7 @@ MIN_EXAMPLES: Final = 50  # A mean over tasks leaves out tasks with fewer test e
 class ParameterLimit:
     """A benchmark's rule on the size of an adapter.
 
-    percent: the most parameters that an adapter may store, in percent of the base model's. source: who sets the rule.
+    percent: the maximum number of stored parameters, in percent of the base model's. source: who sets the rule.
     """
 
     percent: float
@@ -139,7 +139,7 @@ class Suite(ABC):
     version: ClassVar[int]
     default_model: ClassVar[str | None] = None
     """A registered model for first trials on the embedded sample, used where no model is given."""
-    parameter_limit: ClassVar[ParameterLimit | None] = None  # Leaderboards show which methods keep to it.
+    parameter_limit: ClassVar[ParameterLimit | None] = None  # Leaderboards show which methods comply with it.
 
     @property
     @abstractmethod

@@ -1,4 +1,4 @@
-"""The base class of LoRA-like methods, also for packages outside of this project.
+"""The base class of LoRA-like methods, also for packages outside this project.
 
 A subclass defines one adapted layer; attaching, folding, saving and budgets are defined here::
 

@@ -1,4 +1,4 @@
-"""C-Poly (Customized Polytropon, arXiv 2312.03248), after the authors' code; Poly and MHR are variants without a part.
+"""C-Poly (Customized Polytropon, arXiv 2312.03248), after the authors' code; Poly and MHR are variants of it.
 
 Common skills are selected by a learned assignment with noise in training; specific skills by free weights of each task.
 """

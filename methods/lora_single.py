@@ -1,4 +1,4 @@
-"""One plain LoRA (arXiv 2106.09685) for each task, trained on its task alone: the reference for negative transfer."""
+"""One plain LoRA (arXiv 2106.09685) for each task, trained on its own task: the reference for negative transfer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from methods.base import AdaptedLinear, LoRAAdapter, LoRAMethod, TargetModule, T
 
 @dataclass(frozen=True, kw_only=True)
 class LoRASingle(LoRAMethod):
-    """One training of ``lora_all`` for each task, on the examples of this task alone, one after the other."""
+    """One training of ``lora_all`` for each task, on only the examples of this task, one after the other."""
 
     version: ClassVar[int] = 1
     traits: ClassVar[frozenset[Trait]] = frozenset({Trait.ROUTED, Trait.FOLDS})

@@ -210,6 +210,6 @@ class LoRAHub(LoRAMethod):
 
 
 def write_weights(row: Tensor, sources: Sequence[int], values: Weights) -> None:
-    """Write the weights of the LoRAs that take part into a task's row; the others get weight 0."""
+    """Write the weights of the LoRAs in the mixture into a task's row; the others get weight 0."""
     row.zero_()
     row[list(sources)] = torch.as_tensor(values, dtype=row.dtype, device=row.device)

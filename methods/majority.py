@@ -16,7 +16,7 @@ class Majority(Baseline):
     """Of equally frequent targets the first in code-point order; "" for a task without training examples."""
 
     version: ClassVar[int] = 1
-    summary: ClassVar[str] = "the most frequent answer of each task"
+    summary: ClassVar[str] = "the most frequent training target of each task"
 
     def predict(self, examples: Sequence[Example], train: Sequence[Example]) -> Sequence[str]:
         counts = Counter(example.target for example in train)

@@ -99,7 +99,7 @@ class RouterGate(Gate):
     def inputs(self, route: Route) -> list[Tensor]:
         scores, owner = self.prompt_scores.scores, self.prompt_scores.owner
         if scores is None or owner is None:
-            raise RuntimeError("forward without prompts: call adapter.read(prompts, owner) inside of the route first")
+            raise RuntimeError("forward without prompts: call adapter.read(prompts, owner) inside the route first")
         return [scores, owner]
 
 
@@ -149,7 +149,7 @@ class MoAAdapter(LoRAAdapter):
 
     @contextmanager
     def ignore_prompts(self) -> Iterator[None]:
-        """While open, prompts are not read and each sequence uses the LoRA of its label: for training LoRAs alone."""
+        """While open, prompts are not read and each sequence uses the LoRA of its label: only LoRAs are trained."""
         self.reads_prompts = False
         try:
             with self.without_mixture():
@@ -168,7 +168,7 @@ class MoAAdapter(LoRAAdapter):
         """The label of each of n prompts, from the sequences or tokens that belong to it."""
         labels = self.current_route.labels
         if labels is None:
-            raise RuntimeError("prompts are read inside of a route: enter adapter.route(labels) first")
+            raise RuntimeError("prompts are read inside a route: enter adapter.route(labels) first")
         has_prompt = owner >= 0
         return labels.new_zeros(n).index_put((owner[has_prompt],), labels[has_prompt])
 
@@ -197,7 +197,7 @@ class MoAAdapter(LoRAAdapter):
     def pooled(self, prompts: Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
         """Hidden states before each block, pooled over the tokens of each prompt: (L, P, width), without gradient.
 
-        labels: (P,), the LoRA that is active in the pass over each prompt; None: the base model alone.
+        labels: (P,), the LoRA that is active in the pass over each prompt; None: the base model without a LoRA.
         """
         training = self.model.training
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))

@@ -1,4 +1,4 @@
-"""The target of the most similar training prompt: what copying alone achieves."""
+"""The target of the most similar training prompt: the score that copying reaches."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Nearest(Baseline):
     """
 
     version: ClassVar[int] = 1
-    summary: ClassVar[str] = "the answer of the most similar training prompt"
+    summary: ClassVar[str] = "the target of the most similar training prompt"
 
     def predict(self, examples: Sequence[Example], train: Sequence[Example]) -> Sequence[str]:
         if not train:

@@ -1,4 +1,4 @@
-"""The base model without training: every trained method has to beat it."""
+"""The base model without training: the baseline that every trained method should beat."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def toy_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def count_calls() -> Callable[..., int]:
     """``count_calls(function, *arguments)``: how many calls of Python and C functions the function makes.
 
-    A measure of work that does not depend on the machine. What happens inside of one C function, such as a regular
+    A measure of work that does not depend on the machine. What happens inside one C function, such as a regular
     expression's search, is one call: a text long enough never to end in quadratic time covers that.
     """
 

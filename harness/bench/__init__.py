@@ -1,1 +1,1 @@
-"""`harness bench`: what a training step costs."""
+"""`harness bench`: the cost of training steps."""

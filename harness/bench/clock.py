@@ -1,4 +1,4 @@
-"""Timing training steps, and comparing steps that were timed in turn."""
+"""Timing training steps, and comparing steps that were timed in interleaved rounds."""
 
 from __future__ import annotations
 

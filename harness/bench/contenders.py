@@ -20,7 +20,7 @@ STAGE = "bench"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Contender:
-    """One way to make a training step.
+    """One implementation of a training step.
 
     forward: called with the batch's inputs.
     optimiser: AdamW as in training, or None where no parameters are trained.
@@ -86,7 +86,7 @@ def optimiser_of(parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
 
 
 def frozen(model: nn.Module) -> Contender:
-    """The frozen model, backward to its inputs: the least that a method costs if it adapts the first layer."""
+    """The frozen model, with backward to its inputs: a lower bound for methods that adapt the first layer."""
     base = twin(model)
 
     def forward(input_ids: Tensor, **inputs: Any) -> Any:

@@ -1,6 +1,6 @@
 """Measures a method's training step next to PEFT's LoRA, a plain loop over experts, and the frozen model.
 
-All are timed in turn, in one process and on the same batch; a ratio is the median of the ratios of each round.
+All are timed in interleaved rounds, in one process and on the same batch; a ratio is the median over the rounds.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ OURS, PEFT, LOOP, FROZEN = "ours", "peft", "loop", "frozen"
 class Measured:
     """One contender's median step, with figures that only a GPU has (None on a CPU).
 
-    kernel_seconds: the kernels alone, without waiting. peak_bytes: weights, adapter, optimiser state and one step.
+    kernel_seconds: time in kernels, without waiting. peak_bytes: weights, adapter, optimiser state and one step.
     """
 
     seconds: float
@@ -298,7 +298,7 @@ def _step(contender: Contender, batch: Batch, number: int) -> Callable[[], None]
 
 
 def make_batch(loaded: LoadedModel, routes: Routes, tasks: Sequence[str], plan: BenchPlan) -> Batch:
-    """Sequences of random tokens, of the tasks in turn, with the plan's number of tokens (at least one sequence)."""
+    """Sequences of random tokens, cycling through the tasks, with the plan's number of tokens (at least one)."""
     vocabulary = int(loaded.model.config.get_text_config().vocab_size)
     drawn = torch.Generator().manual_seed(0)
     n_rows = max(1, plan.tokens // plan.sequence_tokens)

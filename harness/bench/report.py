@@ -39,7 +39,7 @@ def render(report: BenchReport) -> str:
         f"{report.model}, {report.n_parameters / 1e6:.0f} M parameters, {report.dtype}, {report.device}"
         f"{f', {plan.threads} threads' if report.device == 'CPU' and plan.threads > 1 else ''}. "
         f"A step: {plan.tokens} tokens in sequences of {plan.sequence_tokens}, routes of {plan.routes}, {plan.tasks} "
-        f"tasks; forward, backward and optimiser. Ratios: medians of {plan.rounds} rounds in turn "
+        f"tasks; forward, backward and optimiser. Ratios: medians of {plan.rounds} interleaved rounds "
         f"({'CPU' if report.clock == 'cpu' else 'wall'} time) and their 95 % intervals."
     )
     headers = [
@@ -82,8 +82,8 @@ def _interval(found: Interval | None) -> str:
 
 def _notes(report: BenchReport) -> list[str]:
     notes = [
-        "frozen: the frozen model, backward to its inputs. PEFT: its LoRA with the rank that the stage trains (the "
-        "stored rank, unless the stage trains a part). loop: the method's experts one after the other.",
+        "frozen: the frozen model, with the backward pass to its inputs. PEFT: its LoRA with the rank that the stage "
+        "trains (the stored rank, unless it trains only a part). loop: the method's experts one after the other.",
         f"Goals for methods with experts: / PEFT at most {MOST_TO_PEFT} with {FROM_TOKENS} tokens per step or more; "
         f"loop / at least {LEAST_FROM_LOOP} on a CPU.",
     ]

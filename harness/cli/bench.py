@@ -25,7 +25,7 @@ from harness.errors import UsageError
     help="Route every token (as packed training does) or whole sequences.",
 )
 @click.option("--rounds", default=20, show_default=True, type=click.IntRange(min=1), help="Measurements per method.")
-@click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1), help="Threads on a CPU.")
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1), help="Number of CPU threads.")
 @click.option("--device", help="Device to measure on (default: CUDA if it is available).")
 @click.option(
     "--precision",

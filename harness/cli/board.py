@@ -26,8 +26,8 @@ BOARD_MODEL = click.option("--model", help="Base model to use instead of the fil
 def plan_command(file: Path, data: str | None, model: str | None, out: Path, as_json: bool) -> None:
     """Estimate the cost of a leaderboard FILE.
 
-    Prints the runs that `harness sweep FILE` would start with their parameters, steps and time, and those that are not
-    possible. Nothing is trained.
+    Prints the runs that `harness sweep FILE` would start, with their parameters, steps and time, and the runs that are
+    not possible, with the reason. Nothing is trained.
     """
     from harness.sweep.entries import with_location
     from harness.sweep.jobs import Jobs
@@ -50,7 +50,12 @@ def plan_command(file: Path, data: str | None, model: str | None, out: Path, as_
 @OUT
 @click.option("--jobs", type=click.IntRange(min=1), help="Runs at a time, one process each (default: one per device).")
 @click.option("--devices", metavar="0,1|auto", help="GPUs to distribute the runs over, one GPU per run.")
-@click.option("--keep-going/--stop-at-failure", default=True, show_default=True, help="After a run has failed.")
+@click.option(
+    "--keep-going/--stop-at-failure",
+    default=True,
+    show_default=True,
+    help="Whether to start further runs after one has failed.",
+)
 def sweep_command(
     file: Path,
     data: str | None,

@@ -1,4 +1,4 @@
-"""Commands that show what there is: `list`, `keys`, `runs`, `validate`."""
+"""Commands that list and describe: `list`, `keys`, `runs`, `validate`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def keys_command() -> None:
 @click.command("runs")
 @OUT
 def runs_command(out: Path) -> None:
-    """List the runs in a folder, with state and mean."""
+    """List the runs in a folder, with state and mean score."""
     from harness.cli.tables import runs_table
     from harness.store.run_directory import find_runs
 

@@ -65,7 +65,13 @@ def run_command(
 @click.option(
     "--split", type=click.Choice(["dev", "train", "test"]), help="Split to evaluate (default: as in the run)."
 )
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="An eval.* key or inference field.")
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Set an eval.* key or an inference field; may be repeated.",
+)
 @DATA
 @MODEL
 @PROTOCOL
@@ -104,7 +110,7 @@ def evaluate_command(
 @DATA
 @MODEL
 def try_command(run: Path, task: str, data: str | None, model: str | None) -> None:
-    """Generate for one prompt from standard input.
+    """Generate a prediction for a prompt on stdin.
 
     The model and adapter of a finished RUN are used with its own settings: harness try RUN --task T < FILE
     """

@@ -19,7 +19,7 @@ LOG = logging.getLogger(__name__)
 
 @click.command("score")
 @click.argument("what", metavar="RUN_OR_FILE", type=click.Path(path_type=Path))
-@click.option("--suite", metavar="NAME", help="For a file: the suite whose format it has.")
+@click.option("--suite", metavar="NAME", help="For a file: the suite that defines its tasks.")
 @click.option("--gold", type=click.Path(path_type=Path), help="For a file: the examples with their targets.")
 @click.option("--data", help="For a run: the new location of its data, if they have moved.")
 @PROTOCOL

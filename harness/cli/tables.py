@@ -23,9 +23,9 @@ def installed(check: bool) -> str:
         reasons = broken(group) if check else {}
         rows = []
         for name, plugin in plugins(group).items():
-            state = "claimed by " + " and ".join(plugin.clashes) if plugin.clashes else reasons.get(name, "ok")
+            state = "registered by " + " and ".join(plugin.clashes) if plugin.clashes else reasons.get(name, "ok")
             rows.append((name, plugin.distribution, *((state,) if check else ())))
-        parts.append(tabulate(rows, (word, "from", *(("state",) if check else ())), tablefmt="simple"))
+        parts.append(tabulate(rows, (word, "package", *(("state",) if check else ())), tablefmt="simple"))
     return "\n\n".join(parts)
 
 
@@ -63,7 +63,7 @@ def config_keys() -> str:
 
 
 def runs_table(runs: list[RunDirectory]) -> str:
-    """Every run with its state, how far it is, and its mean."""
+    """Every run with its state, its progress, and its mean score."""
     rows = []
     for run in runs:
         spec, scores, failure = run.spec(), run.scores(), run.failure()

@@ -1,1 +1,1 @@
-"""What users choose: specs, keys, requests."""
+"""Configuration: specs, keys, requests."""

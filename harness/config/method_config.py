@@ -66,12 +66,14 @@ def method_of(spec: RunSpec) -> Method:
     cls = method_class(spec.method.name)
     if cls.version != spec.method.version:
         raise StoreError(
-            f"the run was made with version {spec.method.version} of {spec.method.name}, but version {cls.version} is "
-            "installed: make the run again"
+            f"the run used version {spec.method.version} of {spec.method.name}, but version {cls.version} is "
+            "installed: repeat the run with `harness run`"
         )
     missing = sorted(spec.method.resolved.keys() - {field.name for field in dataclasses.fields(cls)})
     if missing:
-        raise StoreError(f"the run set {', '.join(missing)} of {spec.method.name}, which is installed without: redo it")
+        raise StoreError(
+            f"the run set {', '.join(missing)}, which the installed {spec.method.name} does not have: repeat the run"
+        )
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in spec.method.resolved.items()})
 
 

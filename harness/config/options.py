@@ -31,9 +31,9 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "clusters": Option(help="Train one adapter per cluster of tasks: none (default), kind, or a TOML file."),
     "seed": Option(help="Random seed (default 0).", type=int),
     "shots": Option(help="In-context examples from the train split (default 0).", type=int),
-    "prompt": Option(help="Plain (default) or the model's chat template.", choices=("plain", "chat")),
-    "backend": Option(help="What generates: hf (default), or another back end such as lm-eval:NAME,key=value,…"),
+    "prompt": Option(help="Prompt format: plain (default), or the model's chat template.", choices=("plain", "chat")),
+    "backend": Option(help="Inference back end: hf (default), or another one such as lm-eval:NAME,key=value,…"),
     "from": Option(
-        help="Finished run to initialise from; `harness list METHOD` says if a method supports it.", metavar="RUN"
+        help="Finished run to initialise from; `harness list METHOD` shows whether a method supports it.", metavar="RUN"
     ),
 }

@@ -1,4 +1,4 @@
-"""What a user asked for, and how a later command finds a run's data and model again (inputs.json)."""
+"""The request of a user, and how a later command finds a run's data and model again (inputs.json)."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from harness.registry import method_class
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a user asked for: options by name (see ``OPTIONS``) and keys such as ``train.lr``, parsed or not."""
+    """The request of a user: options by name (see ``OPTIONS``) and keys such as ``train.lr``, parsed or not."""
 
     options: Mapping[str, Any]
     keys: Mapping[str, Any] = field(default_factory=dict)
 
 
 def typed(options: Mapping[str, Any], assignments: Sequence[str], config: Path | None) -> Request:
-    """The request of a command line; what was typed takes precedence over the TOML file."""
+    """The request of a command line; the command line takes precedence over the TOML file."""
     line = Request(options=options, keys=parse_assignments(assignments))
     return merge(read_config(config), line) if config is not None else merge(Request(options={}), line)
 

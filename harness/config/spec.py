@@ -1,4 +1,4 @@
-"""What a run is: every choice that can change its result, and the identity whose hash is the run's name.
+"""The spec of a run: every choice that can change its result, and the identity whose hash is in the run's name.
 
 The identity of a run (``RunSpec.identity``) follows one rule: every field that differs from its default belongs to it,
 unless the field's annotation says otherwise (``NotInIdentity``, ``IdentityDefault``, ``KeptWhenEmpty``).

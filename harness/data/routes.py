@@ -1,4 +1,4 @@
-"""Which index an adapter has for a task."""
+"""The route of a task: its index in an adapter."""
 
 from __future__ import annotations
 

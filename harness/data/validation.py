@@ -48,7 +48,7 @@ class CheckedSplit:
 def validate(
     suite: Suite, source: str, tokenizer: Any = None, max_length: int | None = None, *, limit: int = 10
 ) -> ValidationReport:
-    """Read every split of a source and report what would spoil a run or a score.
+    """Read every split of a source and report what would invalidate a run or a score.
 
     Prompts are compared as texts without whitespace, so the same content in two templates is not found.
 

@@ -17,7 +17,7 @@ DEFAULT: Final = "peft"
 
 @dataclass(frozen=True, kw_only=True)
 class FoldedTask:
-    """One task's part of an adapter as a plain LoRA, and the bare base model. pad: pad the rank for servers."""
+    """One task's share of an adapter as a plain LoRA, and the bare base model. pad: pad the rank for servers."""
 
     loaded: LoadedModel
     factors: Mapping[str, LoRAFactors]

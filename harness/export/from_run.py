@@ -120,7 +120,7 @@ class _ExportSource:
         method = self.finished.resolved.method
         if not method.trains or self.finished.resolved.model is None:
             name = self.finished.resolved.spec.method.name
-            raise UsageError(f"{self.finished.run.name} has no adapter: {name} trains none, there is nothing to export")
+            raise UsageError(f"{self.finished.run.name} has no adapter to export, because {name} does not train one")
         self.model = self.finished.resolved.model
         self.source = locate(self.model)
         self.tasks = list(self.finished.resolved.spec.suite.tasks)
@@ -214,7 +214,7 @@ def _readme(source: _ExportSource, loras: Sequence[ExportedLoRA], command: str |
     limits = record.provenance.data.get("limits", {})
     rows = [cells([r.name, escape(r.task), str(r.rank), or_missing(limits.get(r.task))]) for r in loras]
     serve = (
-        f"All of them from one base model, by vLLM, in this folder:\n\n```\n{command}\n```\n\n"
+        f"To serve all of them from one base model with vLLM, run in this folder:\n\n```\n{command}\n```\n\n"
         "`model` of a request is then the name of a LoRA below. `--max-loras N` lets one batch hold N of them."
         if command
         else "Load them with peft: `PeftModel.from_pretrained(base, FOLDER)`."
@@ -228,8 +228,8 @@ def _readme(source: _ExportSource, loras: Sequence[ExportedLoRA], command: str |
         "",
         serve,
         "",
-        f"Prompts as in training: {_prompts(spec.prompt, spec.shots)}. Answers are decoded greedily, up to so many "
-        "tokens:",
+        f"Prompts as in training: {_prompts(spec.prompt, spec.shots)}. Predictions are decoded greedily, up to "
+        "this number of tokens:",
         "",
         *heading(["name", "task", "rank", "tokens"], left=("name", "task")),
         *rows,
@@ -240,4 +240,4 @@ def _readme(source: _ExportSource, loras: Sequence[ExportedLoRA], command: str |
 
 def _prompts(style: str, shots: int) -> str:
     form = "the base model's chat template" if style == "chat" else "plain text, without a chat template"
-    return form + (f", behind {shots} examples of the task" if shots else "")
+    return form + (f", after {shots} in-context examples of the task" if shots else "")

@@ -120,7 +120,7 @@ def pad(lora: LoRAFactors, rank: int | None) -> LoRAFactors:
 def _targets(model: nn.Module, ranks: Mapping[str, int]) -> list[str]:
     """The last parts of the module names, if no other linear layer has such a name; else the full names."""
     ends = {name.rpartition(".")[2] for name in ranks}
-    # An adapted layer is not an nn.Linear; the frozen layer inside of it has the same name with ".base".
+    # An adapted layer is not an nn.Linear; the frozen layer inside it has the same name with ".base".
     linear = {n.removesuffix(".base") for n, m in model.named_modules() if isinstance(m, nn.Linear)}
     alike = {name for name in linear if name.rpartition(".")[2] in ends}
     return sorted(ends if alike == set(ranks) else ranks)

@@ -23,7 +23,7 @@ from harness.runtime.signals import StopFlag
 from harness.store.record import GenerationSummary
 
 _BACKEND_BATCH = 64
-"""Requests that a back end gets at once: at most so many predictions are lost when it fails."""
+"""Requests that a back end gets at once: at most this many predictions are lost if it fails."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Prompts for an inference back end: made by its own tokenizer where it has one, otherwise sent whole."""
+"""Prompts for an inference back end: truncated by its own tokenizer if it has one, otherwise sent whole."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _UNLIMITED = 1 << 30
 
 
 class ByteTokenizer:
-    """In place of a tokenizer that is not available: a text has as many tokens as bytes, so that limits are safe."""
+    """Replaces a tokenizer that is not available: a text has as many tokens as bytes, so that limits are safe."""
 
     eos_token_id = 0
     chat_template = "the server's own"
@@ -31,7 +31,7 @@ class ByteTokenizer:
 
 
 def tokenizer_of(backend: InferenceBackend) -> Tokenizer:
-    """The tokenizer that prompts and limits of a back end are made with."""
+    """The tokenizer for the prompts and limits of a back end."""
     return ByteTokenizer() if backend.tokenizer is None else backend.tokenizer
 
 

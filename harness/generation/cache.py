@@ -1,4 +1,4 @@
-"""Caches of keys and values: what a model has read of the sequences that are being decoded.
+"""Caches of keys and values of the sequences that are being decoded.
 
 Shapes: S slots (sequences that share a forward pass), B prompts that are read together, V the size of the vocabulary.
 """
@@ -84,7 +84,7 @@ class SlotCache:
     """Each sequence starts at column 0 of its slot, so that one can begin where another has finished.
 
     Where weights are float32 or better, attention covers the columns in use. In lower precision it always covers all:
-    then the shape of every forward pass follows from the plan alone, and no text depends on when others finish.
+    then the shape of every forward pass depends only on the plan, and no prediction on when others finish.
     """
 
     def __init__(self, loaded: LoadedModel, n_slots: int, width: int) -> None:
@@ -204,7 +204,7 @@ class _LeftPaddedCache:
     def _forward(self, ids: Tensor) -> Tensor:
         before, self.n_read = self.n_read, self.n_read + ids.shape[1]
         mask = self.mask[:, : self.n_read] if self.has_padding else None
-        if self.argument == "cache_params" and before:  # A recurrent model takes a mask of the new tokens alone.
+        if self.argument == "cache_params" and before:  # A recurrent model takes a mask of only the new tokens.
             mask = None
         extra = accepted(self.model, position_ids=self.positions[:, before : self.n_read], logits_to_keep=1)
         extra[self.argument] = self.cache
@@ -318,7 +318,7 @@ def cache_argument(loaded: LoadedModel) -> str:
             return name
     raise ModelError(
         f"{type(loaded.model).__name__} cannot generate here: its forward takes neither past_key_values nor "
-        "cache_params. Choose a model that does, or one of the back ends that harness list shows"
+        "cache_params. Choose another model, or one of the back ends that `harness list` shows"
     )
 
 

@@ -123,7 +123,7 @@ class BatchPlan:
     def n_next(self, n_begun: int) -> int:
         """How many sequences begin next: a group, and in the first passes as many as keep a pass from being small.
 
-        It follows from the plan alone, never from when sequences finish.
+        It depends only on the plan, never on when sequences finish.
         """
         unused = max(0, self.n_slots - n_begun)
         longest = max(map(len, self.prompts[n_begun:]))
@@ -166,7 +166,7 @@ class SlotState:
         return len(self.row_of_slot_cpu)
 
     def select(self, slots: Tensor) -> SlotState:
-        """These slots alone; a LongTensor on the CPU."""
+        """The state of only these slots, given as a LongTensor on the CPU."""
         on_device = slots.to(self.row_of_slot.device)
         return SlotState(
             row_of_slot_cpu=self.row_of_slot_cpu[slots],

@@ -22,7 +22,7 @@ from harness.method import LoRAFactors, Routing
 from harness.models.loading import LoadedModel
 
 _BATCH_FILLS = 4
-"""A batch has so many times the sequences that share a forward pass, so that free slots can be refilled.
+"""A batch has this many times the sequences that share a forward pass, so that free slots can be refilled.
 
 All of a batch is generated again when it is interrupted.
 """
@@ -84,7 +84,7 @@ class GenerationStats:
     """What a run of the generator took.
 
     tokens: generated, eos included. seconds: wall time. switches: how often another task's fold was applied.
-    halved: how often a batch was made smaller for lack of memory. unfolded: tasks that were routed.
+    halved: how often a batch was halved for lack of memory. unfolded: tasks that were routed.
     chosen: where the adapter chooses routes from prompts, how many prompts of each task it routed to which task.
     """
 
@@ -148,7 +148,7 @@ class Generator:
         self.loaded, self.routing, self.routes = loaded, routing, routes
         self.folds, self.batch_tokens, self.reads = folds, batch_tokens, reads
         self._stats = GenerationStats()
-        self._is_routed = False  # whether the batch at hand is routed rather than folded
+        self._is_routed = False  # Whether the current batch is routed rather than folded.
 
     def run(
         self,
@@ -160,7 +160,7 @@ class Generator:
         """Generate every prediction; ``on_batch`` gets each batch as soon as it is complete.
 
         Args:
-            finished: predictions that exist already. A batch of these alone is left out; any other one is generated
+            finished: predictions that exist already. A batch of only these is left out; any other one is generated
                 whole, so that a prediction does not depend on interruptions.
             on_finished: called with the number of sequences that have just finished, long before ``on_batch``.
 

@@ -1,4 +1,4 @@
-"""How likely a model is to continue prompts with given tokens."""
+"""Likelihoods of given continuations of prompts."""
 
 from __future__ import annotations
 

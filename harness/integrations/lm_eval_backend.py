@@ -26,11 +26,11 @@ from harness.errors import ModelError, UsageError, unknown
 from harness.inference import InferenceBackend, InferenceRequest, Message, ModelIdentity
 from harness.models.loading import identify
 
-# How lm-eval's models refuse their arguments: an unknown one, a value out of range or missing (a key in the
+# What lm-eval's models raise for wrong arguments: an unknown one, a value out of range or missing (a key in the
 # environment, too), a combination that they assert against, and a model or server that cannot be reached.
 _REFUSED_ARGUMENTS = (TypeError, ValueError, AssertionError, OSError)
 
-# How their requests fail: the connection or an HTTP status (requests' and aiohttp's errors), a response that is not
+# What their requests raise: the connection or an HTTP status (requests' and aiohttp's errors), a response that is not
 # JSON or lacks the generated text, and too little memory for a model that runs here.
 _FAILED_REQUESTS = (OSError, aiohttp.ClientError, json.JSONDecodeError, KeyError, torch.OutOfMemoryError)
 
@@ -74,7 +74,7 @@ class LmEvalBackend(InferenceBackend):
 
     def __init__(self, arguments: str) -> None:
         self.arguments = LmEvalArguments.parse(arguments)
-        # lm-eval's transformers model asks for CUDA where no device is given.
+        # lm-eval's transformers model selects CUDA if no device is given.
         given = "device" in self.arguments.by_key or torch.cuda.is_available()
         with _refusals_named(self.arguments):
             model = get_model(self.arguments.model).create_from_arg_string(
@@ -124,7 +124,7 @@ class LmEvalBackend(InferenceBackend):
         return Instance("generate_until", {}, (context, settings), index, metadata=(request.task, index, 1))
 
     def _rendered(self, messages: Sequence[Message]) -> Any:
-        """The conversation in the form that the model itself takes. Raises: UsageError where it takes none."""
+        """The conversation in the model's own format. Raises: UsageError if the model supports none."""
         turns = [{"role": message.role, "content": message.content} for message in messages]
         try:
             return self.model.apply_chat_template(turns, add_generation_prompt=True)

@@ -97,7 +97,7 @@ class AdaptedLM(TemplateLM):  # type: ignore[misc]
             context, given = request.args[0], normalize_gen_kwargs(request.args[1], DEFAULT_LIMIT)
             if given["do_sample"]:
                 raise UsageError(
-                    f"task {request.task_name} needs sampling, and harness generates greedily only: leave it out"
+                    f"task {request.task_name} needs sampling, but harness supports only greedy decoding: leave it out"
                 )
             most = self.max_length
             limit = given["max_gen_toks"] if given["max_gen_toks"] < most else most // 2

@@ -48,7 +48,7 @@ def evaluate_tasks(
     Args:
         names: tasks, groups or tags of lm-eval, or names in the files of ``include_path``.
         route: the run's task whose share of the adapter is used.
-        data, model: where the run's data and model are now, when they have moved.
+        data, model: the current locations of the run's data and model, if they have moved.
 
     Raises: UsageError for an unknown task, or a route that is missing, unknown or not applicable; errors of
         ``harness.pipeline.reopen``.

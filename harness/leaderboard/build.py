@@ -1,7 +1,7 @@
 """Runs as a leaderboard: one table for each set of comparable runs, one row for each method.
 
 Runs are in one table when their data, base model, split, limits, prompt format and tasks are equal. Baselines without
-a base model (``majority``, ``nearest``) are in every table of the same data. Runs that differ in the seed alone are one
+a base model (``majority``, ``nearest``) are in every table of the same data. Runs that differ only in the seed are one
 row, and ablations are nested under their method with the difference to it.
 """
 
@@ -36,7 +36,7 @@ def build_leaderboard(
         runs: of any suite, finished or not; those of other suites are ignored.
         protocol: the scoring rule of all scores; a run without scores under it is listed as unfinished.
         reference: the method that trains each task alone; where a table has it, transfer is measured against it.
-        file: the TOML file of the leaderboard. Runs that it requests for sweeps and for seed noise alone have no rows.
+        file: the TOML file of the leaderboard. Runs that it requests only for sweeps and seed noise have no rows.
         parameter_limit: the suite's rule on the size of an adapter.
     """
     scored, unfinished = _scored(runs, suite, protocol)

@@ -27,7 +27,7 @@ _SUFFIX = {"markdown": ".md", "csv": ".csv", "json": ".json"}
 class Board:
     """A leaderboard and the place of its files: ``folder/name.md`` and so on.
 
-    own: it has the user's own runs alone, so the pictures in the folder are not those of its content.
+    own: it contains only the user's runs, so the pictures in the folder do not show its content.
     """
 
     name: str

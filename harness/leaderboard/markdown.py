@@ -119,8 +119,9 @@ def _costs(table: Table, limit: ParameterLimit | None) -> Iterator[str]:
     yield ""
     rule = "" if limit is None else f" ({escape(limit.source)}: at most {limit.percent:g} %)"
     yield (
-        f"stored: parameters of the adapter; % of base: their share of the base model's{rule}; active: parameters of "
-        "one task's folded LoRA. Training time and tokens per second are those of one seed; memory is the peak."
+        f"stored: parameters of the adapter; % of base: the same in percent of the base model's parameters{rule}; "
+        "active: parameters of one task's folded LoRA. Training time and tokens per second are averages over seeds; "
+        "memory is the peak."
     )
     yield ""
 
@@ -144,7 +145,7 @@ def _tasks(table: Table, protocol: str) -> Iterator[str]:
     headlines: dict[str, list[str]] = {}
     for task, name in table.headlines.items():
         headlines.setdefault(name, []).append(escape(task))
-    yield f"Percent, protocol **{escape(protocol)}**: " + "; ".join(
+    yield f"Scores in percent, protocol **{escape(protocol)}**: " + "; ".join(
         f"{escape(name)} of {', '.join(tasks)}" for name, tasks in headlines.items()
     )
 
@@ -173,10 +174,11 @@ def _notes(table: Table) -> Iterator[str]:
     yield f"Data: {escape(spec.data.label)}" + (f" ({data})" if data else "") + f"; base model: {model}"
     yield (
         "Scores are in percent. ±: standard deviation over seeds. Intervals: bootstrap over seeds and test examples "
-        "(with one seed, over test examples alone; with two or three seeds they are wide)"
+        "(with one seed, over test examples only; with two or three seeds they are wide)"
     )
     yield (
-        "training: time of one seed; unparsed: predictions that do not follow the task's format, averaged over tasks"
+        "training: time per seed; unparsed: percentage of predictions that do not follow the task's format, averaged "
+        "over tasks"
     )
     if any(row.tuning is not None and row.tuning.split == spec.eval.split for row in table.rows):
         yield (
@@ -195,11 +197,11 @@ def _signs(table: Table) -> Iterator[str]:
     every = [cell for row in table.rows for cell in (row.mean, *row.cells.values())]
     if any(cell.best for cell in every):
         yield (
-            "**bold**: the best trained row of a column; ≈ does not differ significantly from it (each 95 % interval "
-            "by itself)"
+            "**bold**: the best trained row of a column; ≈: not significantly different from it (by its own 95 % "
+            "interval, without correction for the number of comparisons)"
         )
     if any(cell.no_train for cell in every):
-        yield "° no training examples of this task"
+        yield "° the task has no training examples"
     if any(row.kind is Kind.BASELINE for row in table.rows):
         yield f"{_SIGNS[Kind.BASELINE]} baseline without a language model, not ranked"
     if any(row.kind is Kind.UNTRAINED for row in table.rows):
@@ -207,6 +209,6 @@ def _signs(table: Table) -> Iterator[str]:
     if any(row.delta is not None for row in table.rows):
         yield "Δ: difference of the means in percentage points, an ablation minus the method that it is nested under"
     if any(row.reused for row in table.rows):
-        yield "reused: every stage was reused from the training of another row, which lists the time"
+        yield "reused: every training stage was reused from the runs of another row, where its time is listed"
     if any(LIMITED in row.flags for row in table.rows):
-        yield "limited: trained or evaluated on some of the examples, not ranked"
+        yield "limited: trained or evaluated on only part of the examples, not ranked"

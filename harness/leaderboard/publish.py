@@ -53,7 +53,7 @@ def publish_all(board: Leaderboard, records: Path) -> Publication:
 
 
 def _runs_of(board: Leaderboard) -> dict[RunDirectory, bool]:
-    """Every run of a leaderboard, and whether it is used as a point of a sweep alone."""
+    """Every run of a leaderboard, and whether it is used only as a point of a sweep."""
     swept: dict[RunDirectory, bool] = {}
     swept |= {run.directory: False for row in board.elsewhere for run in row.group.runs}
     for table in board.tables:
@@ -122,7 +122,7 @@ def _copy_draws(run: RunDirectory, folder: RunDirectory, protocol: str | None) -
 def objections(record: RunRecord, *, swept: bool = False) -> Iterator[str]:
     """The reasons why a run is not reproducible, or not a complete result."""
     if record.provenance.commit is None:
-        yield "it was not started from a git checkout, so the version of its code is unknown"
+        yield "it was not started from a git checkout, so the version of its code is unknown: run it from a clone"
     elif record.provenance.dirty is not False:
         yield "the code had uncommitted changes: commit them and run again"
     for section in ("eval",) if swept else ("train", "eval"):

@@ -42,7 +42,10 @@ def learning_rates(rows: Sequence[Row]) -> Iterator[str]:
         yield cells([escape(label), *(_tried(tuning, lr) for lr in rates)])
     splits = ", ".join(sorted({t.split for t in tuned.values()}))
     seeds = ", ".join(sorted({str(t.seed) for t in tuned.values()}))
-    yield from ("", f"Mean on {splits}, seed {seeds}, in percent; **bold**: chosen, and used for every seed.")
+    yield from (
+        "",
+        f"Mean on {splits}, seed {seeds}, in percent; **bold**: chosen for every seed.",
+    )
     yield from _grid_notes(list(tuned.values()))
     yield ""
 
@@ -61,8 +64,8 @@ def _grid_notes(tuned: Sequence[Tuning]) -> Iterator[str]:
     if small:
         sizes = " or ".join(map(str, sorted({len(t.grid) for t in small})))
         yield (
-            f"{len(small)} of {len(tuned)} rows have a grid of size {sizes}, which is too small to show whether a "
-            "better learning rate is outside it."
+            f"{len(small)} of {len(tuned)} rows have too few learning rates in their grid ({sizes}) to show whether a "
+            "better one is outside it."
         )
     at_the_edge = [tuning for tuning in tuned if len(tuning.grid) >= _LEAST_GRID and tuning.at_the_edge]
     if at_the_edge:
@@ -87,10 +90,10 @@ def transfers(table: Table) -> Iterator[str]:
             gains = [_gain(row.gains.gains.get(task), bold=not table.sample) for task in names]
             yield cells([escape(row.label), unbroken(mean), unbroken(losing), *gains])
         yield ""
-    bold = "" if table.sample else "; **bold**: significant, the 95 % interval excludes 0"
+    bold = "" if table.sample else "; **bold**: significant (the 95 % interval excludes 0)"
     yield (
-        f"Percentage points over {escape(table.transfers[0].reference)}, which trains each task alone; losing: tasks "
-        f"with a lower score than alone{bold}."
+        f"Gains in percentage points over {escape(table.transfers[0].reference)}, which trains each task alone; "
+        f"losing: tasks that score lower than when trained alone{bold}."
     )
     yield ""
 
@@ -103,7 +106,7 @@ def _gain(found: Estimate | None, *, bold: bool) -> str:
 
 
 def seed_noise(noise: SeedNoise) -> Iterator[str]:
-    """The difference between two groups of runs of one method that differ in their seeds alone."""
+    """The difference between two groups of runs of one method that differ only in their seeds."""
     ours, theirs = ([str(r.record.spec.seed) for r in g.runs] for g in (noise.row, noise.null))
     yield from ("### Seed noise", "")
     gap = MISSING if noise.difference is None else gain(noise.difference)
@@ -155,7 +158,7 @@ def orientation(figures: Sequence[Orientation], rows: Sequence[Row]) -> Iterator
     if not figures and not rows:
         return
     yield from ("## For orientation", "")
-    yield "Published figures and API models: other settings, not ranked, not comparable with the rows above."
+    yield "Published figures and API models. Their settings differ, so they are not ranked or compared with the rows."
     yield ""
     yield from heading(["name", "mean", unbroken("95 % interval"), "note"], left=("name", "note"))
     for figure in figures:
@@ -183,7 +186,7 @@ def orientation(figures: Sequence[Orientation], rows: Sequence[Row]) -> Iterator
 _CAPTIONS: Final = {
     "means": "Mean against stored parameters",
     "times": "Mean against training time",
-    "ablations": "Differences of the ablations to their methods",
+    "ablations": "Differences between ablations and their methods",
     "transfer": "Transfer: gains over training each task alone",
     "curves": "Training loss",
     "gates": "Gate weights by task, block and expert:",

@@ -15,7 +15,7 @@ from harness.sweep.spec import BoardSpec, Orientation
 from harness.sweep.tuning import Tuning
 from harness.task import ParameterLimit
 
-LIMITED: Final = "limited"  # The flag of a row that was trained or evaluated on some of the examples; never ranked.
+LIMITED: Final = "limited"  # The flag of a row trained or evaluated on only part of the examples; never ranked.
 
 
 class Kind(StrEnum):
@@ -65,7 +65,7 @@ class Row:
 
     @property
     def seconds(self) -> float | None:
-        """Training time, averaged over seeds; None where no training was done for this row alone."""
+        """Training time, averaged over seeds; None without training, or if all of it was reused."""
         return _mean([t.seconds if (t := r.record.training) is not None and t.steps else None for r in self.group.runs])
 
     @property

@@ -46,11 +46,11 @@ class Check:
 
 
 def verify(path: Path, data: str | None = None) -> list[Check]:
-    """Check every property whose files are there.
+    """Check every property whose files exist.
 
     Args:
         path: a run's directory, or a folder of ``leaderboards/records``.
-        data: the present place of the data, if they were moved.
+        data: the current location of the data, if they have moved.
 
     Raises: StoreError where the run is not finished.
     """

@@ -31,7 +31,7 @@ _UNREADABLE: Final = (OSError, ValueError, KeyError, TypeError, ImportError)
 class LoadedModel:
     """A frozen base model in eval mode with its tokenizer.
 
-    max_context: the longest sequence in tokens (of the encoder alone, where there is one); None without a known limit.
+    max_context: the longest sequence in tokens (of the encoder, if there is one); None without a known limit.
     n_parameters: each parameter counts once, also where it is tied to another one.
     """
 
@@ -125,7 +125,7 @@ def load_model(
 
 
 def dtype_of(precision: Precision, device: torch.device) -> torch.dtype:
-    """The type of numbers that ``precision`` means on a device."""
+    """The dtype of ``precision`` on a device."""
     import torch
 
     named = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -1,4 +1,4 @@
-"""Where the files of a base model are, which version they are, and whether they are complete."""
+"""The files of a base model: their location, their version, and whether they are complete."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Source:
 
 
 def locate(name: str, revision: str | None = None) -> Source:
-    """What a model's name means: a registered name, an existing folder or ``.gguf`` file, or a hub id, in this order.
+    """Locate a model by name: a registered name, an existing folder or ``.gguf`` file, or a hub id, in this order.
 
     Args:
         revision: branch, tag or commit of a hub id (default: the version in the local cache, else the newest).
@@ -53,9 +53,9 @@ def locate(name: str, revision: str | None = None) -> Source:
     if path.is_dir():
         return Source(label=name if registered else path.resolve().name, folder=path)
     if registered:
-        raise ModelError(f"model {name!r} should be at {path}, which does not exist. Install the package again.")
+        raise ModelError(f"the registered model {name!r} is missing at {path}. Reinstall its package.")
     if not _HUB_ID.fullmatch(name) or name.startswith(".") or path.suffix.lower() == ".gguf":
-        raise ModelError(f"no model at {path}. Give a folder, a .gguf file, a hub id or a name as 'tiny'.")
+        raise ModelError(f"no model at {path}. Give a folder, a .gguf file, a hub id or a name such as 'tiny'.")
     return Source(label=name, commit=_commit(name, revision))
 
 
@@ -139,7 +139,7 @@ def _check_weights(file: Path) -> None:
     ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
     whole = 8 + length + max(ends, default=0)
     if size != whole:
-        raise ModelError(f"{file} has {size} bytes; its header says {whole}. Download it again.")
+        raise ModelError(f"{file} has {size} bytes, but its header states {whole}. Download it again.")
 
 
 def _json(file: Path) -> dict[str, dict[str, str]]:
@@ -157,7 +157,7 @@ def _folder(source: Source) -> Path:
 
 
 def _commit(name: str, revision: str | None) -> str:
-    """The commit of a hub id: as given, of the local cache, or asked from the hub, in this order."""
+    """The commit of a hub id: as given, from the local cache, or requested from the hub, in this order."""
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -183,7 +183,7 @@ def _unreachable(name: str, error: Exception) -> ModelError:
     if isinstance(error, RepositoryNotFoundError):
         return ModelError(f"no folder {name} here and no model {name} on the hub. Check the name, or `hf auth login`.")
     if isinstance(error, RevisionNotFoundError):
-        return ModelError(f"the hub's {name} has no such revision: {error}")
+        return ModelError(f"{name} has no such revision on the hub: {error}")
     return ModelError(
         f"{name} is neither a folder here nor complete in the local cache, and the hub cannot be reached "
         f"({type(error).__name__}).{nearest(name, plugins(MODELS))} "

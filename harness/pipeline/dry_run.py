@@ -1,4 +1,4 @@
-"""What a run would do and cost, for ``--dry-run``."""
+"""The configuration and the estimated cost of a run, for ``--dry-run``."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SAMPLED = 200
 class TaskPlan:
     """One task's numbers of examples, and the mean lengths of its training examples in tokens (None without any).
 
-    n_truncated: training examples whose prompts are truncated. limit: the most tokens of a prediction.
+    n_truncated: training examples whose prompts are truncated. limit: the maximum length of a prediction in tokens.
     """
 
     n_train: int
@@ -103,7 +103,7 @@ def render(plan: DryRun, resolved: Resolved) -> str:
         (t, p.n_train, p.n_eval, number(p.prompt_tokens), number(p.target_tokens), p.n_truncated, p.limit or MISSING)
         for t, p in plan.tasks.items()
     ]
-    header = ("task", "train", resolved.evaluated.split, "prompt tok", "target tok", "truncated", "limit")
+    header = ("task", "train", resolved.evaluated.split, "prompt tokens", "target tokens", "truncated", "max new")
     count = plan.parameters
     lines = [
         resolved_spec(resolved),
@@ -114,7 +114,11 @@ def render(plan: DryRun, resolved: Resolved) -> str:
         f"steps       {or_missing(plan.steps)}",
         f"tokens      {MISSING if plan.tokens is None else f'about {number(plan.tokens)}'}",
         f"parameters  stored {number(count.stored)}, active {number(count.active)}"
-        + (f", {number(count.percent, 2)} % of the base's {number(count.base)}" if count.percent is not None else ""),
+        + (
+            f", {number(count.percent, 2)} % of the base model's {number(count.base)}"
+            if count.percent is not None
+            else ""
+        ),
         f"memory      {MISSING if plan.memory_bytes is None else f'about {size(plan.memory_bytes)}'}",
         "dry run: nothing was trained",
     ]
@@ -142,7 +146,7 @@ def _task(task: str, resolved: Resolved, base: Base | None, train: SplitExamples
 
 
 def parameters(resolved: Resolved, loaded: LoadedModel | None) -> Parameters:
-    """The parameters of a run that has not been made: each cluster's adapter is attached, counted and detached."""
+    """The parameters of a run that has not started: each cluster's adapter is attached, counted and detached."""
     if loaded is None:
         return total([], None)
     sizes = []

@@ -1,6 +1,6 @@
 """A finished run evaluated again, on another split or with another inference setting: nothing is trained.
 
-Results have a directory of their own inside of the run, ``evaluations/<hash of the settings>/``: settings.json,
+Results have a directory of their own inside the run, ``evaluations/<hash of the settings>/``: settings.json,
 predictions/, evaluation.json and, last, scores.json. The run's own files stay as they are.
 """
 
@@ -48,7 +48,7 @@ def evaluate_again(
 
     Args:
         keys: ``eval.*``, and ``method.*`` for the method's inference fields; what is not given is as in the run.
-        data, model: where these are now, when they have moved.
+        data, model: their current locations, if they have moved.
 
     Raises: UsageError for a key that cannot change without training; RunLocked; Interrupted; errors of
         ``harness.pipeline.reopen``.
@@ -107,7 +107,7 @@ def _evaluate(
 
 
 def _changed(finished: ReopenedRun, keys: Mapping[str, Any]) -> tuple[Resolved, EvaluationSettings]:
-    """The run as resolved, with other evaluation keys, rows and inference fields."""
+    """The run as resolved, with other evaluation keys, examples and inference fields."""
     before = finished.resolved
     tables: dict[str, dict[str, Any]] = {"eval": {}, "method": {}}
     for key, value in keys.items():
@@ -135,7 +135,7 @@ def _with_fields(method: Method, values: Mapping[str, Any]) -> Method:
             free = ", ".join(f"method.{n}" for n in sorted(method.inference_fields)) or "none"
             raise UsageError(
                 f"method.{name} changes training, so it needs a run of its own (harness run). Fields of this method "
-                f"that change answers alone: {free}"
+                f"that change only predictions: {free}"
             )
     return build_from_keys(type(method), {**dataclasses.asdict(method), **values}, "method")
 

@@ -52,7 +52,7 @@ class RunOutcome:
 
 @dataclass(frozen=True, kw_only=True)
 class RemainingWork:
-    """What is left to do, as rank 0 has found it and broadcast it. It is the same on every rank.
+    """What is left to do, as determined by rank 0 and broadcast to all ranks.
 
     finished: the run has its record; nothing is left to train.
     clusters: the names of the clusters whose adapters are still to be trained.
@@ -65,9 +65,9 @@ class RemainingWork:
 
 
 def execute(resolved: Resolved, out: Path, on_step: StepHook | None = None) -> RunOutcome | None:
-    """Make the run, or what is missing of it.
+    """Execute the run, or the phases of it that are missing.
 
-    Under torchrun every process calls this. All of them train; rank 0 alone writes, evaluates and has an outcome.
+    Under torchrun every process calls this. All of them train; only rank 0 writes, evaluates and has an outcome.
 
     Args:
         out: the folder of runs.
@@ -130,7 +130,7 @@ class _Execution:
         return RunOutcome(run=self.run, record=record, scores=scores, fresh=True)
 
     def _remaining_work(self) -> RemainingWork:
-        """What is left to do; an adapter on disk is what says that its cluster has been trained."""
+        """What is left to do; an adapter on disk means that its cluster has been trained."""
         if self.run.record() is not None:
             return RemainingWork(finished=True)
         self.run.write("spec.json", self.resolved.spec)
@@ -177,7 +177,7 @@ class _Execution:
         return trained_together(summaries)
 
     def _fit(self, cluster: Cluster, base: Base, train: SplitExamples, processes: ProcessGroup) -> TrainingSummary:
-        """Train a cluster's adapter, unless it is on disk, and take it off the model again."""
+        """Train a cluster's adapter, unless it is on disk, and detach it afterwards."""
         from harness.training.memory import estimate_memory
 
         run, spec = self.run.of(cluster.name), self.resolved.spec
@@ -234,7 +234,7 @@ class _Execution:
             return None
         if resolved.spec.eval.split == "dev":
             LOG.warning(
-                "train.eval_every selects the adapter on dev, and dev is evaluated too: these scores are optimistic"
+                "train.eval_every selects the adapter on dev, and dev is evaluated too: these scores are biased upwards"
             )
         tasks = list(resolved.evaluated.by_task)
         examples = dev_examples(resolved.suite, resolved.source, tasks, config.eval_rows)

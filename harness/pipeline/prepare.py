@@ -1,4 +1,4 @@
-"""What a run needs in memory, made from its resolved spec: training examples, encoder, model, adapter."""
+"""The objects that a run needs in memory, built from its resolved spec: training examples, encoder, model, adapter."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def train_examples(resolved: Resolved) -> SplitExamples | None:
     needed = trains or isinstance(resolved.method, Baseline) or resolved.spec.shots
     if not needed and "train" not in suite.splits(source):
         return None
-    hint = f"{resolved.spec.method.name} needs training examples: give other --data"
+    hint = f"{resolved.spec.method.name} needs training examples: give --data that have a train split"
     tasks, per_task = list(resolved.evaluated.by_task), resolved.spec.train.per_task
     return load_split(suite, source, "train", tasks, per_task, hint=hint, allow_empty=not trains)
 

@@ -33,10 +33,10 @@ class ReopenedRun:
 
 
 def reopen(path: Path, data: str | None = None, model: str | None = None) -> ReopenedRun:
-    """Open a finished run and check that its data, model and method are still those that it was made with.
+    """Open a finished run and check that its data, model and method are still those that it used.
 
     Args:
-        data, model: where these are now, when they have moved.
+        data, model: their current locations, if they have moved.
 
     Raises: StoreError where the run is not finished; DataError or ModelError where data or model have changed.
     """
@@ -56,7 +56,7 @@ def load(run: RunDirectory, resolved: Resolved, train: SplitExamples | None, tas
     """The base model with the run's adapter on it, ready to generate.
 
     Args:
-        resolved: of the run, or with other ``eval`` keys, rows and inference fields; its tasks must be the run's.
+        resolved: of the run, or with other ``eval`` keys, examples and inference fields; its tasks must be the run's.
         train: as ``train_examples`` gives them.
         task: whose cluster's adapter; needed where the run has clusters.
 
@@ -74,7 +74,7 @@ def load(run: RunDirectory, resolved: Resolved, train: SplitExamples | None, tas
 
 
 def base_of(run: RunDirectory, resolved: Resolved, train: SplitExamples | None) -> Base:
-    """The base model alone. Raises: UsageError for a run without a model of its own."""
+    """The base model without an adapter. Raises: UsageError for a run without a model of its own."""
     if resolved.model is None:
         raise UsageError(f"{run.name} has no model to load: its predictions come from {_predictor(resolved)}")
     return load_base(resolved, train)
@@ -104,40 +104,40 @@ def _check_same(run: RunDirectory, then: RunSpec, resolved: Resolved) -> None:
     """An adapter can only be used with the base model, tasks and method that it was trained with."""
     now = resolved.spec
     if not resolved.suite.same_data(then.data.fingerprints, now.data.fingerprints):
-        raise DataError(f"{resolved.source} is not the data that {run.name} was made with: give the right --data")
+        raise DataError(f"{resolved.source} is not the data that {run.name} used: give the right --data")
     if then.clusters != now.clusters:
-        raise StoreError(f"{run.name} was made with other clusters than its inputs.json says: run it again")
+        raise StoreError(f"{run.name} used other clusters than its inputs.json states: repeat the run")
     if list(then.suite.tasks) != list(now.suite.tasks):
         raise DataError(
-            f"{run.name} was made with the tasks {', '.join(then.suite.tasks)}, but in the installed version of the "
-            f"suite its data have {', '.join(now.suite.tasks)}. Make the run again"
+            f"{run.name} used the tasks {', '.join(then.suite.tasks)}, but in the installed version of the "
+            f"suite its data have {', '.join(now.suite.tasks)}. Repeat the run"
         )
     if (then.model and then.model.fingerprint) != (now.model and now.model.fingerprint):
         raise ModelError(
-            f"{resolved.model} is not the model that {run.name} was made with ({then.model and then.model.label}): the "
+            f"{resolved.model} is not the model that {run.name} used ({then.model and then.model.label}): the "
             "hashes of their files differ. Give the right --model"
         )
     if then.method.files != now.method.files:
         raise StoreError(
-            f"the content of the folders that {run.name} was made with has changed ({', '.join(then.method.files)}): "
-            "restore them, or make the run again"
+            f"the content of the folders that {run.name} used has changed ({', '.join(then.method.files)}): "
+            "restore them, or repeat the run"
         )
     if (then.method.version, then.method.deciding()) != (now.method.version, now.method.deciding()):
         raise StoreError(
-            f"{run.name} was made with version {then.method.version} of {then.method.name}, but version "
-            f"{now.method.version} is installed: make the run again, or install the version of mtlora-harness that its "
+            f"{run.name} used version {then.method.version} of {then.method.name}, but version "
+            f"{now.method.version} is installed: repeat the run, or install the version of mtlora-harness that its "
             "record names"
         )
 
 
 def request_of_run(run: RunDirectory, data: str | None = None, model: str | None = None) -> Request:
-    """The request that made a run; ``data`` and ``model`` where these have moved. Raises: StoreError."""
+    """The request of a run, with ``data`` and ``model`` if they have moved. Raises: StoreError."""
     try:
         saved = json.loads((run.path / "inputs.json").read_bytes())
         request = Request(options=saved["options"], keys=saved["keys"])
     except (OSError, ValueError, KeyError) as error:
         raise StoreError(
-            f"{run.path / 'inputs.json'} cannot be read ({error}): give the harness run command again"
+            f"{run.path / 'inputs.json'} cannot be read ({error}): run its `harness run` command again"
         ) from error
     return merge(request, Request(options={"data": data, "model": model}))
 
@@ -155,10 +155,10 @@ def data_of_run(run: RunDirectory, data: str | None = None, config: EvalConfig |
     """The examples that a run has evaluated; no model and no method is needed.
 
     Args:
-        data: where the data are now, when they have moved.
+        data: the current location of the data, if they have moved.
         config: of another evaluation than the run's own.
 
-    Raises: DataError where the data have changed since the run was made; StoreError without a spec.
+    Raises: DataError where the data have changed since the run; StoreError without a spec.
     """
     return data_at(run, request_of_run(run, data).options.get("data"), config)
 
@@ -183,6 +183,5 @@ def _other_data(run: RunDirectory, recorded: DataSpec, found: LocatedData) -> Da
     names = ", ".join(name for name in sorted({*then, *now}) if then.get(name) != now.get(name))
     revision = f", for a data set of the hub ID@{then['revision']}" if "revision" in then else ""
     return DataError(
-        f"{found.source} is not the data that {run.name} was made with ({names} differ): give the right "
-        f"--data{revision}"
+        f"{found.source} is not the data that {run.name} used ({names} differ): give the right --data{revision}"
     )

@@ -15,7 +15,7 @@ from harness.task import MIN_EXAMPLES
 
 @dataclass(frozen=True, kw_only=True)
 class Rescored:
-    """New scores. record: of the run that they belong to; None where it is not finished."""
+    """New scores. record: of the run that they belong to; None if it is not finished."""
 
     scored: Scored
     record: RunRecord | None

@@ -1,4 +1,4 @@
-"""From what a user typed to a RunSpec in which every choice is made."""
+"""Resolve a request into a RunSpec that contains every choice."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LOG: Final = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved:
-    """A run with every choice made, and the objects that its spec names.
+    """A run with every choice resolved, and the objects that its spec names.
 
     request: what the user asked for. source: where the examples are read from.
     model: what the base model is loaded from; None where none is loaded.
@@ -51,7 +51,7 @@ class Resolved:
 def resolve(request: Request) -> Resolved:
     """Make every choice.
 
-    Raises: UsageError, DataError or ModelError, each naming the wrong thing and the remedy.
+    Raises: UsageError, DataError or ModelError, each naming the wrong value and the remedy.
     """
     options = {**dict.fromkeys(OPTIONS), **request.options}
     for needed in ("method", "suite"):
@@ -76,7 +76,7 @@ def resolve(request: Request) -> Resolved:
     backend = parse_backend(options["backend"])
     model = _model(method, suite, options, backend)
     if model is not None and model == suite.default_model and not data.spec.sample:
-        LOG.warning("--model %s is a toy model made for the embedded sample. For real data, give a real model", model)
+        LOG.warning("--model %s is a toy model for the embedded sample. For other data, give a pretrained model", model)
     spec = _spec(
         method=_method_spec(method, options),
         suite=SuiteSpec(

@@ -24,7 +24,7 @@ def try_prompt(path: Path, task: str, prompt: str, data: str | None = None, mode
 
     Args:
         path: the directory of a finished run.
-        data, model: where these are now, when they have moved.
+        data, model: their current locations, if they have moved.
 
     Raises: UsageError for a task that the run does not have, or a blank prompt; errors of ``harness.pipeline.reopen``.
     """

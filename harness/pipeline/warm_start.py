@@ -1,4 +1,4 @@
-"""A run that starts from a finished one (``--from``): whether it may, and what it starts with."""
+"""Initialisation of a run from a finished one (``--from``): the checks and the tasks and adapter that it gets."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def load_start(parent: Parent | None) -> Start | None:
     folder = RunDirectory(parent.path).adapter
     meta, data = read_meta(folder), read_weights(folder)
     if meta["sha256"] != parent.spec.adapter:
-        raise StoreError(f"{folder} has changed since this command was started: give the command again")
+        raise StoreError(f"{folder} has changed since this command started: run the command again")
     return Start(tasks=tuple(meta["tasks"]), state=load(data))
 
 
 def methods_that_continue() -> list[str]:
-    """The installed methods that support ``--from``; a plug-in that cannot be imported supports nothing."""
+    """The installed methods that support ``--from``; a plug-in that cannot be imported is left out."""
     found = []
     for name in plugins(METHODS):
         try:
@@ -71,7 +71,9 @@ def methods_that_continue() -> list[str]:
 def _check(parent: FinishedRun, spec: RunSpec) -> None:
     then, name = parent.record.spec, parent.run.name
     if not method_class(then.method.name).trains:
-        raise UsageError(f"--from {name}: this run has no adapter, since {then.method.name} does not train one")
+        raise UsageError(
+            f"--from {name}: this run has no adapter, because {then.method.name} trains none: choose another run"
+        )
     if then.clusters is not None or spec.clusters is not None:
         raise UsageError("--from supports a single adapter: neither of the two runs may use --clusters")
     for what, one, two in (
@@ -79,4 +81,4 @@ def _check(parent: FinishedRun, spec: RunSpec) -> None:
         ("--prompt", then.prompt, spec.prompt),
     ):
         if one != two:
-            raise UsageError(f"--from {name} was trained with another {what} ({one}, not {two}): use the same")
+            raise UsageError(f"--from {name} was trained with another {what} ({one}, not {two}): use the same {what}")

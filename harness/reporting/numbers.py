@@ -40,7 +40,7 @@ def points_range(low: float, high: float) -> str:
 
 
 def interval(value: float | None, low: float | None, high: float | None, digits: int = 3) -> str:
-    """``0.984 [0.970, 0.990]``: a value and its interval; the value alone where it has no interval; None as –."""
+    """``0.984 [0.970, 0.990]``: a value and its interval; only the value if it has no interval; None as –."""
     if value is None:
         return MISSING
     if low is None or high is None:
@@ -54,7 +54,7 @@ def p_value(value: float | None) -> str:
 
 
 def share(percents: float | None) -> str:
-    """``0.5``, ``35.2``, ``191``: a part in percent to three significant digits; None as –."""
+    """``0.5``, ``35.2``, ``191``: a fraction in percent to three significant digits; None as –."""
     return MISSING if percents is None else f"{percents:.3g}"
 
 

@@ -64,7 +64,7 @@ class ProcessGroup:
             parameter.grad = part.view_as(parameter).to(parameter.dtype) if n else None
 
     def leave(self) -> None:
-        """Destroy the process group, so that no rank waits for another one any more."""
+        """Destroy the process group, so that no rank keeps waiting for another one."""
         if self.world_size > 1 and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 

@@ -14,7 +14,7 @@ T = TypeVar("T")
 class Prefetcher(Generic[T]):
     """Yield ``make(start)``, ``make(start + 1)``, ... up to ``make(stop - 1)``, in this order.
 
-    Each item is made in a thread while the caller uses the item before it.
+    Each item is prepared in a thread while the caller uses the previous one.
 
     waited_seconds: how long the last ``get`` waited for its item. clock: the time in seconds; tests pass their own.
     """

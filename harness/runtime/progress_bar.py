@@ -1,4 +1,4 @@
-"""Training progress on stderr: a bar on a terminal, a line from time to time in a log."""
+"""Training progress on stderr: a bar on a terminal, an occasional line in a log."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ProgressBar:
     Args:
         title: printed before the numbers, such as "train all".
         total: number of steps of the stage.
-        done: number of steps that were made before this process started (a resumed run).
+        done: number of steps that were done before this process started (a resumed run).
         quiet: print nothing, as every rank but rank 0 does.
         stream: where to print; default stderr.
         clock: returns seconds; tests pass a clock of their own.

@@ -12,7 +12,7 @@ from harness.errors import HarnessError
 
 
 class Interrupted(HarnessError):
-    """The run was asked to stop and has saved its state. Exit status 130 (Ctrl-C) or 143 (SIGTERM)."""
+    """The run has received a signal to stop and has saved its state. Exit status 130 (Ctrl-C) or 143 (SIGTERM)."""
 
     printed_by_main_only = True  # under torchrun every rank raises it, and rank 0 prints it
 

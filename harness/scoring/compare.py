@@ -1,6 +1,6 @@
 """Two groups of runs on the same test examples: the differences of the tasks and of the mean, and their significance.
 
-The comparison reads the runs' own files alone and needs neither data nor model.
+The comparison reads only the files of the runs and needs neither data nor model.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Comparison:
 
 
 def compare(a: Sequence[RunDirectory], b: Sequence[RunDirectory], protocol: str | None = None) -> Comparison:
-    """Compare two groups of runs; the runs of each group differ in the seed alone.
+    """Compare two groups of runs; the runs of each group differ only in the seed.
 
     Args: protocol: default the first protocol of the runs' scores.
     Raises: UsageError naming the difference, for runs that are not comparable or a group of unlike runs; StoreError
@@ -124,7 +124,7 @@ def render(found: Comparison) -> str:
     """The comparison as plain text; scores in percent, differences in percentage points."""
     lines = [
         *(["This is the embedded sample: it does not show which method is better.", ""] if found.sample else []),
-        f"A {found.a}, B {found.b}; protocol {found.protocol}; percent",
+        f"A {found.a}, B {found.b}; protocol {found.protocol}; scores in percent",
         _table(found.tasks),
         "",
         "MDD: minimum detectable difference (80 % power)",
@@ -217,7 +217,7 @@ def _group(runs: Sequence[RunDirectory], protocol: str) -> SeedGroup:
         keys = ", ".join(differing([g.spec for g in groups[:2]]))
         one, two = (g.runs[0].directory.name for g in groups[:2])
         raise UsageError(
-            f"{one} and {two} differ in {keys}; the runs of one side may differ in the seed alone. "
+            f"{one} and {two} differ in {keys}; the runs of one side may differ only in the seed. "
             "Give the runs of the other side after --with."
         )
     return groups[0]

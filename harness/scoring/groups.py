@@ -1,4 +1,4 @@
-"""Scored runs, and groups of runs that differ in the seed alone."""
+"""Scored runs, and groups of runs that differ only in the seed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ScoredRun:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SeedGroup:
-    """At least one run under one protocol; the runs' specs differ in the seed alone."""
+    """At least one run under one protocol; the runs' specs differ only in the seed."""
 
     protocol: str
     runs: tuple[ScoredRun, ...]
@@ -97,7 +97,7 @@ def scored_run(directory: RunDirectory, protocol: str) -> ScoredRun | None:
 
 
 def by_seed(runs: Iterable[ScoredRun], protocol: str) -> list[SeedGroup]:
-    """Groups of runs that differ in the seed alone, in the order of their first runs; seeds ascend.
+    """Groups of runs that differ only in the seed, in the order of their first runs; seeds ascend.
 
     A run that occurs twice (as a copy of its directory) is counted once.
     """

@@ -71,7 +71,7 @@ def score_predictions(
             first = next(e.id for e, p in zip(of_task, matched, strict=True) if p is None)
             n_missing = len(of_task) - len(given)
             LOG.warning(
-                "%s: %d of %d examples have no prediction (%r first), so it has no score",
+                "%s: %d of %d examples have no prediction (the first is %r), so it has no score",
                 *(name, n_missing, len(of_task), first),
             )
         truncated = [p.cut for p in given if p.cut is not None]
@@ -131,7 +131,7 @@ def render_scores(scores: Scores, protocol: str) -> str:
     align = ("left", "left", *["right"] * 7)
     return "\n".join(
         [
-            f"protocol {protocol}; percent; intervals cover the choice of test examples",
+            f"protocol {protocol}; scores in percent; 95 % intervals over the test examples",
             tabulate(lines, header, tablefmt="simple", disable_numparse=True, colalign=align),
             "",
             f"{mean_of}: {percent(table.mean)}{mean_range}",
@@ -218,13 +218,13 @@ def _match(task: str, examples: Sequence[Example], predictions: Sequence[Predict
     for p in predictions:
         if p.id in by_id:
             raise DataError(
-                f"{task}: two predictions of example {p.id!r}. Delete this task's predictions and resume the run."
+                f"{task}: two predictions for example {p.id!r}. Delete this task's predictions and resume the run."
             )
         by_id[p.id] = p
     matched = [by_id.pop(e.id, None) for e in examples]
     if by_id:
         raise DataError(
-            f"{task}: {len(by_id)} predictions of examples that are not in the data, {next(iter(by_id))!r} first. "
+            f"{task}: {len(by_id)} predictions for examples that are not in the data, such as {next(iter(by_id))!r}. "
             "Use the data, split and limit of the run."
         )
     for e, prediction in zip(examples, matched, strict=True):

@@ -3,8 +3,8 @@ comparison.
 
 A protocol's metrics are functions of column sums over test examples (``harness.task.Statistics``), so a metric on B
 resampled test sets is one matrix product: counts (B, n) @ statistics (n, k) -> sums (B, k) -> values (B,). The counts
-of a task depend on its name and n alone. Draws of two runs on the same examples are therefore paired, whenever the
-runs were made, and a run stores its draws (``harness.scoring.draws``), so that comparisons need no predictions.
+of a task depend only on its name and n. Draws of two runs on the same examples are therefore always paired, and a run
+stores its draws (``harness.scoring.draws``), so that comparisons need no predictions.
 
 An estimate over S seeds (a crossed design: every seed is evaluated on the same examples) is, for draw b,
 
@@ -21,7 +21,7 @@ An estimate over S seeds (a crossed design: every seed is evaluated on the same 
                (Student's t)
 
 Intervals are the 2.5 % and 97.5 % quantiles of the draws. With one seed there is no last term, and the interval covers
-the choice of test examples alone (``Estimate.examples_only``). Examples are assumed to be independent of each other.
+only the choice of test examples (``Estimate.examples_only``). Examples are assumed to be independent of each other.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Estimate:
 
 
 def example_counts(task: str, n: int, draws: int = DRAWS) -> Floats:
-    """How often each of n test examples is in each resampled test set: (draws, n), every line sums to n."""
+    """How often each of n test examples is in each resampled test set: (draws, n), every row sums to n."""
     rng = np.random.default_rng(stable_seed("rows", task, n, draws))
     picked = rng.integers(0, n, size=(draws, n))
     flat = (picked + np.arange(draws)[:, None] * n).ravel()
@@ -149,7 +149,7 @@ def difference(a: Sequence[Resampled], b: Sequence[Resampled]) -> Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class McNemar:
-    """only_a, only_b: test examples that one side alone predicted correctly. p: two-sided, for equal error rates."""
+    """only_a, only_b: test examples that only one side predicted correctly. p: two-sided, for equal error rates."""
 
     only_a: int
     only_b: int

@@ -30,9 +30,9 @@ def gain(found: Estimate) -> str:
 
 
 def seeds_in_words(seeds: Sequence[int]) -> str:
-    """``5 seeds``, ``5 and 3 seeds``, ``1 seed (the interval covers test examples alone)``."""
+    """``5 seeds``, ``5 and 3 seeds``, ``1 seed (the interval covers test examples only)``."""
     if all(n == 1 for n in seeds):
-        return "1 seed (the interval covers test examples alone)"
+        return "1 seed (the interval covers test examples only)"
     if len(set(seeds)) == 1:
         return f"{seeds[0]} seeds"
     return " and ".join(map(str, seeds)) + " seeds"

@@ -1,4 +1,4 @@
-"""What a method keeps for reports: ``artefacts/<name>.json``, with the kind of each in ``artefacts/kinds.json``."""
+"""Values that a method saves for reports: ``artefacts/<name>.json``, with their kinds in ``artefacts/kinds.json``."""
 
 from __future__ import annotations
 

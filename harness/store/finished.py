@@ -24,7 +24,7 @@ def open_finished(path: Path) -> FinishedRun:
     record = run.record()
     if record is None:
         raise StoreError(
-            f"the run {run.path} is not finished (its state: {run.state().value}). Give its harness run command again "
-            "to finish it"
+            f"the run {run.path} is not finished (its state: {run.state().value}). Run its `harness run` command "
+            "again to finish it"
         )
     return FinishedRun(run=run, record=record)

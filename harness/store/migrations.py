@@ -25,7 +25,7 @@ def migrate(content: dict[str, Any], path: Path, current: int) -> dict[str, Any]
     """The content of a file in the current schema.
 
     Args: current: the schema that this version writes.
-    Raises: StoreError where the file's schema is newer than ``current``, is not a schema, or has no way to the next.
+    Raises: StoreError where the file's schema is newer than ``current``, is not a schema, or cannot be converted.
     """
     schema = content.get("schema_version", FIRST)
     if not isinstance(schema, int) or isinstance(schema, bool):

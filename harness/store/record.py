@@ -118,7 +118,7 @@ class GenerationSummary(Frozen):
 
 
 class Provenance(Frozen):
-    """The origin of a run. commit and dirty are None outside of a git checkout of the project."""
+    """The origin of a run. commit and dirty are None outside a git checkout of the project."""
 
     commit: str | None
     dirty: bool | None

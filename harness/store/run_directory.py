@@ -110,7 +110,7 @@ class RunDirectory:
         return self._read("evaluation.json", Evaluation)
 
     def evaluation_directory(self, key: str) -> RunDirectory:
-        """The directory of an evaluation without training: it is laid out like a run's, and is inside of the run's."""
+        """The directory of an evaluation without training: it is laid out like a run's, and is inside the run's."""
         return RunDirectory(self.path / "evaluations" / key)
 
     def write(self, name: str, value: BaseModel) -> None:
@@ -164,7 +164,7 @@ class RunDirectory:
         return is_locked(self.path)
 
     def lock(self) -> AbstractContextManager[None]:
-        """Be the only process that writes to this run (``harness.store.lock``).
+        """Hold the lock of this run, so that only this process writes to it (``harness.store.lock``).
 
         Raises: RunLocked while another process works on it; StoreError if the file system cannot lock files.
         """

@@ -27,7 +27,7 @@ class RunProcess(Protocol):
         """The exit status, or None while the run is still running."""
 
     def terminate(self) -> None:
-        """Ask the run to save its state and stop; does not wait for it."""
+        """Signal the run to save its state and stop; does not wait for it."""
 
     def wait(self) -> int:
         """Wait for the run to end. Returns: its exit status."""

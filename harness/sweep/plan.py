@@ -110,9 +110,9 @@ def render(plan: SweepPlan) -> str:
         )
         for line in plan.lines
     ]
-    header = ("row", "steps", "stored", "active", "% of base", "done", "time left")
+    header = ("entry", "steps", "stored", "active", "% of base", "done", "time left")
     table = tabulate(rows, header, tablefmt="simple", disable_numparse=True, colalign=("left", *["right"] * 6))
-    left = f", about {duration(plan.seconds)} one after another" if plan.seconds else ""
+    left = f", about {duration(plan.seconds)} if run one after another" if plan.seconds else ""
     unknown = " (time unknown until a run has finished)" if plan.seconds is None else ""
     return "\n".join(
         [

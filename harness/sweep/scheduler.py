@@ -116,7 +116,7 @@ class Scheduler:
         self.seconds: list[float] = []
 
     def run(self) -> None:
-        """Start every missing run and wait until none is left. Raises: see ``sweep``."""
+        """Start every missing run and wait until all are done. Raises: see ``sweep``."""
         for label, reason in self.jobs.impossible.items():
             LOG.warning("not possible: %s: %s", label, reason)
         while True:
@@ -171,7 +171,7 @@ class Scheduler:
             time.sleep(self.options.poll_seconds)
 
     def terminate(self) -> None:
-        """Ask every run to save its state and stop, and wait until all have."""
+        """Signal every run to save its state and stop, and wait until all have stopped."""
         for run in self.running.values():
             run.process.terminate()
         for run in self.running.values():

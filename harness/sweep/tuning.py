@@ -39,7 +39,7 @@ class Tuning(Frozen):
 
     @property
     def at_the_edge(self) -> bool:
-        """Whether the smallest or the largest rate was the best, so that a rate outside of the grid may be better."""
+        """Whether the smallest or the largest rate was the best, so that a rate outside the grid may be better."""
         rates = [tried.lr for tried in self.grid]
         return self.chosen is not None and self.chosen in (min(rates), max(rates))
 

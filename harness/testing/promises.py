@@ -81,7 +81,7 @@ def off_is_the_base_and_detach_gives_it_back(s: Subject) -> None:
 
 def a_forward_without_a_route_raises(s: Subject) -> None:
     adapter = s.attach()
-    promise(raises(RuntimeError, s.logits), "a forward outside of every context returns a result")
+    promise(raises(RuntimeError, s.logits), "a forward outside every context returns a result")
     s.route(adapter, s.labels, s.tokens)
     promise(raises(RuntimeError, s.logits), "a route is still set after its context")
 
@@ -100,7 +100,7 @@ def contexts_do_not_nest(s: Subject) -> None:
                 "route": lambda: enter(adapter.route(s.labels)),
                 "apply": lambda: enter(adapter.apply({}, merge=False)),
             }
-            promise(raises(RuntimeError, inner[name]), f"{name} opens inside of a route")
+            promise(raises(RuntimeError, inner[name]), f"{name} opens inside a route")
 
 
 def adapters_are_saved_and_loaded(s: Subject) -> None:

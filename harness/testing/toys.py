@@ -1,4 +1,4 @@
-"""What tests of a method use instead of the engine: a random two-block Llama, three small tasks, and a simple trainer.
+"""Replacements of the engine for tests of a method: a random two-block Llama, three small tasks, and a simple trainer.
 
 ``ToyTrainer`` implements ``harness.method.Trainer`` as simply as possible, so that a test can run a method's ``fit``;
 ``harness.testing.promises`` uses it for the tests that every method has to pass.

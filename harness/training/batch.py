@@ -173,7 +173,7 @@ def cross_entropies(logits: Tensor, batch: Batch) -> Tensor:
 
 
 def token_losses(model: Any, adapter: StepRouting, batch: Batch, reads: bool) -> Tensor:
-    """The cross-entropy of every label, (N,). To be called within ``adapter.route(batch.routes)``.
+    """The cross-entropy of every label, (N,). Call it within ``adapter.route(batch.routes)``.
 
     reads: the adapter chooses routes by reading the prompts (trait LABEL_FREE), so that it gets them first.
     """

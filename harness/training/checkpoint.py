@@ -98,12 +98,12 @@ def load_newest(folder: Path, owner: CheckpointOwner) -> Found:
         except (OSError, ValueError) as error:  # a missing file; broken JSON, missing keys, a wrong hash
             damaged.append(f"checkpoint {path} is damaged ({error}); the one before it is used")
     if damaged:
-        damaged.append("no intact checkpoint is left: training starts again")
+        damaged.append("no intact checkpoint is left: training starts from the beginning")
     return Found(path=None, checkpoint=None, damaged=tuple(damaged))
 
 
 class CheckpointManager:
-    """The checkpoints of one training. Rank 0 alone reads and writes them, and broadcasts what it has read.
+    """The checkpoints of one training. Only rank 0 reads and writes them, and broadcasts the content.
 
     last_good: the newest checkpoint that is known to be intact.
     """
@@ -138,7 +138,7 @@ def _load(path: Path, owner: CheckpointOwner) -> Checkpoint:
         raise StoreError(
             f"{path} belongs to run {manifest['run_id'][:8]}, not to {owner.run_id[:8]}"
             f"{_difference(manifest['spec'], owner.spec)}. "
-            f"Remove {path.parent} to train this run from the start, or give the other run's command"
+            f"Remove {path.parent} to train this run from the start, or run the other run's command"
         )
     if manifest["sha256"].keys() != _FILES:
         raise ValueError(f"{_MANIFEST} does not list {', '.join(sorted(_FILES))}")

@@ -13,7 +13,7 @@ EvaluateOnDev = Callable[[Sequence[str]], float | None]
 
 @dataclass(kw_only=True)
 class EarlyStopping:
-    """Evaluates on dev every N steps, keeps the best weights, and ends a stage that does not improve any more.
+    """Evaluates on dev every N steps, keeps the best weights, and ends a stage that no longer improves.
 
     evaluate: None where nothing is evaluated on dev.
     every: steps between two evaluations (``train.eval_every``).
@@ -29,7 +29,7 @@ class EarlyStopping:
     best: Mapping[str, Tensor] = field(default_factory=dict)
 
     def begin_stage(self) -> None:
-        """Forget the stage before."""
+        """Start a new stage: discard the scores and weights of the previous one."""
         self.scores, self.best = [], {}
 
     def is_due(self, step: int, n_steps: int) -> bool:

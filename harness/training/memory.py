@@ -1,4 +1,4 @@
-"""An estimate of the memory that training needs, made before it begins."""
+"""An estimate of the memory that training needs, computed before it begins."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CPU_SLACK: Final = 1.25
 # Bytes that the libraries of a CPU allocate for buffers.
 _CPU_BUFFERS: Final = 60_000_000
 
-# Bytes for each pair of tokens in a packed row on a CPU, for the mask and the scores of attention.
+# Bytes for each pair of tokens in a packed sequence on a CPU, for the mask and the scores of attention.
 _CPU_MASK: Final = 64
 
 # The estimate is for the largest micro-batch of this many first steps.
@@ -52,7 +52,7 @@ def estimate_memory(
       products of the adapter. With gradient checkpointing it is one hidden state for each block, and one whole block;
     - for each target token the logits and, in float32, their log-probabilities and two gradients.
 
-    On a CPU the measured extra costs of its allocator, its libraries and the mask of a packed row are added.
+    On a CPU the measured extra costs of its allocator, its libraries and the mask of a packed sequence are added.
     """
     trained = sum(p.numel() for p in adapter.trainable().values())
     plan = mixture.plan(tasks, 1.0)

@@ -21,7 +21,7 @@ from harness.training.batch import Batch, Weighted, batch_logits, encoder_decode
 
 LOG: Final = logging.getLogger(__name__)
 
-# Tokens of a micro-batch, by device. A CPU computes attention over a packed row in its length squared.
+# Tokens of a micro-batch, by device. On a CPU the cost of attention is quadratic in the length of a packed sequence.
 MICRO_TOKENS: Final = {"cuda": 4096, "cpu": 512}
 
 # Flex attention works in blocks of this many tokens, and each new length may cost a compilation.
@@ -30,7 +30,7 @@ _BLOCK: Final = 128
 # A sequence shorter than this share of the longest one of its padded micro-batch starts another micro-batch.
 _LEAST_FILLED: Final = 0.8
 
-# Kinds of layers (``config.layer_types``) that divide a row by absolute position, or carry a state along it.
+# Kinds of layers (``config.layer_types``) that divide a sequence by absolute position, or carry a state along it.
 _UNPACKABLE_LAYERS: Final = ("chunked_attention", "linear_attention", "conv")
 
 # How much a token's loss may differ between a packed and a single sequence.
@@ -40,10 +40,10 @@ _TOLERANCE: Final = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0
 _TRIAL_TOKENS: Final = 20
 _TRIAL_PROMPT: Final = 4
 
-# What a base model raises that does not support a packed row or an attention kernel. transformers raises ImportError
+# Errors of a base model that does not support packed sequences or an attention kernel. transformers raises ImportError
 # for a kernel whose package is missing, ValueError for a kernel that the architecture does not have, and TypeError
-# where a forward takes fewer arguments; a kernel raises NotImplementedError or RuntimeError for a device, a type of
-# numbers or a size that it does not support.
+# where a forward takes fewer arguments; a kernel raises NotImplementedError or RuntimeError for a device, a dtype or a
+# size that it does not support.
 _REFUSALS: Final = (ImportError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 
@@ -51,9 +51,9 @@ _REFUSALS: Final = (ImportError, NotImplementedError, RuntimeError, TypeError, V
 class Layout:
     """How the sequences of a micro-batch are arranged.
 
-    packed: in one row; otherwise padded side by side.
+    packed: in one sequence; otherwise padded.
     attention: the attention kernel while training, by its name in transformers; None for the model's own.
-    multiple: packed rows are filled up to a multiple of this many tokens.
+    multiple: packed sequences are filled up to a multiple of this many tokens.
     """
 
     packed: bool
@@ -61,7 +61,7 @@ class Layout:
     multiple: int = 1
 
     def split(self, lengths: Sequence[int], micro_tokens: int) -> list[list[int]]:
-        """Divide sequences into micro-batches of at most ``micro_tokens`` tokens; a longer sequence is alone.
+        """Divide sequences into micro-batches of at most ``micro_tokens`` tokens; a longer sequence has its own.
 
         Returns: for each micro-batch the positions of its sequences.
         """
@@ -75,7 +75,7 @@ class Layout:
 
 
 def bins(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """First-fit decreasing bin packing: the positions in each bin of ``capacity``; a longer sequence is alone."""
+    """First-fit decreasing bin packing: the positions in each bin of ``capacity``; a longer sequence has its own."""
     filled: list[list[int]] = []
     room: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
@@ -90,7 +90,7 @@ def bins(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
 
 def groups(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Groups of sequences of similar length, of at most ``capacity`` tokens with padding; a longer one is alone."""
+    """Groups of sequences of similar length, of at most ``capacity`` tokens with padding; a longer one has its own."""
     made: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         longest = lengths[made[-1][0]] if made else 0
@@ -109,8 +109,8 @@ def micro_tokens(config: TrainConfig, device: torch.device) -> int:
 def choose_layout(loaded: LoadedModel, adapter: Adapter, config: TrainConfig, reads: bool) -> Layout:
     """The first packed layout that gives the model the losses of single sequences; the padded one where none does.
 
-    Sequences are padded where the base model refuses packed rows. An error that comes with the adapter only is a bug of
-    its method, and is raised.
+    Sequences are padded if the base model does not support packing. An error that only occurs with the adapter is a bug
+    of its method, and is raised.
 
     Args:
         reads: the adapter chooses routes by reading prompts (trait LABEL_FREE).
@@ -212,7 +212,7 @@ def _losses_with_backward(loaded: LoadedModel, adapter: Adapter, layout: Layout,
     parameters = adapter.trainable().values()
     before = [p.requires_grad for p in parameters]
     try:
-        for parameter in parameters:  # the stage at hand may train none of the parameters that the trial uses
+        for parameter in parameters:  # The current stage may train none of the parameters that the trial uses.
             parameter.requires_grad_(True)
         # A search calls this without gradients.
         with torch.enable_grad(), attention(loaded.model, layout.attention), adapter.route(batch.routes):

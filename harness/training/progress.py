@@ -1,4 +1,4 @@
-"""How far a training is, and what it has cost over all its processes and restarts."""
+"""The progress of a training, and its cost over all its processes and restarts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Progress:
     finished: names of finished stages. remembered: what methods stored with ``Trainer.remember``.
     counters: totals since the run began, such as steps, tokens and seconds. recent_losses: those of the last steps.
     log_bytes: the length of train.jsonl at this point. scaler: the state of the loss scaler of fp16.
-    micro_tokens: the most tokens of a micro-batch, where it was reduced for lack of memory.
+    micro_tokens: the maximum number of tokens of a micro-batch, if it was reduced for lack of memory.
     dev_scores: (step, score) of the stage's evaluations on dev, oldest first.
     """
 
@@ -62,7 +62,7 @@ class Progress:
         self.stage, self.step, self.dev_scores = stage, 0, []
 
     def finish_stage(self, stage: str) -> None:
-        """Mark a stage as finished; no stage is under way then."""
+        """Mark a stage as finished; then no stage is in progress."""
         if stage not in self.finished:
             self.finished.append(stage)
         self.stage, self.step, self.dev_scores, self.scaler = None, 0, [], {}
@@ -94,7 +94,7 @@ class Progress:
         return self.counters["tokens"] / max(1e-9, self.counters["seconds"])
 
     def summary(self, memory_estimate: int | None, micro_tokens: int, packed: bool | None) -> TrainingSummary:
-        """The costs for the record; ``packed`` is None where no step was made."""
+        """The costs for the record; ``packed`` is None without any step."""
         counters, recent = self.counters, self.recent_losses
         seconds = counters.get("seconds", 0.0)
         peak = counters.get("peak_memory_bytes")

@@ -1,4 +1,4 @@
-"""Reuse of what another finished run has already trained: a stage of a method, or a whole training."""
+"""Reuse of the training of another finished run: a stage of a method, or the whole training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The steps of one stage: each is made, logged, and followed by an evaluation or a checkpoint where one is due."""
+"""The steps of one stage: each is logged, and followed by an evaluation or a checkpoint if one is due."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class TrainingSetup:
 
 @dataclass(frozen=True, kw_only=True)
 class StepDone:
-    """A step that was made and logged, and is not in a checkpoint yet.
+    """A step that is done and logged, and is not in a checkpoint yet.
 
     part: the cluster of tasks that is trained, "" where all tasks share one adapter. step: counts from 1.
     """
@@ -83,7 +83,7 @@ class TrainingState:
 
 @dataclass(frozen=True, kw_only=True)
 class StageRunner:
-    """Runs one stage from the step that ``state.progress`` is at to its end.
+    """Runs one stage from the step of ``state.progress`` to its end.
 
     tasks: whose examples the stage uses. save: writes a checkpoint of the whole training.
     """
@@ -96,7 +96,7 @@ class StageRunner:
     save: Callable[[], None]
 
     def run(self) -> None:
-        """Make the steps that are left.
+        """Run the remaining steps.
 
         Raises: Interrupted after a signal, once a checkpoint is saved; NotFinite; TrainingError out of memory.
         """

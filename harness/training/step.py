@@ -22,13 +22,13 @@ from harness.seeding import stable_seed
 from harness.training.batch import Weighted, token_losses, weigh
 from harness.training.packing import Layout, micro_tokens
 
-# Below this scale of fp16 losses an overflow of the gradient is divergence, not a matter of scaling.
+# Below this scale of fp16 losses an overflow of the gradient means divergence, not a wrong scale.
 _LEAST_SCALE = 2.0**-10
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What one step reports, over all processes.
+    """The statistics of one step, over all processes.
 
     loss: the weighted mean that was minimised. by_task: the mean token loss of each task of the step.
     n_tokens: of prompts and targets. stop: at least one process got a signal to stop.
@@ -54,7 +54,7 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What a stage trains: parameters by name, and what each one's learning rate is multiplied by (``factors``).
+    """The parameters that a stage trains, by name, and the factor on the learning rate of each (``factors``).
 
     key: seed and tasks, on which dropout depends in addition to step, process and micro-batch.
     reads: the adapter chooses routes by reading prompts (trait LABEL_FREE).
@@ -69,9 +69,9 @@ class Stage:
 
 
 class StepRunner:
-    """Makes the optimiser steps of one stage.
+    """Performs the optimiser steps of one stage.
 
-    micro_tokens: the most tokens of a micro-batch; halved when the device runs out of memory.
+    micro_tokens: the maximum number of tokens of a micro-batch; halved when the device runs out of memory.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class StepRunner:
         )
 
     def step(self, number: int, sequences: Sequence[Encoded], routes: Routes, stop: bool = False) -> StepResult:
-        """Make one optimiser step on ``sequences``, of which each process takes its share.
+        """Perform one optimiser step on ``sequences``, of which each process gets its share.
 
         Out of memory, the micro-batches are halved and the step is repeated; its result is the same.
 

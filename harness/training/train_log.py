@@ -15,7 +15,7 @@ from harness.store.files import append_lines
 
 @dataclass(frozen=True, kw_only=True)
 class TrainLog:
-    """The file ``path``, which rank 0 alone writes."""
+    """The file ``path``, which only rank 0 writes."""
 
     path: Path
     processes: ProcessGroup = SINGLE_PROCESS

@@ -43,10 +43,10 @@ class EngineTrainer:
     """Implements ``harness.method.Trainer`` for one run. Call ``restore`` once before anything else.
 
     Every change of state is in a checkpoint before the method sees its effect, so that a process that is killed at any
-    moment is resumed by the next one. With several processes each runs this same code; rank 0 alone writes files.
+    moment is resumed by the next one. With several processes each runs this same code; only rank 0 writes files.
 
     evaluate: the score of the adapter on dev (``train.eval_every``); None where dev is not evaluated.
-    start: the finished run that this one starts from. on_step: called after each step, for example by tests.
+    start: the finished run that this one is initialised from. on_step: called after each step, for example by tests.
     """
 
     run: RunDirectory

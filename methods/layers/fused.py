@@ -20,7 +20,7 @@ from torch.nn.functional import linear
 from harness.method import LoRAFactors
 
 # Names of layers of one module that usually read the same tensor. Where they do not (cross-attention), the results are
-# the same, and some rows of the product are computed in vain.
+# the same, and some rows of the product are not used.
 SAME_INPUT = (
     {"q_proj", "k_proj", "v_proj", "q_a_proj", "kv_a_proj_with_mqa"},
     {"q", "k", "v"},
@@ -38,7 +38,7 @@ SAME_INPUT = (
 
 
 class _Product:
-    """The result of one product: the z of each layer that has not used its own yet, for as long as x lives."""
+    """The result of one product: the z of each layer that has not used it yet, kept while x exists."""
 
     __slots__ = ("unused", "version", "x")
 

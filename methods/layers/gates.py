@@ -16,7 +16,7 @@ from methods.layers.target import generator
 
 
 class Gate(nn.Module):
-    """Expert weights that depend on the task alone.
+    """Expert weights that depend only on the task.
 
     splits: the number Q of feature splits (MHR), each with E weights of its own; all shapes below then have Q E for E.
     """
@@ -68,7 +68,7 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
 
 
 class TaskEmbedding(nn.Module):
-    """A vector e_t for each task: (T, size). Initial values are N(0, 1) and depend on (seed, task name) alone."""
+    """A vector e_t for each task: (T, size). Initial values are N(0, 1) and depend only on (seed, task name)."""
 
     def __init__(self, tasks: Sequence[str], size: int, seed: int) -> None:
         super().__init__()

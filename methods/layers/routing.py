@@ -37,14 +37,14 @@ class Route:
     """The state of one adapter, read by its layers and changed only by the contexts below, which do not nest.
 
     Attributes:
-        state: routed (without labels) outside of every context.
-        labels: LongTensor (M,), a task for each of M sequences, or for each token of packed sequences; None outside of
+        state: routed (without labels) outside every context.
+        labels: LongTensor (M,), a task for each of M sequences, or for each token of packed sequences; None outside
             ``routed``.
         tokens: True if ``labels`` are those of tokens.
         present: the tasks that occur in ``labels``, ascending.
         position: LongTensor (M,), the index in ``present`` of each label.
         step: stage and number of the optimiser step, for noise; None before the first step.
-        is_open: True inside of a context.
+        is_open: True inside a context.
         cache: values that ``cached`` computed on this route.
     """
 
@@ -60,7 +60,7 @@ class Route:
         self.cache: dict[object, _Cached] = {}
 
     def cached(self, key: object, inputs: Sequence[Tensor], compute: Callable[[], Tensor]) -> Tensor:
-        """``compute()`` without a gradient, called once in the life of a route while its inputs stay unchanged.
+        """``compute()`` without a gradient, called once per route as long as its inputs stay unchanged.
 
         Writes through ``Tensor.data`` are not noticed, as they are not by autograd.
         """
@@ -111,7 +111,7 @@ class Route:
 
     @contextmanager
     def nested(self, labels: Tensor | None) -> Iterator[None]:
-        """Inside of another context, for a pass that reads hidden states: off, or routed by labels (B,) of its own."""
+        """Inside another context, for a pass that reads hidden states: off, or routed by other labels (B,)."""
         before = dict(vars(self))
         self.state = State.OFF if labels is None else State.ROUTED
         if labels is not None:

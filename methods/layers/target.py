@@ -1,4 +1,4 @@
-"""Where an adapted layer goes, and everything that its initial values may depend on."""
+"""The target of an adapted layer, and everything that its initial values may depend on."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def method_seed(*key: object) -> int:
-    """The seed of a method's own random choice: an integer below 2**63 that depends on the key alone."""
+    """The seed of a method's own random choice: an integer below 2**63 that depends only on the key."""
     # The initial weights of all published runs were drawn with this separator.
     return stable_seed(*key, separator="\0")
 
 
 def generator(*key: object) -> torch.Generator:
-    """A generator seeded by the key alone, on the CPU, so that its values are equal on every device."""
+    """A generator seeded by the key, on the CPU, so that its values are equal on every device."""
     return torch.Generator().manual_seed(method_seed(*key))
 
 
@@ -64,7 +64,7 @@ class TargetModule:
 
     @property
     def block(self) -> str:
-        """The name up to the first number (``model.layers.3``); "" for a layer outside of every block."""
+        """The name up to the first number (``model.layers.3``); "" for a layer outside every block."""
         parts = self.name.split(".")
         numbers = [i for i, part in enumerate(parts) if part.isdecimal()]
         return ".".join(parts[: numbers[0] + 1]) if numbers else ""
@@ -83,7 +83,7 @@ class TargetModule:
         """New experts, stacked: A (E rank, d_in) kaiming-uniform with a = sqrt(5), B (d_out, E rank) zero.
 
         Args:
-            names: one for each expert; its initial values depend on (seed, module name, its name) alone.
+            names: one for each expert; its initial values depend only on (seed, module name, its name).
             rank: the rank of each expert.
             splits: the number of equal parts of d_in, each with a fan-in of its own (MHR).
         """

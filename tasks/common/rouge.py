@@ -52,7 +52,7 @@ def sentence_tokens(text: str) -> list[str]:
     """The tokens that rouge_chinese compares, given a text of tokens joined by spaces.
 
     The package splits the text into sentences before it splits at whitespace. This can divide a token such as ``?!``,
-    and a sentence of whitespace alone becomes one empty token.
+    and a sentence of only whitespace becomes one empty token.
     """
     return [token for sentence in _package().cut_sent(text) if sentence for token in sentence.split() or [""]]
 

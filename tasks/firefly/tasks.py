@@ -1,4 +1,4 @@
-"""Firefly's kinds in one table: the sort of task, the parser and the metrics of each."""
+"""Firefly's kinds in one table: the type of task, the parser and the metrics of each."""
 
 from __future__ import annotations
 

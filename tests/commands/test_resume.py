@@ -180,7 +180,7 @@ class Forks:
         self.told("ready")
 
     def run(self, arguments: list[Any], log: Path, kill: int | None = None, after: float | Path = 0.0) -> int:
-        """The exit status; ``kill``: the signal, sent after so many seconds, or once a file is there."""
+        """The exit status; ``kill``: the signal, sent after this many seconds, or once a file exists."""
         assert self.server.stdin is not None
         self.server.stdin.write(json.dumps({"arguments": list(map(str, arguments)), "log": str(log)}) + "\n")
         self.server.stdin.flush()

@@ -38,6 +38,14 @@ REPLACED = {
     r"\b(?:is|was) taken (?:from|over)\b": "is reused from",
     r"\b(?:test|train|training|dev) rows?\b|\brows (?:of|in) (?:each|a|every|the) (?:task|split)\b": "examples",
     r"\bthe least possible\b": "the smallest … that works",
+    r"\b[Mm]ake (?:the|a) run\b|\bruns? (?:was|is|were) made\b|\bwas made with\b": "the run used, repeat the run",
+    r"\b(?:differs?|depends?|function) [^.:;]{0,50}\balone\b|\brank 0 alone\b": "only",
+    r"\bthe (?:most|least) (?:tokens|parameters)\b": "the maximum number of …",
+    r"\btypes? of numbers\b": "dtype",
+    r"\b(?:[Ii]n|[Oo]ut)side of\b": "inside, outside",
+    r"\bso many (?:tokens|steps|examples|predictions|seconds|times)\b": "this many",
+    r"\bwhen they have moved\b": "if they have moved",
+    r"\bat hand\b|\bunder way\b": "current, in progress",
 }
 _ANY = [(re.compile(phrase), instead) for phrase, instead in REPLACED.items()]
 _FRAGMENT = re.compile(r"#\s*(?:of|that|what|whose|which)\b")

@@ -1,4 +1,4 @@
-"""The data of a run's pictures in a few kilobytes, which published records have instead of logs and artefacts."""
+"""The data for a run's pictures in a few kilobytes: published records contain it instead of logs and artefacts."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _tasks(weights: Weights) -> list[str]:
 
 
 def _blocks(weights: Weights) -> dict[int, list[str]]:
-    """The gates by the number of their block in the model; -1 for gates outside of blocks."""
+    """The gates by the number of their block in the model; -1 for gates outside blocks."""
     gates: dict[int, list[str]] = {}
     for gate in weights:
         number = _BLOCK.search(gate)

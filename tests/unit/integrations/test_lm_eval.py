@@ -318,7 +318,7 @@ def test_lm_eval_scores_base_and_adapted_model_through_our_generator(
     assert "base" in table
     assert "toy_choices" in table
     sampled = harness("lm-eval", run, "--tasks", "toy_sampled", "--route", "last", *options)
-    assert (sampled.status, "greedily only" in sampled.err) == (2, True)
+    assert (sampled.status, "only greedy decoding" in sampled.err) == (2, True)
     wrong = harness("lm-eval", run, "--tasks", "toy_text", "--route", "colours", *options)
     assert (wrong.status, "Did you mean 'colour'" in wrong.err) == (2, True)
 

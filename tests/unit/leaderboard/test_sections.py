@@ -129,7 +129,7 @@ def test_the_markdown_has_every_section(toy_run: ToyRuns, file: BoardSpec, plugi
     text = render_markdown(board).replace("\u00a0", " ")
     assert "| lora_all | **41.0** | diverged |" in text
     assert "Mean on dev, seed 0" in text
-    assert "1 of 1 rows have a grid of size 2, which is too small to show" in text
+    assert "1 of 1 rows have too few learning rates in their grid (2) to show" in text
     assert "lora_all with the seeds 8, 9 instead of 0, 1: mean 52.0 instead of 50.0, a difference of +2.0" in text
     assert "- cgc_lora above lora_all (its paper): cgc_lora above lora_all: significant, +20.0" in text
     assert "- cgc_lora above nobody (nobody): no finished runs of nobody" in text
@@ -149,8 +149,8 @@ def test_the_markdown_has_every_section(toy_run: ToyRuns, file: BoardSpec, plugi
 @pytest.mark.parametrize(
     ("rates", "chosen", "words"),
     [
-        ((1e-3,), 1e-3, "1 of 1 rows have a grid of size 1, which is too small"),
-        ((1e-3, 1e-2), 1e-2, "1 of 1 rows have a grid of size 2, which is too small"),
+        ((1e-3,), 1e-3, "1 of 1 rows have too few learning rates in their grid (1)"),
+        ((1e-3, 1e-2), 1e-2, "1 of 1 rows have too few learning rates in their grid (2)"),
         ((1e-3, 5e-3, 1e-2), 1e-2, "1 of 1 rows chose the smallest or the largest learning rate of their grid"),
         ((1e-3, 5e-3, 1e-2), 5e-3, None),
     ],
@@ -162,7 +162,7 @@ def test_a_choice_at_the_end_of_a_grid_is_reported_only_where_the_grid_has_an_in
     grid = tuple(Tried(lr=lr, mean=0.4, run="x") for lr in rates)
     keep(run, Tuning(label="lora_all", split="dev", seed=0, grid=grid, chosen=chosen))
     text = render_markdown(build_leaderboard([run], "toys", "official"))
-    notes = [line for line in text.splitlines() if re.search("rows (have a grid|chose)", line)]
+    notes = [line for line in text.splitlines() if re.search("rows (have too few|chose)", line)]
     assert [words in note for note in notes if words] == [True] * len(notes)
     assert bool(notes) == (words is not None)
 
@@ -190,7 +190,7 @@ def test_the_reference_of_transfer_comes_from_the_file(
     assert "### Transfer" not in harness("leaderboard", "toys", "--out", tmp_path / "runs").out
     path.write_text(FILE.replace("[[row]]", 'reference = "lora_single"\n[[row]]', 1))
     text = harness("leaderboard", "toys", "--out", tmp_path / "runs").out
-    assert "Percentage points over lora_single, which trains each task alone" in text
+    assert "Gains in percentage points over lora_single, which trains each task alone" in text
     path.write_text(FILE.replace("[[row]]", 'reference = "lora_singel"\n[[row]]', 1))
     wrong = harness("leaderboard", "toys", "--out", tmp_path / "runs")
     assert wrong.status == 2
@@ -209,7 +209,7 @@ def test_a_reused_training_does_not_count_as_zero_seconds(toy_run: ToyRuns, file
     assert row.seconds is None
     text = render_markdown(board)
     assert text.count("| reused |") == 2  # beside the means and in the costs
-    assert "reused: every stage was reused from the training of another row" in text
+    assert "reused: every training stage was reused from the runs of another row" in text
     assert [r for r in board.tables[0].rows if r.seconds] != []
 
 

@@ -127,7 +127,7 @@ def test_a_registered_name_is_the_folder_that_its_package_brings(
     assert identify("small").label == "small"
     assert identify("small").fingerprint == identify(str(folder)).fingerprint
     monkeypatch.setattr(source, "model_folder", lambda name: folder / "gone")
-    with pytest.raises(ModelError, match=r"should be at .*gone"):
+    with pytest.raises(ModelError, match=r"is missing at .*gone"):
         identify("small")
 
 
@@ -206,7 +206,7 @@ def masked_model(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (shortened, r"model.safetensors has \d+ bytes; its header says \d+"),
+        (shortened, r"model.safetensors has \d+ bytes, but its header states \d+"),
         (garbage, "not a safetensors file, or is incomplete"),
         (only_pickles, "pytorch_model.bin only.*refused"),
         (no_config, "no config.json; it holds .*tokenizer.json.*give its base model"),

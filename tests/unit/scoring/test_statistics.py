@@ -192,7 +192,7 @@ def test_a_verdict_has_the_significance_and_the_minimum_detectable_difference() 
     assert verdict("a", "b", found(-0.02, -0.03, -0.01, (5, 3))) == (
         "a below b: significant, -2.0 (-3.0 to -1.0), 5 and 3 seeds; minimum detectable difference 1.2 (80 % power)"
     )
-    assert "1 seed (the interval covers test examples alone)" in verdict("a", "b", found(-0.0001, -0.1, 0.1, (1, 1)))
+    assert "1 seed (the interval covers test examples only)" in verdict("a", "b", found(-0.0001, -0.1, 0.1, (1, 1)))
     assert "-0.0 (" not in verdict("a", "b", found(-0.0001, -0.1, 0.1, (1, 1)))
 
 

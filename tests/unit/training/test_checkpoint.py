@@ -72,7 +72,7 @@ def test_when_every_checkpoint_is_damaged_training_starts_again(tmp_path: Path) 
     found = load_newest(tmp_path, OWNER)
     assert found.checkpoint is None
     assert len(found.damaged) == 3
-    assert "starts again" in found.damaged[-1]
+    assert "starts from the beginning" in found.damaged[-1]
 
 
 def test_the_newest_two_checkpoints_are_kept(tmp_path: Path) -> None:

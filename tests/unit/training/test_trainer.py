@@ -178,7 +178,7 @@ def test_damaged_checkpoints_are_logged(toy_llama: Llama, tmp_path: Path) -> Non
     with messages() as logged:
         trainer = toy_trainer(tmp_path, toy_llama())
     assert "00000004 is damaged" in logged[0]
-    assert "starts again" in logged[-1]
+    assert "starts from the beginning" in logged[-1]
     assert not trainer.done("all")
 
 
