@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
-from harness.data.splits import group
+from harness.data.splits import load_split
 from harness.errors import DataError, nearest
 from harness.scoring.score import Scored, collect, score_task, withheld
 from harness.task import MIN_EXAMPLES, Suite
@@ -72,8 +72,8 @@ def score_file(
         ignored.
     Raises: DataError naming line and id, for predictions that are unknown, repeated, or without id or text.
     """
-    rows = group(suite.read(str(gold), split), split, tuple(suite.tasks))
-    examples = {task: rows.of(task) for task, n in rows.counts.items() if n > 0}
+    split_examples = load_split(suite, str(gold), split, tuple(suite.tasks)).with_examples()
+    examples = {task: split_examples.of(task) for task in split_examples.by_task}
     ids = {e.id for of_task in examples.values() for e in of_task}
     if all(withheld(of_task) for of_task in examples.values()):
         raise DataError(

@@ -131,6 +131,12 @@ def test_other_models_splits_prompts_limits_and_data_are_in_tables_of_their_own(
     assert sorted(with_majority) == ["larger", "tiny"]
 
 
+def test_the_title_of_a_table_says_what_is_evaluated_and_how(toy_run: ToyRuns) -> None:
+    run = toy_run("lora", sky(0.5), shots=1, eval=EvalConfig(per_task=10))
+    title = "test split, 10 examples of each task, plain prompt, 1 shot\n"
+    assert title in render_markdown(build_leaderboard([run], "toys", "official"))
+
+
 def test_rows_without_a_model_have_a_table_when_they_are_all_there_is(toy_run: ToyRuns) -> None:
     board = build_leaderboard([toy_run("majority", sky(0.2), model=None)], "toys", "official")
     assert len(board.tables) == 1
