@@ -228,7 +228,7 @@ def _readme(source: _ExportSource, loras: Sequence[ExportedLoRA], command: str |
         "",
         serve,
         "",
-        f"Prompts as in training: {_prompts(spec.prompt, spec.shots)}. Answers are decoded greedily, up to so many "
+        f"Prompts as in training: {_prompts(spec.prompt, spec.shots)}. Predictions are decoded greedily, up to so many "
         "tokens:",
         "",
         *heading(["name", "task", "rank", "tokens"], left=("name", "task")),

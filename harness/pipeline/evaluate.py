@@ -135,7 +135,7 @@ def _with_fields(method: Method, values: Mapping[str, Any]) -> Method:
             free = ", ".join(f"method.{n}" for n in sorted(method.inference_fields)) or "none"
             raise UsageError(
                 f"method.{name} changes training, so it needs a run of its own (harness run). Fields of this method "
-                f"that change answers alone: {free}"
+                f"that change predictions alone: {free}"
             )
     return build_from_keys(type(method), {**dataclasses.asdict(method), **values}, "method")
 
