@@ -9,12 +9,13 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 from toy_runs import ToyRuns
 
 from harness.config.spec import EvalConfig, TrainConfig
 from harness.leaderboard.build import build_leaderboard
-from harness.leaderboard.export import to_csv, to_frame, to_json
+from harness.leaderboard.export import to_csv, to_json
 from harness.leaderboard.markdown import render_markdown as render
 from harness.leaderboard.tables import Kind, Leaderboard
 from harness.store.run_directory import RunDirectory
@@ -274,9 +275,9 @@ def test_a_suite_with_a_limit_on_parameters_has_a_column_that_says_who_keeps_to_
     assert to_json(board)["parameter_limit"] == {"percent": 1.0, "source": "Toy rule"}
 
 
-def test_the_frame_of_a_leaderboard_pivots_to_methods_by_tasks(toy_run: ToyRuns) -> None:
+def test_the_csv_of_a_leaderboard_pivots_to_methods_by_tasks(toy_run: ToyRuns) -> None:
     runs = [toy_run("moe", sky(0.7)), toy_run("lora", sky(0.4))]
-    frame = to_frame(build_leaderboard(runs, "toys", "official"))
+    frame = pandas.read_csv(io.StringIO(to_csv(build_leaderboard(runs, "toys", "official"))))
     table = frame.pivot(index="method", columns="task", values="value")
     assert table.loc["moe", "sky"] == pytest.approx(0.7)
     assert table.loc["lora", "mean"] == pytest.approx(0.4)
