@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.config.spec import ClusterSpec, RunSpec
+from harness.config.toml_file import read_toml
 from harness.errors import UsageError, unknown
 from harness.task import Suite
 
@@ -48,12 +48,7 @@ def read_clusters(choice: str | Mapping[str, Any] | None) -> str | ClusterSpec |
     if choice == KIND:
         return KIND
     path = Path(choice)
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"--clusters {choice}: expected none, kind or a TOML file ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"--clusters {path}: not valid TOML: {error}") from error
+    content = read_toml(path, option="--clusters", hint="Give none, kind or a TOML file")
     for name, tasks in content.items():
         if not _NAME.fullmatch(name):
             raise UsageError(f"--clusters {path}: invalid cluster name {name!r}: use only letters, digits, '_' and '-'")

@@ -37,13 +37,13 @@ def fingerprints(method: Method) -> dict[str, tuple[str, ...]]:
     """
     folders = {name: (getattr(method, name), files) for name, files in type(method).folders.items()}
     return {
-        name: tuple(_print(name, entry, files) for entry in entries)
+        name: tuple(_folder_fingerprint(name, entry, files) for entry in entries)
         for name, (entries, files) in folders.items()
         if entries
     }
 
 
-def _print(field: str, entry: str, files: Sequence[str]) -> str:
+def _folder_fingerprint(field: str, entry: str, files: Sequence[str]) -> str:
     named = named_folder(entry)
     folder = named.path
     content = hashlib.sha256()

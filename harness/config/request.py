@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,8 @@ from harness.config.keys import SECTIONS, parse_assignments
 from harness.config.method_config import absolute_keys
 from harness.config.options import OPTIONS
 from harness.config.spec import ClusterSpec
-from harness.errors import UsageError, unknown
+from harness.config.toml_file import read_toml
+from harness.errors import unknown
 from harness.registry import method_class
 
 
@@ -56,12 +56,7 @@ def to_json(request: Request, source: str) -> dict[str, Any]:
 
 def read_config(path: Path) -> Request:
     """A TOML file: the options in a table ``[run]``, keys in ``[train]``, ``[eval]``, ``[method]``, ``[suite]``."""
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"--config {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path}: not valid TOML: {error}") from error
+    tables = read_toml(path, option="--config", hint="Give a TOML file")
     options = tables.pop("run", {})
     keys: dict[str, Any] = {}
     for section, table in tables.items():

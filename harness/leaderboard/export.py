@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from harness.leaderboard.markdown import verdicts
 from harness.leaderboard.tables import Cell, Kind, Leaderboard, Row, SeedNoise, Sweep, Table
 from harness.scoring.statistics import Estimate
 from harness.scoring.verdict import transfer_in_words
-
-if TYPE_CHECKING:
-    import pandas
 
 COLUMNS: Final = [
     *("table", "suite", "protocol", "data", "model", "split", "prompt", "sample"),
@@ -19,15 +16,8 @@ COLUMNS: Final = [
 ]
 
 
-def to_frame(board: Leaderboard) -> pandas.DataFrame:
-    """One line for each row and task, and for each row's mean, such as notebooks pivot; missing values are None."""
-    import pandas
-
-    return pandas.DataFrame(_lines(board), columns=COLUMNS, dtype=object)
-
-
 def to_csv(board: Leaderboard) -> str:
-    """The lines of ``to_frame`` as CSV; missing values are empty."""
+    """CSV with one line for each row and task, and for each row's mean; missing values are empty."""
     import pandas
 
     lines = [{name: _no_formula(value) for name, value in line.items()} for line in _lines(board)]

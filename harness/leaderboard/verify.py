@@ -96,7 +96,7 @@ def _adapters(run: RunDirectory, record: RunRecord) -> Iterator[Check]:
 def _scores(run: RunDirectory, record: RunRecord, data: str | None) -> Iterator[Check]:
     """The hashes of the data, and the scores recomputed from the predictions."""
     given = data
-    if given is None and (run.path / "inputs.json").exists():
+    if given is None and run.inputs.exists():
         given = request_of_run(run).options.get("data")
     if given is None and not record.sample:
         yield Check(what="data", outcome=CheckOutcome.UNKNOWN, detail="the record does not include them; give --data")

@@ -76,10 +76,10 @@ def identify(name: str, revision: str | None = None) -> ModelSpec:
     return ModelSpec(label=source.label, fingerprint=fingerprint(source))
 
 
-def load_tokenizer(name: str, revision: str | None = None, *, trust_remote_code: bool = False) -> Any:
+def load_tokenizer(name: str) -> Any:
     """The tokenizer of a model. Raises: ModelError where there is none, or where it has no eos token."""
-    source = locate(name, revision)
-    return _tokenizer(source, fetch(source), trust_remote_code)
+    source = locate(name)
+    return _tokenizer(source, fetch(source))
 
 
 def load_model(
@@ -87,7 +87,6 @@ def load_model(
     precision: Precision = "auto",
     device: str | None = None,
     *,
-    trust_remote_code: bool = False,
     revision: str | None = None,
 ) -> LoadedModel:
     """Load a language model for training adapters or generating with them.
@@ -96,7 +95,6 @@ def load_model(
         name: as for ``locate``: a registered name, a folder, a ``.gguf`` file (dequantised), a hub id.
         precision: of the weights; auto: bfloat16 where the GPU computes in it, else float32.
         device: a torch device (default: CUDA where there is one, else the CPU).
-        trust_remote_code: let the model's own Python files run.
         revision: of a hub id; give the recorded fingerprint to load exactly that version.
 
     Raises: ModelError, saying what to do.
@@ -107,8 +105,8 @@ def load_model(
     folder = fetch(source)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = dtype_of(precision, place)
-    tokenizer = _tokenizer(source, folder, trust_remote_code)
-    model = _weights(source, folder, dtype, trust_remote_code)
+    tokenizer = _tokenizer(source, folder)
+    model = _weights(source, folder, dtype)
     model = model.to(place).eval().requires_grad_(False)
     loaded = LoadedModel(
         model=model,
@@ -136,12 +134,12 @@ def dtype_of(precision: Precision, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def _tokenizer(source: Source, folder: Path, trust_remote_code: bool) -> Any:
+def _tokenizer(source: Source, folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     extra = _gguf(source)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, **extra)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **extra)
     except _UNREADABLE as error:
         raise _refused(source, "tokenizer", error) from error
     if tokenizer.eos_token_id is None:
@@ -152,16 +150,16 @@ def _tokenizer(source: Source, folder: Path, trust_remote_code: bool) -> Any:
     return tokenizer
 
 
-def _weights(source: Source, folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> Any:
+def _weights(source: Source, folder: Path, dtype: torch.dtype) -> Any:
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    extra = {**_gguf(source), "trust_remote_code": trust_remote_code}
+    extra = {**_gguf(source), "trust_remote_code": False}
     auto = AutoModelForCausalLM
     try:
         if not source.gguf:
             check_folder(folder)
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
             _check_kind(source, config)
             auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else auto
         with _bars_on_terminals_only():

@@ -134,7 +134,7 @@ class _Execution:
         if self.run.record() is not None:
             return RemainingWork(finished=True)
         self.run.write("spec.json", self.resolved.spec)
-        write_json(self.run.path / "inputs.json", to_json(self.resolved.request, self.resolved.source))
+        write_json(self.run.inputs, to_json(self.resolved.request, self.resolved.source))
         (self.run.path / "failure.json").unlink(missing_ok=True)
         if not self.resolved.method.trains:
             return RemainingWork()

@@ -133,12 +133,10 @@ def _check_same(run: RunDirectory, then: RunSpec, resolved: Resolved) -> None:
 def request_of_run(run: RunDirectory, data: str | None = None, model: str | None = None) -> Request:
     """The request of a run, with ``data`` and ``model`` if they have moved. Raises: StoreError."""
     try:
-        saved = json.loads((run.path / "inputs.json").read_bytes())
+        saved = json.loads(run.inputs.read_bytes())
         request = Request(options=saved["options"], keys=saved["keys"])
     except (OSError, ValueError, KeyError) as error:
-        raise StoreError(
-            f"{run.path / 'inputs.json'} cannot be read ({error}): run its `harness run` command again"
-        ) from error
+        raise StoreError(f"{run.inputs} cannot be read ({error}): run its `harness run` command again") from error
     return merge(request, Request(options={"data": data, "model": model}))
 
 

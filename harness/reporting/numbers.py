@@ -39,13 +39,13 @@ def points_range(low: float, high: float) -> str:
     return f"{_rounded(low):.1f} to {_rounded(high):.1f}"
 
 
-def interval(value: float | None, low: float | None, high: float | None, digits: int = 3) -> str:
+def interval(value: float | None, low: float | None, high: float | None) -> str:
     """``0.984 [0.970, 0.990]``: a value and its interval; only the value if it has no interval; None as –."""
     if value is None:
         return MISSING
     if low is None or high is None:
-        return f"{value:.{digits}f}"
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+        return f"{value:.3f}"
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def p_value(value: float | None) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
-from harness.data.splits import group
+from harness.data.splits import load_split
 from harness.errors import DataError, nearest
 from harness.scoring.score import Scored, collect, score_task, withheld
 from harness.task import MIN_EXAMPLES, Suite
@@ -63,17 +63,15 @@ def _prediction(line: str, where: str) -> tuple[str, str]:
     return str(key), text
 
 
-def score_file(
-    suite: Suite, predictions: Path, gold: Path, *, split: str = "test", min_examples: int = MIN_EXAMPLES
-) -> Scored:
+def score_file(suite: Suite, predictions: Path, gold: Path, *, min_examples: int = MIN_EXAMPLES) -> Scored:
     """Score a file of predictions against a gold file of the suite, matched by ``sample_id``.
 
     Args: predictions: JSON lines with ``sample_id`` (or ``id``) and the prediction in ``target``; other columns are
         ignored.
     Raises: DataError naming line and id, for predictions that are unknown, repeated, or without id or text.
     """
-    rows = group(suite.read(str(gold), split), split, tuple(suite.tasks))
-    examples = {task: rows.of(task) for task, n in rows.counts.items() if n > 0}
+    split_examples = load_split(suite, str(gold), "test", tuple(suite.tasks)).with_examples()
+    examples = {task: split_examples.of(task) for task in split_examples.by_task}
     ids = {e.id for of_task in examples.values() for e in of_task}
     if all(withheld(of_task) for of_task in examples.values()):
         raise DataError(

@@ -72,6 +72,11 @@ class RunDirectory:
         return self.path / "artefacts" / self.part
 
     @property
+    def inputs(self) -> Path:
+        """inputs.json: what the user asked for, so that later commands find data and model again."""
+        return self.path / "inputs.json"
+
+    @property
     def train_log(self) -> Path:
         """train.jsonl, or train/<cluster>.jsonl."""
         return self.path / f"{Path('train') / self.part}.jsonl"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +11,7 @@ from pydantic import Field, JsonValue, ValidationError, field_validator
 
 from harness.config.keys import parse_value
 from harness.config.options import OPTIONS
+from harness.config.toml_file import read_toml
 from harness.errors import UsageError, unknown
 from harness.registry import suite_class
 from harness.store.record import Frozen
@@ -159,12 +159,7 @@ class BoardSpec(Frozen):
 
 def read_board(path: Path) -> BoardSpec:
     """Read a leaderboard's file. Raises: UsageError naming file, key, value and remedy."""
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}. For examples, see leaderboards/*.toml") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not valid TOML: {error}") from error
+    content = read_toml(path, hint="For examples, see leaderboards/*.toml")
     for key in content:
         if key not in BoardSpec.model_fields:
             raise unknown(f"key of {path.name}", key, BoardSpec.model_fields)

@@ -51,7 +51,7 @@ class CheckpointOwner:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class FoundCheckpoint:
     """The newest intact checkpoint, None where there is none, and a message for each newer one that is damaged."""
 
     path: Path | None
@@ -89,17 +89,17 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, owner: CheckpointOwner
     return final
 
 
-def load_newest(folder: Path, owner: CheckpointOwner) -> Found:
+def load_newest(folder: Path, owner: CheckpointOwner) -> FoundCheckpoint:
     """The newest intact checkpoint in the folder. Raises: StoreError where it belongs to another run."""
     damaged: list[str] = []
     for path in reversed(_numbered(folder)):
         try:
-            return Found(path=path, checkpoint=_load(path, owner), damaged=tuple(damaged))
+            return FoundCheckpoint(path=path, checkpoint=_load(path, owner), damaged=tuple(damaged))
         except (OSError, ValueError) as error:  # a missing file; broken JSON, missing keys, a wrong hash
             damaged.append(f"checkpoint {path} is damaged ({error}); the one before it is used")
     if damaged:
         damaged.append("no intact checkpoint is left: training starts from the beginning")
-    return Found(path=None, checkpoint=None, damaged=tuple(damaged))
+    return FoundCheckpoint(path=None, checkpoint=None, damaged=tuple(damaged))
 
 
 class CheckpointManager:
@@ -117,7 +117,7 @@ class CheckpointManager:
 
         Raises: StoreError where it belongs to another run.
         """
-        found = Found(path=None, checkpoint=None, damaged=())
+        found = FoundCheckpoint(path=None, checkpoint=None, damaged=())
         found = self.processes.broadcast(load_newest(self.folder, self.owner) if self.processes.is_main else found)
         for message in found.damaged if self.processes.is_main else ():
             LOG.warning(message)

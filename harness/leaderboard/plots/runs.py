@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from harness.leaderboard.plots.digest import Digest, read_digest
-from harness.leaderboard.plots.style import Style, figure, on, plain
+from harness.leaderboard.plots.style import Style, escape_dollars, figure, legible_colour
 from harness.leaderboard.tables import Kind, Row, Table
 from harness.reporting.markdown import short_names
 
@@ -43,7 +43,7 @@ def _curves(digests: Sequence[tuple[Row, Digest]], style: Style) -> Figure | Non
     picture, axes = figure(8, 4.2)
     for i, (row, losses) in enumerate(curves):
         middles = (np.arange(len(losses)) + 0.5) / len(losses)
-        axes.plot(100 * middles, losses, label=plain(row.label), linestyle=_DASHES[i // len(style.lines)])
+        axes.plot(100 * middles, losses, label=escape_dollars(row.label), linestyle=_DASHES[i // len(style.lines)])
     axes.set_xlim(0, 100)
     axes.set_xlabel("training steps, percent")
     axes.set_ylabel("training loss")
@@ -69,7 +69,7 @@ def _gates(row: Row, tasks: Sequence[str], digest: Digest, style: Style) -> Figu
     for number, (panel, task, name) in enumerate(zip(panels, drawn, short_names(drawn), strict=False)):
         matrix = np.asarray(digest.gates[task])
         image = panel.imshow(matrix, cmap=style.upwards, vmin=min(0.0, *every), vmax=top, aspect="auto")
-        panel.set_title(plain(name), fontsize=9)
+        panel.set_title(escape_dollars(name), fontsize=9)
         bottom, left = number + columns >= len(drawn), number % columns == 0
         panel.set_xticks(_ends(n_experts), _ends(n_experts, 1) if bottom else [], fontsize=8)
         panel.set_yticks(_ends(n_blocks), _ends(n_blocks, 1) if left else [], fontsize=8)
@@ -77,7 +77,7 @@ def _gates(row: Row, tasks: Sequence[str], digest: Digest, style: Style) -> Figu
         panel.set_axis_off()
     if image is not None:
         picture.colorbar(image, ax=list(panels), shrink=0.8, label="weight")
-    picture.supxlabel(f"expert of {plain(row.label)}", fontsize=9)
+    picture.supxlabel(f"expert of {escape_dollars(row.label)}", fontsize=9)
     picture.supylabel("block of the model", fontsize=9)
     return picture
 
@@ -95,11 +95,11 @@ def _skills(row: Row, tasks: Sequence[str], digest: Digest, style: Style) -> Fig
     image = axes.imshow(matrix, cmap=style.upwards, aspect="auto", vmin=min(0.0, float(matrix.min())))
     if matrix.shape[1] <= _MOST_NUMBERS:
         for (y, x), value in np.ndenumerate(matrix):
-            look: dict[str, Any] = {"fontsize": 8, "color": on(image, float(value))}
+            look: dict[str, Any] = {"fontsize": 8, "color": legible_colour(image, float(value))}
             axes.text(x, y, f"{round(value, 2) + 0.0:.2f}", ha="center", va="center", **look)
-    axes.set_yticks(range(len(drawn)), [plain(n) for n in short_names(drawn)], fontsize=9)
+    axes.set_yticks(range(len(drawn)), [escape_dollars(n) for n in short_names(drawn)], fontsize=9)
     axes.set_xticks(range(matrix.shape[1]), [str(i + 1) for i in range(matrix.shape[1])], fontsize=9)
-    axes.set_xlabel(f"skill of {plain(row.label)}, averaged over layers", fontsize=9)
+    axes.set_xlabel(f"skill of {escape_dollars(row.label)}, averaged over layers", fontsize=9)
     picture.colorbar(image, ax=axes, label="weight")
     return picture
 

@@ -87,7 +87,7 @@ def svg(picture: Figure) -> bytes:
     return file.getvalue()
 
 
-def both(name: str, draw: Callable[[Style], Figure | None], title: str) -> dict[str, bytes]:
+def light_and_dark(name: str, draw: Callable[[Style], Figure | None], title: str) -> dict[str, bytes]:
     """The light and the dark version of a picture by file name; empty where ``draw`` returns None."""
     files = {}
     for style in (LIGHT, DARK):
@@ -99,12 +99,12 @@ def both(name: str, draw: Callable[[Style], Figure | None], title: str) -> dict[
     return files
 
 
-def plain(text: str) -> str:
+def escape_dollars(text: str) -> str:
     """Text of unknown origin, with dollars escaped because they would start a formula."""
     return text.replace("$", r"\$")
 
 
-def on(image: AxesImage, value: float) -> str:
+def legible_colour(image: AxesImage, value: float) -> str:
     """Black or white, whichever is legible on the colour of a value in a picture."""
     red, green, blue, _ = (float(x) for x in image.to_rgba(np.asarray([value]))[0])
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.55 else "white"

@@ -12,7 +12,7 @@ from itertools import cycle
 from typing import TYPE_CHECKING, Any, Final
 
 from harness.leaderboard.plots.runs import run_plots
-from harness.leaderboard.plots.style import Style, both, figure, on, plain
+from harness.leaderboard.plots.style import Style, escape_dollars, figure, legible_colour, light_and_dark
 from harness.leaderboard.tables import GridPoint, Kind, Leaderboard, Row, Sweep, Table, grid_value
 from harness.reporting.markdown import short_names
 from harness.reporting.numbers import count, duration, points
@@ -42,7 +42,7 @@ def plots(board: Leaderboard) -> dict[str, bytes]:
             **run_plots(table),
         }
         for name, draw in drawings.items():
-            pictures |= both(f"table{number}-{name}", draw, title)
+            pictures |= light_and_dark(f"table{number}-{name}", draw, title)
     return pictures
 
 
@@ -58,7 +58,7 @@ def _means(table: Table, cost: str, style: Style) -> Figure | None:
     baselines = [r for r in table.rows if r.kind is not Kind.TRAINED and r.mean.value is not None]
     for row, dashes in zip(baselines, cycle(_BASELINES), strict=False):
         value = 100 * (row.mean.value or 0.0)
-        axes.axhline(value, color=style.ink, linestyle=dashes, linewidth=0.9, label=plain(row.label))
+        axes.axhline(value, color=style.ink, linestyle=dashes, linewidth=0.9, label=escape_dollars(row.label))
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda x, _: _tick(cost, x))
     axes.xaxis.set_minor_formatter(lambda x, _: _tick(cost, x) if _few(axes.get_xlim(), x) else "")
@@ -82,7 +82,7 @@ def _draw_means(axes: Axes, rows: Sequence[tuple[Row, float]], style: Style) -> 
             "marker": _MARKERS[(number + number // len(style.lines)) % len(_MARKERS)],
         }
         bars = _bars(row.group, value)
-        axes.errorbar([place], [value], yerr=bars, linestyle="", capsize=3, label=plain(row.label), **look)
+        axes.errorbar([place], [value], yerr=bars, linestyle="", capsize=3, label=escape_dollars(row.label), **look)
 
 
 def _tick(cost: str, x: float) -> str:
@@ -107,7 +107,7 @@ def _ablations(table: Table, style: Style) -> Figure | None:
         axes.plot([100 * delta.value], [y], "o", color=style.dot)
     axes.axvline(0, color=style.ink, linewidth=0.8, linestyle="--")
     axes.set_ylim(-0.7, len(rows) - 0.3)
-    axes.set_yticks(range(len(rows)), [plain(row.label) for row, _ in reversed(rows)], fontsize=8)
+    axes.set_yticks(range(len(rows)), [escape_dollars(row.label) for row, _ in reversed(rows)], fontsize=8)
     axes.set_xlabel("percentage points of the mean, ablation minus its method (95 % interval)", fontsize=9)
     return picture
 
@@ -128,12 +128,12 @@ def _transfer(table: Table, style: Style) -> Figure | None:
             if gain is not None:
                 bold = gain.significant and not table.sample
                 look: dict[str, Any] = {"weight": "bold" if bold else "normal", "fontsize": 8}
-                colour = on(image, 100 * gain.value)
+                colour = legible_colour(image, 100 * gain.value)
                 axes.text(x, y, points(gain.value), color=colour, ha="center", va="center", **look)
-    axes.set_xticks(range(len(names)), [plain(n) for n in names], rotation=45, ha="right", fontsize=8)
-    axes.set_yticks(range(len(gains)), [plain(row.label) for row in table.transfers], fontsize=8)
+    axes.set_xticks(range(len(names)), [escape_dollars(n) for n in names], rotation=45, ha="right", fontsize=8)
+    axes.set_yticks(range(len(gains)), [escape_dollars(row.label) for row in table.transfers], fontsize=8)
     words = "" if table.sample else "\nbold: significant"
-    reference = plain(table.transfers[0].reference)
+    reference = escape_dollars(table.transfers[0].reference)
     picture.colorbar(image, ax=axes, pad=0.01).set_label(f"percentage points over {reference}{words}", fontsize=8)
     return picture
 
@@ -159,10 +159,10 @@ class _GridAxis:
         """Set ticks, scale and label."""
         low, high = min(self.places.values()), max(self.places.values())
         if not self.numeric:
-            axes.set_xticks(range(len(self.places)), [plain(grid_value(self.key, v)) for v in self.places])
+            axes.set_xticks(range(len(self.places)), [escape_dollars(grid_value(self.key, v)) for v in self.places])
         elif low > 0 and high / low > _WIDE:
             axes.set_xscale("log")
-        axes.set_xlabel(plain(self.key))
+        axes.set_xlabel(escape_dollars(self.key))
 
 
 def _sweep(sweep: Sweep, style: Style) -> Figure | None:
@@ -181,7 +181,7 @@ def _sweep(sweep: Sweep, style: Style) -> Figure | None:
     axis.apply(axes)
     if len(sweep.keys) > 1:
         axes.legend(fontsize=8)
-    axes.set_ylabel(f"mean of {plain(sweep.method)}, percent")
+    axes.set_ylabel(f"mean of {escape_dollars(sweep.method)}, percent")
     return picture
 
 
@@ -191,7 +191,7 @@ def _lines(known: Sequence[GridPoint], keys: Sequence[str]) -> Iterator[tuple[st
     for point in known:
         by_values.setdefault(tuple(point.at[k] for k in keys), []).append(point)
     for values, of_line in by_values.items():
-        yield plain(", ".join(f"{k}={grid_value(k, v)}" for k, v in zip(keys, values, strict=True))), of_line
+        yield escape_dollars(", ".join(f"{k}={grid_value(k, v)}" for k, v in zip(keys, values, strict=True))), of_line
 
 
 def _number(text: str) -> float | None:
@@ -212,4 +212,4 @@ def _bars(group: SeedGroup, value: float) -> Sequence[Sequence[float]] | None:
 def _title(table: Table, protocol: str) -> str:
     model = "no base model" if table.spec.model is None else table.spec.model.label
     sample = "embedded sample, not a result. " if table.sample else ""
-    return plain(f"{sample}{table.spec.data.label}, {model}, {table.spec.eval.split}, protocol {protocol}")
+    return escape_dollars(f"{sample}{table.spec.data.label}, {model}, {table.spec.eval.split}, protocol {protocol}")

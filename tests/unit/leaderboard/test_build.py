@@ -9,12 +9,13 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 from toy_runs import ToyRuns
 
 from harness.config.spec import EvalConfig, TrainConfig
 from harness.leaderboard.build import build_leaderboard
-from harness.leaderboard.export import to_csv, to_frame, to_json
+from harness.leaderboard.export import to_csv, to_json
 from harness.leaderboard.markdown import render_markdown as render
 from harness.leaderboard.tables import Kind, Leaderboard
 from harness.store.run_directory import RunDirectory
@@ -129,6 +130,12 @@ def test_other_models_splits_prompts_limits_and_data_are_in_tables_of_their_own(
     assert sorted(len(t.rows) for t in tables) == [1] * 6 + [2, 3]
     with_majority = [t.spec.model.label for t in tables if t.spec.model and any(not r.group.spec.model for r in t.rows)]
     assert sorted(with_majority) == ["larger", "tiny"]
+
+
+def test_the_title_of_a_table_says_what_is_evaluated_and_how(toy_run: ToyRuns) -> None:
+    run = toy_run("lora", sky(0.5), shots=1, eval=EvalConfig(per_task=10))
+    title = "test split, 10 examples of each task, plain prompt, 1 shot\n"
+    assert title in render_markdown(build_leaderboard([run], "toys", "official"))
 
 
 def test_rows_without_a_model_have_a_table_when_they_are_all_there_is(toy_run: ToyRuns) -> None:
@@ -268,9 +275,9 @@ def test_a_suite_with_a_limit_on_parameters_has_a_column_that_says_who_keeps_to_
     assert to_json(board)["parameter_limit"] == {"percent": 1.0, "source": "Toy rule"}
 
 
-def test_the_frame_of_a_leaderboard_pivots_to_methods_by_tasks(toy_run: ToyRuns) -> None:
+def test_the_csv_of_a_leaderboard_pivots_to_methods_by_tasks(toy_run: ToyRuns) -> None:
     runs = [toy_run("moe", sky(0.7)), toy_run("lora", sky(0.4))]
-    frame = to_frame(build_leaderboard(runs, "toys", "official"))
+    frame = pandas.read_csv(io.StringIO(to_csv(build_leaderboard(runs, "toys", "official"))))
     table = frame.pivot(index="method", columns="task", values="value")
     assert table.loc["moe", "sky"] == pytest.approx(0.7)
     assert table.loc["lora", "mean"] == pytest.approx(0.4)

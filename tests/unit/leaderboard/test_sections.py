@@ -174,7 +174,7 @@ def test_a_table_of_the_examples_that_learning_rates_were_chosen_on_says_so(
     run = toy_run("lora_all", sky(0.5), train=STEPS, eval=EvalConfig(split=split))
     grid = (Tried(lr=1e-3, mean=0.41, run="x"), Tried(lr=1e-2, mean=0.4, run="y"))
     keep(run, Tuning(label="lora_all", split="dev", seed=0, grid=grid, chosen=1e-3))
-    text = render_markdown(build([run], "toys", "official"))
+    text = render_markdown(build_leaderboard([run], "toys", "official"))
     assert ("chosen on the dev examples that this table reports" in text) == said
 
 

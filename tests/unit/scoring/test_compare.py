@@ -17,8 +17,6 @@ from harness.errors import HarnessError, StoreError, UsageError
 from harness.scoring.compare import compare, render, to_json
 from harness.store.run_directory import RunDirectory
 
-Make = Callable[..., RunDirectory]
-
 
 @pytest.fixture
 def toy_run(tmp_path: Path) -> ToyRuns:
