@@ -112,7 +112,7 @@ class StepRunner:
             routes: the tasks that the adapter was attached for.
             stop: this process got a signal to stop.
 
-        Raises: NotFinite where the loss or the gradient is not finite; TrainingError where one sequence is too long.
+        Raises: NotFinite if the loss or the gradient is not finite; TrainingError if one sequence is too long.
         """
         started = time.perf_counter()
         self.adapter.begin_step(self.stage.name, number)
