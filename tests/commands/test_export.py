@@ -1,4 +1,4 @@
-"""harness export: what a run leaves with loads in stock peft and transformers, and in vLLM by its own rules."""
+"""harness export: exported adapters load in stock peft and transformers, and follow the rules of vLLM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attaching, merging, starting values and what is refused."""
+"""Attaching, merging, initial values and errors of an adapter."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ Command = Callable[..., Any]
 
 @dataclass
 class Ended:
-    """A run that was made at once."""
+    """A run that is done as soon as it starts."""
 
     status: int
 
