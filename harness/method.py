@@ -304,7 +304,7 @@ class AdapterMethod(Method):
         trainer.train("all")
 
     def stage_key(self, stage: str, tasks: Sequence[str]) -> str | None:
-        """What decides the result of a stage besides the run's data, model and settings; None: it is not reused.
+        """A key for the result of a stage, besides the run's data, model and settings; None: it is not reused.
 
         Stages of two methods with equal keys end with equal parameters under equal names (see ``Trainer.reuse``).
         """

@@ -109,7 +109,7 @@ class Task:
     """One kind of question.
 
     version: raise it when the same predictions would be scored differently.
-    kind: the sort of task ("ner", "label", ...), by which ``--clusters kind`` groups tasks.
+    kind: the type of task ("ner", "label", ...), by which ``--clusters kind`` groups tasks.
     protocols: scoring rules by name, the official one first.
     one_label: whether each answer is either right or wrong, so that McNemar's test can compare two methods.
     invented: (answer, example) -> whether the answer has a label that the example does not offer; None if the task

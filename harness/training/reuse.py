@@ -55,7 +55,7 @@ def find_stage(out: Path, spec: RunSpec, method: AdapterMethod, stage: str) -> R
 
 
 def training_key(spec: RunSpec) -> str:
-    """What decides the result of a stage except for the method: data, model, training settings, clusters and seed."""
+    """What determines the result of a stage besides the method: data, model, training settings, clusters and seed."""
     content = spec.identity()
     for name in ("method", "eval", "budget", "parent"):
         content.pop(name, None)

@@ -104,7 +104,7 @@ class StepRunner:
     def step(self, number: int, sequences: Sequence[Encoded], routes: Routes, stop: bool = False) -> StepResult:
         """Perform one optimiser step on ``sequences``, of which each process gets its share.
 
-        Out of memory, the micro-batches are halved and the step is repeated; its result is the same.
+        If memory runs out, the micro-batches are halved and the step is repeated; its result is the same.
 
         Args:
             number: counts from 0.

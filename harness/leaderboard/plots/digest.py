@@ -40,7 +40,7 @@ class Digest(Frozen):
 
 
 def read_digest(run: RunDirectory) -> Digest:
-    """The digest of a published record, or one made from a run's logs and artefacts. Raises: StoreError."""
+    """The digest of a published record, or one computed from a run's logs and artefacts. Raises: StoreError."""
     path = run.path / FILE
     try:
         return Digest.model_validate_json(path.read_bytes())
