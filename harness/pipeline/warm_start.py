@@ -72,7 +72,7 @@ def _check(parent: FinishedRun, spec: RunSpec) -> None:
     then, name = parent.record.spec, parent.run.name
     if not method_class(then.method.name).trains:
         raise UsageError(
-            f"--from {name}: this run has no adapter, because {then.method.name} trains none: choose another run"
+            f"--from {name}: this run has no adapter, since {then.method.name} does not train one: choose another run"
         )
     if then.clusters is not None or spec.clusters is not None:
         raise UsageError("--from supports a single adapter: neither of the two runs may use --clusters")
