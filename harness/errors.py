@@ -53,7 +53,7 @@ class BudgetError(UsageError):
 
 
 def hub_errors() -> tuple[type[Exception], ...]:
-    """What a call of the hub's client raises: its own errors, those of the network, and those of its HTTP library.
+    """The errors that a call of the hub's client raises: its own, those of the network, and those of its HTTP library.
 
     The client raises a lost connection as its HTTP library does. That library is httpx or another one, depending on the
     client's version; the client imports the base of its errors under this name in every version.

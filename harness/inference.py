@@ -14,11 +14,11 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, kw_only=True)
 class ModelIdentity:
-    """Which model a back end serves.
+    """The model that a back end serves.
 
     Args:
         label: the name shown in tables.
-        fingerprint: what decides its predictions, such as a revision or a hash of its files; part of the run_id.
+        fingerprint: identifies the model by a revision, a hash of its files or the like; part of the run_id.
     """
 
     label: str
@@ -76,7 +76,7 @@ class InferenceBackend(ABC):
 
     Attributes:
         styles: the values of ``--prompt`` that it supports.
-        tokenizer: the model's tokenizer. None where it is not available: then prompts are sent whole, and limits count
+        tokenizer: the model's tokenizer. None if it is not available: then prompts are sent whole, and limits count
             bytes, which are never fewer than tokens.
         max_length: the model's context in tokens, None if unknown.
     """
@@ -87,7 +87,7 @@ class InferenceBackend(ABC):
 
     @abstractmethod
     def __init__(self, arguments: str) -> None:
-        """Open the model. Raises: UsageError for wrong arguments, ModelError where the model cannot be used."""
+        """Open the model. Raises: UsageError for wrong arguments, ModelError if the model cannot be used."""
 
     @classmethod
     @abstractmethod

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Trait(StrEnum):
-    """What an adapter method can do; traits select its contract tests and what the engine uses of its adapter."""
+    """Capabilities of an adapter method. They select its contract tests and what the engine uses of its adapter."""
 
     ROUTED = "routed"  # Tasks get different weights, so that equal prompts may have different predictions.
     LABEL_FREE = "label_free"  # The adapter can choose the route from the prompt, without labels (Routing.assign).
@@ -29,7 +29,7 @@ class Trait(StrEnum):
 
 
 class ArtefactKind(StrEnum):
-    """What the value of an artefact is; plots select artefacts by it."""
+    """The meaning of an artefact's value; plots select artefacts by it."""
 
     GATES = "gates"  # {gate: {task: [weight of each expert]}}
     SKILLS = "skills"  # {layer: {task: [share of each skill]}}
@@ -147,7 +147,7 @@ class StepRouting(Protocol):
 
 
 class Adapter(Routing, StepRouting, Protocol):
-    """What a method puts on a model."""
+    """The trainable part that a method adds to a model."""
 
     def trainable(self) -> Mapping[str, nn.Parameter]:
         """Every parameter of the adapter by name; nothing else on the model is ever trained."""
@@ -244,7 +244,7 @@ class Trainer(Protocol):
 
     @property
     def start(self) -> Start | None:
-        """What the run is initialised from (``--from``), for methods with ``AdapterMethod.continues``."""
+        """The finished run that this one is initialised from (``--from``); see ``AdapterMethod.continues``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,7 +304,7 @@ class AdapterMethod(Method):
         trainer.train("all")
 
     def stage_key(self, stage: str, tasks: Sequence[str]) -> str | None:
-        """What decides the result of a stage besides the run's data, model and settings; None: it is not reused.
+        """A key for the result of a stage, besides the run's data, model and settings; None: it is not reused.
 
         Stages of two methods with equal keys end with equal parameters under equal names (see ``Trainer.reuse``).
         """

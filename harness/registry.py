@@ -59,7 +59,7 @@ def suite_class(name: str) -> type[Suite]:
 
 
 def model_folder(name: str) -> Path | None:
-    """The folder of a model that a distribution includes (``tiny``), None where the name is not registered."""
+    """The folder of a model that a distribution includes (``tiny``), None if the name is not registered."""
     return cast("Path", _load(MODELS, name)) if name in plugins(MODELS) else None
 
 

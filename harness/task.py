@@ -36,7 +36,7 @@ class Example:
     """One example of a task.
 
     target: the reference text; "" where the source withholds it.
-    choices: the options that the prompt offers; None where it offers none.
+    choices: the options that the prompt offers; None if it offers none.
     """
 
     id: str
@@ -109,10 +109,10 @@ class Task:
     """One kind of question.
 
     version: raise it when the same predictions would be scored differently.
-    kind: the sort of task ("ner", "label", ...), by which ``--clusters kind`` groups tasks.
+    kind: the type of task ("ner", "label", ...), by which ``--clusters kind`` groups tasks.
     protocols: scoring rules by name, the official one first.
     one_label: whether each answer is either right or wrong, so that McNemar's test can compare two methods.
-    invented: (answer, example) -> whether the answer has a label that the example does not offer; None where the task
+    invented: (answer, example) -> whether the answer has a label that the example does not offer; None if the task
         has no closed set of labels.
     diagnose: (examples, predictions) -> figures that are reported next to the scores and never ranked.
     """
@@ -166,7 +166,7 @@ class Suite(ABC):
         A run calls this once, when it starts, and passes the result to every other method. Override it for sources
         that can change under the same name: for a data set on the hub, return its name with the present commit.
 
-        Raises: DataError where the source cannot be resolved.
+        Raises: DataError if the source cannot be resolved.
         """
         return source
 
@@ -183,7 +183,7 @@ class Suite(ABC):
         examples depend on a rule, such as one that splits a single file, and add a short name of the rule with its
         parameters. Descriptions for people belong in ``describe``.
 
-        Raises: DataError where the suite implements neither, or the source has no files.
+        Raises: DataError if the suite implements neither, or the source has no files.
         """
         files = self.files(source)
         if not files:
@@ -216,7 +216,7 @@ class Suite(ABC):
         return None
 
     def describe(self, source: str) -> Mapping[str, Any]:
-        """How the data were read, for readers of the record; it is not part of the run's identity."""
+        """A description of how the data were read, for readers of the record; it is not part of the run's identity."""
         return {}
 
 

@@ -20,7 +20,7 @@ _CONFIDENCE = 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A median and its 95 % confidence interval; None where there are too few rounds for one."""
+    """A median and its 95 % confidence interval; None if there are too few rounds for one."""
 
     median: float
     low: float | None

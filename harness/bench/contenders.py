@@ -23,7 +23,7 @@ class Contender:
     """One implementation of a training step.
 
     forward: called with the batch's inputs.
-    optimiser: AdamW as in training, or None where no parameters are trained.
+    optimiser: AdamW as in training, or None if no parameters are trained.
     reads: the adapter reads the prompts (trait LABEL_FREE).
     autocast: the type that forward computes in under autocast; None without autocast.
     """
@@ -151,7 +151,7 @@ def loop(model: nn.Module, adapter: Adapter) -> Contender:
 
     The adapter's gates are used as they are; its stacked factors get no gradient, so that the optimiser skips them.
 
-    Raises: UsageError where the adapter has no experts.
+    Raises: UsageError if the adapter has no experts.
     """
     found: Mapping[str, Experts] = adapter.experts() if isinstance(adapter, HasExperts) else {}
     if not found:

@@ -1,4 +1,4 @@
-"""Which model generates: the one loaded in this process (``hf``), or an inference back end (``NAME:ARGUMENTS``)."""
+"""The model that generates: the one loaded in this process (``hf``), or an inference back end (``NAME:ARGUMENTS``)."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def read_clusters(choice: str | Mapping[str, Any] | None) -> str | ClusterSpec |
 
 
 def group_tasks(choice: str | Mapping[str, Any] | None, suite: Suite, tasks: Sequence[str]) -> ClusterSpec | None:
-    """The run's tasks by cluster, in the suite's order; None where all tasks share one adapter.
+    """The run's tasks by cluster, in the suite's order; None if all tasks share one adapter.
 
     A file may name tasks of the suite that are not part of the run.
     Raises: UsageError for a task that is unknown, in two clusters, or in none.

@@ -62,7 +62,7 @@ def _absolute(entry: str) -> str:
 
 
 def method_of(spec: RunSpec) -> Method:
-    """The method of a finished run with its fields. Raises: StoreError where another version is installed."""
+    """The method of a finished run with its fields. Raises: StoreError if another version is installed."""
     cls = method_class(spec.method.name)
     if cls.version != spec.method.version:
         raise StoreError(

@@ -9,7 +9,7 @@ from typing import Final
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """One option. choices: the values that it may have; empty where any value of ``type`` may be given."""
+    """One option. choices: the values that it may have; empty if any value of ``type`` may be given."""
 
     help: str
     type: type[str] | type[int] = str

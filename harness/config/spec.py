@@ -206,7 +206,7 @@ class ModelSpec(Section):
 
 
 class DataSpec(Section):
-    """Where the examples come from. fingerprints: see ``Suite.fingerprint``. sample: they are the embedded sample."""
+    """The source of the examples. fingerprints: see ``Suite.fingerprint``. sample: they are the embedded sample."""
 
     label: Annotated[str, Label]
     sample: bool

@@ -157,7 +157,7 @@ def generation_limits(
     A task without training examples gets the largest limit of the others.
 
     Args:
-        train: None where there are no training examples.
+        train: None if there are no training examples.
         given: the limit of every task where the user chose it (``eval.max_new_tokens``).
     """
     if given is not None:

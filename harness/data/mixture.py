@@ -1,4 +1,4 @@
-"""Which training examples a run uses and in which order: pure functions of the spec and the data."""
+"""The training examples of a run and their order: pure functions of the spec and the data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class StepPlan:
     task, pass). Where a task's share is its share of the examples, an epoch is one pass over everything. No batch
     depends on the batches before it, so that a resumed run continues with the same examples.
 
-    examples: by task, positions in the training data set. shares: by task, positive, summing to 1.
+    examples: by task, positions in the training data set. shares: by task; positive, with sum 1.
     """
 
     examples: Mapping[str, Indices]
@@ -105,7 +105,7 @@ class Mixture:
             tasks: whose examples are used (default all). The batch size is their share of the whole batch.
             share: the share of the run's steps that the stage gets.
 
-        Raises: DataError where none of the tasks has training examples.
+        Raises: DataError if none of the tasks has training examples.
         """
         chosen = list(self.examples.by_task) if tasks is None else [t for t in self.examples.by_task if t in set(tasks)]
         examples = {t: self.examples.by_task[t] for t in chosen if len(self.examples.by_task[t])}

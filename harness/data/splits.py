@@ -91,7 +91,7 @@ def load_split(
         allow_empty: a split without an example of any of the tasks is not an error.
 
     Returns: the examples by task; a task without examples has an empty entry (see ``SplitExamples.with_examples``).
-    Raises: DataError where the source has no such split, or no example of any of the tasks in it.
+    Raises: DataError if the source has no such split, or no example of any of the tasks in it.
     """
     hint = f". {hint}" if hint else ""
     splits = suite.splits(source)
@@ -121,7 +121,7 @@ def locate_data(suite: Suite, given: str | None) -> LocatedData:
     """Find the data of a run.
 
     Args: given: as typed; None for the embedded sample.
-    Raises: UsageError without data; DataError where the source is not there, or the suite does not identify it.
+    Raises: UsageError without data; DataError if the source is not there, or the suite does not identify it.
     """
     if given is None:
         if suite.sample is None:

@@ -172,7 +172,7 @@ class _ExportSource:
                 "not support it: --format merged writes a whole model"
             )
         elif self.source.folder is not None:
-            notes.append(f"the base model is the local folder {self.base.name}: it is needed to load the LoRA")
+            notes.append(f"the base model is the local folder {self.base.name}, which is needed to load the LoRA")
         if Trait.LABEL_FREE in self.finished.resolved.method.traits:
             name = self.finished.resolved.spec.method.name
             notes.append(f"{name} chooses a LoRA by the prompt; with exported LoRAs the caller chooses one by the task")

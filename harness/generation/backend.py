@@ -99,7 +99,7 @@ def predict_with_backend(
     Args:
         encoder: with the tokenizer that ``backend_prompts.tokenizer_of`` gives.
 
-    Raises: ModelError where the back end fails; what it returned before is on disk.
+    Raises: ModelError if the back end fails; what it returned before is on disk.
     """
     done = writer.recover()
     started = time.perf_counter()
@@ -117,7 +117,7 @@ def predict_with_backend(
 
 
 def total_generation(parts: Sequence[GenerationSummary | None]) -> GenerationSummary | None:
-    """The sums over clusters; None where no model generated."""
+    """The sums over clusters; None if no model generated."""
     known = [p for p in parts if p is not None]
     if not known:
         return None

@@ -137,7 +137,7 @@ class BatchPlan:
 
 @dataclass(kw_only=True)
 class SlotState:
-    """What the S slots are decoding, as tensors on the model's device (``row_of_slot_cpu`` apart).
+    """The state of the S slots, as tensors on the model's device (``row_of_slot_cpu`` apart).
 
     row_of_slot: (S,) int64, the index of the sequence in each slot. row_of_slot_cpu: the same on the CPU.
     n_generated: (S,) int64, tokens generated for that sequence.

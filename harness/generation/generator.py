@@ -81,7 +81,7 @@ class Generated:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationStats:
-    """What a run of the generator took.
+    """The cost of a run of the generator.
 
     tokens: generated, eos included. seconds: wall time. switches: how often another task's fold was applied.
     halved: how often a batch was halved for lack of memory. unfolded: tasks that were routed.

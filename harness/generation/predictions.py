@@ -19,7 +19,7 @@ LOG: Final = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class PredictionKey:
-    """Which example a prediction is for. Ids are unique within a task."""
+    """The example that a prediction is for. Ids are unique within a task."""
 
     task: str
     id: str
@@ -29,7 +29,7 @@ class PredictionKey:
 class Completion:
     """The generated text for one example.
 
-    tokens: how many were generated, without eos. truncated: the limit was reached before an eos. Both are None where
+    tokens: how many were generated, without eos. truncated: the limit was reached before an eos. Both are None if
     a back end does not report them.
     """
 

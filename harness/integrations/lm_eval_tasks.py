@@ -139,7 +139,7 @@ def _quiet() -> Iterator[None]:
 class LmEvalReport:
     """Results of lm-eval's tasks on a run's model and its base model, as lm-eval has them: {task: {metric: value}}.
 
-    route: the task whose share was used; None where the method chooses from the prompt, or has one share for all.
+    route: the task whose share was used; None if the method chooses from the prompt, or has one share for all.
     """
 
     run_id: str

@@ -41,7 +41,7 @@ def make_board(name: str, out: Path, protocol: str | None = None, *, own: bool =
 
     Args: own: without the published records, if there are any runs below ``out``.
 
-    Raises: UsageError for an unknown name; StoreError where there are no runs.
+    Raises: UsageError for an unknown name; StoreError if there are no runs.
     """
     path = FOLDER / f"{name}.toml"
     if path.exists():
@@ -98,7 +98,7 @@ def write_board(board: Board) -> list[Path]:
 
 
 def check_board(board: Board) -> None:
-    """Compare the Markdown file with the runs. Raises: HarnessError where they differ."""
+    """Compare the Markdown file with the runs. Raises: HarnessError if they differ."""
     path = board.folder / f"{board.name}.md"
     if not path.exists() or path.read_text(encoding="utf-8") != rendered(board, "markdown"):
         raise HarnessError(f"{path} differs from the runs. To write it again: harness leaderboard {board.name} --write")

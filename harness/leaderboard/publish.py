@@ -74,7 +74,7 @@ def publish(
         checks: the result of ``verify``.
         protocol: the protocol whose bootstrap draws are copied (they are most of a record's size); default all.
         swept: the run is a point of a sweep, which may compare limits on the number of training examples.
-    Raises: HarnessError naming every reason against it; StoreError where another record has the same name.
+    Raises: HarnessError naming every reason against it; StoreError if another record has the same name.
     """
     run = open_run(path)
     record = run.record()

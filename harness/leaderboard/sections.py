@@ -59,7 +59,7 @@ def _tried(tuning: Tuning, lr: float) -> str:
 
 
 def _grid_notes(tuned: Sequence[Tuning]) -> Iterator[str]:
-    """How far the grids support the choices of learning rates."""
+    """Notes on grids that do not support the choice of a learning rate."""
     small = [tuning for tuning in tuned if len(tuning.grid) < _LEAST_GRID]
     if small:
         sizes = " or ".join(map(str, sorted({len(t.grid) for t in small})))

@@ -62,7 +62,7 @@ def sweeps_of(by_use: RunsByUse, matcher: Matcher, like: SeedGroup, protocol: st
 
 
 def seed_noise_of(by_use: RunsByUse, rows: Sequence[SeedGroup], protocol: str) -> SeedNoise | None:
-    """The null row and the row of the same configuration; None where either is missing."""
+    """The null row and the row of the same configuration; None if either is missing."""
     for null in by_seed(by_use.null, protocol):
         bare = null.spec.model_copy(update={"seed": 0})
         for row in rows:

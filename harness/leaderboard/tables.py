@@ -30,7 +30,7 @@ class Kind(StrEnum):
 class Cell:
     """A task's headline, or the mean over tasks, averaged over a row's seeds.
 
-    estimate: None where the runs have no draws. best: the best trained row of the column. tied: a trained row that
+    estimate: None if the runs have no draws. best: the best trained row of the column. tied: a trained row that
     does not differ significantly from the best. no_train: the task had no training examples.
     """
 
@@ -88,7 +88,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class RowTransfer:
-    """What the row ``label`` gains over the row ``reference``, which trains each task alone."""
+    """The gains of the row ``label`` over the row ``reference``, which trains each task alone."""
 
     label: str
     reference: str

@@ -52,7 +52,7 @@ def verify(path: Path, data: str | None = None) -> list[Check]:
         path: a run's directory, or a folder of ``leaderboards/records``.
         data: the current location of the data, if they have moved.
 
-    Raises: StoreError where the run is not finished.
+    Raises: StoreError if the run is not finished.
     """
     finished = open_finished(path)
     run, record = finished.run, finished.record
@@ -184,7 +184,7 @@ def _draws(run: RunDirectory) -> Iterator[Check]:
 
 
 def _draws_differ(score: TaskScore, resampled: stats.Resampled | None) -> str | None:
-    """How a task's draws differ from its score; None where they agree."""
+    """The difference between a task's draws and its score; None if they agree."""
     if resampled is None:
         return None if score.value is None else "it has a score and no draws"
     ends = stats.interval(resampled)

@@ -21,7 +21,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 # Tokenizers without a maximum length state about 1e30 tokens; any length above this one means that there is none.
 _NO_LENGTH: Final = 1_000_000_000
 
-# What transformers raises for files that it cannot read as a tokenizer or a model: OSError for missing and damaged
+# Errors of transformers for files that it cannot read as a tokenizer or a model: OSError for missing and damaged
 # files, ValueError for an unknown architecture, a bad config or broken JSON, KeyError for missing entries of a config,
 # TypeError for entries of a wrong type or a missing vocabulary, ImportError for an optional package that is missing.
 _UNREADABLE: Final = (OSError, ValueError, KeyError, TypeError, ImportError)
@@ -77,7 +77,7 @@ def identify(name: str, revision: str | None = None) -> ModelSpec:
 
 
 def load_tokenizer(name: str) -> Any:
-    """The tokenizer of a model. Raises: ModelError where there is none, or where it has no eos token."""
+    """The tokenizer of a model. Raises: ModelError if there is none, or if it has no eos token."""
     source = locate(name)
     return _tokenizer(source, fetch(source))
 

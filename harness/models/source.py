@@ -28,7 +28,7 @@ _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where a model is: a folder, a file ``gguf`` of a folder, or a commit of the model hub (``folder`` is None)."""
+    """The location of a model: a folder, a file ``gguf`` in it, or a commit of the model hub (``folder`` is None)."""
 
     label: str
     folder: Path | None = None
@@ -42,7 +42,7 @@ def locate(name: str, revision: str | None = None) -> Source:
     Args:
         revision: branch, tag or commit of a hub id (default: the version in the local cache, else the newest).
 
-    Raises: ModelError where nothing has this name, saying what to give instead.
+    Raises: ModelError if nothing has this name, saying what to give instead.
     """
     registered = model_folder(name)
     path = registered or Path(name).expanduser()
@@ -78,7 +78,7 @@ def fingerprint(source: Source) -> str:
 def fetch(source: Source) -> Path:
     """The model's folder on this disk, downloaded first where it is on the hub and not in the cache.
 
-    Raises: ModelError where the hub cannot be reached or does not have it.
+    Raises: ModelError if the hub cannot be reached or does not have it.
     """
     if source.commit is None:
         return _folder(source)

@@ -71,7 +71,7 @@ def evaluate_again(
 
 
 def to_json(evaluated: Evaluated) -> dict[str, Any]:
-    """What ``--json`` prints; ``record`` is evaluation.json."""
+    """The output of ``--json``; ``record`` is evaluation.json."""
     return {
         "directory": str(evaluated.directory.path),
         "record": evaluated.evaluation.model_dump(mode="json"),

@@ -52,7 +52,7 @@ class RunOutcome:
 
 @dataclass(frozen=True, kw_only=True)
 class RemainingWork:
-    """What is left to do, as determined by rank 0 and broadcast to all ranks.
+    """The remaining work, as determined by rank 0 and broadcast to all ranks.
 
     finished: the run has its record; nothing is left to train.
     clusters: the names of the clusters whose adapters are still to be trained.
@@ -130,7 +130,7 @@ class _Execution:
         return RunOutcome(run=self.run, record=record, scores=scores, fresh=True)
 
     def _remaining_work(self) -> RemainingWork:
-        """What is left to do; an adapter on disk means that its cluster has been trained."""
+        """The remaining work; an adapter on disk means that its cluster has been trained."""
         if self.run.record() is not None:
             return RemainingWork(finished=True)
         self.run.write("spec.json", self.resolved.spec)

@@ -34,7 +34,7 @@ from harness.store.run_directory import RunDirectory
 
 @dataclass(frozen=True, kw_only=True)
 class Predicted:
-    """What generating took (None where no model generated), and how large the adapters are."""
+    """The cost of generation (None if no model generated), and the sizes of the adapters."""
 
     generation: GenerationSummary | None
     parameters: Parameters
@@ -52,7 +52,7 @@ def predict_all(
 
     Args:
         run: the run with the adapters.
-        base: None where no model is loaded here.
+        base: None if no model is loaded here.
         directory: of an evaluation, where its predictions go; default the run itself.
     """
     directory = run if directory is None else directory
@@ -92,7 +92,7 @@ def predict_cluster(
 ) -> Generation | None:
     """Write every prediction that is missing: by the method itself, by a back end, or through the adapter.
 
-    Returns: what it cost; None where no model generated.
+    Returns: what it cost; None if no model generated.
     """
     if isinstance(resolved.method, Baseline):
         predict_without_model(resolved.method, writer, train, stop)
@@ -106,7 +106,7 @@ def predict_cluster(
 
 
 def backend_encoder(resolved: Resolved, backend: InferenceBackend, train: SplitExamples | None) -> Encoder:
-    """How a back end's prompts are made. Raises: UsageError for a value of --prompt that it does not support."""
+    """The settings of a back end's prompts. Raises: UsageError for a value of --prompt that it does not support."""
     spec = resolved.spec
     check_backend_style(backend, spec.backend, spec.prompt)
     tokenizer = tokenizer_of(backend)

@@ -29,7 +29,7 @@ _LEAST_PROMPT = 16
 
 
 def train_examples(resolved: Resolved) -> SplitExamples | None:
-    """The training examples of the run's tasks; None where there is no train split and the method needs none."""
+    """The training examples of the run's tasks; None if there is no train split and the method needs none."""
     suite, source = resolved.suite, resolved.source
     trains = resolved.method.trains
     needed = trains or isinstance(resolved.method, Baseline) or resolved.spec.shots
@@ -54,7 +54,7 @@ def mixture(resolved: Resolved, train: SplitExamples) -> Mixture:
 
 
 def encoder(resolved: Resolved, loaded: LoadedModel, train: SplitExamples | None) -> Encoder:
-    """How prompts and targets become tokens. Raises: ModelError where the model's context is too short."""
+    """The encoder of prompts and targets. Raises: ModelError if the model's context is too short."""
     spec = resolved.spec
     check_style(loaded.tokenizer, spec.prompt)
     tasks = list(resolved.evaluated.by_task)
@@ -92,7 +92,7 @@ def draw_shots(resolved: Resolved, train: SplitExamples | None) -> dict[str, lis
 class Base:
     """A run's model without an adapter.
 
-    memory_before: bytes that the process had in memory before it loaded the model; None where they are not known.
+    memory_before: bytes that the process had in memory before it loaded the model; None if they are not known.
     """
 
     loaded: LoadedModel

@@ -38,7 +38,7 @@ def reopen(path: Path, data: str | None = None, model: str | None = None) -> Reo
     Args:
         data, model: their current locations, if they have moved.
 
-    Raises: StoreError where the run is not finished; DataError or ModelError where data or model have changed.
+    Raises: StoreError if the run is not finished; DataError or ModelError if data or model have changed.
     """
     finished = open_finished(path)
     run, record = finished.run, finished.record
@@ -142,7 +142,7 @@ def request_of_run(run: RunDirectory, data: str | None = None, model: str | None
 
 @dataclass(frozen=True, kw_only=True)
 class RunData:
-    """What a run's predictions are scored with: its spec, its suite, and the examples that were evaluated."""
+    """The inputs for scoring a run's predictions: its spec, its suite, and the examples that were evaluated."""
 
     spec: RunSpec
     suite: Suite
@@ -156,7 +156,7 @@ def data_of_run(run: RunDirectory, data: str | None = None, config: EvalConfig |
         data: the current location of the data, if they have moved.
         config: of another evaluation than the run's own.
 
-    Raises: DataError where the data have changed since the run; StoreError without a spec.
+    Raises: DataError if the data have changed since the run; StoreError without a spec.
     """
     return data_at(run, request_of_run(run, data).options.get("data"), config)
 

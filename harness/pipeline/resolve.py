@@ -33,7 +33,7 @@ class Resolved:
     """A run with every choice resolved, and the objects that its spec names.
 
     request: what the user asked for. source: where the examples are read from.
-    model: what the base model is loaded from; None where none is loaded.
+    model: what the base model is loaded from; None if none is loaded.
     evaluated: the examples of the split that is evaluated.
     parent: the finished run that this one starts from (``--from``).
     """
@@ -129,7 +129,7 @@ def _spec(**fields: Any) -> RunSpec:
 
 
 def _model(method: Method, suite: Suite, options: Mapping[str, Any], backend: Backend | None) -> str | None:
-    """What the base model is loaded from; None where none is, because a baseline or a back end predicts."""
+    """The source of the base model; None if a baseline or a back end predicts."""
     if backend is None:
         if isinstance(method, Baseline):
             return None
@@ -167,7 +167,7 @@ def _evaluated(suite: Suite, source: str, config: EvalConfig, tasks: str | None)
 
 
 def _identity(backend: Backend | None, model: str | None) -> ModelSpec | None:
-    """Label and fingerprint of the model that generates; None where there is none."""
+    """Label and fingerprint of the model that generates; None if there is none."""
     if backend is not None:
         identity = backend_class(backend.name).identify(backend.arguments)
         return ModelSpec(label=identity.label, fingerprint=identity.fingerprint)

@@ -25,7 +25,7 @@ class Parent:
 def find_parent(path: str, method: Method, spec: RunSpec) -> Parent:
     """The finished run at ``path``, checked as the parent of a run with this method and spec.
 
-    Raises: UsageError where the run cannot start from it, naming what differs; StoreError where it is not finished.
+    Raises: UsageError if the run cannot start from it, naming what differs; StoreError if it is not finished.
     """
     from harness.store.adapter import read_meta
 
@@ -41,7 +41,7 @@ def find_parent(path: str, method: Method, spec: RunSpec) -> Parent:
 
 
 def load_start(parent: Parent | None) -> Start | None:
-    """The tasks and the adapter of the parent. Raises: StoreError where the adapter has changed meanwhile."""
+    """The tasks and the adapter of the parent. Raises: StoreError if the adapter has changed meanwhile."""
     from safetensors.torch import load
 
     from harness.store.adapter import read_meta, read_weights
@@ -72,7 +72,7 @@ def _check(parent: FinishedRun, spec: RunSpec) -> None:
     then, name = parent.record.spec, parent.run.name
     if not method_class(then.method.name).trains:
         raise UsageError(
-            f"--from {name}: this run has no adapter, because {then.method.name} trains none: choose another run"
+            f"--from {name}: this run has no adapter, since {then.method.name} does not train one: choose another run"
         )
     if then.clusters is not None or spec.clusters is not None:
         raise UsageError("--from supports a single adapter: neither of the two runs may use --clusters")

@@ -44,7 +44,7 @@ class ProcessGroup:
         return received
 
     def all_reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Sum the gradients over all ranks; a gradient stays None where it is None on every rank.
+        """Sum the gradients over all ranks; a gradient stays None if it is None on every rank.
 
         An adapter is small, so one flat exchange after the last micro-batch is cheap. Unlike DistributedDataParallel it
         needs no hooks for parameters that a rank did not use, that are outside the model, or whose step was repeated.

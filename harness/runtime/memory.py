@@ -10,7 +10,7 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def resident_bytes() -> int | None:
-    """Resident memory of this process now; None where the system does not report it (only Linux does)."""
+    """Resident memory of this process now; None if the system does not report it (only Linux does)."""
     return _status("VmRSS")
 
 
@@ -27,7 +27,7 @@ def reset_peak() -> None:
 def peak_bytes(device: torch.device, before: int | None) -> int | None:
     """Peak memory since ``reset_peak``: allocated bytes on a GPU, else resident bytes minus ``before``.
 
-    before: resident bytes before the model was loaded; None where the system does not report them.
+    before: resident bytes before the model was loaded; None if the system does not report them.
     """
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))

@@ -41,7 +41,7 @@ class TaskComparison:
         side is one run. The test compares accuracies, which may rank methods otherwise than a macro-F1 does, so the
         outcome does not depend on it.
 
-    Figures are None where one side has no score.
+    Figures are None if one side has no score.
     """
 
     task: str
@@ -65,7 +65,7 @@ class TaskComparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """a against b under one protocol. mean: the difference over ``mean_of``; None where a side has no mean."""
+    """a against b under one protocol. mean: the difference over ``mean_of``; None if a side has no mean."""
 
     a: str
     b: str

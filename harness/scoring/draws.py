@@ -63,7 +63,7 @@ def write_draws(directory: RunDirectory, draws: Draws) -> None:
 
 
 def read_draws(directory: RunDirectory) -> Draws | None:
-    """The draws of a run; None where it has none (it was never scored, or by another version).
+    """The draws of a run; None if it has none (it was never scored, or by another version).
 
     Raises: StoreError for a damaged file.
     """

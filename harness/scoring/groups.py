@@ -16,7 +16,7 @@ from harness.store.run_directory import RunDirectory
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ScoredRun:
-    """A finished run with its scores under one protocol. draws: None where the run has none."""
+    """A finished run with its scores under one protocol. draws: None if the run has none."""
 
     directory: RunDirectory
     record: RunRecord
@@ -31,7 +31,7 @@ class ScoredRun:
         return None if score is None else score.value
 
     def resampled(self, task: str | None, protocol: str) -> Resampled | None:
-        """A task's headline, or the mean, with its draws; None where one is missing."""
+        """A task's headline, or the mean, with its draws; None if one is missing."""
         if self.draws is None or self.value(task) is None:
             return None
         names = self.table.mean_of if task is None else (task,)
@@ -68,20 +68,20 @@ class SeedGroup:
         return sum(values) / len(values) if len(values) == len(self.runs) else None
 
     def resampled(self, task: str | None) -> list[Resampled] | None:
-        """Each seed's draws; None where one is missing, or where the seeds have different test examples."""
+        """Each seed's draws; None if one is missing, or if the seeds have different test examples."""
         resampled = [r for run in self.runs if (r := run.resampled(task, self.protocol)) is not None]
         first = self.runs[0].fingerprints(task)
         same = all(run.fingerprints(task) == first for run in self.runs)
         return resampled if same and len(resampled) == len(self.runs) else None
 
     def estimate(self, task: str | None) -> Estimate | None:
-        """A task's headline, or the mean, over the seeds; None where draws are missing."""
+        """A task's headline, or the mean, over the seeds; None if draws are missing."""
         resampled = self.resampled(task)
         return stats.estimate(resampled) if resampled else None
 
 
 def group_difference(a: SeedGroup, b: SeedGroup, task: str | None) -> Estimate | None:
-    """a's headline (mean for None) minus b's; None where draws are missing or the test examples differ."""
+    """a's headline (mean for None) minus b's; None if draws are missing or the test examples differ."""
     left, right = a.resampled(task), b.resampled(task)
     if not left or not right or a.runs[0].fingerprints(task) != b.runs[0].fingerprints(task):
         return None
@@ -89,7 +89,7 @@ def group_difference(a: SeedGroup, b: SeedGroup, task: str | None) -> Estimate |
 
 
 def scored_run(directory: RunDirectory, protocol: str) -> ScoredRun | None:
-    """A run with its record and scores; None where it is not finished, not scored, or lacks the protocol."""
+    """A run with its record and scores; None if it is not finished, not scored, or lacks the protocol."""
     record, scores = directory.record(), directory.scores()
     if record is None or scores is None or protocol not in scores.root:
         return None

@@ -20,7 +20,7 @@ class Parsed:
     """The answers of one task's references and predictions, by one parser.
 
     n_unparsed: predictions that do not follow the task's format. n_invented: answers with a label that the example
-    does not offer; None where the task has no closed set of labels.
+    does not offer; None if the task has no closed set of labels.
     """
 
     golds: Sequence[Answer]
@@ -48,12 +48,12 @@ class Judged:
 
     @property
     def n_unparsed(self) -> int:
-        """How many predictions do not follow the task's format."""
+        """The number of predictions that do not follow the task's format."""
         return self.parsed.n_unparsed
 
     @property
     def n_invented(self) -> int | None:
-        """How many answers have a label that the example does not offer; None without a closed set of labels."""
+        """The number of answers with a label that the example does not offer; None without a closed set of labels."""
         return self.parsed.n_invented
 
 

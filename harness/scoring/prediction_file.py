@@ -36,7 +36,7 @@ def read_predictions(path: Path, known: Collection[str], gold: Path) -> dict[str
                         f"{where}: {gold} has no example {key!r}.{nearest(key, known)} Give files of the same split."
                     )
                 if key in predictions:
-                    raise DataError(f"{where}: this is a second prediction for example {key!r}. Keep one of them.")
+                    raise DataError(f"{where}: a second prediction for example {key!r}. Keep one of them.")
                 predictions[key] = text
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}. Give a file of JSON lines in UTF-8.") from error

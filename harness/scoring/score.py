@@ -35,7 +35,7 @@ class Scored:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TaskResult:
-    """One task's scores by protocol. draws, diagnostics: None where the task has no score."""
+    """One task's scores by protocol. draws, diagnostics: None if the task has no score."""
 
     scores: dict[str, TaskScore]
     draws: TaskDraws | None

@@ -90,7 +90,7 @@ class Estimate:
 
 
 def example_counts(task: str, n: int, draws: int = DRAWS) -> Floats:
-    """How often each of n test examples is in each resampled test set: (draws, n), every row sums to n."""
+    """The count of each of n test examples in each resampled test set: (draws, n), every row sums to n."""
     rng = np.random.default_rng(stable_seed("rows", task, n, draws))
     picked = rng.integers(0, n, size=(draws, n))
     flat = (picked + np.arange(draws)[:, None] * n).ravel()
@@ -106,7 +106,7 @@ def resample(statistics: Statistics, metric: str, counts: Floats) -> Resampled:
     """One metric on the real test set and on resampled ones.
 
     Args: counts from ``example_counts``, (B, n).
-    Raises: HarnessError where the metric is not a number between 0 and 1 on some test set.
+    Raises: HarnessError if the metric is not a number between 0 and 1 on some test set.
     """
     block = max(1, _LARGEST // max(1, statistics.per_example.shape[1]))
     blocks = [statistics.values(counts[i : i + block] @ statistics.per_example) for i in range(0, len(counts), block)]

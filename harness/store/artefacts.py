@@ -22,7 +22,7 @@ def write_artefact(folder: Path, name: str, value: Any, kind: ArtefactKind) -> N
 def read_artefacts(folder: Path, kind: ArtefactKind) -> dict[str, Any]:
     """The values of one kind by name. Raises: StoreError for a file that is not JSON.
 
-    Runs made before kinds were recorded have no entry for a file. Its kind is then its name, since these runs stored
+    Runs from before kinds were recorded have no entry for a file. Its kind is then its name, since these runs stored
     gate weights as ``gates.json`` and skills as ``skills.json``.
     """
     kinds = _kinds(folder)

@@ -38,7 +38,7 @@ _PATIENCE_SECONDS: Final = 0.5
 class LockOwner:
     """The process that works on a run.
 
-    boot: identifies the running kernel, so that two containers on one machine count as the same machine; None where the
+    boot: identifies the running kernel, so that two containers on one machine count as the same machine; None if the
     system has no such number (only Linux has).
     """
 

@@ -1,4 +1,4 @@
-"""How files of older schemas are read: one function for each step from a schema to the next.
+"""Conversion of files with older schemas when they are read: one function for each step from a schema to the next.
 
 A file states its schema as ``schema_version``; a file without one has schema 1, the first. To change the format of a
 file, raise the version of its model in ``harness.store.record`` and add the step here: old files are never rewritten,
@@ -25,7 +25,7 @@ def migrate(content: dict[str, Any], path: Path, current: int) -> dict[str, Any]
     """The content of a file in the current schema.
 
     Args: current: the schema that this version writes.
-    Raises: StoreError where the file's schema is newer than ``current``, is not a schema, or cannot be converted.
+    Raises: StoreError if the file's schema is newer than ``current``, is not a schema, or cannot be converted.
     """
     schema = content.get("schema_version", FIRST)
     if not isinstance(schema, int) or isinstance(schema, bool):

@@ -141,7 +141,7 @@ class RunRecord(Frozen):
     generation: GenerationSummary | None
     provenance: Provenance
     n_train: dict[str, int]  # training examples of each task
-    sample: bool  # made on the embedded sample, so it is not a result on the benchmark
+    sample: bool  # on the embedded sample, so it is not a result on the benchmark
     started_at: datetime
     finished_at: datetime
 

@@ -1,4 +1,4 @@
-"""Where the runs of a sweep are executed: an executor starts one run and returns a handle to it.
+"""Executors, which run the jobs of a sweep: an executor starts one run and returns a handle to it.
 
 The scheduler decides what runs and when. An executor for a cluster is another class with the method ``start``.
 """

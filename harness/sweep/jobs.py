@@ -30,7 +30,7 @@ class Job:
 
     @property
     def log_file(self) -> Path:
-        """Where the output of the run's process is stored."""
+        """The file with the output of the run's process."""
         return self.out / "logs" / f"{self.run.name}.log"
 
 

@@ -1,4 +1,4 @@
-"""What every method promises, one check for each promise; ``harness.testing.contract`` selects them by method.
+"""The promises of every method, one check for each; ``harness.testing.contract`` selects them by method.
 
 The name of a check is the promise. Each takes a fresh subject and raises an AssertionError that names what was promised
 and what was found.

@@ -44,7 +44,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointOwner:
-    """The run that checkpoints belong to. spec: as in spec.json, to report differences; empty where there is none."""
+    """The run that checkpoints belong to. spec: as in spec.json, to report differences; empty if there is none."""
 
     run_id: str
     spec: Mapping[str, Any]
@@ -52,7 +52,7 @@ class CheckpointOwner:
 
 @dataclass(frozen=True, kw_only=True)
 class FoundCheckpoint:
-    """The newest intact checkpoint, None where there is none, and a message for each newer one that is damaged."""
+    """The newest intact checkpoint, None if there is none, and a message for each newer one that is damaged."""
 
     path: Path | None
     checkpoint: Checkpoint | None
@@ -63,7 +63,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, owner: CheckpointOwner
     """Write a checkpoint under the next number, and remove all but the newest two.
 
     Returns: its folder.
-    Raises: StoreError where the disk is full; the checkpoints before it are kept.
+    Raises: StoreError if the disk is full; the checkpoints before it are kept.
     """
     tensors: dict[str, Mapping[str, Tensor]] = {name: getattr(checkpoint, name) for name in _TENSORS}
     files = {f"{n}.safetensors": save({k: v.contiguous() for k, v in t.items()}) for n, t in tensors.items()}
@@ -115,7 +115,7 @@ class CheckpointManager:
     def restore(self) -> Checkpoint | None:
         """The newest intact checkpoint, the same on every rank; damaged ones are logged.
 
-        Raises: StoreError where it belongs to another run.
+        Raises: StoreError if it belongs to another run.
         """
         found = FoundCheckpoint(path=None, checkpoint=None, damaged=())
         found = self.processes.broadcast(load_newest(self.folder, self.owner) if self.processes.is_main else found)
@@ -125,7 +125,7 @@ class CheckpointManager:
         return found.checkpoint
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write the next checkpoint. Raises: StoreError where the disk is full."""
+        """Write the next checkpoint. Raises: StoreError if the disk is full."""
         if self.processes.is_main:
             self.last_good = save_checkpoint(self.folder, checkpoint, self.owner)
 
@@ -151,7 +151,7 @@ def _load(path: Path, owner: CheckpointOwner) -> Checkpoint:
 
 
 def _difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
-    """``: train.lr is 0.001 there and 0.01 here`` for every key that differs; empty where a spec is missing."""
+    """``: train.lr is 0.001 there and 0.01 here`` for every key that differs; empty if a spec is missing."""
     there, here = _flat(theirs), _flat(ours)
     keys = [k for k in sorted(there.keys() | here.keys()) if there.get(k) != here.get(k)] if there and here else []
     differences = [f"{k} is {there.get(k)!r} there and {here.get(k)!r} here" for k in keys]

@@ -26,7 +26,7 @@ class DevEvaluator:
     examples: Mapping[str, Sequence[Example]]
 
     def evaluate(self, tasks: Sequence[str]) -> float | None:
-        """The mean over ``tasks`` of each one's headline by its default protocol; None where none has dev examples."""
+        """The mean over ``tasks`` of each one's headline by its default protocol; None if none has dev examples."""
         chosen = [t for t in tasks if self.examples[t]]
         requests = [
             GenerationRequest(id=e.id, task=t, prompt=prompt.tokens, limit=self.encoder.limit(t, prompt.tokens))
@@ -52,7 +52,7 @@ class DevEvaluator:
 def dev_examples(suite: Suite, source: str, tasks: Sequence[str], n: int) -> dict[str, list[Example]]:
     """At most ``n`` dev examples of each task, the same for every seed and method; those without a target are left out.
 
-    Raises: DataError where the source has no dev split.
+    Raises: DataError if the source has no dev split.
     """
     rows = load_split(suite, source, "dev", tasks, n, hint="train.eval_every needs one: leave train.eval_every out")
     return {t: [e for e in rows.of(t) if e.target] for t in rows.by_task}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-# The score on dev of the adapter as it is now, over the given tasks; None where they have no dev examples.
+# The score on dev of the adapter as it is now, over the given tasks; None if they have no dev examples.
 EvaluateOnDev = Callable[[Sequence[str]], float | None]
 
 
@@ -15,7 +15,7 @@ EvaluateOnDev = Callable[[Sequence[str]], float | None]
 class EarlyStopping:
     """Evaluates on dev every N steps, keeps the best weights, and ends a stage that no longer improves.
 
-    evaluate: None where nothing is evaluated on dev.
+    evaluate: None if nothing is evaluated on dev.
     every: steps between two evaluations (``train.eval_every``).
     patience: evaluations without improvement that end the stage (``train.patience``); None for no early end.
     scores: (step, score) of the evaluations of this stage, oldest first.

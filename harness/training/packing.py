@@ -1,4 +1,4 @@
-"""How sequences become micro-batches: packed where a trial shows that the model supports it, otherwise padded."""
+"""Arranging sequences in micro-batches: packed where a trial shows that the model supports it, otherwise padded."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _LEAST_FILLED: Final = 0.8
 # Kinds of layers (``config.layer_types``) that divide a sequence by absolute position, or carry a state along it.
 _UNPACKABLE_LAYERS: Final = ("chunked_attention", "linear_attention", "conv")
 
-# How much a token's loss may differ between a packed and a single sequence.
+# The largest allowed difference of a token's loss between a packed and a single sequence.
 _TOLERANCE: Final = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.05}
 
 # The sequence of the trial: its number of tokens, and how many of them are the prompt.
@@ -115,7 +115,7 @@ def choose_layout(loaded: LoadedModel, adapter: Adapter, config: TrainConfig, re
     Args:
         reads: the adapter chooses routes by reading prompts (trait LABEL_FREE).
 
-    Raises: TrainingError where the memory does not hold two short sequences.
+    Raises: TrainingError if the memory does not hold two short sequences.
     """
     if config.packing == "off":
         return Layout(packed=False)
@@ -157,7 +157,7 @@ def _known_unsupported(loaded: LoadedModel, config: TrainConfig) -> str | None:
 def _try(loaded: LoadedModel, adapter: Adapter, layout: Layout, reads: bool) -> str | None:
     """Compare two equal packed sequences with one alone: if the second attended to the first, it could copy from it.
 
-    Returns: why the layout cannot be used; None where it can.
+    Returns: why the layout cannot be used; None if it can.
     """
     vocabulary = int(loaded.model.config.get_text_config().vocab_size)
     drawn = torch.Generator().manual_seed(0)
@@ -179,7 +179,7 @@ def _try(loaded: LoadedModel, adapter: Adapter, layout: Layout, reads: bool) -> 
 
 
 def _refusal(loaded: LoadedModel, adapter: Adapter, layout: Layout, batch: Batch) -> str | None:
-    """Why the base model, without its adapter, does not compute the batch forward and backward; None where it does."""
+    """Why the base model, without its adapter, does not compute the batch forward and backward; None if it does."""
     trained = {id(p) for p in adapter.trainable().values()}
     # One small parameter of the first block is enough for a gradient to pass through the kernels.
     probed = next((p for p in loaded.model.parameters() if p.dim() == 1 and id(p) not in trained), None)

@@ -84,7 +84,7 @@ class Progress:
         self.recent_losses = [*self.recent_losses, result.loss][-_RECENT:]
 
     def count_peak_memory(self, peak: int | None) -> None:
-        """Keep the largest peak of memory, in bytes; None where the peak is unknown."""
+        """Keep the largest peak of memory, in bytes; None if the peak is unknown."""
         if peak is not None:
             self.counters["peak_memory_bytes"] = max(peak, self.counters.get("peak_memory_bytes", 0))
 

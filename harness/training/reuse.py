@@ -99,7 +99,7 @@ def reuse_training(run: RunDirectory, spec: RunSpec) -> ReusedTraining | None:
     Runs in the folder of this one are considered, and those that tuned hyper-parameters. Called again, it returns what
     was copied before.
 
-    Returns: None where there is no such run, or where this run has already begun to train.
+    Returns: None if there is no such run, or if this run has already begun to train.
     """
     clusters = [run.of(c.name) for c in clusters_of(spec)]
     if (run.path / _FILE).exists() and all(has_adapter(c.adapter) for c in clusters):

@@ -36,7 +36,7 @@ LOG: Final = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSetup:
-    """What is trained: a method's adapter on a model, with data and settings.
+    """The subject of a training: a method's adapter on a model, with data and settings.
 
     routes: the tasks that the adapter was attached for.
     memory_before: bytes that the process used before the model was loaded, for the peak on a CPU.

@@ -104,7 +104,7 @@ class StepRunner:
     def step(self, number: int, sequences: Sequence[Encoded], routes: Routes, stop: bool = False) -> StepResult:
         """Perform one optimiser step on ``sequences``, of which each process gets its share.
 
-        Out of memory, the micro-batches are halved and the step is repeated; its result is the same.
+        If memory runs out, the micro-batches are halved and the step is repeated; its result is the same.
 
         Args:
             number: counts from 0.
@@ -112,7 +112,7 @@ class StepRunner:
             routes: the tasks that the adapter was attached for.
             stop: this process got a signal to stop.
 
-        Raises: NotFinite where the loss or the gradient is not finite; TrainingError where one sequence is too long.
+        Raises: NotFinite if the loss or the gradient is not finite; TrainingError if one sequence is too long.
         """
         started = time.perf_counter()
         self.adapter.begin_step(self.stage.name, number)

@@ -45,7 +45,7 @@ class EngineTrainer:
     Every change of state is in a checkpoint before the method sees its effect, so that a process that is killed at any
     moment is resumed by the next one. With several processes each runs this same code; only rank 0 writes files.
 
-    evaluate: the score of the adapter on dev (``train.eval_every``); None where dev is not evaluated.
+    evaluate: the score of the adapter on dev (``train.eval_every``); None if dev is not evaluated.
     start: the finished run that this one is initialised from. on_step: called after each step, for example by tests.
     """
 
@@ -78,7 +78,7 @@ class EngineTrainer:
     def restore(self) -> None:
         """Continue from the run's newest checkpoint, where it has one, and start measuring the peak of memory.
 
-        Raises: StoreError where the checkpoint belongs to another run.
+        Raises: StoreError if the checkpoint belongs to another run.
         """
         checkpoint = self._state.checkpoints.restore()
         progress = Progress() if checkpoint is None else checkpoint.progress
@@ -175,7 +175,7 @@ class EngineTrainer:
             write_artefact(self.run.artefacts, name, value, kind)
 
     def summary(self, memory_estimate: int | None = None) -> TrainingSummary:
-        """What the training has cost so far, over all its processes and restarts."""
+        """The cost of the training so far, over all its processes and restarts."""
         self._measure_memory()
         progress = self._state.progress
         packed = self._choose_layout().packed if progress.counters.get("steps") else None

@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class State(Enum):
-    """What an adapted layer adds to its base layer's output."""
+    """The states of an adapted layer: what it adds to the output of its base layer."""
 
     OFF = "off"  # Nothing is added.
     ROUTED = "routed"  # Each sequence or token gets its own share.

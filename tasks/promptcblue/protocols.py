@@ -1,4 +1,4 @@
-"""The three protocols of each sort of task: official, readme and jieba.
+"""The three protocols of each type of task: official, readme and jieba.
 
 ``official`` reproduces the released scorer. ``readme`` follows the benchmark's documentation. ``jieba`` is what scripts
 of the ChatGLM family report: ROUGE on jieba's words, micro F1 for CHIP-CTC, and otherwise the same as ``readme``.

@@ -1,4 +1,4 @@
-"""Several processes do what one does."""
+"""Several processes give the results of a single one."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def test_a_second_process_on_the_same_run_is_an_error(toy_run: Command, tmp_path
     assert "same command" in other.stdout
 
 
-def test_ctrl_c_keeps_the_state_and_says_how_to_go_on(
+def test_ctrl_c_keeps_the_state_and_says_how_to_resume(
     start: Command, toy_run: Command, toy_model: Path, tmp_path: Path
 ) -> None:
     arguments = ["run", "--suite", "toys", "--method", "cgc_lora", "--model", toy_model, "--out", tmp_path / "runs"]

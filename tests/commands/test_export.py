@@ -1,4 +1,4 @@
-"""harness export: what a run leaves with loads in stock peft and transformers, and in vLLM by its own rules."""
+"""harness export: exported adapters load in stock peft and transformers, and follow the rules of vLLM."""
 
 from __future__ import annotations
 
@@ -169,8 +169,8 @@ def test_wrong_exports_say_what_to_do_and_write_nothing(toy_run: Command, harnes
     out, plain = tmp_path / "out", runs["lora_all"]
     for status, said, arguments in (
         (2, "Did you mean 'colour'", (plain, "--task", "color", "--out", out)),
-        (2, "no_finetune trains none", (runs["no_finetune"], "--all", "--out", out)),
-        (2, "majority trains none", (runs["majority"], "--task", "last", "--out", out)),
+        (2, "no_finetune does not train one", (runs["no_finetune"], "--all", "--out", out)),
+        (2, "majority does not train one", (runs["majority"], "--task", "last", "--out", out)),
         (1, "cannot be exported", (runs["moa"], "--all", "--out", out)),
         (1, "exists already", (plain, "--all", "--out", taken)),
         (2, "either --task T or --all", (plain, "--out", out)),

@@ -128,7 +128,7 @@ def test_a_dry_run_shows_spec_counts_and_costs_and_writes_nothing(toy_run: Comma
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_failure_is_written_down_and_the_same_command_goes_on(
+def test_a_failure_is_recorded_and_the_same_command_resumes(
     toy_run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import harness.pipeline.predict

@@ -1,4 +1,4 @@
-"""What a run trains: a LoRA per task is a LoRA alone, an adapter loads back, and a divergence is reported."""
+"""Training: a LoRA per task equals one trained alone, adapters are loaded again, divergence is reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run's record and log say about its training."""
+"""The description of a training in the run's record and log."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def test_loras_come_from_lora_single_and_only_routers_are_trained(toy_run: Comma
     )
 
 
-def test_a_run_that_was_killed_goes_on_without_loading_again(
+def test_a_run_that_was_killed_resumes_without_loading_again(
     toy_run: Command, two: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     command = (*MOA, "--from", two, "--set", "train.checkpoint_steps=1", "--set", "method.further=last")
@@ -150,7 +150,9 @@ def test_another_parent_is_another_run(toy_run: Command, two: Path) -> None:
     assert not matcher.entries_of(RunSpec.model_validate(gone_on)), "a leaderboard's rows begin by themselves"
 
 
-def test_what_cannot_go_on_says_why(toy_run: Command, two: Path, toy_model: Path, tmp_path: Path) -> None:
+def test_a_run_that_cannot_be_initialised_from_another_says_why(
+    toy_run: Command, two: Path, toy_model: Path, tmp_path: Path
+) -> None:
     floor = made(toy_run("--method", "majority", "--json"))
     shared = made(toy_run("--method", "lora_all", "--json"))
     clustered = made(toy_run("--method", "lora_single", "--clusters", "kind", "--json"))

@@ -22,7 +22,7 @@ def after_each_step(monkeypatch: pytest.MonkeyPatch, hook: StepHook) -> None:
 
 
 def crash_after(monkeypatch: pytest.MonkeyPatch, steps: Collection[int]) -> None:
-    """Raise ``Crash`` after these of the steps that are made from now on, counted from 1 over all stages."""
+    """Raise ``Crash`` after these of the steps from now on, counted from 1 over all stages."""
     made: list[StepDone] = []
 
     def crash(done: StepDone) -> None:

@@ -1,4 +1,4 @@
-"""Finished runs on a toy suite, made from which test rows each of them answers correctly."""
+"""Finished runs on a toy suite, defined by the test examples that each of them predicts correctly."""
 
 from __future__ import annotations
 

@@ -44,6 +44,7 @@ REPLACED = {
     r"\btypes? of numbers\b": "dtype",
     r"\b(?:[Ii]n|[Oo]ut)side of\b": "inside, outside",
     r"\bso many (?:tokens|steps|examples|predictions|seconds|times)\b": "this many",
+    r"\b(?:None|[A-Z]\w+Error) where\b": "None if, raised if",
     r"\bwhen they have moved\b": "if they have moved",
     r"\bat hand\b|\bunder way\b": "current, in progress",
 }

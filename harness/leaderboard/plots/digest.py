@@ -31,7 +31,7 @@ class Digest(Frozen):
     losses: training losses, averaged over equal parts of the steps; stages follow one another.
     gates: task -> block of the model, from the first (gates of one block are averaged) -> a weight for each expert.
     skills: task -> the weight of each skill, averaged over layers.
-    Both are empty where the run has none, and where clusters have several.
+    Both are empty if the run has none, or if its clusters have several.
     """
 
     losses: tuple[float, ...] = ()
@@ -40,7 +40,7 @@ class Digest(Frozen):
 
 
 def read_digest(run: RunDirectory) -> Digest:
-    """The digest of a published record, or one made from a run's logs and artefacts. Raises: StoreError."""
+    """The digest of a published record, or one computed from a run's logs and artefacts. Raises: StoreError."""
     path = run.path / FILE
     try:
         return Digest.model_validate_json(path.read_bytes())

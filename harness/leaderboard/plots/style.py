@@ -88,7 +88,7 @@ def svg(picture: Figure) -> bytes:
 
 
 def light_and_dark(name: str, draw: Callable[[Style], Figure | None], title: str) -> dict[str, bytes]:
-    """The light and the dark version of a picture by file name; empty where ``draw`` returns None."""
+    """The light and the dark version of a picture by file name; empty if ``draw`` returns None."""
     files = {}
     for style in (LIGHT, DARK):
         with drawing(style):

@@ -1,4 +1,4 @@
-"""A method in ten lines: one LoRA for all tasks on the attention alone, by another scale."""
+"""A method in ten lines: one LoRA for all tasks on the attention layers only, with another scale."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -49,7 +49,7 @@ def test_a_gpu_gives_the_texts_of_the_cpu(toy_llama: Callable[..., Any]) -> None
 def test_the_tiny_models_texts_are_those_of_transformers() -> None:
     folder = model_folder("tiny")
     if folder is None or not folder.is_dir():
-        pytest.skip("the sample model has not been made")
+        pytest.skip("the sample model has not been trained yet")
     tiny = load_model("tiny", "fp32", "cpu")
     tiny = replace(tiny, model=tiny.model.double(), dtype=torch.float64)
     texts = [

@@ -155,7 +155,7 @@ def test_the_markdown_has_every_section(toy_run: ToyRuns, file: BoardSpec, plugi
         ((1e-3, 5e-3, 1e-2), 5e-3, None),
     ],
 )
-def test_a_choice_at_the_end_of_a_grid_is_reported_only_where_the_grid_has_an_inside(
+def test_a_choice_at_the_edge_of_a_grid_is_reported_only_if_the_grid_has_more_than_two_rates(
     toy_run: ToyRuns, rates: tuple[float, ...], chosen: float, words: str | None
 ) -> None:
     run = toy_run("lora_all", sky(0.5), train=STEPS)

@@ -1,4 +1,4 @@
-"""Attaching, merging, starting values and what is refused."""
+"""Attaching, merging, initial values and errors of an adapter."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_route_that_does_not_fit_is_an_error(x: Tensor) -> None:
         net(x)
 
 
-def test_an_adapter_does_not_go_on_an_adapted_model() -> None:
+def test_an_adapted_model_takes_no_second_adapter() -> None:
     net = Net()
     adapter = LoRAAll().attach(net, TASKS, seed=0)
     with pytest.raises(HarnessError, match=r"already has an adapter \(at first\)"):

@@ -1,4 +1,4 @@
-"""Rows of a leaderboard that need no training."""
+"""Methods that need no training."""
 
 from __future__ import annotations
 

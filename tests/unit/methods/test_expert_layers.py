@@ -1,4 +1,4 @@
-"""The expert bank against an explicit loop over rows and experts, in float64."""
+"""Expert layers against an explicit loop over sequences and experts, in float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A route's gate weights are made once while nothing can change them, and never seen again once something has."""
+"""A route's gate weights are computed once while nothing can change them, and computed again after a change."""
 
 from __future__ import annotations
 

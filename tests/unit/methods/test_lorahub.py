@@ -81,7 +81,7 @@ def test_a_search_that_fails_leaves_no_thread_behind_that_would_keep_the_process
 
 
 @pytest.mark.parametrize("killed_at", [3, 12, 20])
-def test_a_search_that_was_killed_goes_on_to_the_same_weights(killed_at: int) -> None:
+def test_a_search_that_was_killed_resumes_to_the_same_weights(killed_at: int) -> None:
     whole = bowl(SMALL)
     fit(whole)
     part = bowl(SMALL)

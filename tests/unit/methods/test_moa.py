@@ -1,4 +1,4 @@
-"""MoA's routers: what they read, what they are taught, how they choose."""
+"""MoA's routers: what they read, what they learn, how they choose."""
 
 from __future__ import annotations
 

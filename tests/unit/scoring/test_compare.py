@@ -59,10 +59,10 @@ def test_groups_of_seeds_compare_by_the_bootstrap(toy_run: ToyRuns) -> None:
     assert found.transfer.losing == ("sea",)
 
 
-def test_one_seed_says_that_the_interval_covers_examples_alone(toy_run: ToyRuns) -> None:
+def test_one_seed_says_that_the_interval_covers_only_examples(toy_run: ToyRuns) -> None:
     found = compare([toy_run("moe", two_tasks(0.8, 0.8))], [toy_run("lora", two_tasks(0.5, 0.5))])
     assert "moe above lora: significant" in found.verdict
-    assert "test examples alone" in found.verdict
+    assert "test examples only" in found.verdict
 
 
 def test_the_same_method_under_other_seeds_is_named_by_seeds(toy_run: ToyRuns) -> None:

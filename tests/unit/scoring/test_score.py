@@ -159,7 +159,7 @@ def test_a_missing_prediction_leaves_the_task_and_the_mean_without_a_score(caplo
     assert table.tasks["sky"].value is not None
     assert (table.tasks["sea"].value, table.tasks["sea"].ci95, table.tasks["sea"].n) == (None, None, 57)
     assert (table.mean, table.mean_of) == (None, ("sky", "sea"))
-    assert caplog.messages == ["sea: 3 of 60 examples have no prediction ('sea-0' first), so it has no score"]
+    assert caplog.messages == ["sea: 3 of 60 examples have no prediction (the first is 'sea-0'), so it has no score"]
 
 
 def test_the_mean_is_over_tasks_with_enough_examples() -> None:
@@ -193,9 +193,9 @@ def test_a_prediction_for_another_text_is_refused(what: str) -> None:
 def test_unknown_and_double_predictions_are_refused_by_id() -> None:
     rows = examples("sky", 5)
     made = predict(rows, ["red"] * 5)
-    with pytest.raises(DataError, match="two predictions of example 'sky-1'"):
+    with pytest.raises(DataError, match="two predictions for example 'sky-1'"):
         score_predictions(Colours(), {"sky": rows}, {"sky": [*made, made[1]]})
-    with pytest.raises(DataError, match="'sky-4' first"):
+    with pytest.raises(DataError, match="such as 'sky-4'"):
         score_predictions(Colours(), {"sky": rows[:4]}, {"sky": made})
     with pytest.raises(UsageError, match="unknown task of colours 'skyy'"):
         score_predictions(Colours(), {"skyy": rows}, {})

@@ -197,7 +197,7 @@ def test_a_verdict_has_the_significance_and_the_minimum_detectable_difference() 
 
 
 def simulate(seeds: int, seed_sd: float, n: int, repeats: int, gap: float = 0.0) -> tuple[float, float, float]:
-    """Shares of repeats: intervals of a level and of a difference that hold the truth, and significant differences."""
+    """Shares of repeats: intervals of a level and of a difference with the true value, and significant differences."""
     rng = np.random.default_rng([seeds, n, int(1000 * seed_sd)])
     counts = example_counts("toy", n, 400)
     level = apart = significant = 0

@@ -1,4 +1,4 @@
-"""Records of older schemas are converted as they are read; newer and damaged ones say what they are."""
+"""Records of older schemas are converted as they are read; for newer and damaged ones the error says why."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ Command = Callable[..., Any]
 
 @dataclass
 class Ended:
-    """A run that was made at once."""
+    """A run that is done as soon as it starts."""
 
     status: int
 
@@ -227,7 +227,7 @@ class SlowProcess:
         return self.status
 
 
-def test_as_many_runs_as_asked_for_go_on_at_once(board_file: Callable[[str], Path], plugin: Path) -> None:
+def test_as_many_runs_as_jobs_run_at_once(board_file: Callable[[str], Path], plugin: Path) -> None:
     path = board_file('[[row]]\nmethod = "majority"\n[[row]]\nmethod = "nearest"\n')
     slow = Slow()
     done, _ = run_all(path, slow, n_parallel=3)
@@ -299,7 +299,7 @@ def test_a_plan_counts_runs_parameters_steps_and_time(
     assert one["seconds"] > 0
 
 
-def test_a_sweep_that_is_stopped_goes_on_where_it_was(
+def test_a_sweep_that_is_stopped_resumes_where_it_was(
     board_file: Callable[[str], Path], plugin: Path, start: Command, tmp_path: Path
 ) -> None:
     path = board_file('trivial = ["majority"]\n[[row]]\nmethod = "toy_lora"\n')
