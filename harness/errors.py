@@ -75,4 +75,6 @@ def unknown(what: str, name: str, known: Iterable[str], see: str = "") -> UsageE
     hint = nearest(name, choices)
     if not hint and choices:
         hint = f" Known: {', '.join(choices[:40])}."
+    if not choices:
+        hint = " None is defined."
     return UsageError(f"unknown {what} {name!r}.{hint}" + (f" See: {see}" if see else ""))

@@ -17,7 +17,11 @@ import click
 
 _PACKAGES = ("harness", "methods", "tasks")
 # About the source of installed packages: users can do nothing about them.
-_IGNORED: tuple[dict[str, Any], ...] = ({"category": SyntaxWarning}, {"message": "pkg_resources is deprecated"})
+_IGNORED: tuple[dict[str, Any], ...] = (
+    {"category": SyntaxWarning},
+    {"message": "pkg_resources is deprecated"},
+    {"message": "COBYLA: Invalid RHOEND"},  # scipy corrects the step size that nevergrad passes
+)
 _PYTHON = "py.warnings"  # the name that logging.captureWarnings uses
 
 

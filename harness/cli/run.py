@@ -54,7 +54,9 @@ def run_command(
             click.echo(render(plan, resolved))
         return
     from harness.pipeline.execute import execute
+    from harness.scoring.score import check_protocol
 
+    check_protocol(resolved.suite, protocol)
     outcome = execute(resolved, out)
     if outcome is not None:
         _print_outcome(outcome, protocol, as_json)

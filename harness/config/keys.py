@@ -44,7 +44,9 @@ def build_from_keys(cls: type[T], values: Mapping[str, Any], section: str) -> T:
     known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for name in values:
         if name not in known:
-            raise unknown("key", f"{section}.{name}", [f"{section}.{k}" for k in known], see="harness list")
+            raise unknown(
+                "key", f"{section}.{name}", [f"{section}.{k}" for k in known], see=f"harness list {section.upper()}"
+            )
     default = cls()
     # A list may be typed with commas: --set suite.kinds=NLI,MRC
     lists = {k: tuple(v.split(",")) for k, v in values.items() if isinstance(v, str) and _is_tuple(default, k)}

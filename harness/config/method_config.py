@@ -90,7 +90,7 @@ def with_preset(keys: Mapping[str, Any], cls: type[Method], preset: str | None) 
     if preset is None:
         return dict(keys)
     if preset not in cls.presets:
-        raise unknown("preset", preset, cls.presets, see="harness list")
+        raise unknown("preset", preset, cls.presets, see="harness list METHOD")
     return {**cls.presets[preset], **keys}
 
 
@@ -101,7 +101,7 @@ def choose_method(
     changes: Mapping[str, Any] = {}
     if ablation is not None:
         if ablation not in cls.ablations:
-            raise unknown("ablation", ablation, cls.ablations, see="harness list")
+            raise unknown("ablation", ablation, cls.ablations, see="harness list METHOD")
         changes = cls.ablations[ablation]
         both = sorted(set(changes) & set(values))
         if both:

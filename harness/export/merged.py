@@ -13,6 +13,7 @@ from torch import nn
 from harness.errors import HarnessError, ModelError
 from harness.export.folder import new_folder
 from harness.method import LoRAFactors
+from harness.models.loading import bars_on_terminals_only
 
 
 def merge_into(model: nn.Module, factors: Mapping[str, LoRAFactors]) -> None:
@@ -43,7 +44,7 @@ def merge_into(model: nn.Module, factors: Mapping[str, LoRAFactors]) -> None:
 def export_merged(model: Any, factors: Mapping[str, LoRAFactors], tokenizer: Any, out: Path) -> None:
     """Merge into a bare transformers model (see ``merge_into``) and save it, with its tokenizer if there is one."""
     merge_into(model, factors)
-    with new_folder(out) as folder:
+    with new_folder(out) as folder, bars_on_terminals_only():
         model.save_pretrained(folder)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)

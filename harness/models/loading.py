@@ -147,6 +147,8 @@ def _tokenizer(source: Source, folder: Path) -> Any:
             f"the tokenizer of {source.label} has no eos token, which ends each prediction. "
             'Set "eos_token" in its tokenizer_config.json.'
         )
+    # Long prompts are truncated by Encoder, so transformers need not warn that the model could not take them.
+    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     return tokenizer
 
 
@@ -162,7 +164,7 @@ def _weights(source: Source, folder: Path, dtype: torch.dtype) -> Any:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
             _check_kind(source, config)
             auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else auto
-        with _bars_on_terminals_only():
+        with bars_on_terminals_only():
             model, report = auto.from_pretrained(
                 folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **extra
             )
@@ -182,8 +184,8 @@ def _weights(source: Source, folder: Path, dtype: torch.dtype) -> Any:
 
 
 @contextmanager
-def _bars_on_terminals_only() -> Iterator[None]:
-    """Without this, transformers writes its loading bars into log files too."""
+def bars_on_terminals_only() -> Iterator[None]:
+    """Without this, transformers writes its bars for loading and saving models into log files too."""
     from transformers.utils import logging
 
     enabled = logging.is_progress_bar_enabled()

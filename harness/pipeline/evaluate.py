@@ -130,7 +130,7 @@ def _with_fields(method: Method, values: Mapping[str, Any]) -> Method:
     known = {f.name for f in dataclasses.fields(method)}
     for name in values:
         if name not in known:
-            raise unknown("key", f"method.{name}", [f"method.{k}" for k in known], see="harness list")
+            raise unknown("key", f"method.{name}", [f"method.{k}" for k in known], see="harness list METHOD")
         if name not in method.inference_fields:
             free = ", ".join(f"method.{n}" for n in sorted(method.inference_fields)) or "none"
             raise UsageError(

@@ -11,8 +11,8 @@ from harness.config.clusters import Cluster
 from harness.data.encoding import Encoder, check_style, draw, generation_limits
 from harness.data.mixture import Mixture, n_steps
 from harness.data.routes import Routes
-from harness.data.splits import SplitExamples, load_split
-from harness.errors import ModelError
+from harness.data.splits import SplitExamples, load_split, without_targets
+from harness.errors import DataError, ModelError
 from harness.method import Adapter, Baseline, adapter_method
 from harness.pipeline.resolve import Resolved
 from harness.store.run_directory import RunDirectory
@@ -29,7 +29,10 @@ _LEAST_PROMPT = 16
 
 
 def train_examples(resolved: Resolved) -> SplitExamples | None:
-    """The training examples of the run's tasks; None if there is no train split and the method needs none."""
+    """The training examples of the run's tasks; None where there is no train split and the method needs none.
+
+    Raises: DataError where the method needs a train split that is missing, empty or without a single target.
+    """
     suite, source = resolved.suite, resolved.source
     trains = resolved.method.trains
     needed = trains or isinstance(resolved.method, Baseline) or resolved.spec.shots
@@ -37,7 +40,10 @@ def train_examples(resolved: Resolved) -> SplitExamples | None:
         return None
     hint = f"{resolved.spec.method.name} needs training examples: give --data that have a train split"
     tasks, per_task = list(resolved.evaluated.by_task), resolved.spec.train.per_task
-    return load_split(suite, source, "train", tasks, per_task, hint=hint, allow_empty=not trains)
+    examples = load_split(suite, source, "train", tasks, per_task, hint=hint, allow_empty=not trains)
+    if needed and without_targets(examples):
+        raise DataError(f"{source}: no example of the train split has a target, so there is nothing to learn. {hint}")
+    return examples
 
 
 def mixture(resolved: Resolved, train: SplitExamples) -> Mixture:

@@ -103,6 +103,13 @@ def to_json(directory: Path | None, record: RunRecord | None, scores: Scores) ->
     }
 
 
+def check_protocol(suite: Suite, protocol: str | None) -> None:
+    """Before a run is started, that its scores will have this protocol. Raises: UsageError for an unknown one."""
+    known = {name for task in suite.tasks.values() for name in task.protocols}
+    if protocol is not None and protocol not in known:
+        raise unknown(f"protocol of {suite.name}", protocol, known, see=f"harness list {suite.name}")
+
+
 def render_scores(scores: Scores, protocol: str) -> str:
     """One protocol's table as plain text, in percent; a missing value prints as –.
 

@@ -15,7 +15,7 @@ from harness.errors import StoreError
 
 @contextmanager
 def explain_write_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk or missing permissions into a StoreError that says what to do."""
+    """Turn a full disk, missing permissions or an impossible path into a StoreError that says what to do."""
     try:
         yield
     except OSError as error:
@@ -24,7 +24,18 @@ def explain_write_errors(path: Path) -> Iterator[None]:
                 f"cannot write {path}: {error.strerror}. Finished work is saved: free some space or fix the "
                 "permissions (or choose another --out), then run the same command again."
             ) from error
+        if isinstance(error, NotADirectoryError) or _is_above(error, path):
+            raise StoreError(
+                f"cannot write {path}: {error.strerror} ({error.filename}). Choose another --out, a folder that can be "
+                "created."
+            ) from error
         raise
+
+
+def _is_above(error: OSError, path: Path) -> bool:
+    """Whether the path or a folder above it cannot be created; a missing file elsewhere is another error."""
+    kinds = FileNotFoundError | FileExistsError
+    return isinstance(error, kinds) and error.filename is not None and Path(error.filename) in (path, *path.parents)
 
 
 def write_atomic(path: Path, data: bytes) -> None:

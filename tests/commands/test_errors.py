@@ -107,6 +107,26 @@ def test_no_space_left_keeps_what_was_finished(
     assert toy_run("--method", "lora_all").status == 0
 
 
+def test_a_folder_that_cannot_be_created_is_an_error_without_a_traceback(toy_run: Command, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    failed = toy_run("--method", "majority", "--out", tmp_path / "file" / "runs")
+    assert failed.status == 1
+    assert f"cannot write {tmp_path / 'file' / 'runs'}" in failed.err
+    assert "Choose another --out" in failed.err
+
+
+def test_an_unknown_protocol_is_an_error_before_anything_is_trained(toy_run: Command, tmp_path: Path) -> None:
+    failed = toy_run("--method", "majority", "--protocol", "offical")
+    assert failed.status == 2
+    assert "Did you mean 'official'" in failed.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_unknown_preset_of_a_method_without_presets_says_that_there_is_none(toy_run: Command) -> None:
+    failed = toy_run("--method", "majority", "--preset", "paper")
+    assert "unknown preset 'paper'. None is defined. See: harness list METHOD" in failed.err
+
+
 def test_a_second_process_on_the_same_run_is_an_error(toy_run: Command, tmp_path: Path) -> None:
     from harness.store.run_directory import RunDirectory
 

@@ -94,6 +94,7 @@ def test_a_merged_export_is_a_whole_model_that_writes_the_same_texts(
     run = Path(toy_run("--method", "cgc_lora", *STRONG, "--json").json["directory"])
     made = harness("export", run, "--task", "colour", "--format", "merged", "--out", tmp_path / "whole")
     assert (made.status, made.out) == (0, f"merged model: {tmp_path / 'whole'}\n"), made.err
+    assert "%|" not in made.err  # no progress bars where stderr is not a terminal
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "whole")
     assert model.dtype == torch.float32
     rows = rows_of(run, "colour", plugin)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,19 @@ def test_a_test_split_without_targets_means_evaluating_on_dev(toy_run: Command, 
     done = toy_run("--method", "majority", "--data", data, "--json")
     assert "evaluating on the dev split" in done.err
     assert done.json["record"]["spec"]["eval"]["split"] == "dev"
+
+
+def test_a_train_split_without_targets_is_an_error_and_not_a_training_on_nothing(
+    toy_run: Command, plugin: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(plugin / "toy_plugin" / "data", data)
+    train = data / "train.jsonl"
+    rows = [json.loads(line) | {"target": ""} for line in train.read_text().splitlines()]
+    train.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    failed = toy_run("--method", "lora_all", "--data", data)
+    assert failed.status == 1
+    assert "no example of the train split has a target" in failed.err
 
 
 def test_a_method_from_another_package_runs_by_the_same_command(toy_run: Command, harness: Command) -> None:

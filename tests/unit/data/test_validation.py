@@ -179,6 +179,13 @@ def test_withheld_targets_are_one_remark_and_not_a_flaw_of_each_example() -> Non
     assert "test: no example has a target" in render(report)
 
 
+def test_training_examples_without_targets_are_flaws_although_all_of_them_lack_one() -> None:
+    report = validated({"train": [("1", "a", "甲", ""), ("2", "a", "乙", "")], "test": [("3", "a", "丙", "x")]})
+    assert report.withheld == ()
+    assert report.totals[EMPTY_TARGET] == 2
+    assert "No flaws" not in render(report)
+
+
 def test_a_split_that_cannot_be_read_does_not_hide_the_others() -> None:
     report = validated({"train": [("1", "a", "甲", "?")]}, broken="test")
     assert report.errors == {"test": "here/test.json, line 3: no task 'c'"}

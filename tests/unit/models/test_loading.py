@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -77,6 +78,20 @@ def test_a_tokenizer_that_needs_no_pad_and_adds_its_own_bos_is_taken_as_it_is(ma
     inner.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     inner.save_pretrained(folder)
     assert load_tokenizer(str(folder))("ab")["input_ids"] == [0, LETTERS.index("ab")]
+
+
+def test_a_prompt_that_will_be_truncated_gives_no_warning_of_transformers(
+    make_folder: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer = load_tokenizer(str(make_folder()))
+    tokenizer.model_max_length = 1
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    try:
+        assert len(tokenizer("abcd")["input_ids"]) == 2
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert caplog.messages == []
 
 
 def test_an_encoder_decoder_is_known_as_one_and_states_no_limit(make_folder: Callable[..., Path]) -> None:
