@@ -20,6 +20,7 @@ _PACKAGES = ("harness", "methods", "tasks")
 _IGNORED: tuple[dict[str, Any], ...] = (
     {"category": SyntaxWarning},
     {"message": "pkg_resources is deprecated"},
+    {"message": "`is_gradient_checkpointing` is deprecated"},  # peft reads this attribute of a transformers model
     {"message": "COBYLA: Invalid RHOEND"},  # scipy corrects the step size that nevergrad passes
 )
 _PYTHON = "py.warnings"  # the name that logging.captureWarnings uses

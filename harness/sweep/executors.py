@@ -5,6 +5,7 @@ The scheduler decides what runs and when. An executor for a cluster is another c
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from typing import Final, Protocol
 from harness.errors import UsageError
 from harness.sweep.entries import arguments
 from harness.sweep.jobs import Job
+
+LOG: Final = logging.getLogger(__name__)
 
 AUTO: Final = "auto"
 _VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
@@ -95,7 +98,15 @@ def parse_devices(text: str | None) -> tuple[str, ...]:
             f"--devices {text!r}: give different ids of GPUs separated by commas, such as 0,1, or auto. "
             "To start several runs on one GPU, give a larger --jobs"
         )
+    if not _gpu_is_available():
+        LOG.warning("--devices %s: no GPU is available on this machine, so the runs use its CPU", text)
     return devices
+
+
+def _gpu_is_available() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _visible_devices() -> tuple[str, ...]:

@@ -86,7 +86,8 @@ def test_every_command_says_in_one_line_what_it_does_and_describes_its_options()
                 assert option.help or option.type.name == "choice", (name, option.name)
 
 
-def test_a_step_size_that_scipy_corrects_by_itself_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_warnings_between_installed_packages_are_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
     with messages_on_stderr():
+        warnings.warn("`is_gradient_checkpointing` is deprecated and will be removed", FutureWarning, stacklevel=1)
         warnings.warn("COBYLA: Invalid RHOEND; it should be a positive number", UserWarning, stacklevel=1)
     assert capsys.readouterr().err == ""

@@ -108,3 +108,15 @@ def test_auto_without_a_gpu_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(UsageError, match="no GPU is visible"):
         parse_devices("auto")
+
+
+def test_gpus_on_a_machine_without_any_give_a_warning_that_the_cpu_is_used(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert parse_devices("0,1") == ("0", "1")
+    assert "--devices 0,1: no GPU is available on this machine, so the runs use its CPU" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert parse_devices("0,1") == ("0", "1")
+    assert caplog.text == ""
