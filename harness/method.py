@@ -346,7 +346,7 @@ def adapter_method(method: Method) -> AdapterMethod:
 
 @dataclass(frozen=True, kw_only=True)
 class NamedFolder:
-    """An entry of a field of ``Method.folders``. name: None where the entry is a folder alone."""
+    """An entry of a field of ``Method.folders``. name: None if the entry is a folder alone."""
 
     name: str | None
     path: Path

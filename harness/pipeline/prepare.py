@@ -29,9 +29,9 @@ _LEAST_PROMPT = 16
 
 
 def train_examples(resolved: Resolved) -> SplitExamples | None:
-    """The training examples of the run's tasks; None where there is no train split and the method needs none.
+    """The training examples of the run's tasks; None if there is no train split and the method needs none.
 
-    Raises: DataError where the method needs a train split that is missing, empty or without a single target.
+    Raises: DataError if the method needs a train split that is missing, empty or without a single target.
     """
     suite, source = resolved.suite, resolved.source
     trains = resolved.method.trains

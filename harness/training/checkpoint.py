@@ -90,7 +90,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, owner: CheckpointOwner
 
 
 def load_newest(folder: Path, owner: CheckpointOwner) -> FoundCheckpoint:
-    """The newest intact checkpoint in the folder. Raises: StoreError where it belongs to another run."""
+    """The newest intact checkpoint in the folder. Raises: StoreError if it belongs to another run."""
     damaged: list[str] = []
     for path in reversed(_numbered(folder)):
         try:
