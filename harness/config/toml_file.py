@@ -16,7 +16,7 @@ def read_toml(path: Path, *, option: str = "", hint: str) -> dict[str, Any]:
         option: that the file was given with; the error message begins with it.
         hint: what to give instead of a file that cannot be opened.
 
-    Raises: UsageError where the file cannot be opened, or is not TOML in UTF-8.
+    Raises: UsageError if the file cannot be opened, or is not TOML in UTF-8.
     """
     where = f"{option} {path}".strip()
     try:
