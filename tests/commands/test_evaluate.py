@@ -202,6 +202,13 @@ def test_data_or_model_that_are_others_by_now_are_refused(
     assert (other.status, "--model" in other.err) == (1, True)
 
 
+def test_an_unknown_protocol_is_an_error_before_anything_is_evaluated(trained: Path, harness: Command) -> None:
+    before = contents(trained)
+    wrong = harness("evaluate", trained, "--split", "train", "--protocol", "offical")
+    assert (wrong.status, "Did you mean 'official'" in wrong.err) == (2, True), wrong.err
+    assert contents(trained) == before
+
+
 def test_a_run_that_is_not_finished_is_not_evaluated(trained: Path, harness: Command) -> None:
     (trained / "record.json").unlink()
     early = harness("evaluate", trained)

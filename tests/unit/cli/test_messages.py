@@ -33,6 +33,13 @@ def test_notes_warnings_and_errors_of_the_project_go_to_stderr(capsys: pytest.Ca
     assert seen.err == "note: 3 tasks\nwarning: unused field\nerror: 100 % wrong\n"
 
 
+def test_a_line_that_applies_to_several_runs_is_written_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with messages_on_stderr():
+        for tasks in (3, 3, 4):
+            logging.getLogger("harness.data.splits").info("%d tasks", tasks)
+    assert capsys.readouterr().err == "note: 3 tasks\nnote: 4 tasks\n"
+
+
 def test_the_handler_is_gone_afterwards(capsys: pytest.CaptureFixture[str]) -> None:
     level, show = logging.getLogger("harness").level, warnings.showwarning
     with messages_on_stderr():
