@@ -153,6 +153,11 @@ class EvalConfig(Section):
     """``eval.*`` keys: what is evaluated and how predictions are generated (always by greedy decoding)."""
 
     split: Literal["train", "dev", "test"] = Field("test", description="split to evaluate: test, dev or train")
+    part: Literal["tune", "report"] | None = Field(
+        None,
+        description="only this part of the split's examples, which are divided by a hash of their content: a sweep"
+        " chooses learning rates on one part of dev and reports the other where both would be on dev",
+    )
     per_task: int | None = Field(None, ge=1, description="maximum number of evaluated examples per task (default: all)")
     batch_tokens: Annotated[int, IdentityDefault(8192)] = Field(
         16384,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.config.spec import DataSpec
+from harness.config.spec import DataSpec, EvalConfig
 from harness.errors import DataError, UsageError
 from harness.task import Example, Suite, to_example
 
@@ -55,16 +55,46 @@ class SplitExamples:
         return {task: len(indices) for task, indices in self.by_task.items()}
 
 
-def group(dataset: Dataset, split: str, tasks: Sequence[str], per_task: int | None = None) -> SplitExamples:
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Which examples of a split are used. part: "tune" or "report", one of two parts that have no content in common.
+
+    per_task: at most this many examples of each task.
+    """
+
+    per_task: int | None = None
+    part: str | None = None
+
+    @classmethod
+    def of(cls, config: EvalConfig) -> Choice:
+        """The choice of an evaluation."""
+        return cls(per_task=config.per_task, part=config.part)
+
+
+def part_of(prompt: str, target: str) -> str:
+    """The part that an example belongs to, by a hash of its content without white space."""
+    content = "".join(prompt.split()) + "\0" + "".join(target.split())
+    return ("tune", "report")[hashlib.sha256(content.encode()).digest()[0] % 2]
+
+
+ALL = Choice()
+
+
+def group(dataset: Dataset, split: str, tasks: Sequence[str], choice: Choice = ALL) -> SplitExamples:
     """Group a split's examples by task.
 
-    per_task keeps the examples whose ids have the smallest hashes: the same ones for every seed, and a smaller number
-    keeps a subset of a larger one.
+    ``choice.per_task`` keeps the examples whose ids have the smallest hashes: the same ones for every seed, and a
+    smaller number keeps a subset of a larger one.
     """
     names = np.asarray(dataset.with_format(None)["task"], dtype=object)
     by_task = {}
     for task in tasks:
         indices = np.flatnonzero(names == task).astype(np.int64)
+        if choice.part is not None:
+            columns = dataset.select(indices)[:]
+            parts = [part_of(p, t) for p, t in zip(columns["prompt"], columns["target"], strict=True)]
+            indices = indices[np.array(parts, dtype=object) == choice.part]
+        per_task = choice.per_task
         if per_task is not None and len(indices) > per_task:
             ids = dataset.select(indices)["id"]
             order = sorted(range(len(indices)), key=lambda i: hashlib.sha256(ids[i].encode()).digest())
@@ -78,7 +108,7 @@ def load_split(
     source: str,
     split: str,
     tasks: Sequence[str],
-    per_task: int | None = None,
+    choice: Choice = ALL,
     *,
     hint: str = "",
     allow_empty: bool = False,
@@ -86,7 +116,7 @@ def load_split(
     """Read the examples of some tasks from one split of a source.
 
     Args:
-        per_task: keep at most this many examples of each task, chosen by the hashes of their ids.
+        choice: which examples of the split are used.
         hint: what the user can do where the split is missing or empty; it ends the error message.
         allow_empty: a split without an example of any of the tasks is not an error.
 
@@ -97,7 +127,7 @@ def load_split(
     splits = suite.splits(source)
     if splits and split not in splits:  # where nothing can be read at all, the suite's own error says why
         raise DataError(f"{source} has no {split} split (it has {', '.join(splits)}){hint}")
-    found = group(suite.read(source, split), split, tasks, per_task)
+    found = group(suite.read(source, split), split, tasks, choice)
     if not allow_empty and not sum(found.counts.values()):
         raise DataError(f"{source}: the {split} split has no examples of {', '.join(tasks)}{hint}")
     return found

@@ -17,7 +17,7 @@ from harness.scoring.draws import read_draws, write_draws
 from harness.store.files import write_atomic
 from harness.store.record import RunRecord
 from harness.store.run_directory import RunDirectory, open_run
-from harness.sweep.tuning import FILE as TUNING
+from harness.store.tuning import FILE as TUNING
 
 _LAST: Final = "record.json"  # It is written last, so that a folder with a record is complete.
 _FILES: Final = ("spec.json", "scores.json", TUNING)

@@ -10,7 +10,7 @@ from harness.config.spec import RunSpec, display_name
 from harness.leaderboard.tables import LIMITED, Cell, Kind, Row, RowTransfer
 from harness.scoring.groups import SeedGroup, differing, flat, group_difference
 from harness.scoring.verdict import transfer
-from harness.sweep.tuning import read_tuning
+from harness.store.tuning import read_tuning
 
 
 def make_rows(groups: Sequence[SeedGroup], tasks: Sequence[str], *, ranked: bool) -> list[Row]:

@@ -12,8 +12,8 @@ from harness.reporting.numbers import MISSING, count, number, percent, points
 from harness.scoring.groups import group_difference
 from harness.scoring.statistics import Estimate
 from harness.scoring.verdict import gain, score_interval, verdict
+from harness.store.tuning import Tuning
 from harness.sweep.spec import Claim, Orientation
-from harness.sweep.tuning import Tuning
 
 _LEAST_GRID: Final = 3  # With fewer learning rates every choice is an end of the grid.
 

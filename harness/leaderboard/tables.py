@@ -11,8 +11,8 @@ from harness.config.spec import RunSpec
 from harness.scoring.groups import SeedGroup
 from harness.scoring.statistics import Estimate
 from harness.scoring.verdict import Transfer
+from harness.store.tuning import Tuning
 from harness.sweep.spec import BoardSpec, Orientation
-from harness.sweep.tuning import Tuning
 from harness.task import ParameterLimit
 
 LIMITED: Final = "limited"  # The flag of a row trained or evaluated on only part of the examples; never ranked.

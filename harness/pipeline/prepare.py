@@ -11,7 +11,7 @@ from harness.config.clusters import Cluster
 from harness.data.encoding import Encoder, check_style, draw, generation_limits
 from harness.data.mixture import Mixture, n_steps
 from harness.data.routes import Routes
-from harness.data.splits import SplitExamples, load_split, without_targets
+from harness.data.splits import Choice, SplitExamples, load_split, without_targets
 from harness.errors import DataError, ModelError
 from harness.method import Adapter, Baseline, adapter_method
 from harness.pipeline.resolve import Resolved
@@ -40,7 +40,7 @@ def train_examples(resolved: Resolved) -> SplitExamples | None:
         return None
     hint = f"{resolved.spec.method.name} needs training examples: give --data that have a train split"
     tasks, per_task = list(resolved.evaluated.by_task), resolved.spec.train.per_task
-    examples = load_split(suite, source, "train", tasks, per_task, hint=hint, allow_empty=not trains)
+    examples = load_split(suite, source, "train", tasks, Choice(per_task=per_task), hint=hint, allow_empty=not trains)
     if needed and without_targets(examples):
         raise DataError(f"{source}: no example of the train split has a target, so there is nothing to learn. {hint}")
     return examples

@@ -17,7 +17,7 @@ from harness.config.method_config import absolute, choose_method, data_only, fin
 from harness.config.options import OPTIONS
 from harness.config.request import Request
 from harness.config.spec import LOCAL, EvalConfig, MethodSpec, ModelSpec, RunSpec, SuiteSpec, TrainConfig
-from harness.data.splits import SplitExamples, load_split, locate_data, without_targets
+from harness.data.splits import Choice, SplitExamples, load_split, locate_data, without_targets
 from harness.errors import UsageError, unknown
 from harness.method import Baseline, Method
 from harness.models.loading import identify
@@ -156,11 +156,11 @@ def _evaluated(suite: Suite, source: str, config: EvalConfig, tasks: str | None)
         if task not in suite.tasks:
             raise unknown("task", task, suite.tasks, see=f"harness list {suite.name}")
     wanted = [t for t in suite.tasks if t in set(wanted)]
-    examples = load_split(suite, source, config.split, wanted, config.per_task)
+    examples = load_split(suite, source, config.split, wanted, Choice.of(config))
     if config.split == "test" and without_targets(examples):
         LOG.warning("the test split has no targets: evaluating on the dev split instead")
         config = config.model_copy(update={"split": "dev"})
-        examples = load_split(suite, source, "dev", wanted, config.per_task)
+        examples = load_split(suite, source, "dev", wanted, Choice.of(config))
     if examples.missing:
         LOG.warning("tasks without %s examples are left out: %s", config.split, ", ".join(examples.missing))
     return config, examples.with_examples()

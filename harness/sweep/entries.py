@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,9 +18,8 @@ from harness.config.request import Request
 from harness.config.spec import LOCAL, EvalConfig, RunSpec, TrainConfig, canonical
 from harness.errors import HarnessError
 from harness.registry import method_class
+from harness.store.tuning import LR
 from harness.sweep.spec import NO_BUDGET, BoardSpec, RowSpec, Settings
-
-LR = "train.lr"
 
 
 class Part(StrEnum):
@@ -91,14 +91,23 @@ def common(board: BoardSpec, config: RowSpec) -> Settings:
     return {k: v for k, v in board.settings.items() if config.preset is None or not k.startswith("train.")}
 
 
+def tunable(config: RowSpec) -> set[str]:
+    """The keys that a search may choose for a row: those of training, and its method's fields that are not given."""
+    names = {f"method.{field.name}" for field in dataclasses.fields(method_class(config.method))}
+    ablated = {f"method.{name}" for name in method_class(config.method).ablations.get(config.ablation or "", {})}
+    return (names | {f"train.{name}" for name in TrainConfig.model_fields}) - set(config.settings) - ablated
+
+
 def request(
-    board: BoardSpec, config: RowSpec, seed: int, *, lr: float | None = None, split: str | None = None
+    board: BoardSpec, config: RowSpec, seed: int, *, chosen: Settings | None = None, evaluation: Settings | None = None
 ) -> Request:
-    """The request to ``harness run``. A row's settings take precedence over the file's and over a preset's."""
+    """The request to ``harness run``. A row's settings take precedence over the file's and over a preset's.
+
+    Args: chosen: the keys that a search has chosen. evaluation: ``eval.*`` keys that differ from the file's.
+    """
     options = {name: _option(board, config, name) for name in OPTIONS} | {"seed": seed}
-    keys: Settings = {**common(board, config), **config.settings, "eval.split": split or board.split}
-    if lr is not None:
-        keys[LR] = lr
+    keys: Settings = {**common(board, config), **config.settings, "eval.split": board.split}
+    keys |= {**(chosen or {}), **(evaluation or {})}
     return Request(options={k: v for k, v in options.items() if v is not None}, keys=keys)
 
 
@@ -174,7 +183,7 @@ class Matcher:
 
     def _expected(self, entry: Entry, spec: RunSpec) -> RunSpec:
         """The run's spec with every choice of the entry in place of the run's."""
-        asked = request(self.board, entry.config, spec.seed, lr=None if entry.tuned_as is None else spec.train.lr)
+        asked = request(self.board, entry.config, spec.seed, chosen=self._chosen(entry, spec))
         cls = method_class(entry.config.method)
         tables = by_section(with_preset(asked.keys, cls, entry.config.preset))
         sizes = [len(c.tasks) for c in clusters_of(spec)]
@@ -182,7 +191,8 @@ class Matcher:
         method = choose_method(cls, tables["method"], entry.config.ablation, budget, sizes)
         train = section_config(TrainConfig, "train", tables["train"])
         fields = changed(method, type(method)())
-        split = {"split": spec.eval.split}  # a run evaluates on dev if the data have no targets for test
+        # A run evaluates on dev if the data have no targets for test, and then on the part that is not for tuning.
+        split = {"split": spec.eval.split, "part": spec.eval.part}
         return spec.model_copy(
             update={
                 "method": spec.method.model_copy(update={"fields": fields, "files": fingerprints(method)}),
@@ -194,6 +204,15 @@ class Matcher:
                 "budget": None if budget is None else str(parse_budget(budget)),
             }
         )
+
+    def _chosen(self, entry: Entry, spec: RunSpec) -> Settings:
+        """The values of the run for the keys that the entry's search chooses."""
+        if entry.tuned_as is None or self.board.tune is None:
+            return {}
+        of = {"train": spec.train.model_dump(mode="json"), "method": spec.method.resolved}
+        keys = [axis.key for axis in self.board.tune.search(tunable(entry.tuned_as)).axes]
+        parts = {key: key.split(".", 1) for key in keys}
+        return {key: of[section][name] for key, (section, name) in parts.items() if name in of[section]}
 
 
 def _clustered(choice: str | None, spec: RunSpec) -> bool:

@@ -17,6 +17,7 @@ from harness.store.run_directory import TUNING_FOLDER, RunDirectory, find_runs
 from harness.sweep.entries import Entry
 from harness.sweep.jobs import Job, Jobs
 from harness.sweep.scheduler import settled
+from harness.sweep.spec import RowSpec
 
 if TYPE_CHECKING:
     from harness.models.loading import LoadedModel
@@ -36,12 +37,17 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepPlan:
-    """The whole file. n_runs, n_done: a run that several entries share counts once. impossible: reasons by label."""
+    """The whole file. impossible: reasons by label.
+
+    n_runs, n_done: runs that are known so far; one that several entries share counts once. n_more: the largest number of
+    runs that may follow, because searches for learning rates go on until their best is inside the grid.
+    """
 
     lines: tuple[Line, ...]
     impossible: dict[str, str]
     n_runs: int
     n_done: int
+    n_more: int
     seconds: float | None
 
 
@@ -92,6 +98,7 @@ def make_plan(jobs: Jobs) -> SweepPlan:
         impossible=dict(jobs.impossible),
         n_runs=len(every),
         n_done=len(every) - len(left),
+        n_more=sum(_more(jobs, config) for config in jobs.tuned()),
         seconds=_sum(left),
     )
 
@@ -113,12 +120,13 @@ def render(plan: SweepPlan) -> str:
     header = ("entry", "steps", "stored", "active", "% of base", "done", "time left")
     table = tabulate(rows, header, tablefmt="simple", disable_numparse=True, colalign=("left", *["right"] * 6))
     left = f", about {duration(plan.seconds)} if run one after another" if plan.seconds else ""
+    more = f"; at most {plan.n_more} more if every grid of learning rates grows to its limit" if plan.n_more else ""
     unknown = " (time unknown until a run has finished)" if plan.seconds is None else ""
     return "\n".join(
         [
             table,
             "",
-            f"{plan.n_runs} runs, {plan.n_done} done, {plan.n_runs - plan.n_done} left{left}{unknown}",
+            f"{plan.n_runs} runs, {plan.n_done} done, {plan.n_runs - plan.n_done} left{left}{unknown}{more}",
             *(f"not possible: {label}: {reason}" for label, reason in plan.impossible.items()),
         ]
     )
@@ -152,10 +160,8 @@ def _line(
 ) -> Line:
     from harness.pipeline.dry_run import parameters
 
-    lr = jobs.chosen(entry)
-    grid = [] if entry.tuned_as is None else list(jobs.tuning_jobs(entry.tuned_as).values())
-    first = resolved.spec.train.lr if entry.tuned_as is not None else None
-    mine = [*grid, *jobs.final_jobs(entry, first if lr is None else lr)]
+    grid = [] if entry.tuned_as is None else [job for of in jobs.tuning_jobs(entry.tuned_as).values() for job in of]
+    mine = [*grid, *jobs.final_jobs(entry, jobs.chosen(entry) or jobs.first(entry))]
     left = [_seconds(jobs, job, speeds, steps) for job in mine if not settled(job)]
     return Line(
         label=entry.label,
@@ -165,6 +171,13 @@ def _line(
         done=len(mine) - len(left),
         seconds=_sum(left),
     )
+
+
+def _more(jobs: Jobs, config: RowSpec) -> int:
+    """How many runs a search may still add: none where it has ended."""
+    if jobs.tuning(config) is not None:
+        return 0
+    return jobs.most_tuning_jobs(config) - sum(len(of_point) for of_point in jobs.tuning_jobs(config).values())
 
 
 def _seconds(jobs: Jobs, job: Job, speeds: Speeds, steps: _Steps) -> float | None:

@@ -18,9 +18,10 @@ from harness.reporting.numbers import duration
 from harness.runtime.signals import StopFlag, stop_gracefully
 from harness.store.lock import read_owner
 from harness.store.run_directory import State
+from harness.store.tuning import keep, keep_all
 from harness.sweep.executors import Executor, RunProcess
 from harness.sweep.jobs import Job, Jobs
-from harness.sweep.tuning import diverged, keep, keep_all
+from harness.sweep.tuning import diverged
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -152,9 +153,9 @@ class Scheduler:
         """Jobs whose learning rate is known, done or not."""
         yield from self.jobs.tuning_stage()
         for entry in self.jobs.entries:
-            lr = self.jobs.chosen(entry)
-            if entry.tuned_as is None or lr is not None:
-                yield from self.jobs.final_jobs(entry, lr)
+            chosen = self.jobs.chosen(entry)
+            if entry.tuned_as is None or chosen is not None:
+                yield from self.jobs.final_jobs(entry, chosen)
 
     def wait_for_one(self) -> None:
         """Wait until a run has ended; if only other processes' runs are left, wait for ``recheck_seconds``."""
@@ -211,7 +212,9 @@ class Scheduler:
             if entry.tuned_as is not None and tuning is None:
                 waiting.append(entry.label)
             elif tuning is not None and tuning.chosen is None:
-                failed[entry.label] = "training diverged at every learning rate of its grid: give smaller ones"
+                failed[entry.label] = (
+                    "training diverged at every learning rate that was tried: start the grid with smaller ones"
+                )
         return Summary(
             n_done=sum(settled(j) for j in every),
             n_all=len(every),
@@ -237,7 +240,7 @@ def _keep_grids(jobs: Jobs) -> None:
         tuning = None if entry.tuned_as is None else jobs.tuning(entry.tuned_as)
         if tuning is None or tuning.chosen is None:
             continue
-        for job in jobs.final_jobs(entry, tuning.chosen):
+        for job in jobs.final_jobs(entry, jobs.chosen(entry)):
             if job.run.path not in kept and job.run.state() is State.DONE:
                 keep(job.run, tuning)
                 kept.add(job.run.path)

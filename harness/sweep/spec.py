@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, JsonValue, ValidationError, field_validator
+from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
 from harness.config.keys import parse_value
 from harness.config.options import OPTIONS
@@ -15,6 +16,8 @@ from harness.config.toml_file import read_toml
 from harness.errors import UsageError, unknown
 from harness.registry import suite_class
 from harness.store.record import Frozen
+from harness.store.tuning import LR
+from harness.sweep.search import Axis, Search
 
 Settings = dict[str, JsonValue]
 NO_BUDGET = "none"
@@ -22,10 +25,19 @@ _NAMED_BY_POSITION = ("method", "ablation", "preset")
 
 
 class Tune(Frozen):
-    """The learning rates that are tried for every trained row, on dev with the first seed."""
+    """The learning rates that are tried for every trained row on dev; see ``harness.sweep.search`` for how they grow.
+
+    fields: values of one or two other keys, tried together with the learning rates (``"method.gate_lr" = [1, 10]``).
+        A row whose method has no such field is tuned without it.
+    seeds: the seeds whose mean decides; default the file's first seed.
+    max_points: the largest number of points that are tried for one row.
+    """
 
     lr: tuple[float, ...] = Field(min_length=1)
+    fields: dict[str, list[JsonValue]] = Field(default={}, max_length=2)
     by: Literal["dev"] = "dev"
+    seeds: tuple[int, ...] | None = Field(None, min_length=1)
+    max_points: int = Field(9, ge=1)
 
     @field_validator("lr")
     @classmethod
@@ -33,6 +45,33 @@ class Tune(Frozen):
         if min(values) <= 0:
             raise ValueError("learning rates must be greater than 0")
         return tuple(sorted(set(values)))
+
+    @field_validator("fields", mode="before")
+    @classmethod
+    def _flat(cls, value: Any) -> Settings:
+        return flatten(value)
+
+    @field_validator("fields")
+    @classmethod
+    def _are_fields(cls, fields: dict[str, list[JsonValue]]) -> dict[str, list[JsonValue]]:
+        for key, values in fields.items():
+            if key == LR or not key.startswith(("method.", "train.")):
+                raise ValueError(f"{key} cannot be tuned: give keys of method or train other than {LR}")
+            if not values or len({repr(v) for v in values}) < len(values):
+                raise ValueError(f"{key} = {values}: give a list of different values")
+        return fields
+
+    @model_validator(mode="after")
+    def _fits(self) -> Tune:
+        n = len(self.lr) * math.prod(len(values) for values in self.fields.values())
+        if n > self.max_points:
+            raise ValueError(f"the grid has {n} points at the start, but max_points is {self.max_points}: raise it")
+        return self
+
+    def search(self, keys: Collection[str]) -> Search:
+        """The search of a row that has these keys."""
+        others = [Axis.of(key, values) for key, values in self.fields.items() if key in keys]
+        return Search(axes=(Axis.of(LR, self.lr), *others), max_points=self.max_points)
 
 
 class RowSpec(Frozen):

@@ -1,63 +1,66 @@
-"""Learning-rate search: every rate of a grid is tried on dev with one seed, and the results are kept."""
+"""The result of a search for learning rates, from its runs on dev."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, cast
 
-from pydantic import RootModel, ValidationError
+from pydantic import JsonValue
 
-from harness.errors import NotFinite, StoreError
-from harness.store.files import write_atomic
-from harness.store.record import Frozen
+from harness.errors import NotFinite
 from harness.store.run_directory import RunDirectory, State
+from harness.store.tuning import Tried, Tuning
+from harness.sweep.search import Point, Results, Search
 from harness.task import MIN_EXAMPLES
 
 LOG: Final = logging.getLogger(__name__)
-FILE: Final = "tuning.json"  # in a run's directory
-_ALL: Final = "tune.json"  # in the folder of runs
+Runs = Mapping[Point, Sequence[RunDirectory]]  # by point, the run of each seed
 
 
-class Tried(Frozen):
-    """One learning rate. mean: the score on dev; None if training diverged. run: the name of its directory."""
+@dataclass(frozen=True, kw_only=True)
+class TuningData:
+    """What the points of a search are compared on: the split, and the seeds of their runs."""
 
-    lr: float
-    mean: float | None
-    run: str
-
-
-class Tuning(Frozen):
-    """A finished search. chosen: the rate with the best mean, the smallest of equal ones; None if all diverged."""
-
-    label: str
     split: str
-    seed: int
-    grid: tuple[Tried, ...]
-    chosen: float | None
-
-    @property
-    def at_the_edge(self) -> bool:
-        """Whether the smallest or the largest rate was the best, so that a rate outside the grid may be better."""
-        rates = [tried.lr for tried in self.grid]
-        return self.chosen is not None and self.chosen in (min(rates), max(rates))
+    seeds: tuple[int, ...]
 
 
-class Tunings(RootModel[dict[str, list[Tuning]]]):
-    """tune.json: every search by leaderboard."""
-
-
-def tuning_of(label: str, runs: Mapping[float, RunDirectory], split: str, seed: int) -> Tuning | None:
-    """The search, from its runs by learning rate; None while one of them is not finished."""
-    tried = []
-    for lr, run in sorted(runs.items()):
-        if run.state() is not State.DONE and not diverged(run):
+def results_of(runs: Runs) -> Results | None:
+    """The mean of every point over its seeds, None where one diverged; None while a run is not finished."""
+    results: dict[Point, float | None] = {}
+    for point, of_point in runs.items():
+        if any(diverged(run) for run in of_point):
+            results[point] = None
+            continue
+        if any(run.state() is not State.DONE for run in of_point):
             return None
-        tried.append(Tried(lr=lr, mean=_mean(run), run=run.name))
-    scored = [t for t in tried if t.mean is not None]
-    best = max(scored, key=lambda t: (t.mean or 0.0, -t.lr), default=None)
-    return Tuning(label=label, split=split, seed=seed, grid=tuple(tried), chosen=None if best is None else best.lr)
+        means = [mean for run in of_point if (mean := _mean(run)) is not None]
+        results[point] = sum(means) / len(means) if len(means) == len(of_point) else None
+    return results
+
+
+def tuning_of(label: str, search: Search, runs: Runs, data: TuningData) -> Tuning | None:
+    """The search, from the runs of each point; None while a run is not finished."""
+    results = results_of(runs)
+    if results is None:
+        return None
+    best = search.best(results)
+    tried = [
+        Tried(lr=_rate(point), others=_others(search, point), mean=results[point], run=of_point[0].name)
+        for point, of_point in runs.items()
+    ]
+    return Tuning(
+        label=label,
+        split=data.split,
+        seed=data.seeds[0],
+        seeds=data.seeds,
+        grid=tuple(sorted(tried, key=lambda t: (str(t.others), t.lr))),
+        chosen=None if best is None else _rate(best),
+        chosen_others={} if best is None else _others(search, best),
+        open_ends=search.open_ends(results),
+    )
 
 
 def diverged(run: RunDirectory) -> bool:
@@ -66,36 +69,13 @@ def diverged(run: RunDirectory) -> bool:
     return failure is not None and failure.stage == "train" and failure.error == NotFinite.__name__
 
 
-def keep(run: RunDirectory, tuning: Tuning) -> None:
-    """Store a search in the directory of a run whose learning rate it decided."""
-    if read_tuning(run) != tuning:
-        run.write(FILE, tuning)
+def _rate(point: Point) -> float:
+    return float(cast("float", point[0]))
 
 
-def read_tuning(run: RunDirectory) -> Tuning | None:
-    """The search that decided a run's learning rate; None if it was not tuned. Raises: StoreError."""
-    path = run.path / FILE
-    try:
-        return Tuning.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValidationError as error:
-        raise StoreError(f"{path} is damaged. Delete it and run the harness sweep command again.") from error
-
-
-def keep_all(out: Path, board: str, tunings: Sequence[Tuning]) -> None:
-    """Store a leaderboard's searches in the folder's tune.json; those of other leaderboards stay."""
-    path = out / _ALL
-    try:
-        stored = dict(Tunings.model_validate_json(path.read_bytes()).root)
-    except FileNotFoundError:
-        stored = {}
-    except ValidationError:
-        LOG.warning("%s is damaged and is written again: it lists this leaderboard's learning-rate searches only", path)
-        stored = {}
-    if stored.get(board, []) != list(tunings):
-        updated = Tunings({**stored, board: list(tunings)})
-        write_atomic(path, (updated.model_dump_json(indent=1) + "\n").encode())
+def _others(search: Search, point: Point) -> dict[str, JsonValue]:
+    """The fields besides the learning rate."""
+    return {axis.key: value for axis, value in zip(search.axes[1:], point[1:], strict=True)}
 
 
 def _mean(run: RunDirectory) -> float | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.data.encoding import Encoder
-from harness.data.splits import load_split
+from harness.data.splits import Choice, load_split
 from harness.generation.generator import Generated, GenerationRequest, Generator
 from harness.generation.predictions import PredictionKey
 from harness.scoring.judge import judge
@@ -54,5 +54,7 @@ def dev_examples(suite: Suite, source: str, tasks: Sequence[str], n: int) -> dic
 
     Raises: DataError if the source has no dev split.
     """
-    rows = load_split(suite, source, "dev", tasks, n, hint="train.eval_every needs one: leave train.eval_every out")
+    rows = load_split(
+        suite, source, "dev", tasks, Choice(per_task=n), hint="train.eval_every needs one: leave train.eval_every out"
+    )
     return {t: [e for e in rows.of(t) if e.target] for t in rows.by_task}

@@ -21,9 +21,9 @@ from harness.leaderboard.markdown import render_markdown
 from harness.leaderboard.plots.tables import plots
 from harness.leaderboard.tables import Leaderboard
 from harness.store.run_directory import RunDirectory
+from harness.store.tuning import Tried, Tuning, keep
 from harness.sweep.entries import entries, request
 from harness.sweep.spec import BoardSpec, read_board
-from harness.sweep.tuning import Tried, Tuning, keep
 
 FILE = """
 suite = "toys"

@@ -21,11 +21,11 @@ from harness.pipeline.execute import execute
 from harness.pipeline.resolve import resolve
 from harness.store.record import Failure
 from harness.store.run_directory import find_runs
+from harness.store.tuning import read_tuning
 from harness.sweep.executors import Executor
 from harness.sweep.jobs import Job, Jobs
 from harness.sweep.scheduler import Summary, SweepOptions, sweep
 from harness.sweep.spec import read_board
-from harness.sweep.tuning import read_tuning
 
 Command = Callable[..., Any]
 
