@@ -180,7 +180,13 @@ def _notes(table: Table) -> Iterator[str]:
         "training: time per seed; unparsed: percentage of predictions that do not follow the task's format, averaged "
         "over tasks"
     )
-    if any(row.tuning is not None and row.tuning.split == spec.eval.split for row in table.rows):
+    same_split = any(row.tuning is not None and row.tuning.split == spec.eval.split for row in table.rows)
+    if same_split and spec.eval.part is not None:
+        yield (
+            f"Learning rates were chosen on the {spec.eval.split} examples that this table does not report: the split "
+            "is divided into two parts by a hash of the examples' content"
+        )
+    elif same_split:
         yield (
             f"**Learning rates were chosen on the {spec.eval.split} examples that this table reports**: the scores of "
             "tuned rows are optimistic"

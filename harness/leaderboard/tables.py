@@ -170,9 +170,10 @@ class Leaderboard:
 
 def setting_in_words(spec: RunSpec) -> str:
     """``test split, 100 examples of each task, chat prompt, 2 shots``: what runs are evaluated on, and how."""
+    part = ", the part that is not for tuning" if spec.eval.part == "report" else ""
     limit = f", {spec.eval.per_task} examples of each task" if spec.eval.per_task is not None else ""
     shots = f", {spec.shots} shot{'' if spec.shots == 1 else 's'}" if spec.shots else ""
-    return f"{spec.eval.split} split{limit}, {spec.prompt} prompt{shots}"
+    return f"{spec.eval.split} split{part}{limit}, {spec.prompt} prompt{shots}"
 
 
 def grid_value(key: str, value: str) -> str:

@@ -134,5 +134,11 @@ def data_key(spec: RunSpec) -> str:
     """The part of a spec that must be equal for two runs on the same base model to be comparable."""
     ours = {k: v for k, v in flat(spec).items() if k.split(".")[0] in ("suite", "data")}
     ours.pop("data.label", None)
-    fields = {"split": spec.eval.split, "rows": spec.eval.per_task, "prompt": spec.prompt, "shots": spec.shots}
+    fields = {
+        "split": spec.eval.split,
+        "rows": spec.eval.per_task,
+        "part": spec.eval.part,
+        "prompt": spec.prompt,
+        "shots": spec.shots,
+    }
     return repr((sorted(ours.items()), sorted(fields.items(), key=str)))

@@ -14,7 +14,7 @@ from harness.errors import HarnessError
 from harness.pipeline.resolve import Resolved, resolve
 from harness.store.run_directory import TUNING_FOLDER, RunDirectory
 from harness.store.tuning import LR, Tuning
-from harness.sweep.entries import Entry, entries, request, tunable
+from harness.sweep.entries import Entry, entries, request, toml, tunable
 from harness.sweep.search import Point, Search
 from harness.sweep.spec import BoardSpec, RowSpec, Settings, Tune
 from harness.sweep.tuning import TuningData, results_of, tuning_of
@@ -171,17 +171,13 @@ class Jobs:
         evaluation: Settings = {"eval.split": self._tune.by}
         if self._reported:
             evaluation["eval.part"] = "tune"
-        at = ", ".join(
-            f"{key.removeprefix('train.')} {value:g}" if isinstance(value, float) else f"{key} {value}"
-            for key, value in chosen.items()
-        )
+        at = ", ".join(f"{key.removeprefix('train.')} {toml(value)}" for key, value in chosen.items())
         jobs = []
         for seed in self.tuning_seeds:
             asked = request(self.board, config, seed, chosen=chosen, evaluation=evaluation)
-            where = f"{config.label}, {at} on {self._tune.by}" + (
-                f", seed {seed}" if len(self.tuning_seeds) > 1 else ""
-            )
-            jobs.append(replace(self._job(where, asked, self.out / TUNING_FOLDER), tuning=True))
+            label = f"{config.label}, {at} on {self._tune.by}"
+            label += f", seed {seed}" if len(self.tuning_seeds) > 1 else ""
+            jobs.append(replace(self._job(label, asked, self.out / TUNING_FOLDER), tuning=True))
         return tuple(jobs)
 
     def _job(self, label: str, asked: Request, out: Path) -> Job:

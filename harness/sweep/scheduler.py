@@ -212,9 +212,7 @@ class Scheduler:
             if entry.tuned_as is not None and tuning is None:
                 waiting.append(entry.label)
             elif tuning is not None and tuning.chosen is None:
-                failed[entry.label] = (
-                    "training diverged at every learning rate that was tried: start the grid with smaller ones"
-                )
+                failed[entry.label] = "training diverged at every learning rate that was tried: give smaller ones"
         return Summary(
             n_done=sum(settled(j) for j in every),
             n_all=len(every),

@@ -2,7 +2,7 @@
 
 The grid starts with every combination of the given values. While the best point has the smallest or the largest value
 of a numeric field that was tried at that point's other values, the next value on that side is tried too: the sequence
-is geometric and goes on with the ratio of its last two values. A point that diverged ends its side. The search stops
+is geometric and goes on with the ratio of its last two values (10 at most). A point that diverged ends its side. The search stops
 when the best point is inside in every field, or at the limit of points.
 """
 
@@ -18,6 +18,7 @@ from pydantic import JsonValue
 Point = tuple[JsonValue, ...]  # one value for each axis
 Results = Mapping[Point, float | None]  # the mean on dev by point; None: training diverged
 _RATIO: Final = 3.0  # from one value to the next where a field has only one
+_LARGEST_RATIO: Final = 10.0  # from one value to the next where the given values are further apart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +58,15 @@ class Search:
         return wanted[: max(0, self.max_points - len(results))]
 
     def best(self, results: Results) -> Point | None:
-        """The point with the highest mean, the first in ascending order of equal ones; None if all diverged."""
-        scored = [point for point in sorted(results, key=self._order) if results[point] is not None]
-        return max(scored, key=lambda point: results[point] or 0.0, default=None)
+        """The point with the highest mean; None if all diverged.
+
+        Of equal ones it is one that is inside, so that a flat part of the curve ends the search, else the smallest.
+        """
+        highest = max((mean for mean in results.values() if mean is not None), default=None)
+        if highest is None:
+            return None
+        equal = [point for point, mean in results.items() if mean == highest]
+        return min(equal, key=lambda point: (len(list(self._beyond(point, results))), self._order(point)))
 
     def open_ends(self, results: Results) -> tuple[str, ...]:
         """The keys in which the best point is at an end of what was tried; empty if the best is inside."""
@@ -103,7 +110,8 @@ def _after(values: list[JsonValue], ratio: float) -> JsonValue:
     Args: ratio: of one value to the one before, for a sequence of only one.
     """
     numbers = [float(value) for value in values]  # type: ignore[arg-type]
-    exact = numbers[-1] * (numbers[-1] / numbers[-2] if len(numbers) > 1 else ratio)
+    last = numbers[-1] / numbers[-2] if len(numbers) > 1 else ratio
+    exact = numbers[-1] * min(max(last, 1 / _LARGEST_RATIO), _LARGEST_RATIO)
     if all(isinstance(value, int) for value in values):
         return max(1, round(exact))
     rounded = float(f"{exact:.2g}")

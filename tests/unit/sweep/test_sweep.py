@@ -28,6 +28,12 @@ from harness.sweep.scheduler import Summary, SweepOptions, sweep
 from harness.sweep.spec import read_board
 
 Command = Callable[..., Any]
+TUNED = """
+tune = { lr = [1e-2, 1e-3], max_points = 2 }
+trivial = ["majority"]
+[[row]]
+method = "lora_all"
+"""
 
 
 @dataclass
@@ -89,7 +95,9 @@ def run_all(path: Path, executor: Executor, **options: Any) -> tuple[Summary, li
 def test_every_rate_is_tried_on_dev_and_the_best_is_used_for_all_seeds(
     board_file: Callable[[str], Path], plugin: Path, tmp_path: Path
 ) -> None:
-    path = board_file('tune = { lr = [1e-2, 1e-5] }\ntrivial = ["majority"]\n[[row]]\nmethod = "toy_lora"\n')
+    path = board_file(
+        'tune = { lr = [1e-2, 1e-5], max_points = 2 }\ntrivial = ["majority"]\n[[row]]\nmethod = "toy_lora"\n'
+    )
     here = Here()
     done, said = run_all(path, here)
     assert done.ok
@@ -123,7 +131,7 @@ def test_every_rate_is_tried_on_dev_and_the_best_is_used_for_all_seeds(
 
 def test_a_failed_run_stops_only_what_needs_it(board_file: Callable[[str], Path], plugin: Path) -> None:
     path = board_file("""
-tune = { lr = [1e-2, 1e-3] }
+tune = { lr = [1e-2, 1e-3], max_points = 2 }
 [[row]]
 method = "lora_all"
 [[row]]
@@ -160,7 +168,9 @@ def test_an_impossible_budget_is_named_with_the_least_and_the_others_run(
 def test_a_rate_at_which_training_diverges_is_out_and_not_tried_again(
     board_file: Callable[[str], Path], plugin: Path, tmp_path: Path
 ) -> None:
-    path = board_file('tune = { lr = [1e-3, 1e30] }\n[[row]]\nmethod = "toy_lora"\nsettings.train.steps = 4\n')
+    path = board_file(
+        'tune = { lr = [1e-3, 1e30], max_points = 2 }\n[[row]]\nmethod = "toy_lora"\nsettings.train.steps = 4\n'
+    )
     done, said = run_all(path, Here())
     assert done.ok
     assert any("diverged" in line for line in said)
@@ -283,7 +293,9 @@ def test_a_run_of_another_process_is_waited_for_and_not_begun(board_file: Callab
 def test_a_plan_counts_runs_parameters_steps_and_time(
     board_file: Callable[[str], Path], plugin: Path, harness: Command, tmp_path: Path
 ) -> None:
-    path = board_file('tune = { lr = [1e-2, 1e-3] }\ntrivial = ["majority"]\n[[row]]\nmethod = "lora_all"\n')
+    path = board_file(
+        'tune = { lr = [1e-2, 1e-3], max_points = 2 }\ntrivial = ["majority"]\n[[row]]\nmethod = "lora_all"\n'
+    )
     before = harness("plan", path, "--out", tmp_path / "runs", "--json").json
     assert (before["n_runs"], before["n_done"], before["seconds"]) == (5, 0, None)
     row = before["lines"][1]
