@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from harness.config.spec import LOCAL
-from harness.leaderboard.rows import make_row, make_rows, transfers_of
+from harness.leaderboard.rows import make_row, make_rows, shared_variances, transfers_of
 from harness.leaderboard.sweeps import seed_noise_of, sort_runs, sweeps_of
 from harness.leaderboard.tables import Leaderboard, Row, Table, Unfinished
 from harness.scoring.groups import ScoredRun, SeedGroup, by_seed, data_key, scored_run
@@ -122,7 +122,8 @@ def _table(groups: Sequence[SeedGroup], reference: str | None) -> Table:
     scores = first.runs[0].table
     tasks = tuple(scores.tasks)
     sample = any(run.record.sample for g in groups for run in g.runs)
-    rows = make_rows(groups, tasks, ranked=not sample)
+    shared = shared_variances(groups, tasks)
+    rows = make_rows(groups, tasks, shared, ranked=not sample)
     return Table(
         spec=first.spec,
         sample=sample,
@@ -130,5 +131,6 @@ def _table(groups: Sequence[SeedGroup], reference: str | None) -> Table:
         headlines={task: score.headline for task, score in scores.tasks.items()},
         mean_of=scores.mean_of,
         rows=tuple(rows),
-        transfers=transfers_of(rows, reference, tasks),
+        transfers=transfers_of(rows, reference, tasks, shared),
+        seed_variance=shared,
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any, Final
 
 from harness.leaderboard.markdown import verdicts
 from harness.leaderboard.tables import Cell, Kind, Leaderboard, Row, SeedNoise, Sweep, Table
-from harness.scoring.statistics import Estimate
+from harness.scoring.significance import Difference
+from harness.scoring.statistics import Estimate, SeedVariance
 from harness.scoring.verdict import transfer_in_words
 
 COLUMNS: Final = [
@@ -99,7 +101,8 @@ def _table_json(t: Table) -> dict[str, Any]:
         "verdicts": verdicts(t),
         "transfer": [] if t.sample else [transfer_in_words(r.label, r.reference, r.gains) for r in t.transfers],
         "seed_noise": None if t.seed_noise is None else _noise_json(t.seed_noise),
-        "sweeps": [_sweep_json(sweep) for sweep in t.sweeps],
+        "sweeps": [_sweep_json(sweep, t.seed_variance.get(None)) for sweep in t.sweeps],
+        "seed_variance": {task or "mean": asdict(shared) for task, shared in t.seed_variance.items()},
     }
 
 
@@ -112,7 +115,7 @@ def _row_json(row: Row) -> dict[str, Any]:
         "runs": [run.directory.name for run in row.group.runs],
         "seeds": [run.record.spec.seed for run in row.group.runs],
         "mean": _cell_json(row.mean),
-        "delta": None if row.delta is None else _estimate_json(row.delta),
+        "delta": None if row.delta is None else _difference_json(row.delta),
         "tasks": {task: _cell_json(cell) for task, cell in row.cells.items()},
         "unparsed": dict(row.unparsed),
         "parameters": row.group.runs[0].record.parameters.model_dump(mode="json"),
@@ -131,10 +134,10 @@ def _noise_json(noise: SeedNoise) -> dict[str, Any]:
     return {"difference": gap, **{k: [r.directory.name for r in v] for k, v in runs.items()}}
 
 
-def _sweep_json(sweep: Sweep) -> dict[str, Any]:
+def _sweep_json(sweep: Sweep, shared: SeedVariance | None) -> dict[str, Any]:
     points = []
     for point in sweep.points:
-        mean = point.group.estimate(None)
+        mean = point.group.estimate(None, shared)
         points.append(
             {
                 "at": dict(point.at),
@@ -153,12 +156,14 @@ def _cell_json(cell: Cell) -> dict[str, Any]:
 
 
 def _estimate_json(found: Estimate) -> dict[str, Any]:
-    return {
-        "value": found.value,
-        "ci95": [found.low, found.high],
-        "significant": found.significant,
-        "mdd": found.mdd,
-    }
+    return {"value": found.value, "ci95": [found.low, found.high], "error": found.error, "seeds": list(found.seeds)}
+
+
+def _difference_json(found: Difference) -> dict[str, Any]:
+    """A difference with its test. p_adjusted: after Holm's correction for ``tests`` tests."""
+    values = {} if found.estimate is None else _estimate_json(found.estimate)
+    test = {"p_adjusted": found.p_adjusted, "tests": found.tests, "untested": found.untested}
+    return {**values, **test, "significant": found.significant, "mdd": found.mdd}
 
 
 def _no_formula(value: object) -> object:

@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from harness.leaderboard.rows import ENOUGH_SEEDS
 from harness.leaderboard.sections import orientation, pictures, sections
 from harness.leaderboard.tables import LIMITED, Cell, Kind, Leaderboard, Row, Table, setting_in_words
 from harness.reporting.markdown import cells, escape, heading, side_by_side, unbroken
-from harness.reporting.numbers import MISSING, count, duration, number, or_missing, percent, share, size
-from harness.scoring.groups import group_difference
+from harness.reporting.numbers import MISSING, count, duration, number, or_missing, p_value, percent, share, size
+from harness.scoring.significance import Pair, family
 from harness.scoring.verdict import gain, score_interval, verdict
 from harness.task import ParameterLimit
 
@@ -44,11 +45,9 @@ def verdicts(table: Table) -> list[str]:
     if table.sample:
         return []
     ranked = sorted((r for r in table.rows if r.rank is not None), key=lambda r: r.rank or 0)
-    words = []
-    for other in ranked[1:]:
-        lead = group_difference(ranked[0].group, other.group, None)
-        if lead is not None:
-            words.append(verdict(ranked[0].label, other.label, lead))
+    shared = table.seed_variance.get(None)
+    leads = family([Pair(a=ranked[0].group, b=other.group, shared=shared) for other in ranked[1:]])
+    words = [verdict(ranked[0].label, other.label, lead) for other, lead in zip(ranked[1:], leads, strict=True)]
     parent = ""
     for row in table.rows:
         if not row.nested:
@@ -84,7 +83,7 @@ def _cells(row: Row, *, ranked: bool, deltas: bool) -> list[str]:
     numbers = [
         _cell(row.mean) + sd,
         score_interval(row.mean.estimate),
-        *([MISSING if row.delta is None else gain(row.delta)] if deltas else []),
+        *([_delta(row)] if deltas else []),
         str(len(row.group.runs)),
         f"{row.group.spec.train.lr:g}" if row.kind is Kind.TRAINED else MISSING,
         _training(row),
@@ -92,6 +91,14 @@ def _cells(row: Row, *, ranked: bool, deltas: bool) -> list[str]:
     ]
     flags = f" ({', '.join(row.flags)})" if row.flags else ""
     return [*([or_missing(row.rank)] if ranked else []), _label(row) + flags, *map(unbroken, numbers)]
+
+
+def _delta(row: Row) -> str:
+    """``-4.7 (-8.0 to -1.7)``, in bold if it is significant."""
+    if row.delta is None:
+        return MISSING
+    text = gain(row.delta.estimate)
+    return f"**{text}**" if row.delta.significant else text
 
 
 def _training(row: Row) -> str:
@@ -173,9 +180,10 @@ def _notes(table: Table) -> Iterator[str]:
     model = "none" if spec.model is None else f"{escape(spec.model.label)} ({escape(spec.model.fingerprint)[:12]})"
     yield f"Data: {escape(spec.data.label)}" + (f" ({data})" if data else "") + f"; base model: {model}"
     yield (
-        "Scores are in percent. ±: standard deviation over seeds. Intervals: bootstrap over seeds and test examples "
-        "(with one seed, over test examples only; with two or three seeds they are wide)"
+        "Scores are in percent. ±: standard deviation over seeds. Intervals: 95 %, over seeds and test examples (with "
+        "one seed, over test examples only)"
     )
+    yield from _seed_variance(table)
     yield (
         "training: time per seed; unparsed: percentage of predictions that do not follow the task's format, averaged "
         "over tasks"
@@ -194,6 +202,19 @@ def _notes(table: Table) -> Iterator[str]:
     yield from _signs(table)
 
 
+def _seed_variance(table: Table) -> Iterator[str]:
+    """Whether rows share their variance between seeds, and how that was decided."""
+    shared = table.seed_variance.get(None)
+    few = sorted({len(r.group.runs) for r in table.rows if r.kind is Kind.TRAINED})
+    if shared is not None:
+        yield (
+            f"Variance between seeds: shared over {shared.n_rows} rows ({percent(shared.value**0.5)} points, "
+            f"{shared.df:g} degrees of freedom; Bartlett's test of equal variances: p {p_value(shared.p_equal)})"
+        )
+    elif few and few[-1] > 1 and few[0] < ENOUGH_SEEDS:
+        yield "Variance between seeds: each row's own, because Bartlett's test rejects that they are equal"
+
+
 def _short(part: str) -> str:
     """A hash or a commit by its first digits, anything else as it is."""
     return part[:12] if _HASH.fullmatch(part) else part
@@ -203,8 +224,8 @@ def _signs(table: Table) -> Iterator[str]:
     every = [cell for row in table.rows for cell in (row.mean, *row.cells.values())]
     if any(cell.best for cell in every):
         yield (
-            "**bold**: the best trained row of a column; ≈: not significantly different from it (by its own 95 % "
-            "interval, without correction for the number of comparisons)"
+            "**bold**: the best trained row of a column; ≈: not tested, or not significantly different from it (5 %, "
+            "Holm's correction for the comparisons of the column)"
         )
     if any(cell.no_train for cell in every):
         yield "° the task has no training examples"
@@ -213,7 +234,13 @@ def _signs(table: Table) -> Iterator[str]:
     if any(row.kind is Kind.UNTRAINED for row in table.rows):
         yield f"{_SIGNS[Kind.UNTRAINED]} baseline: the base model without training, not ranked"
     if any(row.delta is not None for row in table.rows):
-        yield "Δ: difference of the means in percentage points, an ablation minus the method that it is nested under"
+        yield (
+            "Δ: difference of the means in percentage points, an ablation minus the method that it is nested under; "
+            "**bold**: significant (5 %, Holm's correction for all ablations of the table)"
+        )
+        reasons = sorted({r.delta.untested for r in table.rows if r.delta is not None and r.delta.untested is not None})
+        if reasons:
+            yield f"Δ not tested: {'; '.join(map(escape, reasons))}"
     if any(row.reused for row in table.rows):
         yield "reused: every training stage was reused from the runs of another row, where its time is listed"
     if any(LIMITED in row.flags for row in table.rows):

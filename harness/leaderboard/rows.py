@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 from harness.config.clusters import describe_clusters
 from harness.config.spec import RunSpec, display_name
 from harness.leaderboard.tables import LIMITED, Cell, Kind, Row, RowTransfer
-from harness.scoring.groups import SeedGroup, differing, flat, group_difference
-from harness.scoring.verdict import transfer
+from harness.scoring.groups import SeedGroup, differing, flat, shared_seed_variance
+from harness.scoring.significance import Pair, family
+from harness.scoring.statistics import SeedVariance
+from harness.scoring.verdict import Transfer
 from harness.store.tuning import read_tuning
 
+ENOUGH_SEEDS: Final = 5  # Rows with as many seeds estimate their variance themselves.
+SharedVariance = Mapping[str | None, SeedVariance]  # by task, and for the mean over tasks under None
+NOT_SHARED: Final[SharedVariance] = {}
 
-def make_rows(groups: Sequence[SeedGroup], tasks: Sequence[str], *, ranked: bool) -> list[Row]:
+
+def shared_variances(groups: Sequence[SeedGroup], tasks: Sequence[str]) -> SharedVariance:
+    """The variance between seeds that the rows of a table share, where a row has few seeds and the variances agree."""
+    if all(len(group.runs) >= ENOUGH_SEEDS for group in groups if group.seeded):
+        return {}
+    found = {task: shared_seed_variance(groups, task) for task in (None, *tasks)}
+    return {task: variance for task, variance in found.items() if variance is not None}
+
+
+def make_rows(groups: Sequence[SeedGroup], tasks: Sequence[str], shared: SharedVariance, *, ranked: bool) -> list[Row]:
     """The rows of a table, best first, with ablations nested under their methods.
 
     Args: ranked: whether rows have ranks and marks for the best; tables of an embedded sample have neither.
     """
     labels = _labels([g.spec for g in groups])
-    rows = _nested([make_row(group, label, tasks) for group, label in zip(groups, labels, strict=True)])
-    return _ranked(_marked(rows, tasks)) if ranked else rows
+    rows = [make_row(group, label, tasks, shared) for group, label in zip(groups, labels, strict=True)]
+    rows = _nested(rows, shared)
+    return _ranked(_marked(rows, tasks, shared)) if ranked else rows
 
 
-def make_row(group: SeedGroup, label: str, tasks: Sequence[str]) -> Row:
+def make_row(group: SeedGroup, label: str, tasks: Sequence[str], shared: SharedVariance = NOT_SHARED) -> Row:
     """One row without rank, marks and nesting."""
     record = group.runs[0].record
     kind = Kind.BASELINE if group.spec.model is None else Kind.UNTRAINED if record.training is None else Kind.TRAINED
@@ -36,10 +52,10 @@ def make_row(group: SeedGroup, label: str, tasks: Sequence[str]) -> Row:
         rank=None,
         nested=False,
         delta=None,
-        mean=_cell(group, None),
+        mean=_cell(group, None, shared),
         cells={
             task: replace(
-                _cell(group, task), no_train=kind is Kind.TRAINED and any(s.n_train == 0 for s in scores[task])
+                _cell(group, task, shared), no_train=kind is Kind.TRAINED and any(s.n_train == 0 for s in scores[task])
             )
             for task in tasks
         },
@@ -49,15 +65,25 @@ def make_row(group: SeedGroup, label: str, tasks: Sequence[str]) -> Row:
     )
 
 
-def transfers_of(rows: Sequence[Row], reference: str | None, tasks: Sequence[str]) -> tuple[RowTransfer, ...]:
-    """The gains of every trained method of a table over the method that trains each task alone, where it is there."""
+def transfers_of(
+    rows: Sequence[Row], reference: str | None, tasks: Sequence[str], shared: SharedVariance
+) -> tuple[RowTransfer, ...]:
+    """The gains of every trained method of a table over the method that trains each task alone, where it is there.
+
+    The gains of all rows on all tasks are one family of tests, those of the means another.
+    """
     alone = next((r for r in rows if r.group.name == reference), None)
     if alone is None:
         return ()
     others = [r for r in rows if r.kind is Kind.TRAINED and not r.nested and r is not alone]
-    gains = [
-        RowTransfer(label=r.label, reference=alone.label, gains=transfer(r.group, alone.group, tasks)) for r in others
-    ]
+    means = family([Pair(a=r.group, b=alone.group, shared=shared.get(None)) for r in others])
+    pairs = [Pair(a=r.group, b=alone.group, task=task, shared=shared.get(task)) for r in others for task in tasks]
+    found = iter(family(pairs))
+    gains = []
+    for row, mean in zip(others, means, strict=True):
+        by_task = {task: next(found) for task in tasks}
+        known = {task: gain for task, gain in by_task.items() if gain.estimate is not None}
+        gains.append(RowTransfer(label=row.label, reference=alone.label, gains=Transfer(gains=known, mean=mean)))
     return tuple(t for t in gains if t.gains.gains)
 
 
@@ -81,13 +107,12 @@ def _name(spec: RunSpec) -> str:
     return display_name(spec) + (f" ({', '.join(notes)})" if notes else "")
 
 
-def _cell(group: SeedGroup, task: str | None) -> Cell:
-    values = [v for run in group.runs if (v := run.value(task)) is not None]
-    value = group.value(task)
+def _cell(group: SeedGroup, task: str | None, shared: SharedVariance) -> Cell:
+    values, value = group.values(task), group.value(task)
     sd = None
     if value is not None and len(values) > 1:
         sd = (sum((v - value) ** 2 for v in values) / (len(values) - 1)) ** 0.5
-    return Cell(value=value, estimate=group.estimate(task), sd=sd)
+    return Cell(value=value, estimate=group.estimate(task, shared.get(task)), sd=sd)
 
 
 def _flags(group: SeedGroup) -> tuple[str, ...]:
@@ -101,21 +126,23 @@ def _flags(group: SeedGroup) -> tuple[str, ...]:
     return tuple(flags)
 
 
-def _nested(rows: Sequence[Row]) -> list[Row]:
-    """Methods by mean, best first, each followed by its ablations; an ablation without its method is a row itself."""
+def _nested(rows: Sequence[Row], shared: SharedVariance) -> list[Row]:
+    """Methods by mean, best first, each followed by its ablations; an ablation without its method is a row itself.
+
+    The differences of all ablations of a table are one family of tests.
+    """
 
     def order(row: Row) -> float:
         return -1.0 if row.mean.value is None else row.mean.value
 
+    ordered = sorted(rows, key=order, reverse=True)
+    parents = {row.group: _parent(row, rows) if row.group.spec.method.ablation else None for row in ordered}
+    top = [row for row in ordered if parents[row.group] is None]
+    nested = [(row, parent) for row in ordered if (parent := parents[row.group]) is not None]
+    deltas = family([Pair(a=row.group, b=parent.group, shared=shared.get(None)) for row, parent in nested])
     ablations: dict[SeedGroup, list[Row]] = {}
-    top = []
-    for row in sorted(rows, key=order, reverse=True):
-        parent = _parent(row, rows) if row.group.spec.method.ablation else None
-        if parent is None:
-            top.append(row)
-        else:
-            delta = group_difference(row.group, parent.group, None)
-            ablations.setdefault(parent.group, []).append(replace(row, nested=True, delta=delta))
+    for (row, parent), delta in zip(nested, deltas, strict=True):
+        ablations.setdefault(parent.group, []).append(replace(row, nested=True, delta=delta))
     return [r for row in top for r in (row, *ablations.get(row.group, ()))]
 
 
@@ -126,19 +153,22 @@ def _parent(ablation: Row, rows: Sequence[Row]) -> Row | None:
     return min(family, key=lambda r: len(differing([r.group.spec, spec])), default=None)
 
 
-def _marked(rows: Sequence[Row], tasks: Sequence[str]) -> list[Row]:
-    """Mark the best trained row of each column, and those that do not differ significantly from it."""
+def _marked(rows: Sequence[Row], tasks: Sequence[str], shared: SharedVariance) -> list[Row]:
+    """Mark the best trained row of each column, and those that do not differ significantly from it.
+
+    The comparisons with the best row of a column are one family of tests.
+    """
     rows = list(rows)
     for task in (None, *tasks):
         trained = [i for i, r in enumerate(rows) if _is_result(r) and _value(r, task) is not None]
         if not trained:
             continue
         best = max(trained, key=lambda i: _value(rows[i], task) or 0.0)
-        group = rows[best].group
-        for i in trained:
-            to_best = None if i == best else group_difference(group, rows[i].group, task)
-            tied = to_best is not None and not to_best.significant
-            rows[i] = _with_marks(rows[i], task, best=i == best, tied=tied)
+        others = [i for i in trained if i != best]
+        pairs = [Pair(a=rows[best].group, b=rows[i].group, task=task, shared=shared.get(task)) for i in others]
+        rows[best] = _with_marks(rows[best], task, best=True, tied=False)
+        for i, found in zip(others, family(pairs), strict=True):
+            rows[i] = _with_marks(rows[i], task, best=False, tied=not found.significant)
     return rows
 
 

@@ -9,8 +9,8 @@ from typing import Final
 from harness.leaderboard.tables import Row, SeedNoise, Sweep, Table, grid_value, setting_in_words
 from harness.reporting.markdown import cells, escape, heading, side_by_side, unbroken
 from harness.reporting.numbers import MISSING, count, number, percent, points
-from harness.scoring.groups import group_difference
-from harness.scoring.statistics import Estimate
+from harness.scoring.significance import Difference, Pair, family
+from harness.scoring.statistics import SeedVariance
 from harness.scoring.verdict import gain, score_interval, verdict
 from harness.store.tuning import Tuning
 from harness.sweep.spec import Claim, Orientation
@@ -27,7 +27,7 @@ def sections(table: Table, claims: Sequence[Claim]) -> Iterator[str]:
     if claims and not table.sample:
         yield from tested_claims(table, claims)
     for sweep in table.sweeps:
-        yield from one_sweep(sweep)
+        yield from one_sweep(sweep, table.seed_variance.get(None))
 
 
 def learning_rates(rows: Sequence[Row]) -> Iterator[str]:
@@ -86,11 +86,11 @@ def transfers(table: Table) -> Iterator[str]:
             lost = row.gains.losing_significantly
             losing = f"{len(row.gains.losing)} of {len(row.gains.gains)}"
             losing += "" if table.sample else f" ({len(lost)} significantly)"
-            mean = MISSING if row.gains.mean is None else gain(row.gains.mean)
+            mean = gain(row.gains.mean.estimate)
             gains = [_gain(row.gains.gains.get(task), bold=not table.sample) for task in names]
             yield cells([escape(row.label), unbroken(mean), unbroken(losing), *gains])
         yield ""
-    bold = "" if table.sample else "; **bold**: significant (the 95 % interval excludes 0)"
+    bold = "" if table.sample else "; **bold**: significant (5 %, Holm's correction for all rows and tasks)"
     yield (
         f"Gains in percentage points over {escape(table.transfers[0].reference)}, which trains each task alone; "
         f"losing: tasks that score lower than when trained alone{bold}."
@@ -98,10 +98,10 @@ def transfers(table: Table) -> Iterator[str]:
     yield ""
 
 
-def _gain(found: Estimate | None, *, bold: bool) -> str:
-    if found is None:
+def _gain(found: Difference | None, *, bold: bool) -> str:
+    if found is None or found.estimate is None:
         return MISSING
-    text = points(found.value)
+    text = points(found.estimate.value)
     return f"**{text}**" if bold and found.significant else text
 
 
@@ -109,11 +109,12 @@ def seed_noise(noise: SeedNoise) -> Iterator[str]:
     """The difference between two groups of runs of one method that differ only in their seeds."""
     ours, theirs = ([str(r.record.spec.seed) for r in g.runs] for g in (noise.row, noise.null))
     yield from ("### Seed noise", "")
-    gap = MISSING if noise.difference is None else gain(noise.difference)
+    gap = gain(noise.difference)
     yield (
         f"{escape(noise.row.name)} with the seeds {', '.join(theirs)} instead of {', '.join(ours)}: mean "
         f"{percent(noise.null.value(None))} instead of {percent(noise.row.value(None))}, a difference of {gap} between "
-        "runs of the same method. Two methods that differ by no more than this may be equally good."
+        "runs of the same method, whose true difference is 0. A single pair like this checks the interval; it is not "
+        "the smallest difference that counts."
     )
     yield ""
 
@@ -121,14 +122,16 @@ def seed_noise(noise: SeedNoise) -> Iterator[str]:
 def tested_claims(table: Table, claims: Sequence[Claim]) -> Iterator[str]:
     """The claims that the leaderboard's file quotes from papers, with a verdict on each."""
     yield from ("### Claims", "")
-    for claim in claims:
-        above, below = (_named(table, name) for name in (claim.above, claim.below))
+    pairs = [(_named(table, claim.above), _named(table, claim.below)) for claim in claims]
+    known = [(above, below) for above, below in pairs if above is not None and below is not None]
+    shared = table.seed_variance.get(None)
+    found = iter(family([Pair(a=above.group, b=below.group, shared=shared) for above, below in known]))
+    for claim, (above, below) in zip(claims, pairs, strict=True):
         quoted = f"{escape(claim.above)} above {escape(claim.below)} ({escape(claim.by)}): "
         if above is None or below is None:
             yield f"- {quoted}no finished runs of {escape(claim.above if above is None else claim.below)}"
         else:
-            found = group_difference(above.group, below.group, None)
-            yield f"- {quoted}" + ("no interval" if found is None else escape(verdict(above.label, below.label, found)))
+            yield f"- {quoted}{escape(verdict(above.label, below.label, next(found)))}"
     yield ""
 
 
@@ -138,13 +141,13 @@ def _named(table: Table, name: str) -> Row | None:
     )
 
 
-def one_sweep(sweep: Sweep) -> Iterator[str]:
-    """A table with a line for each point of a sweep."""
+def one_sweep(sweep: Sweep, shared: SeedVariance | None) -> Iterator[str]:
+    """A table with a line for each point of a sweep. shared: the variance between seeds of the table's rows."""
     yield from (f"### Sweep: {escape(sweep.name)} of {escape(sweep.method)}", "")
     yield from heading([*map(escape, sweep.keys), "mean", "stored", "lr", "seeds"])
     for point in sweep.points:
         group = point.group
-        estimate = group.estimate(None)
+        estimate = group.estimate(None, shared)
         ends = "" if estimate is None else f" ({score_interval(estimate)})"
         mean = unbroken(percent(group.value(None)) + ends)
         stored = unbroken(count(group.runs[0].record.parameters.stored))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
 from harness.config.spec import RunSpec
 from harness.scoring.groups import SeedGroup
-from harness.scoring.statistics import Estimate
+from harness.scoring.significance import Difference
+from harness.scoring.statistics import Estimate, SeedVariance
 from harness.scoring.verdict import Transfer
 from harness.store.tuning import Tuning
 from harness.sweep.spec import BoardSpec, Orientation
@@ -56,7 +57,7 @@ class Row:
     kind: Kind
     rank: int | None
     nested: bool
-    delta: Estimate | None
+    delta: Difference | None
     mean: Cell
     cells: Mapping[str, Cell]
     unparsed: Mapping[str, float]
@@ -124,7 +125,11 @@ class SeedNoise:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Comparable rows, best first. spec: of one run, for data, split, prompt and so on. headlines: metrics by task."""
+    """Comparable rows, best first. spec: of one run, for data, split, prompt and so on. headlines: metrics by task.
+
+    seed_variance: the variance between seeds that the rows share, by task and for the mean (None); a missing entry
+    means that each row has its own.
+    """
 
     spec: RunSpec
     sample: bool
@@ -133,6 +138,7 @@ class Table:
     mean_of: tuple[str, ...]
     rows: tuple[Row, ...]
     transfers: tuple[RowTransfer, ...]
+    seed_variance: Mapping[str | None, SeedVariance] = field(default_factory=dict)
     sweeps: tuple[Sweep, ...] = ()
     seed_noise: SeedNoise | None = None
 

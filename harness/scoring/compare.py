@@ -5,6 +5,7 @@ The comparison reads only the files of the runs and needs neither data nor model
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -20,22 +21,23 @@ from harness.scoring.groups import (
     data_key,
     differing,
     flat,
-    group_difference,
     scored_run,
+    shared_seed_variance,
 )
-from harness.scoring.statistics import Estimate
+from harness.scoring.significance import Difference, Pair, family
 from harness.scoring.verdict import Transfer, gain, verdict
 from harness.store.finished import open_finished
 from harness.store.run_directory import RunDirectory
+from harness.task import MIN_EXAMPLES
 
-ALPHA: Final = 1 - stats.LEVEL
+_ALPHA: Final = 1 - stats.LEVEL
 _COMPARABLE: Final = ("suite", "data", "eval", "prompt", "shots", "model")  # Sections that must be equal.
 _FREE: Final = ("data.label", "model.label", "eval.batch_tokens", "eval.max_new_tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskComparison:
-    """One task. p: of the headline's difference, by the bootstrap. p_holm: adjusted for the number of tasks.
+    """One task. difference: with its test in the family of all tasks.
 
     mcnemar: p of McNemar's exact test that both sides are correct equally often, where answers are one label and each
         side is one run. The test compares accuracies, which may rank methods otherwise than a macro-F1 does, so the
@@ -48,19 +50,17 @@ class TaskComparison:
     headline: str
     a: float | None
     b: float | None
-    difference: Estimate | None
-    p: float | None
-    p_holm: float | None
+    difference: Difference
     mcnemar: float | None
 
     @property
     def outcome(self) -> str | None:
         """``win`` or ``loss`` of a where the difference is significant after Holm's correction, else ``tie``."""
-        if self.difference is None or self.p_holm is None:
+        if self.difference.estimate is None or self.difference.p_adjusted is None:
             return None
-        if self.p_holm >= ALPHA:
+        if not self.difference.significant:
             return "tie"
-        return "win" if self.difference.value > 0 else "loss"
+        return "win" if self.difference.estimate.value > 0 else "loss"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,19 +75,19 @@ class Comparison:
     mean_of: tuple[str, ...]
     a_mean: float | None
     b_mean: float | None
-    mean: Estimate | None
+    mean: Difference
 
     @property
     def verdict(self) -> str:
         """The difference of the means in words."""
-        if self.mean is None:
-            return f"{self.a} against {self.b}: no verdict, because a task of the mean has no score"
+        if not self.mean_of:
+            return f"{self.a} against {self.b}: no verdict, because no task has the {MIN_EXAMPLES} examples of a mean"
         return verdict(self.a, self.b, self.mean)
 
     @property
     def transfer(self) -> Transfer:
         """The tasks with gains and losses of a over b."""
-        gains = {t.task: t.difference for t in self.tasks if t.difference is not None}
+        gains = {t.task: t.difference for t in self.tasks if t.difference.estimate is not None}
         return Transfer(gains=gains, mean=self.mean)
 
     def count(self, outcome: str) -> int:
@@ -116,7 +116,7 @@ def compare(a: Sequence[RunDirectory], b: Sequence[RunDirectory], protocol: str 
         mean_of=first.mean_of,
         a_mean=left.value(None),
         b_mean=right.value(None),
-        mean=group_difference(left, right, None) if first.mean_of == right.runs[0].table.mean_of else None,
+        mean=family([_pair(left, right, None)])[0],
     )
 
 
@@ -129,15 +129,18 @@ def render(found: Comparison) -> str:
         "",
         "MDD: minimum detectable difference (80 % power)",
         f"mean of {len(found.mean_of)} tasks: A {percent(found.a_mean)}, B {percent(found.b_mean)}",
-        f"tasks (Holm, {100 * ALPHA:.0f} %): {found.count('win')} won, {found.count('tie')} tied, "
+        f"tasks (Holm, {100 * _ALPHA:.0f} %): {found.count('win')} won, {found.count('tie')} tied, "
         f"{found.count('loss')} lost",
     ]
     transfer = found.transfer
+    untested = next((t.difference.untested for t in found.tasks if t.difference.untested is not None), None)
+    if untested is not None:
+        lines.append(f"no task was tested: {untested}")
     if transfer.losing:
         most = transfer.losing[0]
         lines.append(
             f"A is lower in {len(transfer.losing)} of {len(transfer.gains)} tasks, most in {most} "
-            f"{gain(transfer.gains[most])}"
+            f"{gain(transfer.gains[most].estimate)}"
         )
     return "\n".join([*lines, found.verdict])
 
@@ -152,10 +155,10 @@ def _table(tasks: Sequence[TaskComparison]) -> str:
             t.headline,
             percent(t.a),
             percent(t.b),
-            MISSING if t.difference is None else gain(t.difference),
-            percent(None if t.difference is None else t.difference.mdd),
-            p_value(t.p),
-            p_value(t.p_holm),
+            gain(t.difference.estimate),
+            percent(t.difference.mdd),
+            p_value(None if t.difference.estimate is None else t.difference.estimate.p),
+            p_value(t.difference.p_adjusted),
             p_value(t.mcnemar),
             or_missing(t.outcome),
         )
@@ -177,9 +180,7 @@ def to_json(found: Comparison) -> dict[str, Any]:
                 "headline": t.headline,
                 "a": t.a,
                 "b": t.b,
-                "difference": _estimate_json(t.difference),
-                "p": t.p,
-                "p_holm": t.p_holm,
+                **difference_json(t.difference),
                 "mcnemar": t.mcnemar,
                 "outcome": t.outcome,
             }
@@ -188,7 +189,8 @@ def to_json(found: Comparison) -> dict[str, Any]:
         "mean_of": list(found.mean_of),
         "a_mean": found.a_mean,
         "b_mean": found.b_mean,
-        "mean": _estimate_json(found.mean),
+        "mean": difference_json(found.mean)["difference"],
+        "untested": found.mean.untested,
         "won": found.count("win"),
         "tied": found.count("tie"),
         "lost": found.count("loss"),
@@ -197,10 +199,19 @@ def to_json(found: Comparison) -> dict[str, Any]:
     }
 
 
-def _estimate_json(found: Estimate | None) -> dict[str, Any] | None:
-    if found is None:
-        return None
-    return {**asdict(found), "seeds": list(found.seeds), "mdd": found.mdd, "significant": found.significant}
+def difference_json(found: Difference) -> dict[str, Any]:
+    """A difference with its test as JSON values."""
+    estimate = found.estimate
+    values = None if estimate is None else {**asdict(estimate), "seeds": list(estimate.seeds), "mdd": found.mdd}
+    if values is not None:
+        values["df"] = None if math.isinf(values["df"]) else values["df"]
+        values["significant"] = found.significant
+    return {
+        "difference": values,
+        "p": None if estimate is None else estimate.p,
+        "p_holm": found.p_adjusted,
+        "untested": found.untested,
+    }
 
 
 def _first_protocol(run: RunDirectory) -> str:
@@ -275,9 +286,7 @@ def _with_seeds(group: SeedGroup) -> str:
 
 def _tasks(a: SeedGroup, b: SeedGroup) -> tuple[TaskComparison, ...]:
     table = a.runs[0].table
-    differences = {task: group_difference(a, b, task) for task in table.tasks}
-    p = {task: found.p for task, found in differences.items() if found is not None}
-    adjusted = dict(zip(p, stats.holm(list(p.values())), strict=True))
+    differences = dict(zip(table.tasks, family([_pair(a, b, task) for task in table.tasks]), strict=True))
     return tuple(
         TaskComparison(
             task=task,
@@ -285,12 +294,15 @@ def _tasks(a: SeedGroup, b: SeedGroup) -> tuple[TaskComparison, ...]:
             a=a.value(task),
             b=b.value(task),
             difference=differences[task],
-            p=p.get(task),
-            p_holm=adjusted.get(task),
             mcnemar=_mcnemar(a, b, task),
         )
         for task, score in table.tasks.items()
     )
+
+
+def _pair(a: SeedGroup, b: SeedGroup, task: str | None) -> Pair:
+    """Both sides share their variance between seeds where it is equal."""
+    return Pair(a=a, b=b, task=task, shared=shared_seed_variance([a, b], task))
 
 
 def _mcnemar(a: SeedGroup, b: SeedGroup, task: str) -> float | None:

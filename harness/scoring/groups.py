@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from harness.config.spec import RunSpec, canonical, display_name
 from harness.scoring import statistics as stats
 from harness.scoring.draws import Draws, read_draws
-from harness.scoring.statistics import Estimate, Resampled
+from harness.scoring.statistics import Estimate, Resampled, SeedVariance, Side
 from harness.store.record import ProtocolScores, RunRecord
 from harness.store.run_directory import RunDirectory
+from harness.store.tuning import read_tuning
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,7 +65,7 @@ class SeedGroup:
 
     def value(self, task: str | None) -> float | None:
         """A task's headline (the mean over tasks for None), averaged over seeds; None unless every seed has one."""
-        values = [v for run in self.runs if (v := run.value(task)) is not None]
+        values = self.values(task)
         return sum(values) / len(values) if len(values) == len(self.runs) else None
 
     def resampled(self, task: str | None) -> list[Resampled] | None:
@@ -74,18 +75,51 @@ class SeedGroup:
         same = all(run.fingerprints(task) == first for run in self.runs)
         return resampled if same and len(resampled) == len(self.runs) else None
 
-    def estimate(self, task: str | None) -> Estimate | None:
-        """A task's headline, or the mean, over the seeds; None if draws are missing."""
-        resampled = self.resampled(task)
-        return stats.estimate(resampled) if resampled else None
+    @property
+    def seeded(self) -> bool:
+        """Whether the runs were trained, so that other seeds give other predictions."""
+        return self.runs[0].record.training is not None
 
-
-def group_difference(a: SeedGroup, b: SeedGroup, task: str | None) -> Estimate | None:
-    """a's headline (mean for None) minus b's; None if draws are missing or the test examples differ."""
-    left, right = a.resampled(task), b.resampled(task)
-    if not left or not right or a.runs[0].fingerprints(task) != b.runs[0].fingerprints(task):
+    @property
+    def untested(self) -> str | None:
+        """The reason why no verdict can rest on these runs; None if they can be tested."""
+        if self.seeded and len(self.runs) < 2:
+            return f"{self.name} has one trained seed"
+        if (tuning := read_tuning(self.runs[0].directory)) is not None and tuning.at_the_edge:
+            return f"{self.name} has its best learning rate at the edge of its grid"
         return None
-    return stats.difference(left, right)
+
+    def values(self, task: str | None) -> list[float]:
+        """A task's headline, or the mean, of each seed that has one."""
+        return [v for run in self.runs if (v := run.value(task)) is not None]
+
+    def side(self, task: str | None) -> Side | None:
+        """The draws of every seed; None if one is missing, or if the seeds have different test examples."""
+        resampled = self.resampled(task)
+        return Side(runs=resampled, seeded=self.seeded) if resampled else None
+
+    def estimate(self, task: str | None, shared: SeedVariance | None = None) -> Estimate | None:
+        """A task's headline, or the mean, over the seeds; None if draws are missing.
+
+        Args: shared: the variance between seeds that the group shares with others; default its own.
+        """
+        side = self.side(task)
+        return None if side is None else stats.estimate(side, shared)
+
+
+def group_difference(
+    a: SeedGroup, b: SeedGroup, task: str | None, shared: SeedVariance | None = None
+) -> Estimate | None:
+    """a's headline (mean for None) minus b's; None if draws are missing or the test examples differ."""
+    left, right = a.side(task), b.side(task)
+    if left is None or right is None or a.runs[0].fingerprints(task) != b.runs[0].fingerprints(task):
+        return None
+    return stats.difference(left, right, shared)
+
+
+def shared_seed_variance(groups: Sequence[SeedGroup], task: str | None) -> SeedVariance | None:
+    """The variance between seeds that trained groups share; None if they do not (see ``shared_variance``)."""
+    return stats.shared_variance([group.values(task) for group in groups if group.seeded])
 
 
 def scored_run(directory: RunDirectory, protocol: str) -> ScoredRun | None:

@@ -1,27 +1,25 @@
-"""One bootstrap for all intervals: it resamples seeds and test examples, the same examples on both sides of a
-comparison.
+"""Intervals and tests: a bootstrap over test examples, the same for both sides of a comparison, and Student's t over
+seeds.
 
 A protocol's metrics are functions of column sums over test examples (``harness.task.Statistics``), so a metric on B
 resampled test sets is one matrix product: counts (B, n) @ statistics (n, k) -> sums (B, k) -> values (B,). The counts
 of a task depend only on its name and n. Draws of two runs on the same examples are therefore always paired, and a run
 stores its draws (``harness.scoring.draws``), so that comparisons need no predictions.
 
-An estimate over S seeds (a crossed design: every seed is evaluated on the same examples) is, for draw b,
+An estimate over seeds is a crossed design: every seed of a side is evaluated on the same examples. With n_a and n_b
+seeds the standard error of a difference of means is (Welch 1947; one side alone for a level)
 
-    mean_s v_s + example_b + scale_b * sum_s (w_{b,s} - 1/S) v_s
+    error^2 = s_a^2 / n_a + s_b^2 / n_b + v
 
-    v_s        the metric of seed s on the real test set
-    example_b  the mean over seeds of their draws b, minus the mean of all draws (macro-averages are biased on
-               resampled test sets because classes vanish, and an interval should contain its own value); with several
-               seeds it is shrunk by the variance of single seeds on single examples, which is part of the next term
-               already (see ``_example_part``)
-    w_b        shares of S - 1 seeds drawn with replacement; S - 1, not S, because then the variance of the draws is
-               the unbiased estimate s^2 / S (the rescaled bootstrap of Rao and Wu, JASA 83, 1988)
-    scale_b    sqrt(df / chi2_df), which widens the interval because few seeds estimate their variance poorly
-               (Student's t)
+    s_a^2, s_b^2  variances between seeds, which contain the effect of single examples on single seeds; each side's
+                  own, or one that the rows of a leaderboard share (``shared_variance``)
+    v             the variance that other test examples would cause in the difference and that all seeds have in
+                  common, by the method of moments from the draws (``_example_variance``)
 
-Intervals are the 2.5 % and 97.5 % quantiles of the draws. With one seed there is no last term, and the interval covers
-only the choice of test examples (``Estimate.examples_only``). Examples are assumed to be independent of each other.
+The interval is value ± t(df) * error with the degrees of freedom of Satterthwaite (Biometrics 2, 1946), where v counts
+as known. It is symmetric in the sides and in the order of the seeds. A side without randomness in training, such as a
+baseline, has no variance between seeds. A single run alone has the percentile interval of its draws, which covers the
+choice of test examples only (``Estimate.examples_only``). Examples are assumed to be independent of each other.
 """
 
 from __future__ import annotations
@@ -40,6 +38,7 @@ from harness.task import Floats, Statistics
 
 DRAWS: Final = 2000
 LEVEL: Final = 0.95
+_ENDS: Final = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 _Z80: Final = 0.8416  # The standard normal quantile for 80 % power.
 _ZERO: Final = 1e-12  # Differences closer to 0 than this are rounding errors.
 _BIASED: Final = 4.0  # Draws are biased where their mean is further than this many standard errors from the value.
@@ -55,38 +54,58 @@ class Resampled:
     draws: Floats
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Side:
+    """The runs of one method on the same examples. seeded: whether other seeds would give other predictions."""
+
+    runs: Sequence[Resampled]
+    seeded: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedVariance:
+    """A variance between seeds that several rows share.
+
+    df: its degrees of freedom. n_rows: the number of rows with at least two seeds that it is from. p_equal: p of
+    Bartlett's test (1937) that their variances are equal.
+    """
+
+    value: float
+    df: float
+    n_rows: int
+    p_equal: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
     """A metric, or a difference of metrics, over a group of runs.
 
-    low, high: the 95 % interval. error: the standard error. sd: standard deviation over seeds, None with one seed.
-    p: the two-sided p value of the hypothesis that the true value is 0, meaningful for differences.
-    seeds: the number of runs on each side. examples_only: no seeds were resampled, so the interval covers the choice of
-    test examples alone.
+    low, high: the 95 % interval. error: the standard error. df: its degrees of freedom (infinite without seeds).
+    sd: standard deviation over seeds, None with one seed.
+    p: the two-sided p value of the hypothesis that the true value is 0, meaningful for differences. It is not corrected
+        for the number of tests (see ``harness.scoring.significance``).
+    seeds: the number of runs on each side. examples_only: the variance between seeds is not in the interval, because no
+        side has several of them.
     """
 
     value: float
     low: float
     high: float
     error: float
+    df: float
     sd: float | None
     p: float
     seeds: tuple[int, ...]
     examples_only: bool
 
-    @property
-    def significant(self) -> bool:
-        """Whether the 95 % interval excludes 0."""
-        return self.low > 0 or self.high < 0
-
-    @property
-    def mdd(self) -> float:
+    def mdd(self, tests: int = 1) -> float:
         """The minimum detectable difference: the smallest true difference that is significant with 80 % power.
 
-        A difference is significant when it is further from 0 than half the width of the interval. The estimate of a
-        true difference d is above d - 0.84 standard errors in 80 % of all repetitions.
+        A difference is significant when it is further from 0 than t(df) standard errors; with several tests at the
+        level 5 % / tests, as for the smallest p value of Holm's correction. The estimate of a true difference d is
+        above d - 0.84 standard errors in 80 % of all repetitions.
         """
-        return (self.high - self.low) / 2 + _Z80 * self.error
+        return (_quantile(1 - (1 - LEVEL) / (2 * tests), self.df) + _Z80) * self.error
 
 
 def example_counts(task: str, n: int, draws: int = DRAWS) -> Floats:
@@ -125,26 +144,54 @@ def mean_over_tasks(tasks: Sequence[Resampled]) -> Resampled:
 
 def interval(run: Resampled) -> tuple[float, float]:
     """The 95 % interval of one run's metric over the choice of test examples, within 0 and 1."""
-    found = estimate([run])
-    return found.low, found.high
+    low, high = np.quantile(run.draws - _centre(run) + run.value, _ENDS).clip(0.0, 1.0)
+    return float(low), float(high)
 
 
-def estimate(runs: Sequence[Resampled]) -> Estimate:
-    """A metric over the seeds of one method (at least one run)."""
-    return _estimate([runs], bounds=(0.0, 1.0))
+def estimate(side: Side, shared: SeedVariance | None = None) -> Estimate:
+    """A metric over the seeds of one method (at least one run). The interval is within 0 and 1."""
+    found = _estimate([side], shared)
+    if found.examples_only:
+        low, high = interval(side.runs[0])
+        return replace(found, low=low, high=high)
+    return replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
 
 
-def difference(a: Sequence[Resampled], b: Sequence[Resampled]) -> Estimate:
-    """a's metric minus b's on the same test examples. Each side has at least one run; seeds are resampled by side.
+def difference(a: Side, b: Side, shared: SeedVariance | None = None) -> Estimate:
+    """a's metric minus b's on the same test examples. ``difference(b, a)`` is the same with the other sign.
 
-    ``difference(b, a)`` mirrors it exactly, so that a verdict does not depend on the order of the two sides.
+    Args: shared: the variance between seeds of both sides; default each side's own. A side with a single seed takes
+        that of the other side.
     """
-    if [run.value for run in b] < [run.value for run in a]:
-        found = _estimate([b, a], bounds=(-1.0, 1.0))
-        return replace(
-            found, value=0.0 - found.value, low=0.0 - found.high, high=0.0 - found.low, seeds=found.seeds[::-1]
-        )
-    return _estimate([a, b], bounds=(-1.0, 1.0))
+    return _estimate([a, b], shared)
+
+
+def shared_variance(rows: Sequence[Sequence[float]]) -> SeedVariance | None:
+    """The variance between seeds that rows share, from the values of each row's seeds.
+
+    Returns: the mean of the rows' variances, weighted by their degrees of freedom; None if fewer than two rows have
+        several seeds, or if Bartlett's test rejects equal variances at 5 %, so that each row must use its own.
+    """
+    values = [np.asarray(row, dtype=np.float64) for row in rows if len(row) > 1]
+    if len(values) < 2:
+        return None
+    dfs = np.array([len(v) - 1 for v in values], dtype=np.float64)
+    variances = np.array([v.var(ddof=1) for v in values])
+    pooled, df = float(dfs @ variances / dfs.sum()), float(dfs.sum())
+    p = _bartlett(variances, dfs, pooled)
+    return SeedVariance(value=pooled, df=df, n_rows=len(values), p_equal=p) if p >= 1 - LEVEL else None
+
+
+def _bartlett(variances: Floats, dfs: Floats, pooled: float) -> float:
+    """p of Bartlett's test from variances and their degrees of freedom; equal values of all seeds count as equal."""
+    from scipy.stats import chi2
+
+    if pooled <= _ZERO**2:
+        return 1.0
+    k = len(variances)
+    statistic = dfs.sum() * math.log(pooled) - float(dfs @ np.log(np.maximum(variances, _ZERO**2)))
+    correction = 1 + (float((1 / dfs).sum()) - 1 / float(dfs.sum())) / (3 * (k - 1))
+    return float(chi2.sf(max(0.0, statistic) / correction, k - 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,51 +226,81 @@ def holm(p: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _estimate(sides: Sequence[Sequence[Resampled]], bounds: tuple[float, float]) -> Estimate:
-    values = [np.array([run.value for run in runs]) for runs in sides]
+def _estimate(sides: Sequence[Side], shared: SeedVariance | None) -> Estimate:
+    values = [np.array([run.value for run in side.runs]) for side in sides]
     value = sum(sign * float(v.mean()) for sign, v in zip((1, -1), values, strict=False))
-    examples = _example_part(sides)
-    draws = value + examples + _seed_part(values, len(examples))
-    variances = [float(v.var(ddof=1)) if len(v) > 1 else 0.0 for v in values]
-    error = math.sqrt(float(examples.var()) + sum(s2 / len(v) for s2, v in zip(variances, values, strict=True)))
-    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).clip(*bounds)
-    tail = min(int((draws <= _ZERO).sum()), int((draws >= -_ZERO).sum()))
+    between = _between_seeds(sides, values, shared)
+    variance = _example_variance(sides) + sum(part.value for part in between)
+    below = sum(part.value**2 / part.df for part in between)
+    df = variance**2 / below if below > 0 else math.inf
+    error = math.sqrt(variance)
+    half = _quantile((1 + LEVEL) / 2, df) * error
     return Estimate(
         value=value,
-        low=float(low),
-        high=float(high),
+        low=value - half,
+        high=value + half,
         error=error,
-        sd=math.sqrt(variances[0]) if len(sides) == 1 and len(values[0]) > 1 else None,
-        p=min(1.0, (2 * tail + 1) / (len(draws) + 1)),
+        df=df,
+        sd=float(values[0].std(ddof=1)) if len(sides) == 1 and len(values[0]) > 1 else None,
+        p=_p_value(value, error, df, len(sides[0].runs[0].draws)),
         seeds=tuple(len(v) for v in values),
-        examples_only=all(len(v) == 1 for v in values),
+        examples_only=not between,
     )
 
 
-def _example_part(sides: Sequence[Sequence[Resampled]]) -> Floats:
-    """The deviations that other test examples would cause: (B,), around 0.
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """A part of the squared standard error. df: its degrees of freedom."""
+
+    value: float
+    df: float
+
+
+def _between_seeds(sides: Sequence[Side], values: Sequence[Floats], shared: SeedVariance | None) -> list[_Part]:
+    """The parts that are due to seeds; none if no variance between seeds is known."""
+    seeded = [v for side, v in zip(sides, values, strict=True) if side.seeded]
+    share = sum(1 / len(v) for v in seeded)
+    if shared is not None and seeded:
+        return [_Part(value=shared.value * share, df=shared.df)]
+    several = [v for v in seeded if len(v) > 1]
+    if len(several) < len(seeded):  # A side with one seed takes the variance of the other.
+        return [_Part(value=float(v.var(ddof=1)) * share, df=len(v) - 1) for v in several]
+    return [_Part(value=float(v.var(ddof=1)) / len(v), df=len(v) - 1) for v in several]
+
+
+def _example_variance(sides: Sequence[Side]) -> float:
+    """The variance of the estimate over test sets, as far as all seeds have it in common.
 
     The effect of an example on a single seed is part of the variance between seeds already. Where a side has several
     seeds, its variance here is therefore the mean covariance between two of them, not the variance of their mean.
     """
     means, variance = [], 0.0
-    for runs in sides:
-        draws = np.stack([run.draws for run in runs])
-        draws -= np.array([_centre(run) for run in runs])[:, None]
+    for side in sides:
+        draws = np.stack([run.draws for run in side.runs])
         mean = draws.mean(axis=0)
         means.append(mean)
-        n = len(runs)
-        alone = float(draws.var(axis=1).mean())
-        variance += float(mean.var()) if n == 1 else (n * float(mean.var()) - alone) / (n - 1)
-    if len(means) == 1:
-        part: Floats = means[0]
-    else:
-        part = means[0] - means[1]
+        n = len(draws)
+        variance += float(mean.var()) if n == 1 else (n * float(mean.var()) - float(draws.var(axis=1).mean())) / (n - 1)
+    if len(means) == 2:
         variance -= 2 * float(np.cov(means[0], means[1], ddof=0)[0, 1])
-    naive = float(part.var())
-    if naive > 0:
-        part *= math.sqrt(max(0.0, variance) / naive)
-    return part
+    return max(0.0, variance)
+
+
+def _p_value(value: float, error: float, df: float, draws: int) -> float:
+    """Two-sided p of a true value of 0. Without any variance it is bounded by the number of draws."""
+    if abs(value) <= _ZERO:
+        return 1.0
+    if error <= _ZERO:
+        return 2 / (draws + 1)
+    from scipy.stats import norm, t
+
+    return float(2 * (norm.sf(abs(value) / error) if math.isinf(df) else t.sf(abs(value) / error, df)))
+
+
+def _quantile(probability: float, df: float) -> float:
+    from scipy.stats import norm, t
+
+    return float(norm.ppf(probability) if math.isinf(df) else t.ppf(probability, df))
 
 
 def _centre(run: Resampled) -> float:
@@ -235,25 +312,3 @@ def _centre(run: Resampled) -> float:
     mean = float(run.draws.mean())
     noise = float(run.draws.std()) / math.sqrt(len(run.draws))
     return mean if abs(mean - run.value) > _BIASED * noise else run.value
-
-
-def _seed_part(values: Sequence[Floats], draws: int) -> Floats:
-    """The deviations that other seeds would cause: (B,). Two sides have Welch's (1947) degrees of freedom."""
-    part = np.zeros(draws)
-    variances, above = 0.0, 0.0
-    for side, v in enumerate(values):
-        n = len(v)
-        if n == 1:
-            continue
-        rng = np.random.default_rng(stable_seed("seeds", side, n, draws))
-        shares = rng.multinomial(n - 1, np.full(n, 1 / n), size=draws) / (n - 1)
-        part += (-1) ** side * ((shares - 1 / n) @ v)
-        variance = float(v.var(ddof=1)) / n
-        variances += variance
-        above += variance**2 / (n - 1)
-    if above == 0.0:
-        return part
-    df = variances**2 / above
-    chi2 = np.random.default_rng(stable_seed("scale", draws)).chisquare(df, size=draws)
-    scaled: Floats = part * np.sqrt(df / chi2)
-    return scaled

@@ -2,40 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from harness.reporting.numbers import percent, percent_range, points, points_range
-from harness.scoring.groups import SeedGroup, group_difference
+from harness.reporting.numbers import MISSING, p_value, percent, percent_range, points, points_range
+from harness.scoring.significance import Difference
 from harness.scoring.statistics import Estimate
 
 
-def verdict(a: str, b: str, found: Estimate) -> str:
+def verdict(a: str, b: str, found: Difference) -> str:
     """A sentence about the difference a minus b, in percentage points.
 
-    ``cgc_lora above moe_lora: not significant, +0.4 (-0.9 to 1.7), 5 seeds; minimum detectable difference 1.5 (80 %
-    power)``
+    ``cgc_lora above moe_lora: not significant, +0.4 (-0.9 to 1.7), p 0.31, 5 seeds; minimum detectable difference 1.5``
     """
-    side = "below" if found.value < 0 else "above"
+    if found.estimate is None:
+        return f"{a} and {b}: not tested, because scores are missing or the test examples differ"
+    side = "below" if found.estimate.value < 0 else "above"
+    figures = f"{gain(found.estimate)}, {seeds_in_words(found.estimate)}"
+    if found.untested is not None:
+        return f"{a} {side} {b}: not tested ({found.untested}), {figures}"
     significant = "significant" if found.significant else "not significant"
+    corrected = f" after correction for {found.tests} tests" if found.tests > 1 else ""
     return (
-        f"{a} {side} {b}: {significant}, {gain(found)}, {seeds_in_words(found.seeds)}; "
-        f"minimum detectable difference {percent(found.mdd)} (80 % power)"
+        f"{a} {side} {b}: {significant}, {figures}, p {p_value(found.p_adjusted)}{corrected}; "
+        f"minimum detectable difference {percent(found.mdd)}"
     )
 
 
-def gain(found: Estimate) -> str:
-    """``+0.4 (-0.9 to 1.7)``: a difference and its 95 % interval in percentage points."""
+def gain(found: Estimate | None) -> str:
+    """``+0.4 (-0.9 to 1.7)``: a difference and its 95 % interval in percentage points; None as –."""
+    if found is None:
+        return MISSING
     return f"{points(found.value)} ({points_range(found.low, found.high)})"
 
 
-def seeds_in_words(seeds: Sequence[int]) -> str:
+def seeds_in_words(found: Estimate) -> str:
     """``5 seeds``, ``5 and 3 seeds``, ``1 seed (the interval covers test examples only)``."""
-    if all(n == 1 for n in seeds):
-        return "1 seed (the interval covers test examples only)"
-    if len(set(seeds)) == 1:
-        return f"{seeds[0]} seeds"
-    return " and ".join(map(str, seeds)) + " seeds"
+    if all(n == 1 for n in found.seeds):
+        return "1 seed" + (" (the interval covers test examples only)" if found.examples_only else "")
+    if len(set(found.seeds)) == 1:
+        return f"{found.seeds[0]} seeds"
+    return " and ".join(map(str, found.seeds)) + " seeds"
 
 
 def score_interval(found: Estimate | None) -> str:
@@ -50,27 +57,19 @@ class Transfer:
     gains: the difference of the headlines by task, for tasks where both sides have one. mean: that of the means.
     """
 
-    gains: Mapping[str, Estimate]
-    mean: Estimate | None
+    gains: Mapping[str, Difference]
+    mean: Difference
 
     @property
     def losing(self) -> tuple[str, ...]:
         """The tasks with a negative gain (the seesaw effect), the largest loss first."""
-        return tuple(sorted((t for t, g in self.gains.items() if g.value < 0), key=lambda t: self.gains[t].value))
+        values = {task: found.estimate.value for task, found in self.gains.items() if found.estimate is not None}
+        return tuple(sorted((task for task, value in values.items() if value < 0), key=lambda task: values[task]))
 
     @property
     def losing_significantly(self) -> tuple[str, ...]:
-        """The tasks whose interval is below 0."""
-        return tuple(t for t in self.losing if self.gains[t].high < 0)
-
-
-def transfer(together: SeedGroup, alone: SeedGroup, tasks: Sequence[str]) -> Transfer:
-    """The gains of a multi-task method over the method that trains each task alone."""
-    gains = {task: group_difference(together, alone, task) for task in tasks}
-    return Transfer(
-        gains={task: found for task, found in gains.items() if found is not None},
-        mean=group_difference(together, alone, None),
-    )
+        """The tasks with a significant loss."""
+        return tuple(task for task in self.losing if self.gains[task].significant)
 
 
 def transfer_in_words(together: str, alone: str, found: Transfer) -> str:
@@ -78,7 +77,8 @@ def transfer_in_words(together: str, alone: str, found: Transfer) -> str:
 
     ``cgc_lora against lora_single: mean +1.2 (0.3 to 2.0); 3 of 16 tasks lose (1 significantly), most MedDG -2.0 (…)``
     """
-    mean = f"mean {gain(found.mean)}; " if found.mean is not None else ""
+    mean = f"mean {gain(found.mean.estimate)}; " if found.mean.estimate is not None else ""
     lose = f"{len(found.losing)} of {len(found.gains)} tasks lose ({len(found.losing_significantly)} significantly)"
-    most = f", most {found.losing[0]} {gain(found.gains[found.losing[0]])}" if found.losing else ""
+    worst = found.gains[found.losing[0]].estimate if found.losing else None
+    most = f", most {found.losing[0]} {gain(worst)}" if worst is not None else ""
     return f"{together} against {alone}: {mean}{lose}{most}"

@@ -2,8 +2,8 @@
 
 The grid starts with every combination of the given values. While the best point has the smallest or the largest value
 of a numeric field that was tried at that point's other values, the next value on that side is tried too: the sequence
-is geometric and goes on with the ratio of its last two values (10 at most). A point that diverged ends its side. The search stops
-when the best point is inside in every field, or at the limit of points.
+is geometric and goes on with the ratio of its last two values, 10 at most. A point that diverged ends its side. The
+search stops when the best point is inside in every field, or at the limit of points.
 """
 
 from __future__ import annotations

@@ -98,7 +98,8 @@ def _few(limits: tuple[float, float], x: float) -> bool:
 
 def _ablations(table: Table, style: Style) -> Figure | None:
     """The mean of each ablation minus that of its method, with its interval."""
-    rows = [(row, row.delta) for row in table.rows if row.delta is not None]
+    deltas = [(row, row.delta.estimate) for row in table.rows if row.delta is not None]
+    rows = [(row, delta) for row, delta in deltas if delta is not None]
     if not rows:
         return None
     picture, axes = figure(8, 1.5 + 0.3 * len(rows))
@@ -118,18 +119,19 @@ def _transfer(table: Table, style: Style) -> Figure | None:
         return None
     names = short_names(table.tasks)
     gains = [[row.gains.gains.get(task) for task in table.tasks] for row in table.transfers]
-    values = [[float("nan") if g is None else 100 * g.value for g in line] for line in gains]
-    largest = max((abs(g.value) * 100 for line in gains for g in line if g is not None), default=1.0) or 1.0
+    estimates = [[None if gain is None else gain.estimate for gain in line] for line in gains]
+    values = [[float("nan") if found is None else 100 * found.value for found in line] for line in estimates]
+    largest = max((abs(100 * e.value) for line in estimates for e in line if e is not None), default=1.0) or 1.0
     longest = max(len(row.label) for row in table.transfers)
     picture, axes = figure(max(6.5, 2.0 + 0.07 * longest + 0.5 * len(names)), 1.8 + 0.3 * len(gains))
     image = axes.imshow(values, cmap=style.around, vmin=-largest, vmax=largest, aspect="auto")
     for y, line in enumerate(gains):
         for x, gain in enumerate(line):
-            if gain is not None:
+            if gain is not None and gain.estimate is not None:
                 bold = gain.significant and not table.sample
                 look: dict[str, Any] = {"weight": "bold" if bold else "normal", "fontsize": 8}
-                colour = legible_colour(image, 100 * gain.value)
-                axes.text(x, y, points(gain.value), color=colour, ha="center", va="center", **look)
+                colour = legible_colour(image, 100 * gain.estimate.value)
+                axes.text(x, y, points(gain.estimate.value), color=colour, ha="center", va="center", **look)
     axes.set_xticks(range(len(names)), [escape_dollars(n) for n in names], rotation=45, ha="right", fontsize=8)
     axes.set_yticks(range(len(gains)), [escape_dollars(row.label) for row in table.transfers], fontsize=8)
     words = "" if table.sample else "\nbold: significant"
