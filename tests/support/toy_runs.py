@@ -96,6 +96,10 @@ class ToyRuns:
         run.write("record.json", record_of(chosen, n_rows, trained=trained and model is not None, percent=percent))
         return run
 
+    def seeds(self, method: str, right: Mapping[str, Sequence[bool]], n: int = 2, **options: Any) -> list[RunDirectory]:
+        """The same predictions under several seeds, so that nothing varies between them."""
+        return [self(method, right, seed=seed, **options) for seed in range(n)]
+
 
 def answer(example: Example, right: bool) -> Prediction:
     return Prediction(

@@ -78,10 +78,10 @@ def test_runs_that_differ_in_the_seed_are_one_row(toy_run: ToyRuns) -> None:
 
 def test_an_ablation_is_nested_under_its_method_with_the_difference(toy_run: ToyRuns) -> None:
     runs = [
-        toy_run("moe", sky(0.6), ablation="no_gate"),
-        toy_run("lora", sky(0.65)),
-        toy_run("moe", sky(0.7)),
-        toy_run("other", sky(0.1), ablation="alone"),
+        *toy_run.seeds("moe", sky(0.6), ablation="no_gate"),
+        *toy_run.seeds("lora", sky(0.65)),
+        *toy_run.seeds("moe", sky(0.7)),
+        *toy_run.seeds("other", sky(0.1), ablation="alone"),
     ]
     (table,) = build_leaderboard(runs, "toys", "official").tables
     assert [(r.label, r.nested) for r in table.rows] == [
@@ -92,11 +92,12 @@ def test_an_ablation_is_nested_under_its_method_with_the_difference(toy_run: Toy
     ]
     delta = table.rows[1].delta
     assert delta is not None
-    assert delta.value == pytest.approx(-0.1)
+    assert delta.estimate is not None
+    assert delta.estimate.value == pytest.approx(-0.1)
     assert table.rows[1].rank is None
     text = render_markdown(build_leaderboard(runs, "toys", "official"))
     assert "&nbsp;moe+no_gate" in text
-    assert re.search(r"-10\.0 \(-\d+\.\d to -\d+\.\d\)", text)
+    assert re.search(r"\*\*-10\.0 \(-\d+\.\d to -\d+\.\d\)\*\*", text)
     assert "moe+no_gate below moe: significant" in text
 
 
@@ -110,7 +111,8 @@ def test_an_ablation_is_nested_under_the_row_that_is_most_like_it(toy_run: ToyRu
     (table,) = build_leaderboard(runs, "toys", "official").tables
     assert table.rows[2].nested
     assert table.rows[2].delta is not None
-    assert table.rows[2].delta.value == pytest.approx(-0.1)
+    assert table.rows[2].delta.estimate is not None
+    assert table.rows[2].delta.estimate.value == pytest.approx(-0.1)
 
 
 def test_other_models_splits_prompts_limits_and_data_are_in_tables_of_their_own(toy_run: ToyRuns) -> None:
@@ -145,7 +147,7 @@ def test_rows_without_a_model_have_a_table_when_they_are_all_there_is(toy_run: T
 
 
 def test_the_best_is_bold_and_what_does_not_differ_significantly_is_marked(toy_run: ToyRuns) -> None:
-    runs = [toy_run("moe", sky(0.7)), toy_run("poor", sky(0.4))]
+    runs = [*toy_run.seeds("moe", sky(0.7)), *toy_run.seeds("poor", sky(0.4))]
     board = build_leaderboard(runs, "toys", "official")
     moe, poor = board.tables[0].rows
     assert (moe.mean.best, moe.cells["sky"].best, poor.mean.best) == (True, True, False)
@@ -155,10 +157,36 @@ def test_the_best_is_bold_and_what_does_not_differ_significantly_is_marked(toy_r
     assert "moe above poor: significant, +30.0" in text
 
 
+def test_rows_of_one_seed_are_ranked_and_not_tested(toy_run: ToyRuns) -> None:
+    board = build_leaderboard([toy_run("moe", sky(0.7)), toy_run("poor", sky(0.4))], "toys", "official")
+    text = render_markdown(board)
+    assert "moe above poor: not tested (moe has one trained seed), +30.0" in text
+    assert [r.rank for r in board.tables[0].rows] == [1, 2]
+    assert "40.0≈" in text
+
+
+def test_the_best_row_against_the_others_is_one_family_of_tests(toy_run: ToyRuns) -> None:
+    runs = [run for i, p in enumerate((0.7, 0.4, 0.3, 0.2)) for run in toy_run.seeds(f"m{i}", sky(p))]
+    text = render_markdown(build_leaderboard(runs, "toys", "official"))
+    assert text.count("after correction for 3 tests") == 3
+
+
+def test_rows_with_few_seeds_share_the_variance_between_seeds(toy_run: ToyRuns) -> None:
+    runs = [
+        toy_run(f"m{i}", {"sky": share(0.5 + 0.01 * s, seed=7), "sea": share(0.5, seed=8)}, seed=s)
+        for i in range(4)
+        for s in range(2)
+    ]
+    (table,) = build_leaderboard(runs, "toys", "official").tables
+    shared = table.seed_variance[None]
+    assert (shared.n_rows, shared.df) == (4, 4)
+    assert "shared over 4 rows" in render_markdown(build_leaderboard(runs, "toys", "official"))
+
+
 def test_equal_methods_are_tied(toy_run: ToyRuns) -> None:
     runs = [
-        toy_run("moe", {"sky": share(0.61, seed=3)}),
-        toy_run("lora", {"sky": share(0.60, seed=4)}),
+        *toy_run.seeds("moe", {"sky": share(0.61, seed=3)}),
+        *toy_run.seeds("lora", {"sky": share(0.60, seed=4)}),
     ]
     board = build_leaderboard(runs, "toys", "official")
     assert [r.mean.tied for r in board.tables[0].rows] == [False, True]
@@ -226,13 +254,15 @@ def test_rows_of_one_name_show_what_differs(toy_run: ToyRuns) -> None:
 
 def test_transfer_counts_the_tasks_that_lose_against_the_reference(toy_run: ToyRuns) -> None:
     runs = [
-        toy_run("single", {"sky": share(0.5), "sea": share(0.5)}),
-        toy_run("moe", {"sky": share(0.8), "sea": share(0.3)}),
+        *toy_run.seeds("single", {"sky": share(0.5), "sea": share(0.5)}),
+        *toy_run.seeds("moe", {"sky": share(0.8), "sea": share(0.3)}),
     ]
     board = build_leaderboard(runs, "toys", "official", reference="single")
     (row,) = board.tables[0].transfers
     assert (row.label, row.reference) == ("moe", "single")
-    assert row.gains.gains["sky"].value == pytest.approx(0.3)
+    gain = row.gains.gains["sky"].estimate
+    assert gain is not None
+    assert gain.value == pytest.approx(0.3)
     assert (row.gains.losing, row.gains.losing_significantly) == (("sea",), ("sea",))
     assert re.search(
         r"^\| moe \| \+5\.0 \(.*\) \| 1 of 2 \(1 significantly\) \| \*\*\+30\.0\*\* \| \*\*-20\.0\*\* \|$",

@@ -124,7 +124,7 @@ def test_a_row_names_its_clusters(toy_run: ToyRuns, file: BoardSpec, plugin: Pat
 def test_the_markdown_has_every_section(toy_run: ToyRuns, file: BoardSpec, plugin: Path) -> None:
     run = toy_run("lora_all", sky(0.5), seed=0, train=STEPS)
     grid = (Tried(lr=1e-3, mean=0.41, run="x"), Tried(lr=1e-2, mean=None, run="y"))
-    keep(run, Tuning(label="lora_all", split="dev", seed=0, grid=grid, chosen=1e-3))
+    keep(run, Tuning(label="lora_all", split="dev", seed=0, grid=grid, chosen=1e-3, open_ends=()))
     board = make(toy_run, file)
     text = render_markdown(board).replace("\u00a0", " ")
     assert "| lora_all | **41.0** | diverged |" in text

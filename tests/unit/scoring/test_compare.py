@@ -16,6 +16,7 @@ from harness.config.spec import EvalConfig, TrainConfig
 from harness.errors import HarnessError, StoreError, UsageError
 from harness.scoring.compare import compare, render, to_json
 from harness.store.run_directory import RunDirectory
+from harness.store.tuning import Tried, Tuning, keep
 
 
 @pytest.fixture
@@ -34,18 +35,18 @@ def two_tasks(sky: float, sea: float, seed: int = 0) -> dict[str, list[bool]]:
 def test_two_runs_are_also_compared_by_mcnemars_test(toy_run: ToyRuns) -> None:
     a = two_tasks(0.8, 0.5)
     b = {"sky": right(0.6, seed=7), "sea": [not a["sea"][0], *a["sea"][1:]]}
-    found = compare([toy_run("moe", a)], [toy_run("lora", b)])
+    found = compare([toy_run("moe", a, trained=False)], [toy_run("lora", b, trained=False)])
     sky = found.tasks[0]
     only_a = sum(x and not y for x, y in zip(a["sky"], b["sky"], strict=True))
     only_b = sum(y and not x for x, y in zip(a["sky"], b["sky"], strict=True))
     assert sky.mcnemar == pytest.approx(binomtest(only_a, only_a + only_b).pvalue)
-    assert sky.p == pytest.approx(sky.mcnemar, abs=0.01)  # The headline is accuracy, which both compare.
-    assert sky.difference is not None
-    assert sky.difference.value == pytest.approx(np.mean(a["sky"]) - np.mean(b["sky"]))
-    assert sky.p_holm == pytest.approx(2 * sky.p)
+    assert sky.difference.estimate is not None
+    assert sky.difference.estimate.p == pytest.approx(sky.mcnemar, abs=0.01)  # The headline is accuracy, as there.
+    assert sky.difference.estimate.value == pytest.approx(np.mean(a["sky"]) - np.mean(b["sky"]))
+    assert sky.difference.p_adjusted == pytest.approx(2 * sky.difference.estimate.p)
     assert [t.outcome for t in found.tasks] == ["win", "tie"]
-    assert found.mean is not None
-    assert found.mean.value == pytest.approx(np.mean([np.mean(a[t]) - np.mean(b[t]) for t in a]))
+    assert found.mean.estimate is not None
+    assert found.mean.estimate.value == pytest.approx(np.mean([np.mean(a[t]) - np.mean(b[t]) for t in a]))
 
 
 def test_groups_of_seeds_compare_by_the_bootstrap(toy_run: ToyRuns) -> None:
@@ -53,16 +54,39 @@ def test_groups_of_seeds_compare_by_the_bootstrap(toy_run: ToyRuns) -> None:
     b = [toy_run("lora", two_tasks(0.5, 0.6, seed=s + 10), seed=s) for s in range(2)]
     found = compare(a, b)
     assert [t.mcnemar for t in found.tasks] == [None, None]
-    assert found.mean is not None
-    assert found.mean.seeds == (3, 2)
+    assert found.mean.estimate is not None
+    assert found.mean.estimate.seeds == (3, 2)
     assert "3 and 2 seeds" in found.verdict
     assert found.transfer.losing == ("sea",)
 
 
-def test_one_seed_says_that_the_interval_covers_only_examples(toy_run: ToyRuns) -> None:
+def test_one_trained_seed_is_not_tested(toy_run: ToyRuns) -> None:
     found = compare([toy_run("moe", two_tasks(0.8, 0.8))], [toy_run("lora", two_tasks(0.5, 0.5))])
-    assert "moe above lora: significant" in found.verdict
+    assert "moe above lora: not tested (moe has one trained seed)" in found.verdict
     assert "test examples only" in found.verdict
+    assert [t.outcome for t in found.tasks] == [None, None]
+    assert "no task was tested: moe has one trained seed" in render(found)
+
+
+def test_one_trained_seed_against_several_is_not_tested_either(toy_run: ToyRuns) -> None:
+    several = toy_run.seeds("lora", two_tasks(0.5, 0.5), 3)
+    found = compare(several, [toy_run("moe", two_tasks(0.8, 0.8))])
+    assert "not tested (moe has one trained seed)" in found.verdict
+
+
+def test_a_method_without_training_is_compared_with_trained_seeds(toy_run: ToyRuns) -> None:
+    found = compare(toy_run.seeds("moe", two_tasks(0.8, 0.8)), [toy_run("zero", two_tasks(0.5, 0.5), trained=False)])
+    assert "moe above zero: significant" in found.verdict
+
+
+def test_a_learning_rate_at_the_edge_of_its_grid_is_not_tested(toy_run: ToyRuns) -> None:
+    moe, lora = toy_run.seeds("moe", two_tasks(0.8, 0.8)), toy_run.seeds("lora", two_tasks(0.5, 0.5))
+    grid = tuple(Tried(lr=lr, mean=lr, run="r") for lr in (0.1, 0.2, 0.3))
+    search = Tuning(label="lora", split="dev", seed=0, grid=grid, chosen=0.3, open_ends=("train.lr",))
+    keep(lora[0], search)
+    assert "not tested (lora has its best learning rate at the edge of its grid)" in compare(moe, lora).verdict
+    keep(lora[0], search.model_copy(update={"open_ends": ()}))
+    assert "moe above lora: significant" in compare(moe, lora).verdict
 
 
 def test_the_same_method_under_other_seeds_is_named_by_seeds(toy_run: ToyRuns) -> None:
@@ -75,10 +99,10 @@ def test_the_same_method_under_other_seeds_is_named_by_seeds(toy_run: ToyRuns) -
 
 def test_one_method_at_two_settings_is_named_by_what_differs(toy_run: ToyRuns) -> None:
     rows = two_tasks(0.6, 0.6)
-    found = compare([toy_run("moe", rows)], [toy_run("moe", rows, train=TrainConfig(lr=0.5))])
+    found = compare(toy_run.seeds("moe", rows), toy_run.seeds("moe", rows, train=TrainConfig(lr=0.5)))
     assert (found.a, found.b) == ("moe (train.lr=0.001)", "moe (train.lr=0.5)")
-    assert found.mean is not None
-    assert found.mean.value == 0.0
+    assert found.mean.estimate is not None
+    assert found.mean.estimate.value == 0.0
     assert "not significant, +0.0" in found.verdict
 
 
@@ -158,7 +182,7 @@ def test_an_unknown_protocol_is_named(toy_run: ToyRuns) -> None:
 
 
 def test_the_text_and_the_json_say_the_same(toy_run: ToyRuns) -> None:
-    found = compare([toy_run("moe", two_tasks(0.8, 0.3))], [toy_run("lora", two_tasks(0.5, 0.6))])
+    found = compare(toy_run.seeds("moe", two_tasks(0.8, 0.3)), toy_run.seeds("lora", two_tasks(0.5, 0.6)))
     text, values = render(found), json.loads(json.dumps(to_json(found), allow_nan=False))
     assert found.verdict in text
     assert values["verdict"] == found.verdict
@@ -166,11 +190,10 @@ def test_the_text_and_the_json_say_the_same(toy_run: ToyRuns) -> None:
     assert (values["won"], values["tied"], values["lost"]) == (1, 0, 1)
     assert values["losing"] == ["sea"]
     assert "A is lower in 1 of 2 tasks, most in sea -" in text
-    assert values["tasks"]["sky"]["difference"]["low"] == found.tasks[0].difference.low  # type: ignore[union-attr]
+    assert values["tasks"]["sky"]["difference"]["low"] == found.tasks[0].difference.estimate.low  # type: ignore[union-attr]
     assert "protocol official" in text
     assert "MDD" in text
     sky = found.tasks[0].difference
-    assert sky is not None
     assert (values["tasks"]["sky"]["difference"]["mdd"], values["tasks"]["sky"]["difference"]["significant"]) == (
         sky.mdd,
         True,

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import comb
+from math import comb, inf
 from statistics import median
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest, bootstrap, t
+from scipy.stats import bartlett, binomtest, bootstrap, t, ttest_ind
 from sklearn.metrics import f1_score
 
 from harness.errors import HarnessError
+from harness.scoring.significance import Difference
 from harness.scoring.statistics import (
     Estimate,
     Resampled,
@@ -27,6 +29,7 @@ from harness.scoring.statistics import (
     mean_over_tasks,
     metrics,
     resample,
+    shared_variance,
 )
 from harness.scoring.verdict import verdict
 from harness.task import Floats, Statistics
@@ -109,26 +112,94 @@ def test_differences_are_paired_by_rows() -> None:
     paired = difference(Side(runs=[resampled(a)]), Side(runs=[resampled(b)]))
     expected = bootstrap((a - b,), np.mean, method="percentile", n_resamples=5000, rng=np.random.default_rng(2))
     assert (paired.low, paired.high) == pytest.approx(tuple(expected.confidence_interval), abs=0.004)
-    assert paired.significant
-    other_rows = difference([resampled(a)], [resampled(b, task="other")])
+    assert paired.p < 0.05
+    other_rows = difference(Side(runs=[resampled(a)]), Side(runs=[resampled(b, task="other")]))
     assert other_rows.error > 2 * paired.error
-    assert not other_rows.significant
+    assert other_rows.p > 0.05
 
 
 def test_equal_runs_differ_by_nothing() -> None:
     runs = [resampled(np.random.default_rng(s).random(50)) for s in range(3)]
-    found = difference([runs[0]], [runs[0]])
-    assert (found.value, found.low, found.high, found.p, found.mdd) == (0.0, 0.0, 0.0, 1.0, 0.0)
-    assert difference(runs, runs).value == 0.0
-    assert not difference(runs, runs).significant
+    found = difference(Side(runs=runs[:1]), Side(runs=runs[:1]))
+    assert (found.value, found.low, found.high, found.p, found.mdd()) == (0.0, 0.0, 0.0, 1.0, 0.0)
+    assert difference(Side(runs=runs), Side(runs=runs)).value == 0.0
+    assert difference(Side(runs=runs), Side(runs=runs)).p == 1.0
 
 
 def test_a_difference_the_other_way_round_has_the_other_sign() -> None:
     rng = np.random.default_rng(4)
-    a, b = [resampled(rng.random(80)) for _ in range(3)], [resampled(rng.random(80)) for _ in range(3)]
+    a, b = (Side(runs=[resampled(rng.random(80)) for _ in range(n)]) for n in (3, 2))
     one, two = difference(a, b), difference(b, a)
     assert one.value == pytest.approx(-two.value)
-    assert (one.low, one.high, one.p, one.mdd) == (-two.high, -two.low, two.p, two.mdd)
+    assert (one.low, one.high) == pytest.approx((-two.high, -two.low))
+    assert (one.p, one.mdd()) == pytest.approx((two.p, two.mdd()))
+
+
+def test_the_order_of_seeds_changes_nothing() -> None:
+    rng = np.random.default_rng(4)
+    runs, others = ([resampled(rng.random(80)) for _ in range(3)] for _ in range(2))
+    one = difference(Side(runs=runs), Side(runs=others))
+    two = difference(Side(runs=runs[::-1]), Side(runs=others))
+    assert (one.low, one.high, one.p) == pytest.approx((two.low, two.high, two.p))
+
+
+def constant(value: float) -> Resampled:
+    """A run whose score no other test set would change."""
+    return Resampled(value=value, draws=np.full(200, value))
+
+
+def test_two_seeds_have_the_interval_of_student_with_one_degree_of_freedom() -> None:
+    found = estimate(Side(runs=[constant(0.50), constant(0.52)]))
+    assert (found.low, found.high) == pytest.approx((0.51 - 0.12706, 0.51 + 0.12706), abs=1e-4)
+    assert found.df == 1
+
+
+def test_a_difference_is_that_of_welch_where_test_examples_do_not_matter() -> None:
+    a, b = [0.50, 0.53, 0.58, 0.49], [0.44, 0.45, 0.41]
+    found = difference(Side(runs=[constant(v) for v in a]), Side(runs=[constant(v) for v in b]))
+    expected = ttest_ind(a, b, equal_var=False)
+    interval = expected.confidence_interval(0.95)
+    assert (found.p, found.df) == pytest.approx((expected.pvalue, expected.df))
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+
+
+def test_a_shared_variance_is_that_of_a_pooled_t_test() -> None:
+    a, b = [0.50, 0.53, 0.58, 0.49], [0.44, 0.45, 0.38]
+    shared = shared_variance([a, b])
+    assert shared is not None
+    assert shared.p_equal == pytest.approx(bartlett(a, b).pvalue)
+    found = difference(Side(runs=[constant(v) for v in a]), Side(runs=[constant(v) for v in b]), shared)
+    expected = ttest_ind(a, b, equal_var=True)
+    assert (found.p, found.df) == pytest.approx((expected.pvalue, expected.df))
+
+
+def test_variances_that_differ_are_not_shared() -> None:
+    assert shared_variance([[0.1, 0.9, 0.5, 0.2], [0.5, 0.5001, 0.4999, 0.5]]) is None
+    assert shared_variance([[0.1, 0.9], [0.4]]) is None
+
+
+def test_examples_and_seeds_add_up_to_the_squared_error() -> None:
+    """Three seeds on the same examples: the common effect of the examples counts once, that of seeds a third."""
+    rng = np.random.default_rng(6)
+    counts = example_counts("toy", 200, 2000)
+    rows = rng.normal(0.5, 0.1, 200)
+    runs = [Resampled(value=float(x.mean()), draws=counts @ x / 200) for x in (rows + d for d in (0.0, 0.02, -0.05))]
+    found = estimate(Side(runs=runs))
+    between = np.var([run.value for run in runs], ddof=1) / 3
+    assert found.error**2 == pytest.approx(between + rows.var() / 200, rel=0.1)
+
+
+def test_a_side_without_randomness_has_no_variance_between_seeds() -> None:
+    trained = [constant(v) for v in (0.50, 0.53, 0.58)]
+    found = difference(Side(runs=trained), Side(runs=[constant(0.4)], seeded=False))
+    assert found.df == pytest.approx(2)
+    assert found.error == pytest.approx(np.std([0.50, 0.53, 0.58], ddof=1) / np.sqrt(3))
+
+
+def test_a_single_seed_takes_the_variance_of_the_other_side() -> None:
+    trained = [0.50, 0.53, 0.58]
+    found = difference(Side(runs=[constant(v) for v in trained]), Side(runs=[constant(0.4)]))
+    assert found.error == pytest.approx(np.std(trained, ddof=1) * np.sqrt(1 / 3 + 1))
 
 
 def test_the_mean_over_tasks_is_the_mean_of_values_and_its_tasks_are_independent() -> None:
@@ -181,20 +252,32 @@ def test_holm_on_an_example_worked_by_hand() -> None:
 
 
 def test_a_verdict_has_the_significance_and_the_minimum_detectable_difference() -> None:
-    def found(value: float, low: float, high: float, seeds: tuple[int, ...]) -> Estimate:
-        return Estimate(
-            value=value, low=low, high=high, error=0.0025, sd=None, p=0.5, seeds=seeds, examples_only=max(seeds) == 1
+    def found(value: float, half: float, seeds: tuple[int, ...], p: float | None, **test: Any) -> Difference:
+        estimate = Estimate(
+            value=value,
+            low=value - half,
+            high=value + half,
+            error=half / 1.96,
+            df=inf,
+            sd=None,
+            p=p or 0.5,
+            seeds=seeds,
+            examples_only=max(seeds) == 1,
         )
+        return Difference(**{"estimate": estimate, "p_adjusted": p, "tests": 1, "untested": None, **test})
 
-    assert verdict("cgc_lora", "moe_lora", found(0.004, -0.009, 0.017, (5, 5))) == (
-        "cgc_lora above moe_lora: not significant, +0.4 (-0.9 to 1.7), 5 seeds; "
-        "minimum detectable difference 1.5 (80 % power)"
+    assert verdict("cgc_lora", "moe_lora", found(0.004, 0.013, (5, 5), 0.31)) == (
+        "cgc_lora above moe_lora: not significant, +0.4 (-0.9 to 1.7), 5 seeds, p 0.31; "
+        "minimum detectable difference 1.9"
     )
-    assert verdict("a", "b", found(-0.02, -0.03, -0.01, (5, 3))) == (
-        "a below b: significant, -2.0 (-3.0 to -1.0), 5 and 3 seeds; minimum detectable difference 1.2 (80 % power)"
+    assert verdict("a", "b", found(-0.02, 0.01, (5, 3), 0.01, tests=3)) == (
+        "a below b: significant, -2.0 (-3.0 to -1.0), 5 and 3 seeds, p 0.01 after correction for 3 tests; "
+        "minimum detectable difference 1.7"
     )
-    assert "1 seed (the interval covers test examples only)" in verdict("a", "b", found(-0.0001, -0.1, 0.1, (1, 1)))
-    assert "-0.0 (" not in verdict("a", "b", found(-0.0001, -0.1, 0.1, (1, 1)))
+    single = verdict("a", "b", found(-0.0001, 0.1, (1, 1), None, untested="a has one trained seed"))
+    assert single.startswith("a below b: not tested (a has one trained seed), ")
+    assert "1 seed (the interval covers test examples only)" in single
+    assert "-0.0 (" not in single
 
 
 def simulate(seeds: int, seed_sd: float, n: int, repeats: int, gap: float = 0.0) -> tuple[float, float, float]:
