@@ -11,7 +11,7 @@ from harness.leaderboard.sections import orientation, pictures, sections
 from harness.leaderboard.tables import LIMITED, Cell, Kind, Leaderboard, Row, Table, setting_in_words
 from harness.reporting.markdown import cells, escape, heading, side_by_side, unbroken
 from harness.reporting.numbers import MISSING, count, duration, number, or_missing, p_value, percent, share, size
-from harness.scoring.significance import Pair, family
+from harness.scoring.significance import Pair, best_against
 from harness.scoring.verdict import gain, score_interval, verdict
 from harness.task import ParameterLimit
 
@@ -46,7 +46,7 @@ def verdicts(table: Table) -> list[str]:
         return []
     ranked = sorted((r for r in table.rows if r.rank is not None), key=lambda r: r.rank or 0)
     shared = table.seed_variance.get(None)
-    leads = family([Pair(a=ranked[0].group, b=other.group, shared=shared) for other in ranked[1:]])
+    leads = best_against([Pair(a=ranked[0].group, b=other.group, shared=shared) for other in ranked[1:]])
     words = [verdict(ranked[0].label, other.label, lead) for other, lead in zip(ranked[1:], leads, strict=True)]
     parent = ""
     for row in table.rows:
@@ -209,10 +209,10 @@ def _seed_variance(table: Table) -> Iterator[str]:
     if shared is not None:
         yield (
             f"Variance between seeds: shared over {shared.n_rows} rows ({percent(shared.value**0.5)} points, "
-            f"{shared.df:g} degrees of freedom; Bartlett's test of equal variances: p {p_value(shared.p_equal)})"
+            f"{shared.df:g} degrees of freedom; Cochran's test of equal variances: p {p_value(shared.p_equal)})"
         )
     elif few and few[-1] > 1 and few[0] < ENOUGH_SEEDS:
-        yield "Variance between seeds: each row's own, because Bartlett's test rejects that they are equal"
+        yield "Variance between seeds: each row's own, because Cochran's test rejects that they are equal"
 
 
 def _short(part: str) -> str:
@@ -225,7 +225,7 @@ def _signs(table: Table) -> Iterator[str]:
     if any(cell.best for cell in every):
         yield (
             "**bold**: the best trained row of a column; ≈: not tested, or not significantly different from it (5 %, "
-            "Holm's correction for the comparisons of the column)"
+            "corrected for all pairs of rows of the column)"
         )
     if any(cell.no_train for cell in every):
         yield "° the task has no training examples"

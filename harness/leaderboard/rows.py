@@ -10,7 +10,7 @@ from harness.config.clusters import describe_clusters
 from harness.config.spec import RunSpec, display_name
 from harness.leaderboard.tables import LIMITED, Cell, Kind, Row, RowTransfer
 from harness.scoring.groups import SeedGroup, differing, flat, shared_seed_variance
-from harness.scoring.significance import Pair, family
+from harness.scoring.significance import Pair, best_against, family
 from harness.scoring.statistics import SeedVariance
 from harness.scoring.verdict import Transfer
 from harness.store.tuning import read_tuning
@@ -167,7 +167,7 @@ def _marked(rows: Sequence[Row], tasks: Sequence[str], shared: SharedVariance) -
         others = [i for i in trained if i != best]
         pairs = [Pair(a=rows[best].group, b=rows[i].group, task=task, shared=shared.get(task)) for i in others]
         rows[best] = _with_marks(rows[best], task, best=True, tied=False)
-        for i, found in zip(others, family(pairs), strict=True):
+        for i, found in zip(others, best_against(pairs), strict=True):
             rows[i] = _with_marks(rows[i], task, best=False, tied=not found.significant)
     return rows
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from harness.scoring.groups import SeedGroup, group_difference
 from harness.scoring.statistics import LEVEL, Estimate, SeedVariance, holm
@@ -49,12 +51,55 @@ class Pair:
 
 
 def family(pairs: Sequence[Pair]) -> list[Difference]:
-    """Test pairs that are read together; Holm's correction (1979) is over those that can be tested."""
+    """Test pairs that were named beforehand; Holm's correction (1979) is over those that can be tested."""
+    return _tested(pairs, holm_of)
+
+
+def best_against(pairs: Sequence[Pair]) -> list[Difference]:
+    """Test the best of several groups, which is a of every pair, against each of the others.
+
+    The best one is picked by the data, which is as if all pairs of groups were tested. Where the groups share their
+    variance between seeds, the correction is that of Tukey and Kramer (Biometrics 12, 1956), p of the studentised range
+    of as many groups; otherwise that of Bonferroni for all pairs.
+    """
+    return _tested(pairs, tukey if pairs and pairs[0].shared is not None else all_pairs)
+
+
+def holm_of(estimates: Sequence[Estimate]) -> list[float]:
+    """Holm's adjusted p values."""
+    return holm([found.p for found in estimates])
+
+
+def tukey(estimates: Sequence[Estimate]) -> list[float]:
+    """Adjusted p values of the best group against each of the others, by the studentised range of all groups."""
+    return [_range_p(found, len(estimates) + 1) for found in estimates]
+
+
+def all_pairs(estimates: Sequence[Estimate]) -> list[float]:
+    """p values multiplied by the number of all pairs of groups."""
+    n = len(estimates) + 1
+    return [min(1.0, found.p * n * (n - 1) / 2) for found in estimates]
+
+
+def _range_p(found: Estimate, groups: int) -> float:
+    if found.error <= 0 or groups == 2:
+        return found.p
+    return max(found.p, _studentised_range(round(abs(found.value) / found.error * math.sqrt(2), 4), groups, found.df))
+
+
+@cache
+def _studentised_range(statistic: float, groups: int, df: float) -> float:
+    from scipy.stats import studentized_range
+
+    return float(studentized_range.sf(statistic, groups, df))
+
+
+def _tested(pairs: Sequence[Pair], adjust: Callable[[Sequence[Estimate]], list[float]]) -> list[Difference]:
     estimates = [group_difference(pair.a, pair.b, pair.task, pair.shared) for pair in pairs]
     reasons = [pair.untested or pair.a.untested or pair.b.untested for pair in pairs]
-    tested = [i for i, found in enumerate(estimates) if found is not None and reasons[i] is None]
-    adjusted = dict(zip(tested, holm([estimates[i].p for i in tested]), strict=True))  # type: ignore[union-attr]
+    known = {i: found for i, found in enumerate(estimates) if found is not None and reasons[i] is None}
+    adjusted = dict(zip(known, adjust(list(known.values())), strict=True))
     return [
-        Difference(estimate=found, p_adjusted=adjusted.get(i), tests=len(tested), untested=reasons[i])
+        Difference(estimate=found, p_adjusted=adjusted.get(i), tests=len(known), untested=reasons[i])
         for i, found in enumerate(estimates)
     ]

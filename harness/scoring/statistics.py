@@ -16,6 +16,8 @@ seeds the standard error of a difference of means is (Welch 1947; one side alone
     v             the variance that other test examples would cause in the difference and that all seeds have in
                   common, by the method of moments from the draws (``_example_variance``)
 
+and it is at least the variance that other test examples would cause with these very seeds.
+
 The interval is value ± t(df) * error with the degrees of freedom of Satterthwaite (Biometrics 2, 1946), where v counts
 as known. It is symmetric in the sides and in the order of the seeds. A side without randomness in training, such as a
 baseline, has no variance between seeds. A single run alone has the percentile interval of its draws, which covers the
@@ -27,6 +29,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -67,7 +70,7 @@ class SeedVariance:
     """A variance between seeds that several rows share.
 
     df: its degrees of freedom. n_rows: the number of rows with at least two seeds that it is from. p_equal: p of
-    Bartlett's test (1937) that their variances are equal.
+    Cochran's test (1941) that the largest of their variances is no larger than the others.
     """
 
     value: float
@@ -170,7 +173,8 @@ def shared_variance(rows: Sequence[Sequence[float]]) -> SeedVariance | None:
     """The variance between seeds that rows share, from the values of each row's seeds.
 
     Returns: the mean of the rows' variances, weighted by their degrees of freedom; None if fewer than two rows have
-        several seeds, or if Bartlett's test rejects equal variances at 5 %, so that each row must use its own.
+        several seeds, or if Cochran's test rejects at 5 % that the largest is like the others, so that each row
+        must use its own.
     """
     values = [np.asarray(row, dtype=np.float64) for row in rows if len(row) > 1]
     if len(values) < 2:
@@ -178,20 +182,33 @@ def shared_variance(rows: Sequence[Sequence[float]]) -> SeedVariance | None:
     dfs = np.array([len(v) - 1 for v in values], dtype=np.float64)
     variances = np.array([v.var(ddof=1) for v in values])
     pooled, df = float(dfs @ variances / dfs.sum()), float(dfs.sum())
-    p = _bartlett(variances, dfs, pooled)
+    p = _cochran(variances, tuple(dfs))
     return SeedVariance(value=pooled, df=df, n_rows=len(values), p_equal=p) if p >= 1 - LEVEL else None
 
 
-def _bartlett(variances: Floats, dfs: Floats, pooled: float) -> float:
-    """p of Bartlett's test from variances and their degrees of freedom; equal values of all seeds count as equal."""
-    from scipy.stats import chi2
+def _cochran(variances: Floats, dfs: tuple[float, ...]) -> float:
+    """p of Cochran's test that no variance is larger than the others, by simulation of normal values with a fixed seed.
 
-    if pooled <= _ZERO**2:
-        return 1.0
-    k = len(variances)
-    statistic = dfs.sum() * math.log(pooled) - float(dfs @ np.log(np.maximum(variances, _ZERO**2)))
-    correction = 1 + (float((1 / dfs).sum()) - 1 / float(dfs.sum())) / (3 * (k - 1))
-    return float(chi2.sf(max(0.0, statistic) / correction, k - 1))
+    Unlike Bartlett's test it is not misled by rows whose seeds happen to have equal scores, which are frequent with few
+    test examples. Such a row is judged by a variance that is too large for it, so that errors are not more frequent.
+    """
+    if variances.max() <= _ZERO**2:
+        return 1.0  # no row varies at all
+    null = _cochran_null(dfs)
+    return float((1 + (null >= _cochran_statistic(variances[None], dfs)[0]).sum()) / (1 + len(null)))
+
+
+def _cochran_statistic(variances: Floats, dfs: tuple[float, ...]) -> Floats:
+    """The largest variance in units of the pooled one, for each line of variances (n, rows)."""
+    weights = np.array(dfs)
+    statistic: Floats = variances.max(axis=1) * weights.sum() / (variances @ weights)
+    return statistic
+
+
+@cache
+def _cochran_null(dfs: tuple[float, ...]) -> Floats:
+    rng = np.random.default_rng(stable_seed("cochran", *dfs))
+    return _cochran_statistic(rng.chisquare(np.array(dfs), size=(DRAWS, len(dfs))) / np.array(dfs), dfs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,7 +247,8 @@ def _estimate(sides: Sequence[Side], shared: SeedVariance | None) -> Estimate:
     values = [np.array([run.value for run in side.runs]) for side in sides]
     value = sum(sign * float(v.mean()) for sign, v in zip((1, -1), values, strict=False))
     between = _between_seeds(sides, values, shared)
-    variance = _example_variance(sides) + sum(part.value for part in between)
+    examples = _example_variance(sides)
+    variance = max(examples.common + sum(part.value for part in between), examples.of_mean)
     below = sum(part.value**2 / part.df for part in between)
     df = variance**2 / below if below > 0 else math.inf
     error = math.sqrt(variance)
@@ -268,12 +286,20 @@ def _between_seeds(sides: Sequence[Side], values: Sequence[Floats], shared: Seed
     return [_Part(value=float(v.var(ddof=1)) / len(v), df=len(v) - 1) for v in several]
 
 
-def _example_variance(sides: Sequence[Side]) -> float:
-    """The variance of the estimate over test sets, as far as all seeds have it in common.
+@dataclass(frozen=True, kw_only=True)
+class _ExampleVariance:
+    """Variances over test sets. of_mean: of the estimate with these seeds. common: the part that all seeds have.
 
     The effect of an example on a single seed is part of the variance between seeds already. Where a side has several
-    seeds, its variance here is therefore the mean covariance between two of them, not the variance of their mean.
+    seeds, ``common`` is therefore the mean covariance between two of them. It is estimated with noise, so that the sum
+    with the variance between seeds can be too small; ``of_mean`` is a lower bound of the whole with little noise.
     """
+
+    common: float
+    of_mean: float
+
+
+def _example_variance(sides: Sequence[Side]) -> _ExampleVariance:
     means, variance = [], 0.0
     for side in sides:
         draws = np.stack([run.draws for run in side.runs])
@@ -283,7 +309,8 @@ def _example_variance(sides: Sequence[Side]) -> float:
         variance += float(mean.var()) if n == 1 else (n * float(mean.var()) - float(draws.var(axis=1).mean())) / (n - 1)
     if len(means) == 2:
         variance -= 2 * float(np.cov(means[0], means[1], ddof=0)[0, 1])
-    return max(0.0, variance)
+    whole = means[0] if len(means) == 1 else means[0] - means[1]
+    return _ExampleVariance(common=max(0.0, variance), of_mean=float(whole.var()))
 
 
 def _p_value(value: float, error: float, df: float, draws: int) -> float:
