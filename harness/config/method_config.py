@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.config.keys import build_from_keys
+from harness.config.keys import build_from_keys, changed
 from harness.config.spec import RunSpec, TrainConfig
 from harness.errors import StoreError, UsageError, unknown
 from harness.hashing import file_sha256
@@ -106,8 +106,12 @@ def choose_method(
         both = sorted(set(changes) & set(values))
         if both:
             raise UsageError(f"--ablation {ablation} sets method.{both[0]}: do not set it with --set as well")
-    method = build_from_keys(cls, {**values, **changes}, "method")
-    return within(method, parse_budget(budget), sizes) if budget and isinstance(method, AdapterMethod) else method
+    parent = build_from_keys(cls, values, "method")
+    if not budget or not isinstance(parent, AdapterMethod):
+        return build_from_keys(cls, {**values, **changes}, "method")
+    # An ablation keeps the ranks that its method has within the budget, so that it differs in nothing else.
+    ranks = changed(within(parent, parse_budget(budget), sizes), parent)
+    return build_from_keys(cls, {**values, **ranks, **changes}, "method")
 
 
 def data_only(train: TrainConfig) -> TrainConfig:

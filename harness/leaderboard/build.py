@@ -14,7 +14,8 @@ from harness.config.spec import LOCAL
 from harness.leaderboard.rows import make_row, make_rows, shared_variances, transfers_of
 from harness.leaderboard.sweeps import seed_noise_of, sort_runs, sweeps_of
 from harness.leaderboard.tables import Leaderboard, Row, Table, Unfinished
-from harness.scoring.groups import ScoredRun, SeedGroup, by_seed, data_key, scored_run
+from harness.scoring.comparable import question
+from harness.scoring.groups import ScoredRun, SeedGroup, by_seed, scored_run
 from harness.store.run_directory import RunDirectory, State
 from harness.sweep.entries import Matcher
 from harness.sweep.spec import BoardSpec
@@ -97,18 +98,22 @@ def _elsewhere(groups: Sequence[SeedGroup]) -> list[Row]:
 
 
 def _comparable(groups: Sequence[SeedGroup]) -> list[list[SeedGroup]]:
-    """Groups by table, the table with most rows first; groups without a model are in every table of their data."""
-    tables: dict[tuple[str, str], list[SeedGroup]] = {}
+    """Groups by table, the table with most rows first; groups without a model are in every table of their data.
+
+    Rows with presets of papers are in a table of their own, since each of them has its paper's training.
+    """
+    tables: dict[tuple[str, bool, str], list[SeedGroup]] = {}
     without_model: dict[str, list[SeedGroup]] = {}
     for group in groups:
-        key = data_key(group.spec)
+        data = repr(question(group.spec, model=False))
         if group.spec.model is None:
-            without_model.setdefault(key, []).append(group)
+            without_model.setdefault(data, []).append(group)
         else:
-            tables.setdefault((key, group.spec.model.fingerprint), []).append(group)
-    for (key, _), of_table in tables.items():
-        of_table.extend(without_model.get(key, ()))
-    alone = [of_data for key, of_data in without_model.items() if all(key != k for k, _ in tables)]
+            key = (data, group.spec.method.preset is not None, group.spec.model.fingerprint)
+            tables.setdefault(key, []).append(group)
+    for (data, *_), of_table in tables.items():
+        of_table.extend(without_model.get(data, ()))
+    alone = [of_data for data, of_data in without_model.items() if all(data != key[0] for key in tables)]
     return sorted([*tables.values(), *alone], key=len, reverse=True)
 
 

@@ -125,6 +125,8 @@ def _row_json(row: Row) -> dict[str, Any]:
         "peak_memory_bytes": row.memory,
         "tuning": None if row.tuning is None else row.tuning.model_dump(mode="json"),
         "flags": list(row.flags),
+        "unranked": row.unranked,
+        "also_differs_in": list(row.also),
     }
 
 

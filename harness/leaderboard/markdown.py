@@ -11,7 +11,7 @@ from harness.leaderboard.sections import orientation, pictures, sections
 from harness.leaderboard.tables import LIMITED, Cell, Kind, Leaderboard, Row, Table, setting_in_words
 from harness.reporting.markdown import cells, escape, heading, side_by_side, unbroken
 from harness.reporting.numbers import MISSING, count, duration, number, or_missing, p_value, percent, share, size
-from harness.scoring.significance import Pair, best_against
+from harness.scoring.significance import Pair, best_against, family
 from harness.scoring.verdict import gain, score_interval, verdict
 from harness.task import ParameterLimit
 
@@ -69,6 +69,7 @@ def _markdown_table(table: Table) -> Iterator[str]:
             "method runs. They do not show which method is better, so no row is ranked or marked."
         )
         yield ""
+    yield from _no_better_than_a_baseline(table)
     deltas = any(row.delta is not None for row in table.rows)
     ranked = any(row.rank is not None for row in table.rows)
     head = [*(["#"] if ranked else []), "method", "mean ± sd", "95 % interval"]
@@ -76,6 +77,23 @@ def _markdown_table(table: Table) -> Iterator[str]:
     yield from heading(list(map(unbroken, head)))
     for row in table.rows:
         yield cells(_cells(row, ranked=ranked, deltas=deltas))
+
+
+def _no_better_than_a_baseline(table: Table) -> Iterator[str]:
+    """A first line where no trained row is significantly above the best baseline without a language model."""
+    trained = [row for row in table.rows if row.kind is Kind.TRAINED]
+    baselines = [row for row in table.rows if row.kind is Kind.BASELINE and row.mean.value is not None]
+    if not trained or not baselines:
+        return
+    best = max(baselines, key=lambda row: row.mean.value or 0.0)
+    shared = table.seed_variance.get(None)
+    found = family([Pair(a=row.group, b=best.group, shared=shared) for row in trained])
+    if not any(f.significant and f.estimate is not None and f.estimate.value > 0 for f in found):
+        yield (
+            f"> No trained method is significantly above {escape(best.label)} ({percent(best.mean.value)}), which has "
+            "no language model. So this table cannot show which method is better."
+        )
+        yield ""
 
 
 def _cells(row: Row, *, ranked: bool, deltas: bool) -> list[str]:
@@ -220,6 +238,21 @@ def _short(part: str) -> str:
     return part[:12] if _HASH.fullmatch(part) else part
 
 
+def _ablations(table: Table) -> Iterator[str]:
+    """What Δ is, why it was not tested, and what else ablations change."""
+    if any(row.delta is not None for row in table.rows):
+        yield (
+            "Δ: difference of the means in percentage points, an ablation minus the method that it is nested under; "
+            "**bold**: significant (5 %, Holm's correction for all ablations of the table)"
+        )
+        reasons = sorted({r.delta.untested for r in table.rows if r.delta is not None and r.delta.untested is not None})
+        if reasons:
+            yield f"Δ not tested: {'; '.join(map(escape, reasons))}"
+        for row in table.rows:
+            if row.also:
+                yield f"{escape(row.label)} differs from its method also in: {escape(', '.join(row.also))}"
+
+
 def _signs(table: Table) -> Iterator[str]:
     every = [cell for row in table.rows for cell in (row.mean, *row.cells.values())]
     if any(cell.best for cell in every):
@@ -233,14 +266,10 @@ def _signs(table: Table) -> Iterator[str]:
         yield f"{_SIGNS[Kind.BASELINE]} baseline without a language model, not ranked"
     if any(row.kind is Kind.UNTRAINED for row in table.rows):
         yield f"{_SIGNS[Kind.UNTRAINED]} baseline: the base model without training, not ranked"
-    if any(row.delta is not None for row in table.rows):
-        yield (
-            "Δ: difference of the means in percentage points, an ablation minus the method that it is nested under; "
-            "**bold**: significant (5 %, Holm's correction for all ablations of the table)"
-        )
-        reasons = sorted({r.delta.untested for r in table.rows if r.delta is not None and r.delta.untested is not None})
-        if reasons:
-            yield f"Δ not tested: {'; '.join(map(escape, reasons))}"
+    yield from _ablations(table)
+    for row in table.rows:
+        if row.unranked is not None and not row.nested:
+            yield f"{escape(row.label)} has no rank: {escape(row.unranked)}"
     if any(row.reused for row in table.rows):
         yield "reused: every training stage was reused from the runs of another row, where its time is listed"
     if any(LIMITED in row.flags for row in table.rows):

@@ -8,12 +8,13 @@ from typing import Final
 
 from harness.config.clusters import describe_clusters
 from harness.config.spec import RunSpec, display_name
-from harness.leaderboard.tables import LIMITED, Cell, Kind, Row, RowTransfer
-from harness.scoring.groups import SeedGroup, differing, flat, shared_seed_variance
+from harness.leaderboard.tables import LIMITED, TRIED, Cell, Kind, Row, RowTransfer
+from harness.reporting.numbers import count
+from harness.scoring.comparable import differing, effort, flat, other_effort
+from harness.scoring.groups import SeedGroup, shared_seed_variance
 from harness.scoring.significance import Pair, best_against, family
 from harness.scoring.statistics import SeedVariance
 from harness.scoring.verdict import Transfer
-from harness.store.tuning import read_tuning
 
 ENOUGH_SEEDS: Final = 5  # Rows with as many seeds estimate their variance themselves.
 SharedVariance = Mapping[str | None, SeedVariance]  # by task, and for the mean over tasks under None
@@ -33,8 +34,9 @@ def make_rows(groups: Sequence[SeedGroup], tasks: Sequence[str], shared: SharedV
 
     Args: ranked: whether rows have ranks and marks for the best; tables of an embedded sample have neither.
     """
-    labels = _labels([g.spec for g in groups])
+    labels = _labels([g.spec for g in groups], [g.tuning is not None for g in groups])
     rows = [make_row(group, label, tasks, shared) for group, label in zip(groups, labels, strict=True)]
+    rows = [replace(row, unranked=reason) for row, reason in zip(rows, _unranked(rows), strict=True)]
     rows = _nested(rows, shared)
     return _ranked(_marked(rows, tasks, shared)) if ranked else rows
 
@@ -61,7 +63,6 @@ def make_row(group: SeedGroup, label: str, tasks: Sequence[str], shared: SharedV
         },
         unparsed={t: sum(s.n_unparsed or 0 for s in of_task) / n[t] for t, of_task in scores.items() if n[t]},
         flags=_flags(group),
-        tuning=read_tuning(group.runs[0].directory),
     )
 
 
@@ -87,16 +88,19 @@ def transfers_of(
     return tuple(t for t in gains if t.gains.gains)
 
 
-def _labels(specs: Sequence[RunSpec]) -> list[str]:
+def _labels(specs: Sequence[RunSpec], searched: Sequence[bool]) -> list[str]:
     """``cgc_lora+no_gate``, ``moe_lora (paper)``, ``lora_all (1+4 kind)``.
 
-    Rows with equal names are completed with the keys in which they differ.
+    Rows with equal names are completed with the keys in which they differ, with the learning rate only where it was
+    given and not chosen by a search.
     """
     names = [_name(s) for s in specs]
     labels = []
-    for name, spec in zip(names, specs, strict=True):
+    for name, spec, tuned in zip(names, specs, searched, strict=True):
         same = [s for n, s in zip(names, specs, strict=True) if n == name]
-        keys = [k for k in differing(same) if k not in ("train.lr", "model.label", "data.label")]
+        keys = [k for k in differing(same) if k not in ("model.label", "data.label")]
+        if tuned:
+            keys = [k for k in keys if k != "train.lr"]
         values = {k: v for k, v in flat(spec).items() if k in keys and not k.startswith("method.resolved.")}
         labels.append(" ".join([name, *(f"{k.replace('.fields.', '.')}={v}" for k, v in values.items())]))
     return labels
@@ -113,6 +117,29 @@ def _cell(group: SeedGroup, task: str | None, shared: SharedVariance) -> Cell:
     if value is not None and len(values) > 1:
         sd = (sum((v - value) ** 2 for v in values) / (len(values) - 1)) ** 0.5
     return Cell(value=value, estimate=group.estimate(task, shared.get(task)), sd=sd)
+
+
+def _unranked(rows: Sequence[Row]) -> list[str | None]:
+    """For each row the reason why it has no rank, if it has one: another effort, or a learning rate among several."""
+    trained = [row for row in rows if row.kind is Kind.TRAINED]
+    efforts = [effort(row.group.spec) for row in trained if row.group.spec.method.ablation is None]
+    usual = max(efforts, key=lambda e: (efforts.count(e), e["train.per_task"] == "null"), default=None)
+    typical = next((row.group.spec for row in trained if effort(row.group.spec) == usual), None)
+    reasons: list[str | None] = []
+    for row in rows:
+        if row not in trained or typical is None:
+            reasons.append(None)
+        elif (other := other_effort(row.group.spec, typical, row.group.tuned_keys)) is not None:
+            reasons.append(other)
+        else:
+            reasons.append(TRIED if row.group.tuning is None and _has_other_rates(row, trained) else None)
+    return reasons
+
+
+def _has_other_rates(row: Row, rows: Sequence[Row]) -> bool:
+    """Whether another row differs from this one only in the learning rate."""
+    specs = [other.group.spec for other in rows if other is not row]
+    return any(set(differing([row.group.spec, spec])) <= {"train.lr", "model.label", "data.label"} for spec in specs)
 
 
 def _flags(group: SeedGroup) -> tuple[str, ...]:
@@ -142,14 +169,38 @@ def _nested(rows: Sequence[Row], shared: SharedVariance) -> list[Row]:
     deltas = family([Pair(a=row.group, b=parent.group, shared=shared.get(None)) for row, parent in nested])
     ablations: dict[SeedGroup, list[Row]] = {}
     for (row, parent), delta in zip(nested, deltas, strict=True):
-        ablations.setdefault(parent.group, []).append(replace(row, nested=True, delta=delta))
+        ablations.setdefault(parent.group, []).append(replace(row, nested=True, delta=delta, also=_also(row, parent)))
     return [r for row in top for r in (row, *ablations.get(row.group, ()))]
 
 
+def _also(row: Row, parent: Row) -> tuple[str, ...]:
+    """What an ablation changes besides its name: ``stored 3.18 M → 199 k``."""
+    mine, theirs = row.group.runs[0].record.parameters, parent.group.runs[0].record.parameters
+    pairs = [
+        ("stored", count(theirs.stored), count(mine.stored)),
+        ("active", count(theirs.active), count(mine.active)),
+        ("budget", parent.group.spec.budget or "none", row.group.spec.budget or "none"),
+        ("lr", f"{parent.group.spec.train.lr:g}", f"{row.group.spec.train.lr:g}"),
+        ("seeds", str(len(parent.group.runs)), str(len(row.group.runs))),
+    ]
+    return tuple(f"{name} {before} → {after}" for name, before, after in pairs if before != after)
+
+
 def _parent(ablation: Row, rows: Sequence[Row]) -> Row | None:
-    """The row of the same method without an ablation whose spec differs from the ablation's in the fewest keys."""
+    """The row of the same method that differs only in the ablation, the one with the fewest other values; or None.
+
+    The learning rate may differ, because each row has its own, and so may the budget, which an ablation may exceed.
+    """
     spec = ablation.group.spec
-    family = [r for r in rows if r.group.spec.method.name == spec.method.name and r.group.spec.method.ablation is None]
+    same = {"preset": spec.method.preset, "clusters": spec.clusters}
+    family = [
+        row
+        for row in rows
+        if row.group.spec.method.name == spec.method.name
+        and row.group.spec.method.ablation is None
+        and {"preset": row.group.spec.method.preset, "clusters": row.group.spec.clusters} == same
+        and other_effort(row.group.spec, spec, ("budget", *row.group.tuned_keys)) is None
+    ]
     return min(family, key=lambda r: len(differing([r.group.spec, spec])), default=None)
 
 
@@ -183,7 +234,7 @@ def _may_rank(row: Row) -> bool:
 
 
 def _is_result(row: Row) -> bool:
-    return row.kind is Kind.TRAINED and LIMITED not in row.flags
+    return row.kind is Kind.TRAINED and LIMITED not in row.flags and row.unranked is None
 
 
 def _value(row: Row, task: str | None) -> float | None:

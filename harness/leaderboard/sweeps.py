@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.leaderboard.tables import GridPoint, SeedNoise, Sweep
-from harness.scoring.groups import ScoredRun, SeedGroup, by_seed, data_key, group_difference
+from harness.scoring.comparable import question
+from harness.scoring.groups import ScoredRun, SeedGroup, by_seed, group_difference
 from harness.sweep.entries import Entry, Matcher, Part
 
 
@@ -38,7 +39,7 @@ def sort_runs(runs: Sequence[ScoredRun], matcher: Matcher | None) -> RunsByUse:
         grid += [GridRun(entry=e, run=run) for e in entries if e.part is Part.SWEEP]
         if Part.NULL in parts:
             null.append(run)
-        elif not entries or parts & {Part.ROW, Part.TRIVIAL}:
+        elif not entries or parts & {Part.ROW, Part.BASELINE}:
             rows.append(run)
     return RunsByUse(rows=tuple(rows), null=tuple(null), grid=tuple(grid))
 
@@ -74,7 +75,5 @@ def seed_noise_of(by_use: RunsByUse, rows: Sequence[SeedGroup], protocol: str) -
 def _alike(run: ScoredRun, row: SeedGroup) -> bool:
     """Whether both have the same test data and base model; limits on the number of examples may differ."""
     one, two = run.record.spec, row.spec
-    if (one.model and one.model.fingerprint) != (two.model and two.model.fingerprint):
-        return False
     free = {"eval": one.eval.model_copy(update={"per_task": two.eval.per_task})}
-    return data_key(one.model_copy(update=free)) == data_key(two)
+    return question(one.model_copy(update=free)) == question(two)

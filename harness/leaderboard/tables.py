@@ -16,6 +16,7 @@ from harness.store.tuning import Tuning
 from harness.sweep.spec import BoardSpec, Orientation
 from harness.task import ParameterLimit
 
+TRIED: Final = "one of several learning rates that were tried, and not chosen on dev"
 LIMITED: Final = "limited"  # The flag of a row trained or evaluated on only part of the examples; never ranked.
 
 
@@ -49,7 +50,8 @@ class Row:
 
     nested: whether the row is an ablation, listed below its method. delta: its difference to that method.
     unparsed: the share of unparsed predictions by task. flags: the reasons why a result is incomplete ("limited", …).
-    tuning: the grid of learning rates from which the row's was chosen.
+    unranked: the reason why a trained row has no rank. also: for an ablation, what differs from its method besides the
+    ablation itself.
     """
 
     group: SeedGroup
@@ -62,7 +64,13 @@ class Row:
     cells: Mapping[str, Cell]
     unparsed: Mapping[str, float]
     flags: tuple[str, ...]
-    tuning: Tuning | None = None
+    unranked: str | None = None
+    also: tuple[str, ...] = ()
+
+    @property
+    def tuning(self) -> Tuning | None:
+        """The search that has chosen the learning rate."""
+        return self.group.tuning
 
     @property
     def seconds(self) -> float | None:

@@ -14,13 +14,11 @@ from harness.config.spec import RunSpec
 from harness.errors import StoreError, UsageError, unknown
 from harness.reporting.numbers import MISSING, or_missing, p_value, percent
 from harness.scoring import statistics as stats
+from harness.scoring.comparable import differing, flat, question
 from harness.scoring.groups import (
     ScoredRun,
     SeedGroup,
     by_seed,
-    data_key,
-    differing,
-    flat,
     scored_run,
     shared_seed_variance,
 )
@@ -31,8 +29,6 @@ from harness.store.run_directory import RunDirectory
 from harness.task import MIN_EXAMPLES
 
 _ALPHA: Final = 1 - stats.LEVEL
-_COMPARABLE: Final = ("suite", "data", "eval", "prompt", "shots", "model")  # Sections that must be equal.
-_FREE: Final = ("data.label", "model.label", "eval.batch_tokens", "eval.max_new_tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,10 +243,10 @@ def _load(run: RunDirectory, protocol: str) -> ScoredRun:
 
 def _check_comparable(a: SeedGroup, b: SeedGroup) -> None:
     one, two = a.runs[0].directory.name, b.runs[0].directory.name
-    models = {None if s.model is None else s.model.fingerprint for s in (a.spec, b.spec)} - {None}
-    if data_key(a.spec) != data_key(b.spec) or len(models) > 1:
-        keys = [k for k in differing([a.spec, b.spec]) if k.split(".")[0] in _COMPARABLE and k not in _FREE]
-        left, right = flat(a.spec), flat(b.spec)
+    models = a.spec.model is not None and b.spec.model is not None
+    left, right = question(a.spec, model=models), question(b.spec, model=models)
+    if left != right:
+        keys = [k for k in dict.fromkeys([*left, *right]) if left.get(k) != right.get(k)]
         values = "; ".join(f"{k}: {left.get(k, MISSING)} and {right.get(k, MISSING)}" for k in keys)
         raise UsageError(f"{one} and {two} are not comparable ({values}). Compare runs of one leaderboard table.")
     both = {run.record.run_id for run in a.runs} & {run.record.run_id for run in b.runs}

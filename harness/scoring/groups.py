@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from harness.config.spec import RunSpec, canonical, display_name
 from harness.scoring import statistics as stats
@@ -12,7 +12,7 @@ from harness.scoring.draws import Draws, read_draws
 from harness.scoring.statistics import Estimate, Resampled, SeedVariance, Side
 from harness.store.record import ProtocolScores, RunRecord
 from harness.store.run_directory import RunDirectory
-from harness.store.tuning import read_tuning
+from harness.store.tuning import Tuning, read_tuning
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,9 +85,19 @@ class SeedGroup:
         """The reason why no verdict can rest on these runs; None if they can be tested."""
         if self.seeded and len(self.runs) < 2:
             return f"{self.name} has one trained seed"
-        if (tuning := read_tuning(self.runs[0].directory)) is not None and tuning.at_the_edge:
+        if self.tuning is not None and self.tuning.at_the_edge:
             return f"{self.name} has its best learning rate at the edge of its grid"
         return None
+
+    @cached_property
+    def tuning(self) -> Tuning | None:
+        """The search that has chosen the learning rate; None if it was given."""
+        return read_tuning(self.runs[0].directory)
+
+    @property
+    def tuned_keys(self) -> tuple[str, ...]:
+        """The keys besides the learning rate that a search has chosen."""
+        return () if self.tuning is None else tuple(self.tuning.chosen_others)
 
     def values(self, task: str | None) -> list[float]:
         """A task's headline, or the mean, of each seed that has one."""
@@ -140,39 +150,3 @@ def by_seed(runs: Iterable[ScoredRun], protocol: str) -> list[SeedGroup]:
         spec = run.record.spec
         groups.setdefault(canonical(spec.model_copy(update={"seed": 0})), {}).setdefault(spec.seed, run)
     return [SeedGroup(protocol=protocol, runs=tuple(g[seed] for seed in sorted(g))) for g in groups.values()]
-
-
-def flat(spec: RunSpec) -> dict[str, str]:
-    """Every field of a spec as ``key: JSON value``, with defaults and labels, without the seed."""
-    values: dict[str, str] = {}
-
-    def walk(prefix: str, value: object) -> None:
-        if isinstance(value, dict) and value:
-            for key, inner in value.items():
-                walk(f"{prefix}.{key}" if prefix else str(key), inner)
-        else:
-            values[prefix] = json.dumps(value, ensure_ascii=False)
-
-    walk("", spec.model_dump(mode="json", exclude={"seed"}))
-    return values
-
-
-def differing(specs: Sequence[RunSpec]) -> list[str]:
-    """The keys in which specs differ, without the seed, in the order of the spec."""
-    flats = [flat(spec) for spec in specs]
-    keys = dict.fromkeys(key for f in flats for key in f)
-    return [key for key in keys if len({f.get(key) for f in flats}) > 1]
-
-
-def data_key(spec: RunSpec) -> str:
-    """The part of a spec that must be equal for two runs on the same base model to be comparable."""
-    ours = {k: v for k, v in flat(spec).items() if k.split(".")[0] in ("suite", "data")}
-    ours.pop("data.label", None)
-    fields = {
-        "split": spec.eval.split,
-        "rows": spec.eval.per_task,
-        "part": spec.eval.part,
-        "prompt": spec.prompt,
-        "shots": spec.shots,
-    }
-    return repr((sorted(ours.items()), sorted(fields.items(), key=str)))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
+from harness.scoring.comparable import other_effort
 from harness.scoring.groups import SeedGroup, group_difference
 from harness.scoring.statistics import LEVEL, Estimate, SeedVariance, holm
 
@@ -81,6 +82,13 @@ def all_pairs(estimates: Sequence[Estimate]) -> list[float]:
     return [min(1.0, found.p * n * (n - 1) / 2) for found in estimates]
 
 
+def _other_effort(pair: Pair) -> str | None:
+    """The difference in effort of two trained groups; what a search has chosen on dev may differ."""
+    if not (pair.a.seeded and pair.b.seeded):
+        return None
+    return other_effort(pair.a.spec, pair.b.spec, free=(*pair.a.tuned_keys, *pair.b.tuned_keys))
+
+
 def _range_p(found: Estimate, groups: int) -> float:
     if found.error <= 0 or groups == 2:
         return found.p
@@ -96,7 +104,7 @@ def _studentised_range(statistic: float, groups: int, df: float) -> float:
 
 def _tested(pairs: Sequence[Pair], adjust: Callable[[Sequence[Estimate]], list[float]]) -> list[Difference]:
     estimates = [group_difference(pair.a, pair.b, pair.task, pair.shared) for pair in pairs]
-    reasons = [pair.untested or pair.a.untested or pair.b.untested for pair in pairs]
+    reasons = [pair.untested or pair.a.untested or pair.b.untested or _other_effort(pair) for pair in pairs]
     known = {i: found for i, found in enumerate(estimates) if found is not None and reasons[i] is None}
     adjusted = dict(zip(known, adjust(list(known.values())), strict=True))
     return [

@@ -23,10 +23,13 @@ from harness.sweep.spec import NO_BUDGET, BoardSpec, RowSpec, Settings
 
 
 class Part(StrEnum):
-    """The purpose of a run. TRIVIAL: a baseline. NULL: the same method under other seeds. SWEEP: a grid point."""
+    """The purpose of a run.
+
+    BASELINE: a method without training. NULL: the same method under other seeds. SWEEP: a grid point.
+    """
 
     ROW = "row"
-    TRIVIAL = "trivial"
+    BASELINE = "baseline"
     NULL = "null"
     SWEEP = "sweep"
 
@@ -55,8 +58,8 @@ class Entry:
 
 def entries(board: BoardSpec) -> Iterator[Entry]:
     """Every configuration of the file: baselines, rows, the null row, and the grid points of the sweeps."""
-    for name in board.trivial:
-        yield Entry(part=Part.TRIVIAL, config=RowSpec(method=name), seeds=board.seeds[:1], tuned_as=None)
+    for name in board.baselines:
+        yield Entry(part=Part.BASELINE, config=RowSpec(method=name), seeds=board.seeds[:1], tuned_as=None)
     for row in board.row:
         seeds = board.seeds if row.backend is None else board.seeds[:1]  # calls of an API cost money
         yield Entry(part=Part.ROW, config=row, seeds=seeds, tuned_as=tuned(board, row))

@@ -158,7 +158,7 @@ class Claim(Frozen):
 class BoardSpec(Frozen):
     """A leaderboard's file. ``row``, ``sweep``, ``orientation`` and ``claim`` are arrays of tables (``[[row]]``).
 
-    model: default the suite's own default model. trivial: baselines, each with the first seed.
+    model: default the suite's own default model. baselines: methods without training, each with the first seed.
     """
 
     suite: str
@@ -174,7 +174,7 @@ class BoardSpec(Frozen):
     tune: Tune | None = None
     settings: Settings = {}
     row: tuple[RowSpec, ...] = ()
-    trivial: tuple[str, ...] = ()
+    baselines: tuple[str, ...] = ()
     reference: str | None = None  # The method that trains each task alone, against which transfer is measured.
     null: NullSpec | None = None
     sweep: tuple[SweepSpec, ...] = ()
@@ -208,7 +208,7 @@ def read_board(path: Path) -> BoardSpec:
         first = error.errors()[0]
         where = ".".join(str(p + 1) if isinstance(p, int) else p for p in first["loc"])
         raise UsageError(f"{path}: {where} = {first.get('input')!r}: {first['msg']}") from error
-    if not (board.row or board.trivial or board.sweep):
+    if not (board.row or board.baselines or board.sweep):
         raise UsageError(f"{path} compares nothing: add a [[row]] with a method")
     if board.null is not None and set(board.null.seeds) & set(board.seeds):
         raise UsageError(f"{path}: null.seeds and seeds have a seed in common: give the null row seeds of its own")

@@ -26,7 +26,7 @@ seeds = [0]
 settings.train.steps = 2
 settings.train.batch_size = 2
 settings.eval.max_new_tokens = 4
-trivial = ["majority"]
+baselines = ["majority"]
 [[row]]
 method = "lora_all"
 [[sweep]]

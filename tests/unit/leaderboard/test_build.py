@@ -183,6 +183,72 @@ def test_rows_with_few_seeds_share_the_variance_between_seeds(toy_run: ToyRuns) 
     assert "shared over 4 rows" in render_markdown(build_leaderboard(runs, "toys", "official"))
 
 
+def test_another_effort_is_listed_without_rank_and_verdict(toy_run: ToyRuns) -> None:
+    """The same question after other training: nobody can tell whether the method or the training is better."""
+    usual, more = TrainConfig(steps=20), TrainConfig(steps=60)
+    runs = [
+        *toy_run.seeds("moe", sky(0.7), train=more),
+        *toy_run.seeds("lora", sky(0.5), train=usual),
+        *toy_run.seeds("poly", sky(0.4), train=usual),
+    ]
+    (table,) = build_leaderboard(runs, "toys", "official").tables
+    assert [(r.label, r.rank) for r in table.rows] == [("moe", None), ("lora", 1), ("poly", 2)]
+    text = render_markdown(build_leaderboard(runs, "toys", "official"))
+    assert "moe has no rank: different effort: train.steps 60 and 20" in text
+    assert "moe above" not in text
+
+
+def test_learning_rates_that_were_tried_by_hand_have_no_rank(toy_run: ToyRuns) -> None:
+    runs = [run for lr in (1e-3, 1e-2) for run in toy_run.seeds("moe", sky(0.5), train=TrainConfig(lr=lr))]
+    runs += toy_run.seeds("lora", sky(0.4))
+    (table,) = build_leaderboard(runs, "toys", "official").tables
+    assert [(r.label, r.rank) for r in table.rows] == [
+        ("moe train.lr=0.001", None),
+        ("moe train.lr=0.01", None),
+        ("lora", 1),
+    ]
+
+
+def test_presets_of_papers_have_a_table_of_their_own(toy_run: ToyRuns) -> None:
+    runs = [
+        *toy_run.seeds("moe", sky(0.7), preset="paper", train=TrainConfig(steps=8000)),
+        *toy_run.seeds("moe", sky(0.6)),
+        *toy_run.seeds("lora", sky(0.5)),
+        toy_run("majority", sky(0.2), model=None),
+    ]
+    tables = build_leaderboard(runs, "toys", "official").tables
+    assert [[r.label for r in t.rows] for t in tables] == [["moe", "lora", "majority"], ["moe (paper)", "majority"]]
+
+
+def test_an_ablation_needs_a_parent_with_the_same_effort(toy_run: ToyRuns) -> None:
+    runs = [
+        *toy_run.seeds("moe", sky(0.7), train=TrainConfig(steps=2)),
+        *toy_run.seeds("moe", sky(0.5), ablation="no_gate", train=TrainConfig(steps=60)),
+    ]
+    (table,) = build_leaderboard(runs, "toys", "official").tables
+    assert [(r.label, r.nested, r.delta) for r in table.rows] == [("moe", False, None), ("moe+no_gate", False, None)]
+
+
+def test_what_an_ablation_changes_besides_its_name_is_listed(toy_run: ToyRuns) -> None:
+    runs = [
+        *toy_run.seeds("moe", sky(0.7), budget="active:4"),
+        *toy_run.seeds("moe", sky(0.5), ablation="no_gate", train=TrainConfig(lr=1e-2), n=3),
+    ]
+    text = render_markdown(build_leaderboard(runs, "toys", "official"))
+    assert "moe+no_gate differs from its method also in: budget active:4 → none, lr 0.001 → 0.01, seeds 2 → 3" in text
+    assert "Δ not tested: different effort: budget – and active:4" in text
+
+
+def test_a_table_in_which_no_trained_method_beats_a_baseline_says_so_first(toy_run: ToyRuns) -> None:
+    runs = [*toy_run.seeds("moe", sky(0.5)), toy_run("nearest", sky(0.6), model=None)]
+    line = "> No trained method is significantly above nearest (60.0), which has no language model."
+    text = render_markdown(build_leaderboard(runs, "toys", "official"))
+    assert line in text
+    assert text.index(line) < text.index("| moe")
+    better = [*runs, *toy_run.seeds("lora", sky(0.9))]
+    assert line not in render_markdown(build_leaderboard(better, "toys", "official"))
+
+
 def test_equal_methods_are_tied(toy_run: ToyRuns) -> None:
     runs = [
         *toy_run.seeds("moe", {"sky": share(0.61, seed=3)}),

@@ -34,7 +34,7 @@ seeds = [0, 1]
 tune = { lr = [1e-3, 1e-2] }
 settings.train.steps = 10
 null = { method = "lora_all", seeds = [8, 9] }
-trivial = ["majority"]
+baselines = ["majority"]
 [[row]]
 method = "lora_all"
 [[row]]

@@ -14,10 +14,10 @@ from harness.sweep.entries import Part, entries, request
 from harness.sweep.spec import RowSpec, read_board
 
 
-def test_a_file_names_rows_sweeps_trivial_and_null_rows(board_file: Callable[[str], Path], plugin: Path) -> None:
+def test_a_file_names_rows_sweeps_baselines_and_null_rows(board_file: Callable[[str], Path], plugin: Path) -> None:
     path = board_file("""
 tune = { lr = [1e-2, 1e-3] }
-trivial = ["majority"]
+baselines = ["majority"]
 null = { method = "toy_lora", seeds = [7, 8] }
 [[row]]
 method = "toy_lora"
@@ -32,7 +32,7 @@ grid = { train.per_task = [4, "none"], train.loss = ["token", "task"] }
 """)
     found = list(entries(read_board(path)))
     assert [(e.part, e.seeds, e.tuned_as is not None) for e in found[:4]] == [
-        (Part.TRIVIAL, (0,), False),
+        (Part.BASELINE, (0,), False),
         (Part.ROW, (0, 1), True),
         (Part.ROW, (0, 1), False),
         (Part.NULL, (7, 8), True),
@@ -97,5 +97,5 @@ clusters = "kind"
 
 def test_a_file_without_a_model_uses_the_suite_s_own(tmp_path: Path) -> None:
     path = tmp_path / "plain.toml"
-    path.write_text('suite = "promptcblue"\ntrivial = ["majority"]\n')
+    path.write_text('suite = "promptcblue"\nbaselines = ["majority"]\n')
     assert read_board(path).model == suite_class("promptcblue").default_model

@@ -30,7 +30,7 @@ from harness.sweep.spec import read_board
 Command = Callable[..., Any]
 TUNED = """
 tune = { lr = [1e-2, 1e-3], max_points = 2 }
-trivial = ["majority"]
+baselines = ["majority"]
 [[row]]
 method = "lora_all"
 """
@@ -96,7 +96,7 @@ def test_every_rate_is_tried_on_dev_and_the_best_is_used_for_all_seeds(
     board_file: Callable[[str], Path], plugin: Path, tmp_path: Path
 ) -> None:
     path = board_file(
-        'tune = { lr = [1e-2, 1e-5], max_points = 2 }\ntrivial = ["majority"]\n[[row]]\nmethod = "toy_lora"\n'
+        'tune = { lr = [1e-2, 1e-5], max_points = 2 }\nbaselines = ["majority"]\n[[row]]\nmethod = "toy_lora"\n'
     )
     here = Here()
     done, said = run_all(path, here)
@@ -155,7 +155,7 @@ method = "toy_lora"
 def test_an_impossible_budget_is_named_with_the_least_and_the_others_run(
     board_file: Callable[[str], Path], plugin: Path, harness: Command, tmp_path: Path
 ) -> None:
-    path = board_file('trivial = ["majority"]\n[[row]]\nmethod = "cgc_lora"\n')
+    path = board_file('baselines = ["majority"]\n[[row]]\nmethod = "cgc_lora"\n')
     done, _ = run_all(path, Here())
     assert list(done.failed) == ["cgc_lora"]
     assert "active:8" in done.failed["cgc_lora"]
@@ -262,13 +262,13 @@ class Nothing:
 
 
 def test_a_sweep_whose_data_change_under_it_stops(board_file: Callable[[str], Path], plugin: Path) -> None:
-    path = board_file('trivial = ["majority", "nearest"]\n')
+    path = board_file('baselines = ["majority", "nearest"]\n')
     with pytest.raises(HarnessError, match=r"majority, seed 0 was planned as majority-toys-.*have changed"):
         run_all(path, Nothing())
 
 
 def test_a_run_of_another_process_is_waited_for_and_not_begun(board_file: Callable[[str], Path], plugin: Path) -> None:
-    path = board_file('trivial = ["majority"]\n')
+    path = board_file('baselines = ["majority"]\n')
     (job,) = Jobs(read_board(path), path.parent.parent / "runs").all_jobs()
     locked, release = threading.Event(), threading.Event()
 
@@ -294,7 +294,7 @@ def test_a_plan_counts_runs_parameters_steps_and_time(
     board_file: Callable[[str], Path], plugin: Path, harness: Command, tmp_path: Path
 ) -> None:
     path = board_file(
-        'tune = { lr = [1e-2, 1e-3], max_points = 2 }\ntrivial = ["majority"]\n[[row]]\nmethod = "lora_all"\n'
+        'tune = { lr = [1e-2, 1e-3], max_points = 2 }\nbaselines = ["majority"]\n[[row]]\nmethod = "lora_all"\n'
     )
     before = harness("plan", path, "--out", tmp_path / "runs", "--json").json
     assert (before["n_runs"], before["n_done"], before["seconds"]) == (5, 0, None)
@@ -314,7 +314,7 @@ def test_a_plan_counts_runs_parameters_steps_and_time(
 def test_a_sweep_that_is_stopped_resumes_where_it_was(
     board_file: Callable[[str], Path], plugin: Path, start: Command, tmp_path: Path
 ) -> None:
-    path = board_file('trivial = ["majority"]\n[[row]]\nmethod = "toy_lora"\n')
+    path = board_file('baselines = ["majority"]\n[[row]]\nmethod = "toy_lora"\n')
     text = path.read_text().replace("train.steps = 2", "train.steps = 150").replace("seeds = [0, 1]", "seeds = [0]")
     path.write_text(text)
     first = start("sweep", path, "--out", tmp_path / "runs")
@@ -342,6 +342,6 @@ def test_a_sweep_that_is_stopped_resumes_where_it_was(
 
 
 def test_wrong_devices_are_wrong_use(board_file: Callable[[str], Path], harness: Command, tmp_path: Path) -> None:
-    path = board_file('trivial = ["majority"]\n')
+    path = board_file('baselines = ["majority"]\n')
     failed = harness("sweep", path, "--devices", "0,0", "--out", tmp_path / "runs")
     assert (failed.status, "give different ids of GPUs" in failed.err) == (2, True), failed.err
