@@ -100,6 +100,7 @@ class CPoly(LoRAMethod):
         own specific skill; "poly": no specific skills.
     n_splits: the number of feature splits, each with its own router (MHR; needs variant "poly").
     merge: skills by "factor", as in the authors' code, or by "output", as in Eq. 1 of the paper.
+    gate_lr: the factor on the learning rate of the assignment Z.
     """
 
     version: ClassVar[int] = 1
@@ -121,6 +122,7 @@ class CPoly(LoRAMethod):
     variant: str = "c_poly"
     n_splits: int = 1
     merge: str = "factor"
+    gate_lr: float = 1.0
 
     def __post_init__(self) -> None:
         require_choice("method.variant", self.variant, ["c_poly", "simple", "poly"])
@@ -153,6 +155,9 @@ class CPoly(LoRAMethod):
             scale=self.alpha / self.rank,
             merge=self.merge,
         )
+
+    def lr_factor(self, parameter: str) -> float:
+        return self.gate_lr if parameter.endswith(".assignment") else 1.0
 
     def fit(self, adapter: Adapter, trainer: Trainer, tasks: Sequence[str]) -> None:
         """One stage with all tasks mixed; then the assignment of skills to tasks is saved for reports."""

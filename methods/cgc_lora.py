@@ -41,11 +41,11 @@ class CGCLoRA(LoRAMethod):
     gate: weights from a task "embedding" by linear maps without bias; from free "logits" of each task; or "uniform".
     gate_scope: a gate for each "linear" layer, for each "block", or for the "model"; the embedding is always shared.
     gate_softmax: "joint" over common and specific experts, as in the original CGC; "separate" over each part.
-    gate_lr: the factor on the learning rate of free logits.
+    gate_lr: the factor on the learning rate of free logits, which hardly move at that of the experts.
     layout: "cgc"; "common" makes specific experts common (as many as one task uses), "wide" those of all tasks.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     traits: ClassVar[frozenset[Trait]] = frozenset({Trait.ROUTED, Trait.FOLDS})
     summary: ClassVar[str] = "common and task-specific experts behind a gate on the task"
     ablations: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -64,7 +64,7 @@ class CGCLoRA(LoRAMethod):
     gate: str = "embedding"
     gate_scope: str = "linear"
     gate_softmax: str = "joint"
-    gate_lr: float = 1.0
+    gate_lr: float = 50.0
     layout: str = "cgc"
 
     def __post_init__(self) -> None:

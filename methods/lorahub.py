@@ -64,17 +64,17 @@ class LoRAHub(LoRAMethod):
 
     rank: of each LoRA.
     merge: LoRAs by "factor", as in the released code, or by "output".
-    exclude_target: leave a task's own LoRA out of its mixture.
+    exclude_target: leave a task's own LoRA out of its mixture, as for the unseen tasks of the paper.
     experts: folders of PEFT LoRAs, any number, instead of stage 1. The rank is then the largest of theirs, and smaller
         LoRAs are padded with zeros.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     traits: ClassVar[frozenset[Trait]] = frozenset({Trait.ROUTED, Trait.FOLDS})
     summary: ClassVar[str] = "LoRAs trained alone, mixed by weights found without gradients"
     ablations: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "output": {"merge": "output"},
-        "others": {"exclude_target": True},
+        "with_own": {"exclude_target": False},
     }
     folders: ClassVar[Mapping[str, Sequence[str]]] = {"experts": FILES}
 
@@ -84,16 +84,11 @@ class LoRAHub(LoRAMethod):
     bound: float = 1.5
     l1: float = 0.05
     merge: str = "factor"
-    exclude_target: bool = False
+    exclude_target: bool = True
     experts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require_choice("method.merge", self.merge, ["factor", "output"])
-        if self.experts and self.exclude_target:
-            raise UsageError(
-                "method.exclude_target=true leaves out a task's own LoRA, but method.experts belong to no task: give "
-                "only one of the two"
-            )
 
     def ranks(self, n_tasks: int) -> Ranks:
         rank = self.expert_rank()
@@ -135,8 +130,11 @@ class LoRAHub(LoRAMethod):
     def fit(self, adapter: Adapter, trainer: Trainer, tasks: Sequence[str]) -> None:
         """Train each LoRA alone unless they are read from folders; search each task's weights and save them."""
         hub = cast("LoRAAdapter", adapter)
-        if self.exclude_target and len(tasks) < 2:
-            raise UsageError("method.exclude_target=true needs at least 2 tasks: add tasks with --tasks")
+        if self.exclude_target and not self.experts and len(tasks) < 2:
+            raise UsageError(
+                "lorahub mixes the LoRAs of other tasks, so it needs at least 2 tasks: add tasks with --tasks, or set "
+                "method.exclude_target=false"
+            )
         if self.experts:
             trainer.artefact("experts", list(self.experts), ArtefactKind.OTHER)
         else:
@@ -162,7 +160,7 @@ class LoRAHub(LoRAMethod):
             return
         own = hub.tasks.index(task)
         row = cast("HubGate", hub.modules["hub"]).weights[own]
-        sources = [i for i in range(len(row)) if not (self.exclude_target and i == own)]
+        sources = [i for i in range(len(row)) if self.experts or not (self.exclude_target and i == own)]
 
         def loss(weights: Weights) -> float:
             write_weights(row, sources, weights)

@@ -242,7 +242,8 @@ class MoA(LoRAMethod):
 
     rank: of each LoRA. eta: the weight of the routers' classification loss.
     stage1_share: the share of the run's steps in stage 1; the rest is stage 2.
-    joint: stage 2 trains the LoRAs further, together with the routers.
+    joint: stage 2 trains the LoRAs further, together with the routers. If not, stage 1 trains them for all of the run's
+        steps, and stage 2 trains the routers alone, which costs no training of the LoRAs.
     router_input: the states of the "base" model; or, in training, those that the label's LoRA has changed ("adapted").
         Without labels these do not exist, so inference uses the states of the base model.
     pooling: of a prompt's states, "mean" or "last" token.
@@ -255,7 +256,7 @@ class MoA(LoRAMethod):
         order; smaller ranks are padded with zeros. Stage 2 trains them as any others (unless ``joint`` is false).
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     traits: ClassVar[frozenset[Trait]] = frozenset({Trait.ROUTED, Trait.LABEL_FREE, Trait.FOLDS})
     summary: ClassVar[str] = "a LoRA for each domain, chosen from the prompt by routers"
     ablations: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -340,10 +341,15 @@ class MoA(LoRAMethod):
                 raise unknown("task of method.experts", name, tasks)
         return {entry.name: entry.path for entry in named if entry.name is not None}
 
+    @property
+    def alone_share(self) -> float:
+        """The share of the run's steps in which each LoRA is trained alone."""
+        return self.stage1_share if self.joint else 1.0
+
     def stage_key(self, stage: str, tasks: Sequence[str]) -> str | None:
         folders = self.expert_folders(tasks)
-        own = {alone_stage(t, self.stage1_share): t for t in tasks if t not in self.further and t not in folders}
-        return self.alone_key(own[stage], self.rank, self.stage1_share) if stage in own else None
+        own = {alone_stage(t, self.alone_share): t for t in tasks if t not in self.further and t not in folders}
+        return self.alone_key(own[stage], self.rank, self.alone_share) if stage in own else None
 
     def fit(self, adapter: Adapter, trainer: Trainer, tasks: Sequence[str]) -> None:
         """Both stages; with ``--from``, only what is new is trained."""
@@ -358,7 +364,7 @@ class MoA(LoRAMethod):
         if self.stage1_share:
             with own.ignore_prompts():
                 folders = self.expert_folders(tasks)
-                train_alone(own, trainer, [t for t in fresh if t not in folders], share=self.stage1_share)
+                train_alone(own, trainer, [t for t in fresh if t not in folders], share=self.alone_share)
         routed = start is not None and ROUTERS in start.state
         if self.stage1_share < 1 and (fresh or not routed):
             names = [ROUTERS, *(name for task in fresh for name in own.task_parameters(task) if self.joint)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -15,19 +15,20 @@ from harness.seeding import stable_seed
 
 @dataclass(frozen=True, kw_only=True)
 class StepPlan:
-    """The training examples of each optimiser step: one stream of examples, divided into batches of equal size.
+    """The training examples of each optimiser step: one stream of examples, divided into steps as evenly as possible.
 
     The stream is a sequence of epochs, each as long as all examples together. An epoch holds each task by its share, in
     an order drawn by (seed, epoch). A task's examples come in passes over all of them, each in an order drawn by (seed,
     task, pass). Where a task's share is its share of the examples, an epoch is one pass over everything. No batch
     depends on the batches before it, so that a resumed run continues with the same examples.
 
-    examples: by task, positions in the training data set. shares: by task; positive, with sum 1.
+    examples: by task, positions in the training data set. shares: by task; positive, with sum 1. total: the number of
+    examples of all steps together.
     """
 
     examples: Mapping[str, Indices]
     shares: Mapping[str, float]
-    batch_size: int
+    total: int
     steps: int
     seed: int
     _epochs: dict[int, Indices] = field(default_factory=dict, compare=False, repr=False)
@@ -38,9 +39,16 @@ class StepPlan:
         return sum(map(len, self.examples.values()))
 
     def batch(self, step: int) -> Indices:
-        """Positions of the ``batch_size`` examples of a step, counted from 0; a batch may span two epochs."""
-        stream = range(step * self.batch_size, (step + 1) * self.batch_size)
+        """Positions of the examples of a step, counted from 0; a batch may span two epochs."""
+        stream = range(self.total * step // self.steps, self.total * (step + 1) // self.steps)
         return np.asarray([self._epoch(i // self.n_examples)[i % self.n_examples] for i in stream], dtype=np.int64)
+
+    def drawn(self, tasks: Collection[str]) -> int:
+        """How many of the plan's examples are of these tasks."""
+        epochs, rest = divmod(self.total, self.n_examples)
+        members = np.concatenate([np.zeros(0, np.int64), *(self.examples[t] for t in self.examples if t in tasks)])
+        in_part = int(np.isin(self._epoch(epochs)[:rest], members).sum()) if rest else 0
+        return epochs * sum(self.quotas[t] for t in self.examples if t in tasks) + in_part
 
     @cached_property
     def quotas(self) -> dict[str, int]:
@@ -99,24 +107,27 @@ class Mixture:
         return {t: w / (sum(weights.values()) or 1.0) for t, w in weights.items()}
 
     def plan(self, tasks: Sequence[str] | None, share: float) -> StepPlan:
-        """The step plan of a stage.
+        """The step plan of a stage: it has exactly as many examples of its tasks as a stage over all tasks would have.
 
         Args:
-            tasks: whose examples are used (default all). The batch size is their share of the whole batch.
-            share: the share of the run's steps that the stage gets.
+            tasks: whose examples are used (default all).
+            share: the share of the run's steps that the stage gets. A stage with fewer examples than steps has one step
+                for each of its examples.
 
         Raises: DataError if none of the tasks has training examples.
         """
-        chosen = list(self.examples.by_task) if tasks is None else [t for t in self.examples.by_task if t in set(tasks)]
-        examples = {t: self.examples.by_task[t] for t in chosen if len(self.examples.by_task[t])}
+        steps = max(1, round(self.steps * share))
+        whole = self._plan(list(self.examples.by_task), self.batch_size * steps, steps)
+        if tasks is None or set(whole.examples) <= set(tasks):
+            return whole
+        total = max(1, whole.drawn(set(tasks)))
+        return self._plan([t for t in self.examples.by_task if t in set(tasks)], total, min(steps, total))
+
+    def _plan(self, tasks: Sequence[str], total: int, steps: int) -> StepPlan:
+        examples = {t: self.examples.by_task[t] for t in tasks if len(self.examples.by_task[t])}
         if not examples:
-            names = ", ".join(chosen) or "any task"
+            names = ", ".join(tasks) or "any task"
             raise DataError(f"no training examples for {names}: choose other tasks with --tasks or other --data")
         part = sum(self.shares[t] for t in examples)
-        return StepPlan(
-            examples=examples,
-            shares={t: self.shares[t] / part for t in examples},
-            batch_size=max(1, round(self.batch_size * part)),
-            steps=max(1, round(self.steps * share)),
-            seed=self.seed,
-        )
+        shares = {t: self.shares[t] / part for t in examples}
+        return StepPlan(examples=examples, shares=shares, total=total, steps=steps, seed=self.seed)

@@ -35,7 +35,7 @@ def task_of(counts: Mapping[str, int], row: int) -> str:
 
 def drawn(made: Mixture, counts: Mapping[str, int], n: int) -> Counter[str]:
     plan = made.plan(None, 1.0)
-    return Counter(task_of(counts, int(r)) for step in range(n // plan.batch_size) for r in plan.batch(step))
+    return Counter(task_of(counts, int(r)) for step in range(n // made.batch_size) for r in plan.batch(step))
 
 
 COUNTS = {"large": 160, "small": 32, "none": 0, "tiny": 8}
@@ -87,22 +87,38 @@ def test_a_step_does_not_depend_on_the_steps_before_it(sizes: list[int], t: floa
     assert all(n >= 1 for n in once.quotas.values())
 
 
-def test_a_task_alone_gets_its_share_of_examples_in_as_many_steps() -> None:
-    for temperature, sizes in ((1.0, (6, 1, 1)), (math.inf, (3, 3, 3))):
-        made = mixture(COUNTS, temperature)
-        for task, size in zip(("large", "small", "tiny"), sizes, strict=True):
-            plan = made.plan([task], 1.0)
-            assert (plan.batch_size, plan.steps) == (size, 50)
-            assert {task_of(COUNTS, int(r)) for s in range(50) for r in plan.batch(s)} == {task}
-    assert mixture(COUNTS).plan(["tiny"], 0.5).steps == 25
+@pytest.mark.parametrize("batch_size", [4, 8, 24, 40])
+@pytest.mark.parametrize("temperature", [1.0, 3.0, math.inf])
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_a_task_alone_gets_exactly_the_examples_that_the_mixed_run_draws(
+    batch_size: int, temperature: float, share: float
+) -> None:
+    """16 equal tasks, and one with a 39th of the examples: no batch size gives a task alone more or fewer of them."""
+    counts = {**{f"t{i}": 12 for i in range(16)}, "rare": 5}
+    made = mixture(counts, temperature, batch_size)
+    whole = made.plan(None, share)
+    mixed = Counter(task_of(counts, int(r)) for step in range(whole.steps) for r in whole.batch(step))
+    for task in counts:
+        plan = made.plan([task], share)
+        batches = [plan.batch(step) for step in range(plan.steps)]
+        assert {task_of(counts, int(r)) for batch in batches for r in batch} == {task}
+        assert sum(map(len, batches)) == max(1, mixed[task])
+        assert min(map(len, batches)) >= 1
+        assert plan.steps <= whole.steps
+        assert max(map(len, batches)) - min(map(len, batches)) <= 1
+
+
+def test_a_stage_of_all_tasks_has_the_batch_size_in_every_step() -> None:
+    plan = mixture(COUNTS).plan(list(COUNTS), 1.0)
+    assert {len(plan.batch(step)) for step in range(plan.steps)} == {8}
+    assert mixture(COUNTS).plan(["tiny"], 0.5).steps <= 25
 
 
 def test_a_task_alone_comes_in_the_order_of_a_run_of_that_task_only() -> None:
-    alone = {"tiny": 8}
     plan = mixture(COUNTS).plan(["tiny"], 1.0)
-    only = mixture(alone, batch_size=plan.batch_size).plan(None, 1.0)
-    for step in range(20):
-        assert (plan.batch(step) - 192).tolist() == only.batch(step).tolist()
+    alone = [int(r) - 192 for step in range(plan.steps) for r in plan.batch(step)]
+    only = mixture({"tiny": 8}, batch_size=1).plan(None, 1.0)
+    assert alone == [int(only.batch(step)[0]) for step in range(len(alone))]
 
 
 def test_the_number_of_steps_is_given_or_enough_for_the_epochs() -> None:
