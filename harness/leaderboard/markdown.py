@@ -13,6 +13,7 @@ from harness.reporting.markdown import cells, escape, heading, side_by_side, unb
 from harness.reporting.numbers import MISSING, count, duration, number, or_missing, p_value, percent, share, size
 from harness.scoring.significance import Pair, best_against, family
 from harness.scoring.verdict import gain, score_interval, verdict
+from harness.store.machine import differences
 from harness.task import ParameterLimit
 
 _HASH: Final = re.compile(r"[0-9a-f]{40,64}")
@@ -202,6 +203,7 @@ def _notes(table: Table) -> Iterator[str]:
         "one seed, over test examples only)"
     )
     yield from _seed_variance(table)
+    yield from _hardware(table)
     yield (
         "training: time per seed; unparsed: percentage of predictions that do not follow the task's format, averaged "
         "over tasks"
@@ -231,6 +233,14 @@ def _seed_variance(table: Table) -> Iterator[str]:
         )
     elif few and few[-1] > 1 and few[0] < ENOUGH_SEEDS:
         yield "Variance between seeds: each row's own, because Cochran's test rejects that they are equal"
+
+
+def _hardware(table: Table) -> Iterator[str]:
+    """That rows come from different machines, if they do."""
+    trained = [row.group.hardware for row in table.rows if row.kind is Kind.TRAINED]
+    found = dict.fromkeys(text for other in trained[1:] for text in differences(trained[0], other))
+    if found:
+        yield f"Rows come from different hardware: {escape('; '.join(found))}"
 
 
 def _short(part: str) -> str:

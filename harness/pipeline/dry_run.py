@@ -66,7 +66,7 @@ def dry_run(resolved: Resolved) -> DryRun:
         plan = mixture(resolved, train)
         steps = plan.steps
         mean = sum(plan.shares[t] * ((p.prompt_tokens or 0) + (p.target_tokens or 0)) for t, p in tasks.items())
-        tokens = round(plan.total * mean)
+        tokens = round(steps * plan.batch_size * mean)
         needed = _memory(resolved, base, train)
     return DryRun(
         directory=directory_name(resolved.spec),

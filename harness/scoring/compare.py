@@ -25,6 +25,7 @@ from harness.scoring.groups import (
 from harness.scoring.significance import Difference, Pair, family
 from harness.scoring.verdict import Transfer, gain, verdict
 from harness.store.finished import open_finished
+from harness.store.machine import differences
 from harness.store.run_directory import RunDirectory
 from harness.task import MIN_EXAMPLES
 
@@ -61,12 +62,16 @@ class TaskComparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """a against b under one protocol. mean: the difference over ``mean_of``; None if a side has no mean."""
+    """a against b under one protocol. mean: the difference over ``mean_of``.
+
+    hardware: what differs between the machines of the two sides.
+    """
 
     a: str
     b: str
     protocol: str
     sample: bool
+    hardware: tuple[str, ...]
     tasks: tuple[TaskComparison, ...]
     mean_of: tuple[str, ...]
     a_mean: float | None
@@ -108,6 +113,7 @@ def compare(a: Sequence[RunDirectory], b: Sequence[RunDirectory], protocol: str 
         b=b_name,
         protocol=protocol,
         sample=any(run.record.sample for run in (*left.runs, *right.runs)),
+        hardware=tuple(differences(left.hardware, right.hardware)),
         tasks=_tasks(left, right),
         mean_of=first.mean_of,
         a_mean=left.value(None),
@@ -129,6 +135,8 @@ def render(found: Comparison) -> str:
         f"{found.count('loss')} lost",
     ]
     transfer = found.transfer
+    if found.hardware:
+        lines.append(f"the sides come from different hardware: {'; '.join(found.hardware)}")
     untested = next((t.difference.untested for t in found.tasks if t.difference.untested is not None), None)
     if untested is not None:
         lines.append(f"no task was tested: {untested}")
@@ -171,6 +179,7 @@ def to_json(found: Comparison) -> dict[str, Any]:
         "b": found.b,
         "protocol": found.protocol,
         "sample": found.sample,
+        "hardware": list(found.hardware),
         "tasks": {
             t.task: {
                 "headline": t.headline,

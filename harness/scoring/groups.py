@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from harness.config.spec import RunSpec, canonical, display_name
 from harness.scoring import statistics as stats
@@ -98,6 +99,11 @@ class SeedGroup:
     def tuned_keys(self) -> tuple[str, ...]:
         """The keys besides the learning rate that a search has chosen."""
         return () if self.tuning is None else tuple(self.tuning.chosen_others)
+
+    @property
+    def hardware(self) -> Mapping[str, Any]:
+        """The machine of the first run."""
+        return self.runs[0].record.provenance.hardware
 
     def values(self, task: str | None) -> list[float]:
         """A task's headline, or the mean, of each seed that has one."""

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from harness.store.machine import hardware
 from harness.store.record import Provenance
 
 _PACKAGES = [
@@ -44,7 +45,7 @@ def gather(data: dict[str, Any], settings: dict[str, Any]) -> Provenance:
         dirty=dirty,
         packages={p: v for p in _PACKAGES if (v := _version(p)) is not None},
         python=platform.python_version(),
-        hardware=_hardware(),
+        hardware=hardware(),
         command=["harness", *sys.argv[1:]],
         data=data,
         settings={**settings, "processes": int(os.environ.get("WORLD_SIZE", "1"))},
@@ -73,18 +74,3 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _hardware() -> dict[str, Any]:
-    import torch
-
-    hardware: dict[str, Any] = {
-        "machine": platform.machine(),
-        "cpu_cores": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-    }
-    if torch.cuda.is_available():
-        hardware["gpu"] = torch.cuda.get_device_name()
-        hardware["gpu_memory_bytes"] = torch.cuda.get_device_properties(0).total_memory
-        hardware["cuda"] = torch.version.cuda
-    return hardware

@@ -200,6 +200,17 @@ def test_the_text_and_the_json_say_the_same(toy_run: ToyRuns) -> None:
     )
 
 
+def test_sides_from_different_machines_are_named(toy_run: ToyRuns) -> None:
+    a, b = toy_run("moe", two_tasks(0.8, 0.3)), toy_run("lora", two_tasks(0.5, 0.6))
+    assert "different hardware" not in render(compare([a], [b]))
+    for run, cpu in ((a, "AMD EPYC"), (b, "Intel Xeon")):
+        record = run.record()
+        assert record is not None
+        machine = record.provenance.model_copy(update={"hardware": {"cpu": cpu, "torch_threads": 2}})
+        run.write("record.json", record.model_copy(update={"provenance": machine}))
+    assert "the sides come from different hardware: CPU AMD EPYC and Intel Xeon" in render(compare([a], [b]))
+
+
 def test_the_sample_is_called_a_sample(toy_run: ToyRuns) -> None:
     rows = two_tasks(0.6, 0.6)
     found = compare([toy_run("moe", rows, sample=True)], [toy_run("lora", rows, sample=True)])
