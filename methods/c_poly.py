@@ -100,10 +100,11 @@ class CPoly(LoRAMethod):
         own specific skill; "poly": no specific skills.
     n_splits: the number of feature splits, each with its own router (MHR; needs variant "poly").
     merge: skills by "factor", as in the authors' code, or by "output", as in Eq. 1 of the paper.
-    gate_lr: the factor on the learning rate of the assignment Z.
+    gate_lr: the factor on the learning rate of the assignment Z, which hardly moves at that of the skills (MTTL, the
+        code that Poly is from, trains it at 0.1).
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     traits: ClassVar[frozenset[Trait]] = frozenset({Trait.ROUTED, Trait.FOLDS})
     summary: ClassVar[str] = "common skills by a learned assignment, and task-specific skills"
     ablations: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -111,6 +112,7 @@ class CPoly(LoRAMethod):
         "poly": {"variant": "poly", "n_common": 4},
         "mhr": {"variant": "poly", "n_common": 4, "n_splits": 4},
         "output": {"merge": "output"},
+        "lora_scale": {"alpha": 32.0},
     }
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {"method.n_common": 3, "method.rank": 2, "method.variant": "c_poly", "train.epochs": 1.0}
@@ -122,7 +124,7 @@ class CPoly(LoRAMethod):
     variant: str = "c_poly"
     n_splits: int = 1
     merge: str = "factor"
-    gate_lr: float = 1.0
+    gate_lr: float = 100.0
 
     def __post_init__(self) -> None:
         require_choice("method.variant", self.variant, ["c_poly", "simple", "poly"])

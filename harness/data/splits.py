@@ -71,10 +71,15 @@ class Choice:
         return cls(per_task=config.per_task, part=config.part)
 
 
-def part_of(prompt: str, target: str) -> str:
-    """The part that an example belongs to, by a hash of its content without white space."""
-    content = "".join(prompt.split()) + "\0" + "".join(target.split())
-    return ("tune", "report")[hashlib.sha256(content.encode()).digest()[0] % 2]
+def in_part(examples: Sequence[tuple[str, str]], part: str) -> NDArray[np.bool_]:
+    """Which examples of a task belong to a part of its split: half of the different contents, by their hashes.
+
+    Args: examples: prompt and target of each example. Equal contents, apart from white space, are in the same part.
+    """
+    contents = [hashlib.sha256("\0".join("".join(t.split()) for t in pair).encode()).digest() for pair in examples]
+    ordered = sorted(set(contents))
+    tune = set(ordered[: len(ordered) // 2])
+    return np.array([(content in tune) == (part == "tune") for content in contents], dtype=np.bool_)
 
 
 ALL = Choice()
@@ -92,8 +97,8 @@ def group(dataset: Dataset, split: str, tasks: Sequence[str], choice: Choice = A
         indices = np.flatnonzero(names == task).astype(np.int64)
         if choice.part is not None:
             columns = dataset.select(indices)[:]
-            parts = [part_of(p, t) for p, t in zip(columns["prompt"], columns["target"], strict=True)]
-            indices = indices[np.array(parts, dtype=object) == choice.part]
+            pairs = list(zip(columns["prompt"], columns["target"], strict=True))
+            indices = indices[in_part(pairs, choice.part)]
         per_task = choice.per_task
         if per_task is not None and len(indices) > per_task:
             ids = dataset.select(indices)["id"]

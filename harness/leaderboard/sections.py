@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from harness.leaderboard.tables import Row, SeedNoise, Sweep, Table, grid_value, setting_in_words
@@ -14,8 +14,6 @@ from harness.scoring.statistics import SeedVariance
 from harness.scoring.verdict import gain, score_interval, verdict
 from harness.store.tuning import Tuning
 from harness.sweep.spec import Claim, Orientation
-
-_LEAST_GRID: Final = 3  # With fewer learning rates every choice is an end of the grid.
 
 
 def sections(table: Table, claims: Sequence[Claim]) -> Iterator[str]:
@@ -41,38 +39,41 @@ def learning_rates(rows: Sequence[Row]) -> Iterator[str]:
     for label, tuning in tuned.items():
         yield cells([escape(label), *(_tried(tuning, lr) for lr in rates)])
     splits = ", ".join(sorted({t.split for t in tuned.values()}))
-    seeds = ", ".join(sorted({str(t.seed) for t in tuned.values()}))
+    seeds = ", ".join(sorted({str(seed) for t in tuned.values() for seed in t.seeds or (t.seed,)}))
     yield from (
         "",
-        f"Mean on {splits}, seed {seeds}, in percent; **bold**: chosen for every seed.",
+        f"Mean on {splits}, seed {seeds}, in percent; **bold**: chosen for every seed. A grid grows until its best is "
+        "inside.",
     )
-    yield from _grid_notes(list(tuned.values()))
+    yield from _grid_notes(tuned)
     yield ""
 
 
 def _tried(tuning: Tuning, lr: float) -> str:
-    tried = next((t for t in tuning.grid if t.lr == lr), None)
-    if tried is None:
+    """The mean at a learning rate, the best one where other fields were tried with it."""
+    tried = [t for t in tuning.grid if t.lr == lr]
+    if not tried:
         return MISSING
-    text = "diverged" if tried.mean is None else percent(tried.mean)
+    means = [t.mean for t in tried if t.mean is not None]
+    text = percent(max(means)) if means else "diverged"
     return f"**{text}**" if tuning.chosen == lr else text
 
 
-def _grid_notes(tuned: Sequence[Tuning]) -> Iterator[str]:
-    """Notes on grids that do not support the choice of a learning rate."""
-    small = [tuning for tuning in tuned if len(tuning.grid) < _LEAST_GRID]
-    if small:
-        sizes = " or ".join(map(str, sorted({len(t.grid) for t in small})))
+def _grid_notes(tuned: Mapping[str, Tuning]) -> Iterator[str]:
+    """Which rows have their best learning rate at an end of what was tried, and which other fields were chosen."""
+    open_ends = [escape(label) for label, tuning in tuned.items() if tuning.at_the_edge]
+    if open_ends:
         yield (
-            f"{len(small)} of {len(tuned)} rows have too few learning rates in their grid ({sizes}) to show whether a "
-            "better one is outside it."
+            f"At the edge of what was tried, so that a better value may be outside and no verdict is given: "
+            f"{', '.join(open_ends)}."
         )
-    at_the_edge = [tuning for tuning in tuned if len(tuning.grid) >= _LEAST_GRID and tuning.at_the_edge]
-    if at_the_edge:
-        yield (
-            f"{len(at_the_edge)} of {len(tuned)} rows chose the smallest or the largest learning rate of their grid: a "
-            "better one may be outside it."
-        )
+    others = [
+        f"{escape(label)}: {escape(', '.join(f'{key}={value}' for key, value in tuning.chosen_others.items()))}"
+        for label, tuning in tuned.items()
+        if tuning.chosen_others
+    ]
+    if others:
+        yield f"Chosen together with the learning rate: {'; '.join(others)}."
 
 
 def transfers(table: Table) -> Iterator[str]:

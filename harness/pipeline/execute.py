@@ -227,17 +227,19 @@ class _Execution:
         return trainer
 
     def _dev_evaluator(self, prepared: Prepared) -> DevEvaluator | None:
+        from harness.data.splits import Choice
         from harness.training.dev_score import DevEvaluator, dev_examples
 
         resolved, config = self.resolved, self.resolved.spec.train
         if config.eval_every is None:
             return None
-        if resolved.spec.eval.split == "dev":
+        part = "tune" if resolved.spec.eval.part is not None else None
+        if resolved.spec.eval.split == "dev" and part is None:
             LOG.warning(
                 "train.eval_every selects the adapter on dev, and dev is evaluated too: these scores are biased upwards"
             )
         tasks = list(resolved.evaluated.by_task)
-        examples = dev_examples(resolved.suite, resolved.source, tasks, config.eval_rows)
+        examples = dev_examples(resolved.suite, resolved.source, tasks, Choice(per_task=config.eval_rows, part=part))
         return DevEvaluator(
             generator=generator(resolved, prepared),
             encoder=prepared.encoder,

@@ -52,7 +52,7 @@ def hardware() -> dict[str, Any]:
 
 
 def cpu_model() -> str | None:
-    """``AMD EPYC 7B13``: the model's name, None where the system does not tell it."""
+    """``AMD EPYC 7B13``: the model's name; None if the system does not name it."""
     try:
         if _CPUINFO.is_file():
             return parse_cpuinfo(_CPUINFO.read_text(encoding="utf-8", errors="replace"))

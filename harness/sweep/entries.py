@@ -195,7 +195,8 @@ class Matcher:
         train = section_config(TrainConfig, "train", tables["train"])
         fields = changed(method, type(method)())
         # A run evaluates on dev if the data have no targets for test, and then on the part that is not for tuning.
-        split = {"split": spec.eval.split, "part": spec.eval.part}
+        both = self.board.tune is not None and spec.eval.split == self.board.tune.by
+        split = {"split": spec.eval.split, "part": "report" if both else None}
         return spec.model_copy(
             update={
                 "method": spec.method.model_copy(update={"fields": fields, "files": fingerprints(method)}),

@@ -40,7 +40,7 @@ class SweepPlan:
     """The whole file. impossible: reasons by label.
 
     n_runs, n_done: runs that are known so far; one that several entries share counts once. n_more: the largest number
-    of runs that may follow, because searches for learning rates go on until their best is inside the grid.
+    of runs that may follow, because a search for a learning rate ends when its best is inside the grid.
     """
 
     lines: tuple[Line, ...]

@@ -1,9 +1,9 @@
 """Grid search over a learning rate and up to two other fields, with a grid that grows until its best is inside.
 
 The grid starts with every combination of the given values. While the best point has the smallest or the largest value
-of a numeric field that was tried at that point's other values, the next value on that side is tried too: the sequence
-is geometric and goes on with the ratio of its last two values, 10 at most. A point that diverged ends its side. The
-search stops when the best point is inside in every field, or at the limit of points.
+of a learning rate that was tried at that point's other values, the next value on that side is tried too: a geometric
+sequence with the ratio of its last two values, 10 at most. A point that diverged ends its side. The search stops when
+the best point is inside, or at the limit of points. Fields other than learning rates keep their given values.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Axis:
 
     @property
     def grows(self) -> bool:
-        """Whether further values follow from these: all are numbers above 0."""
-        return all(_is_number(value) and value > 0 for value in self.values)  # type: ignore[operator]
+        """Whether further values follow from these: learning rates and factors on them, whose keys end in lr."""
+        return self.key.endswith("lr") and all(_is_number(value) and value > 0 for value in self.values)  # type: ignore[operator]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Final, cast
 
 from pydantic import JsonValue
 
-from harness.errors import NotFinite
+from harness.errors import NotFinite, StoreError
 from harness.store.run_directory import RunDirectory, State
 from harness.store.tuning import Tried, Tuning
 from harness.sweep.search import Point, Results, Search
@@ -28,7 +28,10 @@ class TuningData:
 
 
 def results_of(runs: Runs) -> Results | None:
-    """The mean of every point over its seeds, None where one diverged; None while a run is not finished."""
+    """The mean of every point over its seeds, None if one diverged; no results while a run is not finished.
+
+    Raises: StoreError for a finished run without any score.
+    """
     results: dict[Point, float | None] = {}
     for point, of_point in runs.items():
         if any(diverged(run) for run in of_point):
@@ -36,8 +39,8 @@ def results_of(runs: Runs) -> Results | None:
             continue
         if any(run.state() is not State.DONE for run in of_point):
             return None
-        means = [mean for run in of_point if (mean := _mean(run)) is not None]
-        results[point] = sum(means) / len(means) if len(means) == len(of_point) else None
+        means = [_mean(run) for run in of_point]
+        results[point] = sum(means) / len(means)
     return results
 
 
@@ -78,17 +81,19 @@ def _others(search: Search, point: Point) -> dict[str, JsonValue]:
     return {axis.key: value for axis, value in zip(search.axes[1:], point[1:], strict=True)}
 
 
-def _mean(run: RunDirectory) -> float | None:
+def _mean(run: RunDirectory) -> float:
     """The run's mean on dev; over all of its tasks where some of them have too few examples for a reported mean.
 
     A choice between learning rates needs less certainty than a score that is reported.
     """
     scores = run.scores()
-    if scores is None or not scores.root:
-        return None
-    table = next(iter(scores.root.values()))
-    values = [task.value for task in table.tasks.values() if task.value is not None]
-    if table.mean is not None or not values:
+    table = None if scores is None or not scores.root else next(iter(scores.root.values()))
+    values = [] if table is None else [task.value for task in table.tasks.values() if task.value is not None]
+    if table is None or not values:
+        raise StoreError(
+            f"{run.path} has no scores, so that learning rates cannot be compared: harness score {run.path}"
+        )
+    if table.mean is not None:
         return table.mean
     LOG.warning(
         "some tasks have fewer than %d dev examples: learning rates are compared by the mean over all %d tasks",

@@ -49,12 +49,11 @@ class DevEvaluator:
         return float(statistics.values(statistics.per_example.sum(0))[protocol.headline])
 
 
-def dev_examples(suite: Suite, source: str, tasks: Sequence[str], n: int) -> dict[str, list[Example]]:
-    """At most ``n`` dev examples of each task, the same for every seed and method; those without a target are left out.
+def dev_examples(suite: Suite, source: str, tasks: Sequence[str], choice: Choice) -> dict[str, list[Example]]:
+    """Dev examples of each task, the same for every seed and method; those without a target are left out.
 
     Raises: DataError if the source has no dev split.
     """
-    rows = load_split(
-        suite, source, "dev", tasks, Choice(per_task=n), hint="train.eval_every needs one: leave train.eval_every out"
-    )
+    hint = "train.eval_every needs one: leave train.eval_every out"
+    rows = load_split(suite, source, "dev", tasks, choice, hint=hint)
     return {t: [e for e in rows.of(t) if e.target] for t in rows.by_task}

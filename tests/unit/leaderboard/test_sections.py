@@ -129,7 +129,7 @@ def test_the_markdown_has_every_section(toy_run: ToyRuns, file: BoardSpec, plugi
     text = render_markdown(board).replace("\u00a0", " ")
     assert "| lora_all | **41.0** | diverged |" in text
     assert "Mean on dev, seed 0" in text
-    assert "1 of 1 rows have too few learning rates in their grid (2) to show" in text
+    assert "At the edge" not in text
     assert "lora_all with the seeds 8, 9 instead of 0, 1: mean 52.0 instead of 50.0, a difference of +2.0" in text
     assert "- cgc_lora above lora_all (its paper): cgc_lora above lora_all: significant, +20.0" in text
     assert "- cgc_lora above nobody (nobody): no finished runs of nobody" in text
@@ -146,25 +146,23 @@ def test_the_markdown_has_every_section(toy_run: ToyRuns, file: BoardSpec, plugi
     assert names == ["table1-sweep-rows.svg", "table1-sweep-rows-dark.svg"]
 
 
-@pytest.mark.parametrize(
-    ("rates", "chosen", "words"),
-    [
-        ((1e-3,), 1e-3, "1 of 1 rows have too few learning rates in their grid (1)"),
-        ((1e-3, 1e-2), 1e-2, "1 of 1 rows have too few learning rates in their grid (2)"),
-        ((1e-3, 5e-3, 1e-2), 1e-2, "1 of 1 rows chose the smallest or the largest learning rate of their grid"),
-        ((1e-3, 5e-3, 1e-2), 5e-3, None),
-    ],
-)
-def test_a_choice_at_the_edge_of_a_grid_is_reported_only_if_the_grid_has_more_than_two_rates(
-    toy_run: ToyRuns, rates: tuple[float, ...], chosen: float, words: str | None
-) -> None:
+@pytest.mark.parametrize(("open_ends", "said"), [(("train.lr",), True), ((), False)])
+def test_a_learning_rate_at_the_edge_is_named(toy_run: ToyRuns, open_ends: tuple[str, ...], said: bool) -> None:
     run = toy_run("lora_all", sky(0.5), train=STEPS)
-    grid = tuple(Tried(lr=lr, mean=0.4, run="x") for lr in rates)
-    keep(run, Tuning(label="lora_all", split="dev", seed=0, grid=grid, chosen=chosen))
+    grid = tuple(Tried(lr=lr, mean=lr, run="x") for lr in (0.1, 0.2, 0.3))
+    keep(run, Tuning(label="lora_all", split="dev", seed=0, grid=grid, chosen=0.3, open_ends=open_ends))
     text = render_markdown(build_leaderboard([run], "toys", "official"))
-    notes = [line for line in text.splitlines() if re.search("rows (have too few|chose)", line)]
-    assert [words in note for note in notes if words] == [True] * len(notes)
-    assert bool(notes) == (words is not None)
+    assert ("no verdict is given: lora_all." in text) == said
+
+
+def test_fields_that_were_chosen_with_the_learning_rate_are_listed(toy_run: ToyRuns) -> None:
+    run = toy_run("lora_all", sky(0.5), train=STEPS)
+    grid = tuple(Tried(lr=0.1, others={"method.gate_lr": g}, mean=g / 10, run="x") for g in (1, 3))
+    found = {"chosen": 0.1, "chosen_others": {"method.gate_lr": 3}, "open_ends": ()}
+    keep(run, Tuning(label="lora_all", split="dev", seed=0, grid=grid, **found))
+    text = render_markdown(build_leaderboard([run], "toys", "official"))
+    assert "Chosen together with the learning rate: lora_all: method.gate_lr=3." in text
+    assert "| lora_all | **30.0** |" in text.replace("\u00a0", " ")
 
 
 @pytest.mark.parametrize(("split", "said"), [("test", False), ("dev", True)])
