@@ -42,6 +42,7 @@ from harness.reporting.numbers import MISSING
 from harness.runtime.prefetch import Prefetcher
 from harness.training.attention import attention
 from harness.training.batch import IGNORED, weigh
+from harness.training.optimiser import trained_parameters
 from harness.training.packing import choose_layout, micro_tokens
 from harness.training.step import Stage, StepRunner
 
@@ -127,14 +128,12 @@ class Ours:
         adapter = method.attach(base, self.tasks, seed=0)
         reads = Trait.LABEL_FREE in method.traits
         layout = choose_layout(own, adapter, config, reads)
-        parameters = adapter.trainable()
         stage = Stage(
             name="all",
             steps=10**6,
             key=(0,),
             reads=reads,
-            parameters=parameters,
-            factors=dict.fromkeys(parameters, 1.0),
+            trained=trained_parameters(adapter, method),
         )
         self.loop = StepRunner(own, adapter, config, stage, layout)
         self.number = 0

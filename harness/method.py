@@ -63,6 +63,20 @@ class Ranks:
     active: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class TaskParts:
+    """The parts of one parameter that only one task uses, such as the rows of a task embedding.
+
+    In a step without examples of a task, its parts and their moments stay as they are.
+
+    dim: the dimension along which the parameter is divided.
+    tasks: for each index of this dimension, the index of the task that it belongs to; None: all tasks share it.
+    """
+
+    dim: int
+    tasks: tuple[int | None, ...]
+
+
 class Routing(Protocol):
     """The part of an adapter that generation uses: the share of each sequence, and one task's share folded.
 
@@ -70,11 +84,13 @@ class Routing(Protocol):
     a forward raises RuntimeError, so that no result can come from a forgotten route. Contexts do not nest.
     """
 
-    def route(self, labels: Tensor) -> AbstractContextManager[None]:
+    def route(self, labels: Tensor, examples: Tensor | None = None) -> AbstractContextManager[None]:
         """Routed: each sequence (labels of shape (B,)) or token ((B, S), packed sequences) uses its task's share.
 
-        Labels are indices into the tasks given to ``attach``. Beam search repeats sequences: sequence i then has the
-        label i // (sequences / len(labels)).
+        Args:
+            labels: indices into the tasks given to ``attach``. Beam search repeats sequences: sequence i then has the
+                label i // (sequences / len(labels)).
+            examples: see ``StepRouting.route``; without effect outside training.
         """
 
     def off(self) -> AbstractContextManager[None]:
@@ -108,7 +124,7 @@ class BaseRouting:
     def __init__(self, off: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
         self._off = off
 
-    def route(self, labels: Tensor) -> AbstractContextManager[None]:
+    def route(self, labels: Tensor, examples: Tensor | None = None) -> AbstractContextManager[None]:
         return self._off()
 
     def off(self) -> AbstractContextManager[None]:
@@ -131,13 +147,16 @@ class StepRouting(Protocol):
     """The part of an adapter that a training step uses."""
 
     def begin_step(self, stage: str, step: int) -> None:
-        """Called before the forwards of each optimiser step, with the same arguments in every process.
+        """Called before the forwards of each optimiser step, with the same arguments in every process."""
 
-        A gate's noise depends only on (seed, stage, step, layer, task): it is equal in all micro-batches of a step.
+    def route(self, labels: Tensor, examples: Tensor | None = None) -> AbstractContextManager[None]:
+        """As ``Routing.route``; the context stays open until backward has ended.
+
+        Args:
+            examples: of the shape of ``labels``, the position in the whole step of the example that each sequence or
+                token belongs to. Noise depends only on (seed, stage, step, layer, example), so it is the same however
+                the step is divided into micro-batches and processes. None: the sequences are the whole step, in order.
         """
-
-    def route(self, labels: Tensor) -> AbstractContextManager[None]:
-        """As ``Routing.route``; the context stays open until backward has ended."""
 
     def read(self, prompts: Sequence[Tensor], owner: Tensor) -> None:
         """As ``Routing.read``."""
@@ -157,6 +176,9 @@ class Adapter(Routing, StepRouting, Protocol):
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of ``state_dict``; raises ValueError naming missing, unknown or misshapen tensors."""
+
+    def task_parts(self) -> Mapping[str, TaskParts]:
+        """The parameters of ``trainable`` that are divided into parts of single tasks, by name."""
 
     def detach(self) -> None:
         """Restore the model to its state before ``attach``."""

@@ -32,60 +32,89 @@ START = 1e-3  # Initial logits of the assignment are uniform in [-START, START].
 
 
 class PolyGate(Gate):
-    """weights = [a ; c] over A common and T specific skills, for Q splits (T, Q A) or one (T, A + T).
+    """weights = [a ; c] over A common and B T specific skills: (T, Q (A + B T)) for Q splits of the features.
 
     a = sigmoid(Z_t + logistic noise) in training (a relaxed Bernoulli of temperature 1), else sigmoid(Z_t), divided by
-    its sum over the skills of a split. c = V_t, a free matrix that is initially the identity; or fixed; or none.
+    its sum over the skills of a split. c = V_t, the same in each split: a free matrix in which a task's own skills
+    initially have the weight 1 / B and those of other tasks 0; or fixed at these values; or there is none.
 
     Attributes:
-        assignment: Z, (T, Q A). specific: V, (T, T); None in the variant "poly".
-        noise: the logistic noise of the step ``noise_step``, (T, Q A).
+        assignment: Z, (T, Q A). specific: V, (T, B T), a buffer if it is fixed; None in the variant "poly".
+        noise: the logistic noise of the step ``noise_step``, (N, Q A), one row for each example or each task.
     """
 
-    def __init__(self, target: TargetModule, n_common: int, variant: str, splits: int) -> None:
+    task_rows = ("assignment", "specific")
+
+    def __init__(self, target: TargetModule, method: CPoly) -> None:
         super().__init__()
-        self.key, self.seed, self.splits, self.n_common = target.name, target.seed, splits, n_common
+        self.key, self.seed, self.splits, self.n_common = target.name, target.seed, method.n_splits, method.n_common
+        self.n_specific = method.n_specific
+        self.by_example = method.noise == "example"
         rows = [
-            torch.empty(splits * n_common).uniform_(
+            torch.empty(self.splits * self.n_common).uniform_(
                 -START, START, generator=generator(target.seed, target.name, "assignment", task)
             )
             for task in target.tasks
         ]
         self.assignment = nn.Parameter(torch.stack(rows))
+        own = torch.eye(len(rows)).repeat_interleave(self.n_specific, 1) / self.n_specific
+        self.fixed = method.variant == "simple"
         self.specific: Tensor | None
-        if variant == "c_poly":
-            self.specific = nn.Parameter(torch.eye(len(rows)))
+        if method.variant == "c_poly":
+            self.specific = nn.Parameter(own)
         else:
-            fixed = torch.eye(len(rows)) if variant == "simple" else None
-            self.register_buffer("specific", fixed, persistent=False)
-        self.fixed = variant == "simple"
+            self.register_buffer("specific", own if self.fixed else None)
         self.noise_step: tuple[str, int] | None = None
         self.noise = torch.empty(0)
 
+    @torch.no_grad()
+    def leave_out(self, tasks: Sequence[int]) -> None:
+        """Give the specific skills of tasks that are not trained weight 0 in their tasks.
+
+        Their factors A are random, and in a sum of factors they would meet the trained factors B of other skills.
+        """
+        if self.specific is not None:
+            self.specific[list(tasks)] = 0
+
     def task_weights(self) -> Tensor:
-        return self._weights(self.assignment)
+        return self._weights(self.assignment, self.specific)
 
     def label_weights(self, route: Route) -> Tensor:
-        assert route.labels is not None
+        labels, examples = route.labels, route.examples
+        assert labels is not None
+        assert examples is not None
         if not self.training:
-            return self.task_weights()[route.labels]
-        return self._weights(self.assignment + self._noise_of(route))[route.labels]
+            return self.task_weights()[labels]
+        noise = self._noise_of(route)[examples if self.by_example else labels]
+        return self._weights(self.assignment[labels] + noise, None if self.specific is None else self.specific[labels])
 
     def active_experts(self, task: int) -> Sequence[int] | None:
-        return [*range(self.n_common), self.n_common + task] if self.fixed else None
+        if not self.fixed:
+            return None
+        first = self.n_common + task * self.n_specific
+        return [*range(self.n_common), *range(first, first + self.n_specific)]
 
-    def _weights(self, logits: Tensor) -> Tensor:
+    def expert_tasks(self) -> Sequence[int | None]:
+        own = [task for task in range(len(self.assignment)) for _ in range(self.n_specific)]
+        return [*[None] * self.n_common, *own] if self.fixed else ()
+
+    def _weights(self, logits: Tensor, specific: Tensor | None) -> Tensor:
+        """The weights (M, Q (A + B T)) from the logits (M, Q A) and the weights of specific skills (M, B T)."""
         a = torch.unflatten(torch.sigmoid(logits), -1, (self.splits, self.n_common))
-        a = (a / (a.sum(-1, keepdim=True) + EPSILON)).flatten(1)
-        return a if self.specific is None else torch.cat([a, self.specific], -1)
+        a = a / (a.sum(-1, keepdim=True) + EPSILON)
+        if specific is not None:
+            a = torch.cat([a, specific[:, None].expand(-1, self.splits, -1)], -1)
+        return a.flatten(1)
 
     def _noise_of(self, route: Route) -> Tensor:
-        """The logistic noise of the current step: equal in every micro-batch and in a recomputed forward."""
+        """The logistic noise of the current step, the same in every micro-batch and in a recomputed forward."""
         if route.step is None:
             raise RuntimeError("noise is drawn once for each step: call adapter.begin_step(stage, step) first")
-        if route.step != self.noise_step:
+        n = route.n_examples if self.by_example else len(self.assignment)
+        if route.step != self.noise_step or len(self.noise) < n:
             draw = generator(self.seed, self.key, "noise", *route.step)
-            uniform = torch.rand(self.assignment.shape, generator=draw, dtype=torch.float64)
+            # The first rows are the same however many are drawn, because the generator draws them one after another.
+            uniform = torch.rand((n, self.assignment.shape[1]), generator=draw, dtype=torch.float64)
             self.noise = torch.logit(uniform, eps=1e-7).to(self.assignment)
             self.noise_step = route.step
         return self.noise
@@ -95,10 +124,12 @@ class PolyGate(Gate):
 class CPoly(LoRAMethod):
     """h = W0 x + alpha / rank (sum_k w_k B_k) (sum_k w_k A_k) x, with a router for each layer.
 
-    n_common: the number A of skills that all tasks share. rank: of each skill.
-    variant: "c_poly" adds one specific skill for each task, mixed by free weights; "simple": each task uses only its
-        own specific skill; "poly": no specific skills.
-    n_splits: the number of feature splits, each with its own router (MHR; needs variant "poly").
+    n_common: the number A of skills that all tasks share. n_specific: the number B of skills of each task.
+    rank: of each skill.
+    variant: "c_poly" mixes the specific skills of all tasks by free weights; "simple": each task uses only its own
+        specific skills; "poly": no specific skills.
+    n_splits: the number Q of feature splits (MHR), each with its own weights of common skills.
+    noise: drawn for each "example", as in the authors' code, or for each "task" of a step.
     merge: skills by "factor", as in the authors' code, or by "output", as in Eq. 1 of the paper.
     gate_lr: the factor on the learning rate of the assignment Z, which hardly moves at that of the skills (MTTL, the
         code that Poly is from, trains it at 0.1).
@@ -120,23 +151,29 @@ class CPoly(LoRAMethod):
 
     alpha: float = 1.0
     n_common: int = 3
+    n_specific: int = 1
     rank: int = 16
     variant: str = "c_poly"
     n_splits: int = 1
+    noise: str = "example"
     merge: str = "factor"
     gate_lr: float = 100.0
 
     def __post_init__(self) -> None:
         require_choice("method.variant", self.variant, ["c_poly", "simple", "poly"])
         require_choice("method.merge", self.merge, ["factor", "output"])
-        if self.n_splits != 1 and (self.variant != "poly" or self.merge != "factor"):
-            raise UsageError(f"method.n_splits={self.n_splits} needs method.variant=poly and method.merge=factor")
-        if self.n_common < 1:
-            raise UsageError(f"method.n_common={self.n_common}: a router needs at least 1 skill")
+        require_choice("method.noise", self.noise, ["example", "task"])
+        if self.n_splits != 1 and self.merge != "factor":
+            raise UsageError(
+                f"method.n_splits={self.n_splits} needs method.merge=factor: outputs have no splits to sum"
+            )
+        for name in ("n_common", "n_specific", "n_splits"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"method.{name}={getattr(self, name)}: give 1 or more")
 
     def ranks(self, n_tasks: int) -> Ranks:
-        stored = self.n_common + (0 if self.variant == "poly" else n_tasks)
-        active = {"c_poly": stored, "simple": self.n_common + 1, "poly": stored}[self.variant]
+        stored = self.n_common + (0 if self.variant == "poly" else n_tasks * self.n_specific)
+        active = self.n_common + self.n_specific if self.variant == "simple" else stored
         return Ranks(stored=stored * self.rank, active=self.rank * (active if self.merge == "output" else 1))
 
     def layer(self, target: TargetModule) -> AdaptedLinear:
@@ -145,10 +182,11 @@ class CPoly(LoRAMethod):
                 f"method.n_splits={self.n_splits} does not divide {target.name}, {target.linear.in_features} to "
                 f"{target.linear.out_features} features: use another number or other method.targets"
             )
-        names = [*range(self.n_common), *(f"task {task}" for task in target.tasks if self.variant != "poly")]
-        gate = target.shared(
-            f"{target.name}.gate", lambda: PolyGate(target, self.n_common, self.variant, self.n_splits)
-        )
+        names: list[object] = list(range(self.n_common))
+        if self.variant != "poly":
+            own = ["", *(f".{j}" for j in range(1, self.n_specific))]
+            names += [f"task {task}{j}" for task in target.tasks for j in own]
+        gate = target.shared(f"{target.name}.gate", lambda: PolyGate(target, self))
         return GatedLinear(
             target,
             target.experts(names, self.rank, self.n_splits),
@@ -163,5 +201,10 @@ class CPoly(LoRAMethod):
 
     def fit(self, adapter: Adapter, trainer: Trainer, tasks: Sequence[str]) -> None:
         """One stage with all tasks mixed; then the assignment of skills to tasks is saved for reports."""
+        own = cast("LoRAAdapter", adapter)
+        untrained = [i for i, task in enumerate(tasks) if not trainer.examples(task, 1, "all")]
+        for gate in own.modules.values():
+            if isinstance(gate, PolyGate):
+                gate.leave_out(untrained)
         trainer.train("all")
-        trainer.artefact("skills", gate_weights(cast("LoRAAdapter", adapter)), ArtefactKind.SKILLS)
+        trainer.artefact("skills", gate_weights(own), ArtefactKind.SKILLS)

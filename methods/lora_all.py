@@ -13,7 +13,7 @@ from methods.base import AdaptedLinear, LoRAMethod, TargetModule, TaskLinear
 class LoRAAll(LoRAMethod):
     """h = W0 x + alpha / rank B A x, with A initially kaiming-uniform (a = sqrt(5)) and B zero."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     traits: ClassVar[frozenset[Trait]] = frozenset({Trait.FOLDS})
     summary: ClassVar[str] = "one LoRA for all tasks"
 

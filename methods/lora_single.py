@@ -14,7 +14,7 @@ from methods.base import AdaptedLinear, LoRAAdapter, LoRAMethod, TargetModule, T
 class LoRASingle(LoRAMethod):
     """One training of ``lora_all`` for each task, on only the examples of this task, one after the other."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     traits: ClassVar[frozenset[Trait]] = frozenset({Trait.ROUTED, Trait.FOLDS})
     summary: ClassVar[str] = "one LoRA for each task, trained alone"
 

@@ -20,7 +20,9 @@ from methods.base import (
     Parts,
     TargetModule,
     TaskLinear,
+    alone_stage,
     gate_weights,
+    generator,
     method_seed,
     require_choice,
     require_target_layers,
@@ -65,6 +67,8 @@ class LoRAHub(LoRAMethod):
     rank: of each LoRA.
     merge: LoRAs by "factor", as in the released code, or by "output".
     exclude_target: leave a task's own LoRA out of its mixture, as for the unseen tasks of the paper.
+    n_modules: how many LoRAs each task's mixture has, drawn by the run's seed and the task (the paper draws 20 of 196);
+        None: all.
     experts: folders of PEFT LoRAs, any number, instead of stage 1. The rank is then the largest of theirs, and smaller
         LoRAs are padded with zeros.
     """
@@ -85,10 +89,13 @@ class LoRAHub(LoRAMethod):
     l1: float = 0.05
     merge: str = "factor"
     exclude_target: bool = True
+    n_modules: int | None = None
     experts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require_choice("method.merge", self.merge, ["factor", "output"])
+        if self.n_modules is not None and self.n_modules < 1:
+            raise UsageError(f"method.n_modules={self.n_modules}: a mixture needs at least 1 LoRA")
 
     def ranks(self, n_tasks: int) -> Ranks:
         rank = self.expert_rank()
@@ -141,7 +148,7 @@ class LoRAHub(LoRAMethod):
             with hub.without_mixture():
                 train_alone(hub, trainer, tasks)
         for task in tasks:
-            self.search(hub, trainer, task)
+            self.search(hub, trainer, task, self.sources(trainer, tasks, task))
         trainer.artefact("gates", gate_weights(hub), ArtefactKind.GATES)
         trials = {task: trainer.recall(f"search-{task}") for task in tasks}
         trainer.artefact("trials", trials, ArtefactKind.OTHER)
@@ -152,15 +159,34 @@ class LoRAHub(LoRAMethod):
     def kept_stages(self, tasks: Sequence[str]) -> Sequence[str]:
         return () if self.experts else tasks
 
-    def search(self, hub: LoRAAdapter, trainer: Trainer, task: str) -> None:
-        """Find the weights of one task. Raises: as ``run_trials``."""
+    def sources(self, trainer: Trainer, tasks: Sequence[str], task: str) -> list[int]:
+        """The LoRAs that a task's mixture is made of, as indices in ascending order.
+
+        LoRAs of tasks without training examples are left out, because their random factors A would meet the trained
+        factors B of the others. Raises: UsageError if there are fewer than ``n_modules``.
+        """
+        if self.experts:
+            found = list(range(len(self.experts)))
+        else:
+            found = [i for i, other in enumerate(tasks) if trainer.examples(other, 1, alone_stage(other))]
+            if self.exclude_target:
+                found = [i for i in found if tasks[i] != task]
+        if self.n_modules is None:
+            return found
+        if self.n_modules > len(found):
+            raise UsageError(
+                f"method.n_modules={self.n_modules}: {task} has {len(found)} LoRAs to draw from, give at most that many"
+            )
+        order = torch.randperm(len(found), generator=generator(trainer.seed, "lorahub modules", task)).tolist()
+        return sorted(found[i] for i in order[: self.n_modules])
+
+    def search(self, hub: LoRAAdapter, trainer: Trainer, task: str, sources: Sequence[int]) -> None:
+        """Find the weights of the LoRAs ``sources`` for one task. Raises: as ``run_trials``."""
         stage = f"search-{task}"
         examples = [] if trainer.done(stage) else trainer.examples(task, self.shots, stage)
         if not examples:
             return
-        own = hub.tasks.index(task)
-        row = cast("HubGate", hub.modules["hub"]).weights[own]
-        sources = [i for i in range(len(row)) if self.experts or not (self.exclude_target and i == own)]
+        row = cast("HubGate", hub.modules["hub"]).weights[hub.tasks.index(task)]
 
         def loss(weights: Weights) -> float:
             write_weights(row, sources, weights)

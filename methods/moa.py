@@ -127,8 +127,8 @@ class MoAAdapter(LoRAAdapter):
                 module.prompt_scores = self.prompt_scores
 
     @contextmanager
-    def route(self, labels: Tensor) -> Iterator[None]:
-        with super().route(labels):
+    def route(self, labels: Tensor, examples: Tensor | None = None) -> Iterator[None]:
+        with super().route(labels, examples):
             try:
                 yield
             finally:
@@ -161,7 +161,9 @@ class MoAAdapter(LoRAAdapter):
         if self.reads_prompts:
             owner = owner.reshape(-1).to(self.device)
             labels = self._labels(owner, len(prompts)) if self.method.router_input == "adapted" else None
-            self.prompt_scores.scores = self.routers(self.pooled(prompts, labels))
+            with torch.set_grad_enabled(self.method.router_grad == "adapter" and torch.is_grad_enabled()):
+                states = self.pooled(prompts, labels)
+            self.prompt_scores.scores = self.routers(states)
             self.prompt_scores.owner = owner
 
     def _labels(self, owner: Tensor, n: int) -> Tensor:
@@ -193,9 +195,8 @@ class MoAAdapter(LoRAAdapter):
         votes = functional.one_hot(voters.argmax(-1), len(self.tasks)).sum(0)
         return cast("list[int]", (votes + voters.softmax(-1).mean(0) / 2).argmax(-1).tolist())
 
-    @torch.no_grad()
     def pooled(self, prompts: Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
-        """Hidden states before each block, pooled over the tokens of each prompt: (L, P, width), without gradient.
+        """Hidden states before each block, pooled over the tokens of each prompt: (L, P, width).
 
         labels: (P,), the LoRA that is active in the pass over each prompt; None: the base model without a LoRA.
         """
@@ -244,8 +245,11 @@ class MoA(LoRAMethod):
     stage1_share: the share of the run's steps in stage 1; the rest is stage 2.
     joint: stage 2 trains the LoRAs further, together with the routers. If not, stage 1 trains them for all of the run's
         steps, and stage 2 trains the routers alone, which costs no training of the LoRAs.
+    stage2: if not, training ends after stage 1, and each task uses its own LoRA (``routing`` "label").
     router_input: the states of the "base" model; or, in training, those that the label's LoRA has changed ("adapted").
         Without labels these do not exist, so inference uses the states of the base model.
+    router_grad: whether L_cls trains the routers alone ("none") or, through the states that they read, the LoRAs too
+        ("adapter", which needs the router input "adapted").
     pooling: of a prompt's states, "mean" or "last" token.
     soft: a mixture weighted by the routers, without labels and without L_cls.
     routing: at inference by "label", by the "last" router, or by "vote" of all routers but the first block's.
@@ -264,6 +268,10 @@ class MoA(LoRAMethod):
         "no_stage1": {"stage1_share": 0.0},
         "classifier": {"joint": False},
         "adapted_router": {"router_input": "adapted"},
+        "joint_loss": {"router_input": "adapted", "router_grad": "adapter"},
+        "label": {"routing": "label"},
+        "vote": {"routing": "vote"},
+        "stage1": {"stage2": False, "routing": "label"},
     }
     inference_fields: ClassVar[frozenset[str]] = frozenset({"routing"})
     folders: ClassVar[Mapping[str, Sequence[str]]] = {"experts": FILES}
@@ -273,7 +281,9 @@ class MoA(LoRAMethod):
     eta: float = 0.1
     stage1_share: float = 0.5
     joint: bool = True
+    stage2: bool = True
     router_input: str = "base"
+    router_grad: str = "none"
     pooling: str = "mean"
     soft: bool = False
     routing: str = "last"
@@ -284,6 +294,14 @@ class MoA(LoRAMethod):
         require_choice("method.pooling", self.pooling, ["mean", "last"])
         require_choice("method.routing", self.routing, ["label", "last", "vote"])
         require_choice("method.router_input", self.router_input, ["base", "adapted"])
+        require_choice("method.router_grad", self.router_grad, ["none", "adapter"])
+        if self.router_grad == "adapter" and self.router_input != "adapted":
+            raise UsageError(
+                "method.router_grad=adapter: the states of the base model have no gradient; set "
+                "method.router_input=adapted too"
+            )
+        if not self.stage2 and (self.routing != "label" or self.soft):
+            raise UsageError("method.stage2=false trains no routers: set method.routing=label and method.soft=false")
         if not 0 <= self.stage1_share <= 1:
             raise UsageError(f"method.stage1_share={self.stage1_share} is not a share of the steps: use 0 to 1")
         if not self.joint and not self.stage1_share:
@@ -351,6 +369,12 @@ class MoA(LoRAMethod):
         own = {alone_stage(t, self.alone_share): t for t in tasks if t not in self.further and t not in folders}
         return self.alone_key(own[stage], self.rank, self.alone_share) if stage in own else None
 
+    def kept_stages(self, tasks: Sequence[str]) -> Sequence[str]:
+        # If stage 2 trains the LoRAs, the finished adapter no longer has those of stage 1.
+        if self.stage2 and self.joint:
+            return []
+        return [alone_stage(task, self.alone_share) for task in tasks]
+
     def fit(self, adapter: Adapter, trainer: Trainer, tasks: Sequence[str]) -> None:
         """Both stages; with ``--from``, only what is new is trained."""
         own, start = cast("MoAAdapter", adapter), trainer.start
@@ -366,7 +390,7 @@ class MoA(LoRAMethod):
                 folders = self.expert_folders(tasks)
                 train_alone(own, trainer, [t for t in fresh if t not in folders], share=self.alone_share)
         routed = start is not None and ROUTERS in start.state
-        if self.stage1_share < 1 and (fresh or not routed):
+        if self.stage2 and self.stage1_share < 1 and (fresh or not routed):
             names = [ROUTERS, *(name for task in fresh for name in own.task_parameters(task) if self.joint)]
             # If the routers have no loss, examples of tasks whose LoRAs stay as they are would change nothing.
             used = fresh if kept and not (self.eta or self.soft) else None

@@ -39,7 +39,7 @@ class MoELoRA(LoRAMethod):
     gate: weights from a task "embedding", or "uniform".
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     traits: ClassVar[frozenset[Trait]] = frozenset({Trait.ROUTED, Trait.FOLDS})
     summary: ClassVar[str] = "experts behind one gate on the task"
     ablations: ClassVar[Mapping[str, Mapping[str, Any]]] = {

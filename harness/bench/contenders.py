@@ -11,11 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.config.spec import TrainConfig
 from harness.errors import UsageError
 from harness.method import Adapter, Experts, HasExperts, StepRouting
 from harness.training.batch import Batch, token_losses
+from harness.training.optimiser import TaskAdamW, TrainedParameter
 
 STAGE = "bench"
+# The learning rate does not affect the time, and is small enough to keep weights finite.
+OPTIMISER = TrainConfig(lr=1e-5)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,7 +41,7 @@ class Contender:
     def step(self, batch: Batch, number: int) -> None:
         """Forward, backward and optimiser on one batch. number: the index of the step, for gates with noise."""
         self.adapter.begin_step(STAGE, number)
-        with self.adapter.route(batch.routes):
+        with self.adapter.route(batch.routes, batch.examples):
             with self._precision(batch.labels.device):
                 losses = token_losses(self.forward, self.adapter, batch, self.reads)
             loss = (losses * batch.weights).sum() + self.adapter.penalty() / len(batch.prompts)
@@ -64,7 +68,7 @@ class NoAdapter:
     def begin_step(self, stage: str, step: int) -> None:
         """Nothing depends on the step."""
 
-    def route(self, labels: Tensor) -> AbstractContextManager[None]:
+    def route(self, labels: Tensor, examples: Tensor | None = None) -> AbstractContextManager[None]:
         return nullcontext()
 
     def read(self, prompts: Sequence[Tensor], owner: Tensor) -> None:
@@ -81,8 +85,8 @@ def twin(model: nn.Module) -> Any:
 
 
 def optimiser_of(parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
-    """AdamW. The learning rate does not affect the time, and is small enough to keep weights finite."""
-    return torch.optim.AdamW(parameters, lr=1e-5, weight_decay=0.0)
+    """AdamW as in training, for parameters without parts of single tasks."""
+    return TaskAdamW((TrainedParameter(parameter=parameter) for parameter in parameters), OPTIMISER)
 
 
 def frozen(model: nn.Module) -> Contender:

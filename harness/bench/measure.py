@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.bench.clock import Clock, Interval, paired, undisturbed
-from harness.bench.contenders import Contender, frozen, loop, optimiser_of, peft_lora, twin
+from harness.bench.contenders import OPTIMISER, Contender, frozen, loop, peft_lora, twin
 from harness.data.encoding import Encoded
 from harness.data.routes import Routes
 from harness.errors import UsageError
@@ -26,6 +26,7 @@ from harness.models.parameter_count import size_of
 from harness.registry import METHODS, method_class, plugins
 from harness.task import Example
 from harness.training.batch import Batch, Weighted, padded
+from harness.training.optimiser import TaskAdamW, trained_parameters
 
 LOG: Final = logging.getLogger(__name__)
 SEQUENCE_TOKENS = 256
@@ -185,10 +186,12 @@ class Stages:
             return
         for name, parameter in everything.items():
             parameter.requires_grad_(name in set(names))
+        optimiser = TaskAdamW(trained_parameters(self.adapter, self.method, names).values(), OPTIMISER)
+        optimiser.present = frozenset(range(n_tasks))
         own = Contender(
             forward=self.model,
             adapter=self.adapter,
-            optimiser=optimiser_of([everything[n] for n in names]),
+            optimiser=optimiser,
             reads=Trait.LABEL_FREE in self.method.traits,
         )
         self.rows.append(self._row(stage, own, self.tasks if tasks is None else tasks, n_trained))
@@ -309,7 +312,7 @@ def make_batch(loaded: LoadedModel, routes: Routes, tasks: Sequence[str], plan: 
         task = tasks[i % len(tasks)]
         row = Encoded(task=task, prompt=tuple(ids[:n_prompt]), target=tuple(ids[n_prompt:]), truncated=False)
         weight = 1 / (n_rows * len(row.target))
-        rows.append(Weighted(sequence=row, task=routes.index(task), weight=weight))
+        rows.append(Weighted(sequence=row, task=routes.index(task), position=i, weight=weight))
     batch = padded(rows, loaded.device)
     if plan.routes == "rows":
         return batch

@@ -33,12 +33,14 @@ class Encoded:
     """One training sequence: prompt tokens, then target tokens with eos last.
 
     truncated: the prompt was too long, so that in-context examples or its middle were left out.
+    target_truncated: the end of the target was left out, and with it the eos, so that no wrong end is learned.
     """
 
     task: str
     prompt: tuple[int, ...]
     target: tuple[int, ...]
     truncated: bool
+    target_truncated: bool = False
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.target)
@@ -61,18 +63,21 @@ class Encoder:
     n_shots: int = 0
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded]:
-        """Training sequences. A target that is too long is truncated, and its last token is still eos."""
-        prompts = self.prompts(examples)
-        targets = self.targets(examples)
-        return [
-            Encoded(
-                task=example.task,
-                prompt=prompt.tokens,
-                target=(*target[: self.max_length - len(prompt.tokens) - 1], self.eos),
-                truncated=prompt.truncated,
+        """Training sequences. A target that is too long is truncated and does not end in eos."""
+        sequences = []
+        for example, prompt, target in zip(examples, self.prompts(examples), self.targets(examples), strict=True):
+            whole = (*target, self.eos)
+            kept = whole[: self.max_length - len(prompt.tokens)]
+            sequences.append(
+                Encoded(
+                    task=example.task,
+                    prompt=prompt.tokens,
+                    target=kept,
+                    truncated=prompt.truncated,
+                    target_truncated=len(kept) < len(whole),
+                )
             )
-            for example, prompt, target in zip(examples, prompts, targets, strict=True)
-        ]
+        return sequences
 
     def targets(self, examples: Sequence[Example]) -> list[list[int]]:
         """Target tokens without eos."""

@@ -121,14 +121,17 @@ def _delta(row: Row) -> str:
 
 
 def _training(row: Row) -> str:
-    return "reused" if row.reused else duration(row.seconds)
+    if not row.reused:
+        return duration(row.seconds)
+    return "reused" if row.seconds is None else f"reused + {duration(row.seconds)}"
 
 
 def _costs(table: Table, limit: ParameterLimit | None) -> Iterator[str]:
     """The parameters, training time and memory of each row."""
     yield from ("### Costs", "")
     limited = [] if limit is None else [f"≤ {limit.percent:g} %"]
-    head = ["stored", "% of base", *limited, "active", "training", "tokens/s", "memory"]
+    routers = any(row.router_accuracy is not None for row in table.rows)
+    head = ["stored", "% of base", *limited, "active", "training", "tokens/s", "memory", *["routing"] * routers]
     yield from heading(["method", *map(unbroken, head)])
     for row in table.rows:
         parameters = row.group.runs[0].record.parameters
@@ -140,14 +143,16 @@ def _costs(table: Table, limit: ParameterLimit | None) -> Iterator[str]:
             _training(row),
             number(row.tokens_per_second),
             size(row.memory),
+            *[percent(row.router_accuracy)] * routers,
         ]
         yield cells([_label(row), *map(unbroken, numbers)])
     yield ""
     rule = "" if limit is None else f" ({escape(limit.source)}: at most {limit.percent:g} %)"
+    routing = "; routing: prompts in percent that are routed to their own task, without labels" if routers else ""
     yield (
         f"stored: parameters of the adapter; % of base: the same in percent of the base model's parameters{rule}; "
         "active: parameters of one task's folded LoRA. Training time and tokens per second are averages over seeds; "
-        "memory is the peak."
+        f"memory is the peak{routing}."
     )
     yield ""
 
@@ -281,6 +286,15 @@ def _signs(table: Table) -> Iterator[str]:
         if row.unranked is not None and not row.nested:
             yield f"{escape(row.label)} has no rank: {escape(row.unranked)}"
     if any(row.reused for row in table.rows):
-        yield "reused: every training stage was reused from the runs of another row, where its time is listed"
+        yield (
+            "reused: every training stage was reused from the runs of another row, where its time is listed; a time "
+            "beside it is that of a search"
+        )
+    for row in table.rows:
+        if row.n_truncated_targets:
+            yield (
+                f"{escape(row.label)}: {number(row.n_truncated_targets)} training examples had truncated targets, from "
+                "which no end of an answer is learned; give a larger train.max_length"
+            )
     if any(LIMITED in row.flags for row in table.rows):
         yield "limited: trained or evaluated on only part of the examples, not ranked"

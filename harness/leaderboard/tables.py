@@ -74,14 +74,24 @@ class Row:
 
     @property
     def seconds(self) -> float | None:
-        """Training time, averaged over seeds; None without training, or if all of it was reused."""
-        return _mean([t.seconds if (t := r.record.training) is not None and t.steps else None for r in self.group.runs])
+        """Training time with searches, averaged over seeds; None without training, or if all of it was reused."""
+        return _mean([(t.seconds or None) if (t := r.record.training) is not None else None for r in self.group.runs])
 
     @property
     def reused(self) -> bool:
         """Whether every stage of the training was reused from another run."""
         steps = [None if r.record.training is None else r.record.training.steps for r in self.group.runs]
         return self.kind is Kind.TRAINED and all(n == 0 for n in steps)
+
+    @property
+    def router_accuracy(self) -> float | None:
+        """The share of prompts that are routed to their own task without labels, averaged over tasks and seeds."""
+        return _mean([None if (g := r.record.generation) is None else g.router_accuracy for r in self.group.runs])
+
+    @property
+    def n_truncated_targets(self) -> int:
+        """The largest number over the seeds of training examples with a truncated target."""
+        return max((t.n_target_cut for r in self.group.runs if (t := r.record.training) is not None), default=0)
 
     @property
     def tokens_per_second(self) -> float | None:

@@ -57,6 +57,7 @@ def predict_all(
     """
     directory = run if directory is None else directory
     generations, sizes = [], []
+    chosen: dict[str, Mapping[str, int]] = {}
     for cluster in clusters_of(resolved.spec):
         prepared = None if base is None else open_adapter(run, resolved, base, cluster)
         writer = PredictionWriter(run=directory, examples={t: resolved.evaluated.of(t) for t in cluster.tasks})
@@ -64,13 +65,15 @@ def predict_all(
         generations.append(None if generation is None else generation.summary)
         if generation is not None and generation.chosen is not None:
             accuracy = router_accuracy(generation.chosen)
+            chosen |= generation.chosen
             write_json(directory.of(cluster.name).artefacts / "router_accuracy.json", accuracy)
         if prepared is not None:
             sizes.append(size_of(resolved.method, prepared.adapter, cluster.tasks))
             prepared.adapter.detach()
-    return Predicted(
-        generation=total_generation(generations), parameters=total(sizes, None if base is None else base.loaded)
-    )
+    cost = total_generation(generations)
+    if cost is not None and chosen:
+        cost = cost.model_copy(update={"router_accuracy": router_accuracy(chosen)["mean"]})
+    return Predicted(generation=cost, parameters=total(sizes, None if base is None else base.loaded))
 
 
 def router_accuracy(chosen: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:

@@ -88,9 +88,11 @@ class Parameters(Frozen):
 class TrainingSummary(Frozen):
     """The cost of the training.
 
-    tokens: prompt and target tokens. final_loss: mean of the last ten steps. wait_seconds: the part of ``seconds`` in
-    which the model waited for data. memory_estimate_bytes: the estimate of the dry run. packed: several examples in one
-    sequence instead of padding. micro_tokens: tokens of a micro-batch, after any halving.
+    tokens: prompt and target tokens. final_loss: mean of the last ten steps. n_middle_cut, n_target_cut: examples with
+    a truncated prompt and with a truncated target. wait_seconds: the part of ``seconds`` in which the model waited for
+    data. search_seconds: the part spent on losses without gradients, as in the search for weights of LoRAs.
+    memory_estimate_bytes: the estimate of the dry run. packed: several examples in one sequence instead of padding.
+    micro_tokens: tokens of a micro-batch, after any halving.
     """
 
     steps: int
@@ -102,6 +104,8 @@ class TrainingSummary(Frozen):
     peak_memory_bytes: int | None
     final_loss: float | None
     n_middle_cut: int
+    n_target_cut: int = 0
+    search_seconds: float = 0.0
     wait_seconds: float = 0.0
     memory_estimate_bytes: int | None = None
     packed: bool | None = None
@@ -109,12 +113,18 @@ class TrainingSummary(Frozen):
 
 
 class GenerationSummary(Frozen):
-    """The cost of the evaluation. halved: batches halved after running out of memory (such a run is not published)."""
+    """The cost of the evaluation.
+
+    halved: batches halved after running out of memory (such a run is not published). unfolded: tasks evaluated routed,
+    because their adapter cannot be folded. router_accuracy: the share of prompts that the adapter routed to their own
+    task, without labels, averaged over the tasks; None if routes are those of the tasks.
+    """
 
     tokens: int | None
     seconds: float
     halved: int = 0
-    unfolded: tuple[str, ...] = ()  # tasks evaluated routed, because their adapter cannot be folded
+    unfolded: tuple[str, ...] = ()
+    router_accuracy: float | None = None
 
 
 class Provenance(Frozen):

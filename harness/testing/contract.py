@@ -43,6 +43,7 @@ _ADAPTER: Sequence[Check] = (
 _TRAINS: Sequence[Check] = (
     promises.a_forward_without_a_route_raises,
     promises.adapters_are_saved_and_loaded,
+    promises.parts_of_a_task_get_gradients_from_its_own_sequences_alone,
     promises.checkpointed_gradients_are_gradients,
     promises.ranks_stay_within_budgets,
     promises.fit_learns_the_same_twice_and_leaves_the_base_alone,

@@ -147,6 +147,26 @@ def labels_matter_if_and_only_if_routed(s: Subject) -> None:
         promise(distance(one, other) < CLOSE, "not routed by labels, but the output depends on them")
 
 
+def parts_of_a_task_get_gradients_from_its_own_sequences_alone(s: Subject) -> None:
+    adapter = s.attach()
+    parameters, parts = adapter.trainable(), adapter.task_parts()
+    promise(set(parts) <= set(parameters), f"task_parts names parameters that are not trained: {sorted(parts)}")
+    for name, of in parts.items():
+        promise(len(of.tasks) == parameters[name].shape[of.dim], f"task_parts does not divide {name} along {of.dim}")
+    for absent in range(len(s.tasks)):
+        others = torch.tensor([i for i in range(len(s.tasks)) if i != absent])
+        for parameter in parameters.values():
+            parameter.grad = None
+        with s.routed(adapter, others[torch.arange(4) % len(others)], s.tokens):
+            logits = s.model(input_ids=s.tokens, use_cache=False).logits
+            (logits.logsumexp(-1).sum() + adapter.penalty()).backward()
+        for name, of in parts.items():
+            index = torch.tensor([i for i, task in enumerate(of.tasks) if task == absent], dtype=torch.long)
+            gradient = parameters[name].grad
+            quiet = gradient is None or not gradient.index_select(of.dim, index).any()
+            promise(quiet, f"{name}: the part of {s.tasks[absent]} has a gradient without any of its sequences")
+
+
 def checkpointed_gradients_are_gradients(s: Subject) -> None:
     adapter = s.attach()
     plain = gradients(s, adapter)

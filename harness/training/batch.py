@@ -29,6 +29,8 @@ class Batch:
     tasks: (N,) task index of each label, to sum losses by task. On the model's device.
     routes: the argument of ``adapter.route``: task indices, (B,) of padded sequences or (1, S) of packed tokens. It is
         on the CPU, because adapters group its values before they use the device.
+    examples: of the shape of ``routes`` and on the CPU, the position in the whole step of each sequence's or token's
+        example (``StepRouting.route``).
     prompts: B tensors, the tokenised prompts, for adapters that read them.
     owner: of the shape of ``routes``, the index into ``prompts`` of each sequence or token; -1 for filling.
     shift: the model gives logits of one more position than is predicted, the last one of each sequence.
@@ -42,6 +44,7 @@ class Batch:
     weights: Tensor
     tasks: Tensor
     routes: Tensor
+    examples: Tensor
     prompts: Sequence[Tensor]
     owner: Tensor
     shift: bool
@@ -49,10 +52,15 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Weighted:
-    """A sequence, the index of its task, and the weight of each of its target tokens in the loss of the step."""
+    """A sequence of a step.
+
+    task: the index of its task. position: its position in the step, over all micro-batches and processes.
+    weight: of each of its target tokens in the loss of the step.
+    """
 
     sequence: Encoded
     task: int
+    position: int
     weight: float
 
 
@@ -81,8 +89,8 @@ def weigh(sequences: Sequence[Encoded], kind: str, routes: Routes) -> list[Weigh
     weights = loss_weights(sequences, kind)
     total = total_weight(sequences, weights)
     return [
-        Weighted(sequence=s, task=routes.index(s.task), weight=w / total)
-        for s, w in zip(sequences, weights, strict=True)
+        Weighted(sequence=s, task=routes.index(s.task), position=i, weight=w / total)
+        for i, (s, w) in enumerate(zip(sequences, weights, strict=True))
     ]
 
 
@@ -128,6 +136,7 @@ def packed(sequences: Sequence[Weighted], device: torch.device, multiple: int = 
     tokens: list[int] = []
     positions: list[int] = []
     routes: list[int] = []
+    examples: list[int] = []
     owner: list[int] = []
     keep: list[int] = []
     for i, w in enumerate(sequences):
@@ -135,6 +144,7 @@ def packed(sequences: Sequence[Weighted], device: torch.device, multiple: int = 
         tokens += [*w.sequence.prompt, *w.sequence.target]
         positions += range(length)
         routes += [w.task] * length
+        examples += [w.position] * length
         owner += [i] * length
         keep += range(first - 1, first - 1 + len(w.sequence.target))  # the position before a token predicts it
     empty = -len(tokens) % multiple
@@ -151,6 +161,7 @@ def packed(sequences: Sequence[Weighted], device: torch.device, multiple: int = 
         weights=torch.tensor([w.weight for w in sequences], dtype=torch.float64).repeat_interleave(counts).to(device),
         tasks=torch.tensor([w.task for w in sequences]).repeat_interleave(counts).to(device),
         routes=torch.tensor([routes + routes[-1:] * empty]),
+        examples=torch.tensor([examples + examples[-1:] * empty]),
         prompts=[torch.tensor(w.sequence.prompt, device=device) for w in sequences],
         owner=torch.tensor([owner + [-1] * empty], device=device),
         shift=False,
@@ -194,6 +205,7 @@ def _side_by_side(
         weights=weights.repeat_interleave(width).to(device),
         tasks=tasks.repeat_interleave(width).to(device),
         routes=tasks,
+        examples=torch.tensor([w.position for w in sequences]),
         prompts=[torch.tensor(w.sequence.prompt, device=device) for w in sequences],
         owner=torch.arange(len(sequences), device=device),
         shift=shift,

@@ -163,7 +163,7 @@ def _try(loaded: LoadedModel, adapter: Adapter, layout: Layout, reads: bool) -> 
     drawn = torch.Generator().manual_seed(0)
     ids = torch.randint(min(3, vocabulary - 1), vocabulary, (_TRIAL_TOKENS,), generator=drawn).tolist()
     encoded = Encoded(task="", prompt=(*ids[:_TRIAL_PROMPT],), target=(*ids[_TRIAL_PROMPT:],), truncated=False)
-    sequence = Weighted(sequence=encoded, task=0, weight=1.0)
+    sequence = Weighted(sequence=encoded, task=0, position=0, weight=1.0)
     single, pair = padded([sequence], loaded.device), layout.collate([sequence, sequence], loaded)
     name = layout.attention or "the model's own attention"
     refusal = _refusal(loaded, adapter, layout, pair)
@@ -203,7 +203,7 @@ def _refusal(loaded: LoadedModel, adapter: Adapter, layout: Layout, batch: Batch
 
 
 def _losses(loaded: LoadedModel, adapter: Adapter, batch: Batch, reads: bool) -> Tensor:
-    with adapter.route(batch.routes):
+    with adapter.route(batch.routes, batch.examples):
         return token_losses(loaded.model, adapter, batch, reads)
 
 
@@ -215,7 +215,11 @@ def _losses_with_backward(loaded: LoadedModel, adapter: Adapter, layout: Layout,
         for parameter in parameters:  # The current stage may train none of the parameters that the trial uses.
             parameter.requires_grad_(True)
         # A search calls this without gradients.
-        with torch.enable_grad(), attention(loaded.model, layout.attention), adapter.route(batch.routes):
+        with (
+            torch.enable_grad(),
+            attention(loaded.model, layout.attention),
+            adapter.route(batch.routes, batch.examples),
+        ):
             losses = token_losses(loaded.model, adapter, batch, reads)
             losses.sum().backward()  # type: ignore[no-untyped-call]
     finally:

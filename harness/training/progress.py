@@ -78,10 +78,16 @@ class Progress:
             "seconds": result.seconds + waited_seconds,
             "wait_seconds": waited_seconds,
             "n_middle_cut": sum(s.truncated for s in sequences),
+            "n_target_cut": sum(s.target_truncated for s in sequences),
         }
         for key, value in added.items():
             self.counters[key] = self.counters.get(key, 0) + value
         self.recent_losses = [*self.recent_losses, result.loss][-_RECENT:]
+
+    def count_search(self, seconds: float) -> None:
+        """Add the time of losses that a method computes without gradients, as a search does."""
+        for key in ("seconds", "search_seconds"):
+            self.counters[key] = self.counters.get(key, 0.0) + seconds
 
     def count_peak_memory(self, peak: int | None) -> None:
         """Keep the largest peak of memory, in bytes; None if the peak is unknown."""
@@ -91,7 +97,8 @@ class Progress:
     @property
     def tokens_per_second(self) -> float:
         """Trained tokens per second since the run began."""
-        return self.counters["tokens"] / max(1e-9, self.counters["seconds"])
+        seconds = self.counters["seconds"] - self.counters.get("search_seconds", 0.0)
+        return self.counters["tokens"] / max(1e-9, seconds)
 
     def summary(self, memory_estimate: int | None, micro_tokens: int, packed: bool | None) -> TrainingSummary:
         """The costs for the record; ``packed`` is None without any step."""
@@ -105,13 +112,15 @@ class Progress:
             tokens=int(counters.get("tokens", 0)),
             seconds=seconds,
             wait_seconds=counters.get("wait_seconds", 0.0),
-            tokens_per_second=counters["tokens"] / seconds if seconds else None,
+            tokens_per_second=self.tokens_per_second if counters.get("tokens") else None,
             peak_memory_bytes=None if peak is None else int(peak),
             memory_estimate_bytes=memory_estimate,
             micro_tokens=micro_tokens,
             packed=packed,
             final_loss=sum(recent) / len(recent) if recent else None,
             n_middle_cut=int(counters.get("n_middle_cut", 0)),
+            n_target_cut=int(counters.get("n_target_cut", 0)),
+            search_seconds=counters.get("search_seconds", 0.0),
         )
 
 
@@ -132,6 +141,7 @@ def log_line(stage: str, step: int, result: StepResult) -> Mapping[str, Any]:
 def trained_together(parts: Sequence[TrainingSummary]) -> TrainingSummary:
     """The costs of all clusters of a run: sums; the largest memory and micro-batch; the mean of the final losses."""
     tokens, seconds = sum(p.tokens for p in parts), sum(p.seconds for p in parts)
+    in_steps = seconds - sum(p.search_seconds for p in parts)
     losses = [p.final_loss for p in parts if p.final_loss is not None]
     packed = {p.packed for p in parts} - {None}
     return TrainingSummary(
@@ -140,10 +150,12 @@ def trained_together(parts: Sequence[TrainingSummary]) -> TrainingSummary:
         target_tokens=sum(p.target_tokens for p in parts),
         tokens=tokens,
         seconds=seconds,
-        tokens_per_second=tokens / seconds if seconds else None,
+        tokens_per_second=tokens / in_steps if tokens and in_steps > 0 else None,
         peak_memory_bytes=_largest(p.peak_memory_bytes for p in parts),
         final_loss=sum(losses) / len(losses) if losses else None,
         n_middle_cut=sum(p.n_middle_cut for p in parts),
+        n_target_cut=sum(p.n_target_cut for p in parts),
+        search_seconds=sum(p.search_seconds for p in parts),
         wait_seconds=sum(p.wait_seconds for p in parts),
         memory_estimate_bytes=_largest(p.memory_estimate_bytes for p in parts),
         packed=packed.pop() if len(packed) == 1 else None,

@@ -16,6 +16,7 @@ from harness.config.method_config import method_of
 from harness.config.spec import EvalConfig, RunSpec, canonical, run_id
 from harness.errors import HarnessError, StoreError
 from harness.method import AdapterMethod
+from harness.registry import method_class
 from harness.store.adapter import META, WEIGHTS, has_adapter, read_meta, read_weights
 from harness.store.files import write_atomic, write_json
 from harness.store.record import Frozen, TrainingSummary
@@ -120,8 +121,20 @@ def reuse_training(run: RunDirectory, spec: RunSpec) -> ReusedTraining | None:
 
 
 def _evaluation_free(spec: RunSpec) -> bytes:
-    """The spec without evaluation, except for the limit on new tokens, which limits prompts in training too."""
-    return canonical(spec.model_copy(update={"eval": EvalConfig(max_new_tokens=spec.eval.max_new_tokens)}))
+    """The spec without what only inference uses: evaluation, the method's inference fields, the ablation's name.
+
+    The limit on new tokens stays, because it limits prompts in training too.
+    """
+    inference = method_class(spec.method.name).inference_fields
+    method = spec.method.model_copy(
+        update={
+            "ablation": None,
+            "preset": None,
+            "fields": {name: value for name, value in spec.method.fields.items() if name not in inference},
+        }
+    )
+    evaluation = EvalConfig(max_new_tokens=spec.eval.max_new_tokens)
+    return canonical(spec.model_copy(update={"eval": evaluation, "method": method}))
 
 
 def _copy(source: RunDirectory, run: RunDirectory, spec: RunSpec, reused: ReusedTraining) -> bool:

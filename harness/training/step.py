@@ -20,6 +20,7 @@ from harness.models.loading import LoadedModel
 from harness.runtime.distributed import SINGLE_PROCESS, ProcessGroup, partition_by_length
 from harness.seeding import stable_seed
 from harness.training.batch import Weighted, token_losses, weigh
+from harness.training.optimiser import TaskAdamW, TrainedParameter
 from harness.training.packing import Layout, micro_tokens
 
 # Below this scale of fp16 losses an overflow of the gradient means divergence, not a wrong scale.
@@ -54,7 +55,7 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """The parameters that a stage trains, by name, and the factor on the learning rate of each (``factors``).
+    """The parameters that a stage trains, by name.
 
     key: seed and tasks, on which dropout depends in addition to step, process and micro-batch.
     reads: the adapter chooses routes by reading prompts (trait LABEL_FREE).
@@ -64,8 +65,12 @@ class Stage:
     steps: int
     key: tuple[object, ...]
     reads: bool
-    parameters: Mapping[str, nn.Parameter]
-    factors: Mapping[str, float]
+    trained: Mapping[str, TrainedParameter]
+
+    @property
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        """The parameters themselves."""
+        return {name: trained.parameter for name, trained in self.trained.items()}
 
 
 class StepRunner:
@@ -90,16 +95,7 @@ class StepRunner:
         self.model = torch.compile(loaded.model, dynamic=True) if config.compile else loaded.model
         # Scales losses so that small gradients do not underflow in fp16; without effect in other precisions.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=loaded.dtype == torch.float16)
-        by_factor: dict[float, list[nn.Parameter]] = {}
-        for name, parameter in stage.parameters.items():
-            by_factor.setdefault(stage.factors[name], []).append(parameter)
-        self.optimiser = torch.optim.AdamW(
-            [{"params": parameters, "factor": factor} for factor, parameters in by_factor.items()],
-            lr=config.lr,
-            betas=(config.beta1, config.beta2),
-            eps=config.eps,
-            weight_decay=config.weight_decay,
-        )
+        self.optimiser = TaskAdamW(stage.trained.values(), config)
 
     def step(self, number: int, sequences: Sequence[Encoded], routes: Routes, stop: bool = False) -> StepResult:
         """Perform one optimiser step on ``sequences``, of which each process gets its share.
@@ -123,8 +119,8 @@ class StepRunner:
         loss, *by_task, stopped, norm = torch.cat([sums, norm.double()[None]]).tolist()
         self._check(loss, norm, number, sequences)
         lr = learning_rate(number, self.stage.steps, self.config.lr, self.config.warmup)
-        for group in self.optimiser.param_groups:
-            group["lr"] = lr * group["factor"]
+        self.optimiser.set_lr(lr)
+        self.optimiser.present = frozenset(routes.index(s.task) for s in sequences)
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
@@ -179,7 +175,7 @@ class StepRunner:
             torch.manual_seed(stable_seed("dropout", *self.stage.key, number, self.processes.rank, micro))
             batch = self.layout.collate([mine[i] for i in positions], self.loaded)
             # The route stays set until backward has ended, because checkpointed layers repeat their forward there.
-            with self.adapter.route(batch.routes):
+            with self.adapter.route(batch.routes, batch.examples):
                 losses = token_losses(self.model, self.adapter, batch, self.stage.reads)
                 loss = (losses * batch.weights).sum() + self.adapter.penalty() / n_sequences
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -28,6 +29,7 @@ from harness.training.attention import attention
 from harness.training.batch import token_losses, weigh
 from harness.training.checkpoint import Checkpoint, CheckpointManager, CheckpointOwner
 from harness.training.early_stopping import EarlyStopping, EvaluateOnDev
+from harness.training.optimiser import trained_parameters
 from harness.training.packing import Layout, choose_layout, micro_tokens
 from harness.training.progress import Progress
 from harness.training.reuse import find_stage
@@ -133,15 +135,16 @@ class EngineTrainer:
     def loss(self, examples: Sequence[Example]) -> float:
         loaded, adapter = self.setup.loaded, self.setup.adapter
         weighted = weigh(self.setup.encoder.encode(examples), "example", self.setup.routes)
-        layout = self._choose_layout()
+        layout, started = self._choose_layout(), time.perf_counter()
         parts = layout.split([len(w.sequence) for w in weighted], micro_tokens(self.setup.config, loaded.device))
         total = 0.0
         with attention(loaded.model, layout.attention):
             for positions in parts if self.processes.is_main else []:
                 batch = layout.collate([weighted[i] for i in positions], loaded)
-                with adapter.route(batch.routes):
+                with adapter.route(batch.routes, batch.examples):
                     losses = token_losses(loaded.model, adapter, batch, reads=False)
                 total += float((losses * batch.weights).sum())
+        self._state.progress.count_search(time.perf_counter() - started)
         # Rank 0's loss is broadcast, so that all ranks take the same step of a search.
         return self.processes.broadcast(total)
 
@@ -202,8 +205,7 @@ class EngineTrainer:
             steps=plan.steps,
             key=(self.seed, *(self.setup.routes.tasks if tasks is None else tasks)),
             reads=self._reads,
-            parameters={n: everything[n] for n in trained},
-            factors={n: self.setup.method.lr_factor(n) for n in trained},
+            trained=trained_parameters(self.setup.adapter, self.setup.method, trained),
         )
         setup = self.setup
         steps = StepRunner(setup.loaded, setup.adapter, setup.config, parts, self._choose_layout(), self.processes)

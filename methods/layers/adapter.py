@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import HarnessError, ModelError, unknown
-from harness.method import Experts, LoRAFactors
+from harness.method import Experts, LoRAFactors, TaskParts
 from methods.layers.fused import fuse_down_projections
+from methods.layers.gates import HasTaskRows
 from methods.layers.linear import AdaptedLinear, TaskLinear
 from methods.layers.peft_io import PeftLoRA
 from methods.layers.routing import Route, State
@@ -50,8 +51,8 @@ class LoRAAdapter:
 
     # Contexts
 
-    def route(self, labels: Tensor) -> AbstractContextManager[None]:
-        return self.current_route.routed(labels, self.device)
+    def route(self, labels: Tensor, examples: Tensor | None = None) -> AbstractContextManager[None]:
+        return self.current_route.routed(labels, self.device, examples)
 
     def off(self) -> AbstractContextManager[None]:
         return self.current_route.enter(State.OFF)
@@ -116,6 +117,20 @@ class LoRAAdapter:
     def task_parameters(self, task: str) -> list[str]:
         """The names of one task's own parameters, in layers with a LoRA for each task."""
         return [f"{name}.{factor}.{task}" for name in self.layers for factor in "AB"]
+
+    def task_parts(self) -> Mapping[str, TaskParts]:
+        parts = {
+            f"{name}.{factor}": p for name, layer in self.layers.items() for factor, p in layer.task_parts().items()
+        }
+        rows = TaskParts(dim=0, tasks=tuple(range(len(self.tasks))))
+        by_task = {
+            id(getattr(module, name))
+            for shared in self.modules.values()
+            for module in shared.modules()
+            if isinstance(module, HasTaskRows)
+            for name in module.task_rows
+        }
+        return parts | {name: rows for name, parameter in self.trainable().items() if id(parameter) in by_task}
 
     def state_dict(self) -> dict[str, Tensor]:
         return {name: tensor.detach().clone() for name, tensor in self._tensors()}

@@ -7,12 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from methods.layers.routing import Route
 from methods.layers.target import generator
+
+
+@runtime_checkable
+class HasTaskRows(Protocol):
+    """A module with parameters of which row t is used by task t alone.
+
+    task_rows: the names of its attributes that hold them.
+    """
+
+    task_rows: ClassVar[Sequence[str]]
 
 
 class Gate(nn.Module):
@@ -34,6 +45,10 @@ class Gate(nn.Module):
     def active_experts(self, task: int) -> Sequence[int] | None:
         """The experts in a task's folded LoRA; None: all."""
         return None
+
+    def expert_tasks(self) -> Sequence[int | None]:
+        """For each expert, the task that alone has it; None: several tasks have it. Empty: this holds for all."""
+        return ()
 
     def forward(self, route: Route) -> Tensor:
         """The weights of each label, (M, E).
@@ -70,6 +85,8 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
 class TaskEmbedding(nn.Module):
     """A vector e_t for each task: (T, size). Initial values are N(0, 1) and depend only on (seed, task name)."""
 
+    task_rows = ("weight",)
+
     def __init__(self, tasks: Sequence[str], size: int, seed: int) -> None:
         super().__init__()
         rows = [torch.randn(size, generator=generator(seed, "embedding", task)) for task in tasks]
@@ -92,6 +109,8 @@ class EmbeddingScores(nn.Module):
 
 class FreeScores(nn.Module):
     """Free logits (T, n), initially 0."""
+
+    task_rows = ("logits",)
 
     def __init__(self, n_tasks: int, n: int) -> None:
         super().__init__()
@@ -149,6 +168,10 @@ class TaskGate(Gate):
             return weights
         common, own = torch.split(weights, [self.n_common, self.n_specific], -1)
         return torch.cat([common, (self.eye[:, :, None] * own[:, None, :]).flatten(1)], -1)
+
+    def expert_tasks(self) -> Sequence[int | None]:
+        own = [task for task in range(len(self.eye)) for _ in range(self.n_specific)]
+        return [*[None] * self.n_common, *own] if own else ()
 
     def active_experts(self, task: int) -> Sequence[int]:
         first = self.n_common + task * self.n_specific

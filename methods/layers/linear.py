@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, linear, one_hot
 
-from harness.method import Experts, LoRAFactors
+from harness.method import Experts, LoRAFactors, TaskParts
 from methods.layers.fused import FoldedLoRA
 from methods.layers.gates import Gate
 from methods.layers.routing import Route, State
@@ -77,6 +77,10 @@ class AdaptedLinear(nn.Module):
     def factors(self) -> Mapping[str, nn.Parameter]:
         """The layer's own parameters by name, without those of gates, which layers may share."""
         raise NotImplementedError
+
+    def task_parts(self) -> Mapping[str, TaskParts]:
+        """The factors that have parts of single tasks, by name; see ``Adapter.task_parts``."""
+        return {}
 
     def experts(self) -> Experts | None:
         """The experts, if every sequence uses a weighted sum of them; otherwise None."""
@@ -156,6 +160,10 @@ class GatedLinear(AdaptedLinear):
     def factors(self) -> Mapping[str, nn.Parameter]:
         return {"A": self.a, "B": self.b}
 
+    def task_parts(self) -> Mapping[str, TaskParts]:
+        tasks = tuple(task for task in self.gate.expert_tasks() for _ in range(self.rank))
+        return {name: TaskParts(dim=dim, tasks=tasks) for name, dim in (("A", 0), ("B", 1)) if tasks}
+
     def experts(self) -> Experts | None:
         if self.gate.splits > 1:
             return None
@@ -208,6 +216,13 @@ class TaskLinear(AdaptedLinear):
         names = [""] if self.expert_names is None else [f".{expert}" for expert in self.expert_names]
         factors = {f"A{name}": a for name, a in zip(names, self.a, strict=True)}
         return factors | {f"B{name}": b for name, b in zip(names, self.b, strict=True)}
+
+    def task_parts(self) -> Mapping[str, TaskParts]:
+        if self.expert_names is None or self.mixture is not None:
+            return {}
+        parts = [TaskParts(dim=0, tasks=(task,) * self.rank) for task in range(len(self.expert_names))]
+        parts += [TaskParts(dim=1, tasks=(task,) * self.rank) for task in range(len(self.expert_names))]
+        return dict(zip(self.factors(), parts, strict=True))
 
     @torch.no_grad()
     def load_expert(self, index: int, lora: LoRAFactors | None) -> None:

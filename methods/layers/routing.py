@@ -43,6 +43,8 @@ class Route:
         tokens: True if ``labels`` are those of tokens.
         present: the tasks that occur in ``labels``, ascending.
         position: LongTensor (M,), the index in ``present`` of each label.
+        examples: LongTensor (M,), the position in the step of the example of each label, for noise.
+        n_examples: 1 + the largest of these positions.
         step: stage and number of the optimiser step, for noise; None before the first step.
         is_open: True inside a context.
         cache: values that ``cached`` computed on this route.
@@ -55,6 +57,8 @@ class Route:
         self.tokens = False
         self.present: tuple[int, ...] = ()
         self.position: Tensor | None = None
+        self.examples: Tensor | None = None
+        self.n_examples = 0
         self.step: tuple[str, int] | None = None
         self.is_open = False
         self.cache: dict[object, _Cached] = {}
@@ -74,8 +78,11 @@ class Route:
         return entry.value
 
     @contextmanager
-    def routed(self, labels: Tensor, device: torch.device) -> Iterator[None]:
-        """Sequences (labels of shape (B,)) or tokens ((B, S)) use their tasks' shares until the context closes."""
+    def routed(self, labels: Tensor, device: torch.device, examples: Tensor | None = None) -> Iterator[None]:
+        """Sequences (labels of shape (B,)) or tokens ((B, S)) use their tasks' shares until the context closes.
+
+        examples: of the shape of ``labels``, see ``StepRouting.route``.
+        """
         if labels.dim() not in (1, 2) or not labels.numel() or labels.dtype.is_floating_point:
             raise ValueError(
                 f"labels are {labels.dtype} of shape {tuple(labels.shape)}; give a LongTensor with a task for each "
@@ -85,14 +92,18 @@ class Route:
         present = tuple(tasks.tolist())
         if present[0] < 0 or present[-1] >= self.n_tasks:
             raise ValueError(f"labels are {present[0]}..{present[-1]}, but the tasks are 0..{self.n_tasks - 1}")
+        if examples is None:
+            examples = torch.arange(len(labels)).view(-1, *[1] * (labels.dim() - 1)).expand(labels.shape)
         with self.enter(State.ROUTED):
             self.labels, self.position = labels.reshape(-1).to(device), position.to(device)
+            self.examples, self.n_examples = examples.reshape(-1).to(device), int(examples.max()) + 1
             self.present, self.tokens = present, labels.dim() == 2
             self.cache = {}
             try:
                 yield
             finally:
                 self.labels, self.position, self.present, self.tokens = None, None, (), False
+                self.examples, self.n_examples = None, 0
                 self.cache = {}
 
     @contextmanager

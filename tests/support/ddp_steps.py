@@ -19,6 +19,7 @@ from harness.models.loading import LoadedModel
 from harness.registry import method_class
 from harness.runtime.distributed import ProcessGroup, join
 from harness.testing.toys import VOCABULARY, perturb, toy_model
+from harness.training.optimiser import trained_parameters
 from harness.training.packing import Layout
 from harness.training.step import Stage, StepRunner
 
@@ -47,14 +48,12 @@ def run(name: str, kind: str, processes: ProcessGroup) -> dict[str, Any]:
     model = toy_model()
     adapter = method.attach(model, TASKS, seed=0)
     perturb(adapter)
-    parameters = adapter.trainable()
     stage = Stage(
         name="all",
         steps=STEPS,
         key=(0,),
         reads=Trait.LABEL_FREE in method.traits,
-        parameters=parameters,
-        factors=dict.fromkeys(parameters, 1.0),
+        trained=trained_parameters(adapter, method),
     )
     loaded = LoadedModel(
         model=model,
@@ -71,7 +70,9 @@ def run(name: str, kind: str, processes: ProcessGroup) -> dict[str, Any]:
 
     def remember(optimiser: Any, *_: Any) -> None:
         if not first:
-            first.update({n: None if p.grad is None else p.grad.flatten().tolist() for n, p in parameters.items()})
+            first.update(
+                {n: None if p.grad is None else p.grad.flatten().tolist() for n, p in stage.parameters.items()}
+            )
 
     loop.optimiser.register_step_pre_hook(remember)
     model.train()
@@ -85,7 +86,7 @@ def run(name: str, kind: str, processes: ProcessGroup) -> dict[str, Any]:
         "tasks": [dict(r.by_task) for r in results],
         "stops": [i for i, r in enumerate(results) if r.stop],
         "gradients": first,
-        "weights": {n: p.detach().flatten().tolist() for n, p in parameters.items()},
+        "weights": {n: p.detach().flatten().tolist() for n, p in stage.parameters.items()},
     }
 
 

@@ -11,9 +11,10 @@ import torch
 from harness.config.spec import TrainConfig
 from harness.data.encoding import Encoded
 from harness.data.routes import Routes
-from harness.method import Method, Trait
+from harness.method import AdapterMethod, Trait
 from harness.models.loading import LoadedModel
 from harness.testing.toys import perturb
+from harness.training.optimiser import trained_parameters
 from harness.training.packing import Layout
 from harness.training.step import Stage, StepRunner
 
@@ -48,18 +49,16 @@ def make_sequences(n: int = 11, seed: int = 0, vocabulary: int = 97) -> list[Enc
     return [Encoded(task=TASKS[i % 3], prompt=tokens(1, 30), target=tokens(1, 12), truncated=False) for i in range(n)]
 
 
-def make_steps(model: Any, method: Method, layout: Layout, **config: Any) -> StepRunner:
+def make_steps(model: Any, method: AdapterMethod, layout: Layout, **config: Any) -> StepRunner:
     """The steps of a stage that trains every parameter of the method; ``config``: fields of TrainConfig."""
     adapter = method.attach(model, TASKS, seed=3)
     perturb(adapter)
-    parameters = adapter.trainable()
     stage = Stage(
         name="all",
         steps=10,
         key=(3,),
         reads=Trait.LABEL_FREE in method.traits,
-        parameters=parameters,
-        factors=dict.fromkeys(parameters, 1.0),
+        trained=trained_parameters(adapter, method),
     )
     return StepRunner(as_loaded(model), adapter, TrainConfig(**{"clip": None, **config}), stage, layout)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from toy_net import Net, inputs
 
-from harness.testing.toys import TASKS, perturb, toy_model
+from harness.testing.toys import TASKS, ToyTrainer, perturb, toy_data, toy_model
 from methods.c_poly import CPoly
 
 pytestmark = pytest.mark.numeric
@@ -54,9 +54,10 @@ def test_poly_is_peft_s_poly_in_outputs_and_gradients(splits: int) -> None:
         assert (as_theirs(name, parameter.grad) - twins[twin(name)].grad).abs().max() < 1e-5, name
 
 
-def test_noise_is_drawn_once_per_step_layer_and_task() -> None:
+@pytest.mark.parametrize("noise", ["example", "task"])
+def test_noise_is_drawn_once_per_step_and_layer_for_each_example_or_task(noise: str) -> None:
     net = Net()
-    adapter = CPoly(rank=2).attach(net, ["a", "b"], seed=0)
+    adapter = CPoly(rank=2, noise=noise).attach(net, ["a", "b"], seed=0)
     perturb(adapter)
     net.train()
     x = inputs()
@@ -70,6 +71,18 @@ def test_noise_is_drawn_once_per_step_layer_and_task() -> None:
         return (one - other).abs().max().item()
 
     whole = out("all", 1, [0, 1, 0, 1])
+    shares = [gate.label_weights for gate in adapter.modules.values()]
+    adapter.begin_step("all", 1)
+    with adapter.route(torch.tensor([0, 1, 0, 1])):
+        weights = [share(adapter.current_route) for share in shares]
+    assert all(torch.allclose(w[0], w[2]) == (noise == "task") for w in weights)
+    with adapter.route(torch.tensor([0, 1]), torch.tensor([2, 1])):  # the third and the second example of the step
+        assert all(
+            torch.allclose(share(adapter.current_route), w[[2, 1]]) for share, w in zip(shares, weights, strict=True)
+        )
+    with adapter.route(torch.tensor([[0, 0, 1]]), torch.tensor([[2, 2, 1]])):  # the same examples packed
+        packed = [share(adapter.current_route) for share in shares]
+        assert all(torch.allclose(p, w[[2, 2, 1]]) for p, w in zip(packed, weights, strict=True))
     assert distance(out("all", 1, [0, 1]), whole[:2]) < 1e-12  # another micro-batch of the same step
     assert distance(out("all", 2, [0, 1]), whole[:2]) > 1e-6
     assert distance(out("more", 1, [0, 1]), whole[:2]) > 1e-6
@@ -82,15 +95,15 @@ def test_noise_is_drawn_once_per_step_layer_and_task() -> None:
 
 
 def test_noise_is_logistic_and_depends_on_the_run_s_seed() -> None:
-    tasks = [f"t{i}" for i in range(2000)]
+    labels = torch.zeros(2000, dtype=torch.long)
     draws = []
     for seed in (0, 1):
         net = Net()
-        adapter = CPoly(rank=1, variant="poly", targets="first").attach(net, tasks, seed=seed)
+        adapter = CPoly(rank=1, variant="poly", targets="first").attach(net, ["a"], seed=seed)
         adapter.begin_step("all", 0)
         net.train()
-        with adapter.route(torch.tensor([0])):
-            net(inputs()[:1])
+        with adapter.route(labels):
+            net(inputs()[:1].expand(2000, -1, -1))
         draws.append(adapter.modules["first.gate"].noise)
     assert not torch.equal(*draws)
     # A standard logistic variable: mean 0, variance pi^2 / 3, quartile log 3.
@@ -106,3 +119,70 @@ def test_training_before_a_step_was_announced_is_an_error() -> None:
     net.train()
     with adapter.route(torch.tensor([0])), pytest.raises(RuntimeError, match="begin_step"):
         net(inputs())
+
+
+@pytest.mark.parametrize("variant", ["c_poly", "simple"])
+def test_a_task_without_training_examples_gets_the_common_skills_alone(variant: str) -> None:
+    """Its own skills have random factors A, which a sum of factors would combine with the others' trained B."""
+    method = CPoly(rank=2, variant=variant, n_specific=2)
+    model = toy_model()
+    tasks = [*TASKS, "empty"]
+    adapter = method.attach(model, tasks, seed=0)
+    trainer = ToyTrainer(method=method, adapter=adapter, model=model, data={**toy_data(), "empty": []})
+    method.fit(adapter, trainer, tasks)
+    before = {name: (lora.b @ lora.a) for name, lora in adapter.fold("empty").items()}
+    trained = {name: (lora.b @ lora.a) for name, lora in adapter.fold(TASKS[0]).items()}
+    with torch.no_grad():
+        for layer in adapter.layers.values():
+            layer.a[-4:] += 100.0  # its own two skills of rank 2
+    after = {name: (lora.b @ lora.a) for name, lora in adapter.fold("empty").items()}
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert any(bool(delta.any()) for delta in before.values())
+    assert any(not torch.equal(before[name], trained[name]) for name in before)
+
+
+def test_splits_have_their_own_weights_of_common_skills_and_the_same_weights_of_specific_ones() -> None:
+    method = CPoly(rank=2, n_splits=4, n_specific=2, n_common=3)
+    adapter = method.attach(toy_model(), list(TASKS), seed=0)
+    perturb(adapter)
+    gate = next(iter(adapter.modules.values()))
+    weights = gate.task_weights().view(3, 4, 3 + 6)
+    assert torch.allclose(weights[:, :, :3].sum(-1), torch.ones(3, 4, dtype=weights.dtype))
+    assert torch.equal(weights[:, 0, 3:], weights[:, 3, 3:])
+    assert not torch.equal(weights[:, 0, :3], weights[:, 3, :3])
+
+
+def test_the_specific_skills_of_a_task_initially_share_the_weight_of_one() -> None:
+    adapter = CPoly(rank=2, n_specific=2).attach(toy_model(), ["a", "b"], seed=0)
+    specific = next(iter(adapter.modules.values())).specific
+    assert specific.tolist() == [[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]]
+
+
+@pytest.mark.parametrize("variant", ["c_poly", "simple", "poly"])
+@pytest.mark.parametrize("splits", [1, 4])
+def test_layers_with_several_specific_skills_and_splits_are_the_sum_over_skills_one_by_one(
+    variant: str, splits: int
+) -> None:
+    net = Net()
+    adapter = CPoly(rank=2, n_splits=splits, n_specific=2, variant=variant, targets="first").attach(
+        net, ["a", "b"], seed=0
+    )
+    perturb(adapter)
+    (layer,) = adapter.layers.values()
+    x = torch.randn(2, layer.in_features, generator=torch.Generator().manual_seed(0), dtype=layer.a.dtype)
+    for task in (0, 1):
+        g = layer.gate.task_weights()[task].view(splits, -1)
+        skills = [(layer.a[2 * k : 2 * k + 2], layer.b[:, 2 * k : 2 * k + 2]) for k in range(g.shape[1])]
+        width, out = layer.in_features // splits, layer.out_features // splits
+        z = sum(
+            g[q, k] * (a[:, q * width : (q + 1) * width] @ x[task, q * width : (q + 1) * width])
+            for q in range(splits)
+            for k, (a, _) in enumerate(skills)
+        )
+        rows = [
+            sum(g[q, k] * (b[q * out : (q + 1) * out] @ z) for k, (_, b) in enumerate(skills)) for q in range(splits)
+        ]
+        expected = layer.base(x[task]) + layer.scale * torch.cat(rows)
+        with adapter.route(torch.tensor([task])):
+            found = layer(x[task][None, None])[0, 0]
+        assert (found - expected).abs().max() < 1e-10

@@ -140,3 +140,33 @@ def test_stage_one_trains_loras_unmixed_even_when_weights_are_there_already() ->
         assert (logits() - own).abs().max() < 1e-6
     assert torch.equal(logits(), mixed)
     assert (mixed - own).abs().max() > 1e-4
+
+
+def test_loras_of_tasks_without_training_examples_are_in_no_mixture() -> None:
+    found = bowl(LoRAHub(rank=2, steps=3, exclude_target=False))
+    found.data = {**toy_data(), TASKS[1]: []}
+    fit(found)
+    weights = found.adapter.state_dict()["hub.weights"]
+    assert [bool(weights[i, 1]) for i in (0, 2)] == [False, False]
+
+
+def test_a_number_of_modules_is_drawn_for_each_task_and_seed() -> None:
+    tasks = [f"t{i}" for i in range(12)]
+    drawn = {}
+    for seed in (0, 1):
+        trainer = ToyTrainer(
+            method=LoRAHub(),
+            adapter=None,
+            model=toy_model(),
+            data=dict.fromkeys(tasks, toy_data()[TASKS[0]]),
+            seed=seed,
+        )
+        drawn[seed] = [LoRAHub(n_modules=4).sources(trainer, tasks, task) for task in tasks]
+    for task, sources in enumerate(drawn[0]):
+        assert len(set(sources)) == 4
+        assert sources == sorted(sources)
+        assert task not in sources
+    assert drawn[0] != drawn[1]
+    assert len({tuple(s) for s in drawn[0]}) > 1
+    with pytest.raises(UsageError, match="11 LoRAs"):
+        LoRAHub(n_modules=12).sources(trainer, tasks, "t0")

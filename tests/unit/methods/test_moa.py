@@ -171,6 +171,51 @@ def test_a_classifier_leaves_the_loras_of_stage_one_as_they_are() -> None:
     assert [n for n in after if not torch.equal(before[n], after[n])] == ["routers.weight"]
 
 
+def test_the_classification_loss_reaches_the_loras_of_the_labels_only_if_asked() -> None:
+    for grad in ("none", "adapter"):
+        _, adapter = attached(MoA(rank=2, router_input="adapted", router_grad=grad))
+        with adapter.route(torch.tensor([2, 0, 2, 0])):
+            adapter.read(PROMPTS, torch.arange(4))
+            adapter.penalty().backward()
+        reached = {n for n, p in adapter.trainable().items() if p.grad is not None and bool(p.grad.any())}
+        if grad == "none":
+            assert reached == {"routers.weight"}
+            continue
+        own = {task for task in TASKS if any(name.endswith(f".{task}") for name in reached)}
+        assert own == {TASKS[0], TASKS[2]}
+        name = next(n for n in sorted(reached) if n.endswith(f"B.{TASKS[2]}"))
+        parameter = adapter.trainable()[name]
+        index = tuple(int(i) for i in (parameter.grad.abs() == parameter.grad.abs().max()).nonzero()[0])
+        assert parameter.grad[index].item() == pytest.approx(slope(adapter, parameter, index), rel=1e-4)
+
+
+def slope(adapter: Any, parameter: Any, index: tuple[int, ...], step: float = 1e-4) -> float:
+    """The derivative of the penalty by one value, from two differences."""
+    values = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            parameter[index] += sign * step
+        with adapter.route(torch.tensor([2, 0, 2, 0])):
+            adapter.read(PROMPTS, torch.arange(4))
+            values.append(float(adapter.penalty()))
+        with torch.no_grad():
+            parameter[index] -= sign * step
+    return (values[0] - values[1]) / (2 * step)
+
+
+def test_without_stage_two_training_ends_after_stage_one_and_can_be_reused() -> None:
+    method = MoA(rank=2, **MoA.ablations["stage1"])
+    model, adapter = attached(method, noise=False)
+    trainer = ToyTrainer(method=method, adapter=adapter, model=model, data=readable())
+    method.fit(adapter, trainer, list(TASKS))
+    assert trainer.finished == [f"alone-{task}" for task in TASKS]
+    assert adapter.assign(PROMPTS) is None
+    assert [method.stage_key(stage, TASKS) for stage in method.kept_stages(TASKS)] == [
+        MoA(rank=2).stage_key(f"alone-{task}", TASKS) for task in TASKS
+    ]
+    assert MoA(rank=2).kept_stages(TASKS) == []
+
+
 def test_adapted_states_are_those_of_the_label_s_lora_and_choices_need_none() -> None:
     _, adapter = attached(MoA(rank=2, router_input="adapted"))
     labels = torch.tensor([2, 0, 1, 0])
@@ -197,6 +242,8 @@ def test_adapted_states_are_those_of_the_label_s_lora_and_choices_need_none() ->
         ({"joint": False, "stage1_share": 0.0}, "otherwise no stage trains the LoRAs"),
         ({"stage1_share": 1.5}, "is not a share"),
         ({"soft": True, "router_input": "adapted"}, "uses no labels"),
+        ({"router_grad": "adapter"}, "have no gradient"),
+        ({"stage2": False}, "trains no routers"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(fields: Any, message: str) -> None:
@@ -239,9 +286,10 @@ def test_what_a_packed_row_is_filled_up_with_counts_for_nothing() -> None:
         Weighted(
             sequence=Encoded(task=TASKS[t], prompt=tuple(p.tolist()), target=(4, 0), truncated=False),
             task=t,
+            position=i,
             weight=1.0,
         )
-        for t, p in zip((2, 0, 1, 0), PROMPTS, strict=True)
+        for i, (t, p) in enumerate(zip((2, 0, 1, 0), PROMPTS, strict=True))
     ]
     device = torch.device("cpu")
     found = []

@@ -48,8 +48,8 @@ class Forgetful(LoRAAdapter):
 class Deaf(LoRAAdapter):
     """Routes every row to the first task."""
 
-    def route(self, labels: Tensor) -> AbstractContextManager[None]:
-        return super().route(torch.zeros_like(labels))
+    def route(self, labels: Tensor, examples: Tensor | None = None) -> AbstractContextManager[None]:
+        return super().route(torch.zeros_like(labels), examples)
 
 
 class Greedy(LoRAAdapter):
@@ -62,10 +62,10 @@ class Greedy(LoRAAdapter):
 class Careless(LoRAAdapter):
     """Nests contexts and forgets routes."""
 
-    def route(self, labels: Tensor) -> AbstractContextManager[None]:
+    def route(self, labels: Tensor, examples: Tensor | None = None) -> AbstractContextManager[None]:
         self.current_route.is_open = False
         self.current_route.labels = None
-        return super().route(labels)
+        return super().route(labels, examples)
 
     def off(self) -> AbstractContextManager[None]:
         self.current_route.is_open = False

@@ -32,7 +32,7 @@ class Nothing:
     def __init__(self, model: nn.Module) -> None:
         self.one = next(model.parameters()).requires_grad_(True)
 
-    def route(self, labels: torch.Tensor) -> AbstractContextManager[None]:
+    def route(self, labels: torch.Tensor, examples: torch.Tensor | None = None) -> AbstractContextManager[None]:
         return nullcontext()
 
     def off(self) -> AbstractContextManager[None]:
@@ -116,7 +116,7 @@ def test_a_model_that_refuses_packed_rows_is_padded_and_the_refusal_is_logged(to
 class Broken(Nothing):
     """An adapter with a bug that only packed routes reach."""
 
-    def route(self, labels: torch.Tensor) -> AbstractContextManager[None]:
+    def route(self, labels: torch.Tensor, examples: torch.Tensor | None = None) -> AbstractContextManager[None]:
         if labels.dim() == 2:
             raise IndexError("a bug of this adapter")
         return nullcontext()
