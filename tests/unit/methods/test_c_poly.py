@@ -168,6 +168,7 @@ def test_layers_with_several_specific_skills_and_splits_are_the_sum_over_skills_
         net, ["a", "b"], seed=0
     )
     perturb(adapter)
+    net.eval()
     (layer,) = adapter.layers.values()
     x = torch.randn(2, layer.in_features, generator=torch.Generator().manual_seed(0), dtype=layer.a.dtype)
     for task in (0, 1):
