@@ -52,7 +52,7 @@ def build_from_keys(cls: type[T], values: Mapping[str, Any], section: str) -> T:
     # A list may be typed with commas: --set suite.kinds=NLI,MRC
     lists = {k: tuple(v.split(",")) for k, v in values.items() if isinstance(v, str) and _is_tuple(default, k)}
     try:
-        built: T = _validator(cls).validate_python({**values, **lists})
+        built: T = _validator(cls).validate_python({**values, **lists})  # type: ignore[arg-type]  # a class is hashable
     except ValidationError as error:
         raise validation_error(error, section, values) from error
     return built
