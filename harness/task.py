@@ -133,6 +133,10 @@ class Suite(ABC):
     Subclasses are frozen dataclasses. Their fields are the suite's options: ``--set suite.<field>=value``.
 
     name: the name that ``--suite`` accepts. version: raise it when equal files would be read as other examples.
+    publish_predictions: whether the data's licence allows the predictions of a run to be published with its record,
+        so that others can recompute its scores. Predictions repeat text of the data. If False, a record has 64-bit
+        hashes of prompts, targets and predictions, from which a short answer such as a label can still be guessed. The
+        predictions on the embedded sample are always published.
     """
 
     name: ClassVar[str]
@@ -140,6 +144,7 @@ class Suite(ABC):
     default_model: ClassVar[str | None] = None
     """A registered model for first trials on the embedded sample, used where no model is given."""
     parameter_limit: ClassVar[ParameterLimit | None] = None  # Leaderboards show which methods comply with it.
+    publish_predictions: ClassVar[bool] = False
 
     @property
     @abstractmethod

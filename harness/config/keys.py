@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -51,9 +52,16 @@ def build_from_keys(cls: type[T], values: Mapping[str, Any], section: str) -> T:
     # A list may be typed with commas: --set suite.kinds=NLI,MRC
     lists = {k: tuple(v.split(",")) for k, v in values.items() if isinstance(v, str) and _is_tuple(default, k)}
     try:
-        return TypeAdapter(cls).validate_python({**values, **lists})
+        built: T = _validator(cls).validate_python({**values, **lists})  # type: ignore[arg-type]  # a class is hashable
     except ValidationError as error:
         raise validation_error(error, section, values) from error
+    return built
+
+
+# Building the validator of a class takes 5 ms, and a leaderboard builds each of a few classes hundreds of times.
+@lru_cache(maxsize=64)
+def _validator(cls: type) -> TypeAdapter[Any]:
+    return TypeAdapter(cls)
 
 
 def _is_tuple(value: Any, name: str) -> bool:

@@ -7,14 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from harness.config.keys import build_from_keys
 from harness.errors import HarnessError, StoreError
 from harness.leaderboard.plots.digest import FILE as DIGEST
 from harness.leaderboard.plots.digest import read_digest
 from harness.leaderboard.tables import Leaderboard
 from harness.leaderboard.verify import Check, CheckOutcome, verify
+from harness.registry import suite_class
 from harness.scoring.draws import FILE as DRAWS
 from harness.scoring.draws import read_draws, write_draws
 from harness.store.files import write_atomic
+from harness.store.published_predictions import HASHES, write_hashes, write_predictions
 from harness.store.record import RunRecord
 from harness.store.run_directory import RunDirectory, open_run
 from harness.store.tuning import FILE as TUNING
@@ -68,7 +71,7 @@ def _runs_of(board: Leaderboard) -> dict[RunDirectory, bool]:
 def publish(
     path: Path, checks: list[Check], records: Path, protocol: str | None = None, *, swept: bool = False
 ) -> Path:
-    """Copy the files that leaderboards need to ``records/<the run's name>``, without weights and predictions.
+    """Copy what leaderboards and ``verify`` need to ``records/<the run's name>``: scores and predictions, no weights.
 
     Args:
         checks: the result of ``verify``.
@@ -79,7 +82,11 @@ def publish(
     run = open_run(path)
     record = run.record()
     assert record is not None
-    reasons = [*objections(record, swept=swept), *(str(c) for c in checks if c.outcome is CheckOutcome.DIFFERS)]
+    reasons = [
+        *objections(record, swept=swept),
+        *_without_predictions(run),
+        *(str(c) for c in checks if c.outcome is CheckOutcome.DIFFERS),
+    ]
     if reasons:
         raise HarnessError(f"{run.name} cannot be published: {'; '.join(reasons)}")
     folder = records / run.path.resolve().name
@@ -93,6 +100,7 @@ def publish(
     folder.mkdir(parents=True, exist_ok=True)
     RunDirectory(folder).write(DIGEST, read_digest(run))
     _copy_draws(run, RunDirectory(folder), protocol)
+    _copy_predictions(run, folder, record)
     for name in [*map(Path, _FILES), *adapters, Path(_LAST)]:
         if (run.path / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -117,6 +125,28 @@ def _copy_draws(run: RunDirectory, folder: RunDirectory, protocol: str | None) -
             for task, of_task in draws.items()
         },
     )
+
+
+def _without_predictions(run: RunDirectory) -> Iterator[str]:
+    if not (run.has_hashes or run.has_predictions(_evaluated(run))):
+        yield "its predictions are missing, so that its scores cannot be recomputed: run it again"
+
+
+def _evaluated(run: RunDirectory) -> list[str]:
+    """The tasks that a run has evaluated examples of."""
+    scores = run.scores()
+    tables = () if scores is None else scores.root.values()
+    return list(dict.fromkeys(task for table in tables for task, score in table.tasks.items() if score.n))
+
+
+def _copy_predictions(run: RunDirectory, folder: Path, record: RunRecord) -> None:
+    """Store the predictions, or their hashes if the suite does not allow its predictions to be published."""
+    if run.has_hashes:
+        write_atomic(folder / HASHES, (run.path / HASHES).read_bytes())
+        return
+    suite = build_from_keys(suite_class(record.spec.suite.name), record.spec.suite.fields, "suite")
+    write = write_predictions if record.sample or suite.publish_predictions else write_hashes
+    write(folder, run.predictions(_evaluated(run)))
 
 
 def objections(record: RunRecord, *, swept: bool = False) -> Iterator[str]:

@@ -24,6 +24,8 @@ from harness.store.run_directory import RunDirectory
 
 _DRAW = 2.0 / 65_535  # Draws are stored in two bytes, so intervals computed from them are exact to this value.
 
+_HASHES_ONLY = "the record holds hashes only, since the suite does not allow its predictions to be published"
+
 
 class CheckOutcome(StrEnum):
     """The outcome of a check."""
@@ -100,6 +102,8 @@ def _scores(run: RunDirectory, record: RunRecord, data: str | None) -> Iterator[
         given = request_of_run(run).options.get("data")
     if given is None and not record.sample:
         yield Check(what="data", outcome=CheckOutcome.UNKNOWN, detail="the record does not include them; give --data")
+        if run.has_hashes:
+            yield Check(what="scores", outcome=CheckOutcome.UNKNOWN, detail=_HASHES_ONLY)
         return
     try:
         found = data_at(run, given)
@@ -113,8 +117,9 @@ def _scores(run: RunDirectory, record: RunRecord, data: str | None) -> Iterator[
         names = ", ".join(old) or "the suite"
         detail = f"the installed version of {names} is not the run's, which may explain differences in the scores"
         yield Check(what="suite", outcome=CheckOutcome.UNKNOWN, detail=detail)
-    if not all(run.prediction_file(t).exists() for t in rows.by_task):
-        yield Check(what="scores", outcome=CheckOutcome.UNKNOWN, detail="the predictions are not stored here")
+    if run.has_hashes or not run.has_predictions(rows.by_task):
+        detail = _HASHES_ONLY if run.has_hashes else "the predictions are not stored here"
+        yield Check(what="scores", outcome=CheckOutcome.UNKNOWN, detail=detail)
         return
     try:
         recomputed = scores_of(run, found, record.n_train).scores

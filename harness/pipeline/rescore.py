@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.pipeline.reopen import RunData, data_of_run
+from harness.pipeline.reopen import RunData, data_at, data_of_run
 from harness.scoring.score import Scored, score_predictions, write_scored
 from harness.store.record import RunRecord
 from harness.store.run_directory import RunDirectory, open_run
@@ -33,7 +33,7 @@ def scores_of(run: RunDirectory, data: RunData, n_train: Mapping[str, int] | Non
     return score_predictions(
         data.suite,
         {t: data.evaluated.of(t) for t in data.evaluated.by_task},
-        {t: run.predictions(t) for t in data.evaluated.by_task},
+        run.predictions(data.evaluated.by_task),
         n_train=n_train,
         min_examples=1 if data.spec.data.sample else MIN_EXAMPLES,
     )
@@ -42,7 +42,9 @@ def scores_of(run: RunDirectory, data: RunData, n_train: Mapping[str, int] | Non
 def rescore(path: Path, data: str | None = None) -> Rescored:
     """Parse and score the predictions of a run, or of one of its ``evaluations/``, again (after a parser has changed).
 
-    Raises: StoreError for a folder that is neither.
+    Those of a published record are scored without changing its files.
+
+    Raises: StoreError for a folder that is neither, or for a record that has only hashes of its predictions.
     """
     evaluation = RunDirectory(path).evaluation()
     if evaluation is not None:
@@ -51,5 +53,8 @@ def rescore(path: Path, data: str | None = None) -> Rescored:
         return Rescored(scored=score(RunDirectory(path), examples, evaluation.n_train), record=owner.record())
     run = open_run(path)
     record = run.record()
-    scored = score(run, data_of_run(run, data), record.n_train if record is not None else None)
+    n_train = record.n_train if record is not None else None
+    if run.is_published:
+        return Rescored(scored=scores_of(run, data_at(run, data), n_train), record=record)
+    scored = score(run, data_of_run(run, data), n_train)
     return Rescored(scored=scored, record=record)

@@ -30,7 +30,7 @@ def text_hash(text: str) -> str:
 
 
 class Prediction(Frozen):
-    """One line of predictions/<task>.jsonl.
+    """One line of a run's predictions/<task>.jsonl.
 
     tokens: number of generated tokens without EOS. cut: the prediction reached the length limit. Both are None if the
     back end does not report them.
@@ -43,6 +43,25 @@ class Prediction(Frozen):
     text: str
     tokens: int | None
     cut: bool | None
+
+
+class TaskPrediction(Prediction):
+    """One line of a published record's predictions.jsonl.gz, which holds the predictions of all tasks."""
+
+    task: str
+
+
+class PredictionHash(Frozen):
+    """One line of a published record's prediction_hashes.jsonl.gz: a prediction whose text may not be published.
+
+    prompt_hash and target_hash: as in ``Prediction``. text_hash: ``text_hash`` of the prediction's text.
+    """
+
+    task: str
+    id: str
+    prompt_hash: str
+    target_hash: str
+    text_hash: str
 
 
 class TaskScore(Frozen):

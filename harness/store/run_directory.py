@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -125,9 +126,41 @@ class RunDirectory:
     def write_scores(self, scores: Scores) -> None:
         self.write("scores.json", scores)
 
-    def predictions(self, task: str) -> list[Prediction]:
-        """Every complete line of a task's predictions; a partly written last line is dropped."""
-        return self.recover_predictions(task).predictions
+    def predictions(self, tasks: Iterable[str]) -> dict[str, list[Prediction]]:
+        """The predictions by task, of a run's files (without a partly written last line) or of a published record's.
+
+        Raises: StoreError for a damaged file, or for a record that holds only hashes of its predictions.
+        """
+        from harness.store.published_predictions import FILE, HASHES, read_predictions
+
+        if self.has_hashes:
+            raise StoreError(
+                f"{self.path} has only hashes of its predictions ({HASHES}), because its suite does not allow them to "
+                "be published. Use the directory of the run itself."
+            )
+        if (self.path / FILE).exists():
+            return read_predictions(self.path, tasks)
+        return {task: self.recover_predictions(task).predictions for task in tasks}
+
+    def has_predictions(self, tasks: Iterable[str]) -> bool:
+        """Whether the predictions of all of these tasks are stored here, so that ``predictions`` reads them."""
+        from harness.store.published_predictions import FILE
+
+        return (self.path / FILE).exists() or all(self.prediction_file(task).exists() for task in tasks)
+
+    @property
+    def is_published(self) -> bool:
+        """Whether this is a published record that has its predictions, or their hashes."""
+        from harness.store.published_predictions import FILE
+
+        return self.has_hashes or (self.path / FILE).exists()
+
+    @property
+    def has_hashes(self) -> bool:
+        """Whether this is a published record with hashes of its predictions in place of their texts."""
+        from harness.store.published_predictions import HASHES
+
+        return (self.path / HASHES).exists()
 
     def recover_predictions(self, task: str) -> RecoveredPredictions:
         """The complete lines of a task's predictions; what follows them was being written when a process was killed.

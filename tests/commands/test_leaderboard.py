@@ -93,14 +93,17 @@ def test_published_records_alone_make_the_same_leaderboard(folder: Path, harness
     assert sorted(name.split("-")[0] for name in kept) == ["cgc_lora", "lora_all", "majority"]
     for run in find_runs(folder / "runs"):
         assert read_digest(kept[run.name]) == read_digest(run)
+        assert kept[run.name].has_predictions(["CHIP-STS", "CHIP-CTC"])
         assert not (kept[run.name].path / "predictions").exists()
     shutil.rmtree(folder / "runs")
     assert harness("leaderboard", "mini", "--check").status == 0
     assert harness("leaderboard", "mini", "--write").status == 0
     assert {p.name: p.read_bytes() for p in (board / "mini").iterdir()} == pictures
-    verified = harness("verify", next(p for n, p in kept.items() if n.startswith("lora_all")).path)
-    assert verified.status == 0, verified.out
-    assert "draws: same" in verified.out
+    for run in kept.values():
+        verified = harness("verify", run.path)
+        assert verified.status == 0, verified.out
+        assert "scores: same: recomputed from 48 predictions" in verified.out
+        assert "draws: same" in verified.out
 
 
 def test_a_printed_leaderboard_has_the_users_runs_without_published_ones_and_their_pictures(

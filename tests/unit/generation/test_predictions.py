@@ -29,13 +29,13 @@ def test_tokens_of_an_earlier_process_are_counted_once(tmp_path: Path) -> None:
     second = writer(tmp_path)
     assert second.recover() == {PredictionKey("sort", "0"), PredictionKey("sort", "1")}
     second.write("sort", [completion(2)])
-    assert second.n_tokens == 10 == sum(p.tokens or 0 for p in second.run.predictions("sort"))
+    assert second.n_tokens == 10 == sum(p.tokens or 0 for p in second.run.predictions(["sort"])["sort"])
 
 
 def test_a_back_end_that_reports_no_tokens_counts_as_none(tmp_path: Path) -> None:
     first = writer(tmp_path)
     first.write("sort", [Completion(id="0", text="text")])
-    (prediction,) = first.run.predictions("sort")
+    (prediction,) = first.run.predictions(["sort"])["sort"]
     assert (first.n_tokens, prediction.tokens, prediction.cut) == (0, None, None)
 
 

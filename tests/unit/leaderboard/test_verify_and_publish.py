@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from collections.abc import Callable
@@ -13,6 +14,8 @@ import pytest
 from harness.config.spec import directory_name, run_id
 from harness.leaderboard.build import build_leaderboard
 from harness.scoring.draws import read_draws
+from harness.store.published_predictions import FILE, HASHES
+from harness.store.record import PredictionHash, TaskPrediction, text_hash
 from harness.store.run_directory import RunDirectory, find_runs, open_run
 
 Command = Callable[..., Any]
@@ -96,7 +99,10 @@ def test_a_published_record_stands_in_the_leaderboard_once_and_can_be_verified(
     assert published.status == 0, published.err
     folder = Path("leaderboards") / "records" / finished.name
     assert sorted(p.name for p in folder.rglob("*") if p.is_file()) == sorted(
-        ["record.json", "spec.json", "scores.json", "bootstrap.npz", "digest.json", "adapter.json", "adapter.json"]
+        [
+            *("record.json", "spec.json", "scores.json", "bootstrap.npz", "digest.json", FILE),
+            *("adapter.json", "adapter.json"),
+        ]
     )
     board = harness("leaderboard", "toys", "--out", tmp_path / "runs").out
     assert board.count("lora_all") >= 1
@@ -104,13 +110,114 @@ def test_a_published_record_stands_in_the_leaderboard_once_and_can_be_verified(
     assert alone == board
     checked = harness("verify", folder)
     assert checked.status == 0, checked.out
-    assert "scores: not checked: the predictions are not stored here" in checked.out
+    assert "scores: same: recomputed from 24 predictions" in checked.out
     assert "draws: same" in checked.out
     assert harness("verify", finished.path, "--publish").status == 0
     change(finished, commit="1" * 40)
     again = harness("verify", finished.path, "--publish")
     assert again.status == 1
     assert "published already" in again.err
+
+
+def published(run: RunDirectory, harness: Command) -> Path:
+    done = harness("verify", run.path, "--publish")
+    assert done.status == 0, done.err
+    return Path("leaderboards") / "records" / run.name
+
+
+def test_the_scores_of_a_published_record_are_recomputed_from_its_predictions(
+    finished: RunDirectory, harness: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    record = published(finished, harness)
+    tasks = ["colour", "first", "last"]
+    kept = RunDirectory(record).predictions(tasks)
+    assert {t: [p.model_dump(exclude={"task"}) for p in kept[t]] for t in tasks} == {
+        t: [p.model_dump() for p in of_task] for t, of_task in finished.predictions(tasks).items()
+    }
+    before = {p: p.read_bytes() for p in record.iterdir() if p.is_file()}
+    scored = harness("score", record, "--json")
+    assert scored.status == 0, scored.err
+    assert scored.json["scores"] == json.loads((finished.path / "scores.json").read_text())
+    assert {p: p.read_bytes() for p in record.iterdir() if p.is_file()} == before
+    shutil.rmtree(record)
+    assert (published(finished, harness) / FILE).read_bytes() == before[record / FILE]
+
+
+def test_an_altered_prediction_of_a_published_record_is_found(
+    finished: RunDirectory, harness: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = published(finished, harness) / FILE
+    content = path.read_bytes()
+    lines = [TaskPrediction.model_validate_json(line) for line in gzip.decompress(content).splitlines()]
+    right = {text_hash(toy): toy for toy in ("car", "doll", "kite", "drum", "ball", "robot")}
+    at = next(n for n, line in enumerate(lines) if line.task == "first" and line.target_hash in right)
+    lines[at] = lines[at].model_copy(update={"text": right[lines[at].target_hash]})
+    path.write_bytes(gzip.compress("".join(f"{line.model_dump_json()}\n" for line in lines).encode()))
+    altered = harness("verify", path.parent)
+    assert altered.status == 1
+    assert "scores: differs: official, first: accuracy 0.0, recomputed 0.125" in altered.out
+    path.write_bytes(content[:-20])
+    damaged = harness("verify", path.parent)
+    assert damaged.status == 1
+    assert f"predictions: differs: {path} is damaged" in damaged.out
+
+
+def test_predictions_on_data_that_may_not_be_published_are_kept_as_hashes(
+    harness: Command, plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path / "licensed"
+    shutil.copytree(plugin / "toy_plugin" / "data", data)
+    done = harness("run", "--suite", "toys", "--method", "majority", "--data", data, "--out", "runs", "--json")
+    run = open_run(Path(done.json["directory"]))
+    change(run, dirty=False, commit="0" * 40)
+    record = published(run, harness)
+    assert not (record / FILE).exists()
+    hashes = [
+        PredictionHash.model_validate_json(x) for x in gzip.decompress((record / HASHES).read_bytes()).splitlines()
+    ]
+    made = {(t, p.id): p for t, rows in run.predictions(["colour", "first", "last"]).items() for p in rows}
+    assert len(hashes) == len(made) == 24
+    for line in hashes:
+        prediction = made[line.task, line.id]
+        assert line.prompt_hash == prediction.prompt_hash
+        assert line.target_hash == prediction.target_hash
+        assert line.text_hash == text_hash(prediction.text)
+    said = "scores: not checked: the record holds hashes only, since the suite does not allow its predictions to be"
+    for arguments in ((), ("--data", data)):
+        checked = harness("verify", record, *arguments)
+        assert checked.status == 0, checked.out
+        assert said in checked.out
+    refused = harness("score", record, "--data", data)
+    assert refused.status == 1
+    assert "has only hashes of its predictions" in refused.err
+    shutil.rmtree(record)
+    from toy_plugin.suite import Toys  # type: ignore[import-not-found]
+
+    monkeypatch.setattr(Toys, "publish_predictions", True)
+    assert (published(run, harness) / FILE).exists()
+    assert "scores: same: recomputed from 24 predictions" in harness("verify", record, "--data", data).out
+
+
+def test_a_run_without_its_predictions_is_not_published(
+    finished: RunDirectory, harness: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    finished.prediction_file("first").unlink()
+    refused = harness("verify", finished.path, "--publish")
+    assert refused.status == 1
+    assert "its predictions are missing" in refused.err
+    assert not (tmp_path / "leaderboards").exists()
+
+
+def test_a_record_from_before_predictions_were_kept_is_verified_without_them(harness: Command) -> None:
+    (record,) = V1.glob("majority-*")
+    checked = harness("verify", record)
+    assert checked.status == 0, checked.out
+    assert "scores: not checked: the predictions are not stored here" in checked.out
+    assert "draws: same" in checked.out
 
 
 def test_a_run_that_is_not_reproducible_is_not_published(
