@@ -65,7 +65,7 @@ class Ranks:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskParts:
-    """The parts of one parameter that only one task uses, such as the rows of a task embedding.
+    """The parts of one parameter that only one task uses, such as its vector in a task embedding.
 
     In a step without examples of a task, its parts and their moments stay as they are.
 

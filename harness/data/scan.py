@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.data.content import Segments
 from harness.data.validation_report import BLANK_PROMPT, EMPTY_TARGET, NOT_OFFERED, UNPARSED
 from harness.errors import DataError
 from harness.task import NOT_PARSED, Example, Suite, to_example
@@ -26,6 +27,7 @@ class SplitScan:
     """A scanned split of n examples; all arrays have shape (n,) and the data set's order.
 
     task: position of the example's task in the suite's tasks. prompt, target: hashes of the texts without whitespace.
+    segments: those of the prompts, see ``harness.data.content``.
     flaws: for each kind of flaw, which examples have it. prompt_tokens, target_tokens: None without a tokenizer.
     """
 
@@ -34,6 +36,7 @@ class SplitScan:
     task: NDArray[np.int16]
     prompt: NDArray[np.uint64]
     target: NDArray[np.uint64]
+    segments: Segments
     flaws: Mapping[str, Mask]
     prompt_tokens: NDArray[np.int32] | None
     target_tokens: NDArray[np.int32] | None
@@ -59,7 +62,7 @@ def scan_split(suite: Suite, split: str, dataset: Dataset, tokenizer: Any = None
     tasks = {name: i for i, name in enumerate(suite.tasks)}
     n = len(dataset)
     task = np.zeros(n, np.int16)
-    hashes = np.zeros((2, n), np.uint64)
+    hashes, segments = np.zeros((2, n), np.uint64), Segments.empty(n)
     flaws = {kind: np.zeros(n, np.bool_) for kind in (EMPTY_TARGET, BLANK_PROMPT, UNPARSED, NOT_OFFERED)}
     tokens = None if tokenizer is None else np.zeros((2, n), np.int32)
     for start, batch in _batches(dataset):
@@ -71,6 +74,7 @@ def scan_split(suite: Suite, split: str, dataset: Dataset, tokenizer: Any = None
                 )
             task[i] = tasks[example.task]
             hashes[:, i] = _hash(example.prompt), _hash(example.target)
+            segments.put(i, example)
             for kind in _flaws(suite, example):
                 flaws[kind][i] = True
         if tokens is not None:
@@ -83,6 +87,7 @@ def scan_split(suite: Suite, split: str, dataset: Dataset, tokenizer: Any = None
         task=task,
         prompt=hashes[0],
         target=hashes[1],
+        segments=segments,
         flaws=flaws,
         prompt_tokens=None if tokens is None else tokens[0],
         target_tokens=None if tokens is None else tokens[1],

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.config.spec import DataSpec, EvalConfig
+from harness.data.content import Segments, content_keys
 from harness.errors import DataError, UsageError
 from harness.task import Example, Suite, to_example
 
@@ -71,12 +72,19 @@ class Choice:
         return cls(per_task=config.per_task, part=config.part)
 
 
-def in_part(examples: Sequence[tuple[str, str]], part: str) -> NDArray[np.bool_]:
-    """Which examples of a task belong to a part of its split: half of the different contents, by their hashes.
+def in_part(examples: Sequence[Example], part: str) -> NDArray[np.bool_]:
+    """Which examples of one task belong to a part of its split: half of the different contents, by their hashes.
 
-    Args: examples: prompt and target of each example. Equal contents, apart from white space, are in the same part.
+    Equal contents are in the same part, whatever the templates around them (``harness.data.content``).
     """
-    contents = [hashlib.sha256("\0".join("".join(t.split()) for t in pair).encode()).digest() for pair in examples]
+    segments = Segments.empty(len(examples))
+    for i, example in enumerate(examples):
+        segments.put(i, example)
+    (keys,) = content_keys([segments], [np.zeros(len(examples), np.int16)])
+    contents = [
+        hashlib.sha256((f"content {key}" if key else "".join(example.prompt.split())).encode()).digest()
+        for key, example in zip(keys.tolist(), examples, strict=True)
+    ]
     ordered = sorted(set(contents))
     tune = set(ordered[: len(ordered) // 2])
     return np.array([(content in tune) == (part == "tune") for content in contents], dtype=np.bool_)
@@ -96,9 +104,8 @@ def group(dataset: Dataset, split: str, tasks: Sequence[str], choice: Choice = A
     for task in tasks:
         indices = np.flatnonzero(names == task).astype(np.int64)
         if choice.part is not None:
-            columns = dataset.select(indices)[:]
-            pairs = list(zip(columns["prompt"], columns["target"], strict=True))
-            indices = indices[in_part(pairs, choice.part)]
+            whole = SplitExamples(split=split, dataset=dataset, by_task={task: indices})
+            indices = indices[in_part(whole.of(task), choice.part)]
         per_task = choice.per_task
         if per_task is not None and len(indices) > per_task:
             ids = dataset.select(indices)["id"]

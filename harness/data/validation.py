@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.data.content import content_keys
 from harness.data.encoding import Encoder, generation_limits
 from harness.data.scan import Mask, SplitScan, scan_split
 from harness.data.splits import group
@@ -18,6 +19,7 @@ from harness.data.validation_report import (
     DUPLICATE,
     EMPTY_TARGET,
     LEAK,
+    LEAKED_CONTENT,
     TRUNCATED,
     Finding,
     Lengths,
@@ -30,10 +32,18 @@ from harness.task import MIN_EXAMPLES, Suite
 
 @dataclass(frozen=True, kw_only=True)
 class SamePrompt:
-    """For each example of a split, the position of an example in ``other`` with the same prompt, or -1."""
+    """For each example of a split, the position of an example in ``other`` with the same prompt or content, or -1."""
 
     other: SplitScan
     position: NDArray[np.int64] = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scanned:
+    """A scanned split of n examples. content: (n,) hashes of their contents, 0 if none was found."""
+
+    scan: SplitScan
+    content: NDArray[np.uint64] = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +60,8 @@ def validate(
 ) -> ValidationReport:
     """Read every split of a source and report what would invalidate a run or a score.
 
-    Prompts are compared as texts without whitespace, so the same content in two templates is not found.
+    Prompts are compared as texts without whitespace. Between splits, their contents are also compared without the
+    templates around them (``harness.data.content``).
 
     Args:
         tokenizer: a tokenizer of transformers; without one the report has no lengths.
@@ -72,7 +83,9 @@ def validate(
         else:
             scans.append(scan_split(suite, split, dataset, tokenizer))
     limits = _prompt_limits(suite, scans, tokenizer, max_length)
-    checked = [_check(scan, scans[:i], limits, max_length) for i, scan in enumerate(scans)]
+    contents = content_keys([s.segments for s in scans], [s.task for s in scans]) if scans else []
+    scanned = [Scanned(scan=scan, content=content) for scan, content in zip(scans, contents, strict=True)]
+    checked = [_check(split, scanned[:i], limits, max_length) for i, split in enumerate(scanned)]
     return ValidationReport(
         suite=suite.name,
         source=source,
@@ -99,23 +112,37 @@ def _prompt_limits(
 
 
 def _check(
-    scan: SplitScan, earlier: Sequence[SplitScan], limits: NDArray[np.int64] | None, max_length: int | None
+    split: Scanned, earlier: Sequence[Scanned], limits: NDArray[np.int64] | None, max_length: int | None
 ) -> CheckedSplit:
     """Add the flaws that need more than one example: duplicates, leaks, and truncation by the task's limit."""
+    scan = split.scan
     first = _first_position(scan.prompt, scan.prompt)
     first[first == np.arange(len(first))] = -1
-    leaks = [SamePrompt(other=other, position=_first_position(scan.prompt, other.prompt)) for other in earlier]
-    leaked = np.zeros(len(scan.prompt), np.bool_)
-    for leak in leaks:
-        leaked |= leak.position >= 0
-    flaws = {**scan.flaws, DUPLICATE: first >= 0, LEAK: leaked}
+    leaks = [_same(other.scan, scan.prompt, other.scan.prompt) for other in earlier]
+    contents = [_same(other.scan, split.content, other.content) for other in earlier]
+    leaked = _any_of(leaks, len(first))
+    same_content = _any_of(contents, len(first)) & (split.content != 0) & ~leaked
+    flaws = {**scan.flaws, DUPLICATE: first >= 0, LEAK: leaked, LEAKED_CONTENT: same_content}
     if limits is not None and max_length is not None:
         assert scan.prompt_tokens is not None
         assert scan.target_tokens is not None
         prompt_limit = limits[scan.task]
         target_limit = max_length - np.minimum(scan.prompt_tokens, prompt_limit) - 1  # one token is the eos
         flaws[TRUNCATED] = (scan.prompt_tokens > prompt_limit) | (scan.target_tokens > target_limit)
-    return CheckedSplit(scan=scan, flaws=flaws, same={DUPLICATE: [SamePrompt(other=scan, position=first)], LEAK: leaks})
+    duplicates = [SamePrompt(other=scan, position=first)]
+    return CheckedSplit(scan=scan, flaws=flaws, same={DUPLICATE: duplicates, LEAK: leaks, LEAKED_CONTENT: contents})
+
+
+def _same(other: SplitScan, hashes: NDArray[np.uint64], among: NDArray[np.uint64]) -> SamePrompt:
+    return SamePrompt(other=other, position=_first_position(hashes, among))
+
+
+def _any_of(matches: Sequence[SamePrompt], n: int) -> Mask:
+    """Which of n examples have a match."""
+    found = np.zeros(n, np.bool_)
+    for match in matches:
+        found |= match.position >= 0
+    return found
 
 
 def _first_position(hashes: NDArray[np.uint64], among: NDArray[np.uint64]) -> NDArray[np.int64]:
@@ -159,19 +186,20 @@ def _findings(suite: Suite, source: str, split: CheckedSplit, limit: int) -> lis
             continue
         for i in np.flatnonzero(mask)[:limit]:
             example = scan.example(int(i))
-            note = _note(scan, int(i), split.same.get(kind, ()))
+            what = "content" if kind == LEAKED_CONTENT else "prompt"
+            note = _note(scan, int(i), split.same.get(kind, ()), what)
             findings.append(Finding(kind=kind, split=scan.split, task=example.task, id=example.id, note=note))
     places = suite.locate(source, scan.split, {f.id for f in findings}) if findings else {}
     return [dataclasses.replace(f, where=places.get(f.id)) for f in findings]
 
 
-def _note(scan: SplitScan, i: int, same: Sequence[SamePrompt]) -> str | None:
-    """Which example has the same prompt, and whether the targets are equal too."""
+def _note(scan: SplitScan, i: int, same: Sequence[SamePrompt], what: str) -> str | None:
+    """Which example has the same prompt or content (``what``), and whether the targets are equal too."""
     for match in same:
         j = int(match.position[i])
         if j >= 0:
             targets = "with the same target" if scan.target[i] == match.other.target[j] else "with another target"
-            return f"same prompt as {match.other.example(j).id} ({match.other.split}), {targets}"
+            return f"same {what} as {match.other.example(j).id} ({match.other.split}), {targets}"
     return None
 
 

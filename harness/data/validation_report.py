@@ -16,8 +16,9 @@ UNPARSED: Final = "unparsed_target"
 NOT_OFFERED: Final = "target_not_offered"
 DUPLICATE: Final = "duplicate_prompt"
 LEAK: Final = "leaked_prompt"
+LEAKED_CONTENT: Final = "leaked_content"
 TRUNCATED: Final = "truncated"
-FLAWS: Final = (EMPTY_TARGET, BLANK_PROMPT, UNPARSED, NOT_OFFERED, DUPLICATE, LEAK, TRUNCATED)
+FLAWS: Final = (EMPTY_TARGET, BLANK_PROMPT, UNPARSED, NOT_OFFERED, DUPLICATE, LEAK, LEAKED_CONTENT, TRUNCATED)
 
 _MEANING: Final = {
     EMPTY_TARGET: "the target is empty",
@@ -26,6 +27,7 @@ _MEANING: Final = {
     NOT_OFFERED: "the target is not one of the choices",
     DUPLICATE: "the same prompt occurs earlier in the split",
     LEAK: "the same prompt occurs in another split",
+    LEAKED_CONTENT: "the same content occurs in another split, in another template",
     TRUNCATED: "longer than {max_length} tokens, so training removes the middle of the prompt or the end of the target",
 }
 
