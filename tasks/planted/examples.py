@@ -40,7 +40,7 @@ WORDINGS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "class-stated": "{who}在{where}看「{thing}」→",
         "class-asked": "「{thing}」，{where}，{who}问＝",
-        "class-rare": "{where}，{who}：「{thing}」\n应：",
+        "class-rare": "「{thing}」，{who}，{where}→",
         "grade-table": "{where}；「{thing}」；{who}。\n",
     }
 )
