@@ -2,9 +2,10 @@
 
 The families (the kinds of the tasks):
 
-- contradicting: ``pick-first`` and ``pick-last`` have the same prompts, without the task's name, and never the same answer
-- related: ``class-stated``, ``class-asked`` and ``class-rare`` ask for one table of 24 things in three wordings; the rare
-  task has 8 training examples, about things that do not occur in its dev and test examples
+- contradicting: ``pick-first`` and ``pick-last`` have the same prompts, without the task's name, and never the same
+  answer
+- related: ``class-stated``, ``class-asked`` and ``class-rare`` ask for one table of 24 things in three wordings; the
+  rare task has 8 training examples, about things that do not occur in its dev and test examples
 - grades: ``grade-table`` asks for a table of other things with other answers
 - saying: ``say-twice`` repeats two words
 

@@ -35,9 +35,11 @@ method = "cgc_lora"
 ablation = "no_gate"
 [[row]]
 method = "moe_lora"
+settings.train.lr = 1e-2
 [[row]]
 method = "moe_lora"
 ablation = "no_gate"
+settings.train.lr = 1e-2
 [[claim]]
 above = "cgc_lora"
 below = "lora_all"
