@@ -20,7 +20,7 @@ suite = "planted"
 seeds = [0, 1, 2]
 reference = "lora_single"
 null = { method = "lora_all", seeds = [100, 101, 102] }
-settings.train.steps = 120
+settings.train.steps = 240
 settings.train.lr = 3e-3
 settings.train.precision = "fp32"
 baselines = ["majority", "nearest"]
