@@ -131,7 +131,7 @@ class TestASweep:
     @pytest.mark.parametrize("shared", ["lora_all", "cgc_lora"])
     def test_finds_that_shared_training_helps_the_rare_task(self, compared: Callable[..., Any], shared: str) -> None:
         rare = compared(shared, "lora_single")["tasks"][RARE]
-        assert rare["outcome"] == "win"
+        assert rare["difference"]["low"] > 0  # One task that is named beforehand needs no correction.
         assert rare["b"] < 0.4
         assert rare["a"] - rare["b"] > 0.3
 
