@@ -143,6 +143,8 @@ class Suite(ABC):
     version: ClassVar[int]
     default_model: ClassVar[str | None] = None
     """A registered model for first trials on the embedded sample, used where no model is given."""
+    sample_is_benchmark: ClassVar[bool] = False
+    """The embedded examples are the whole benchmark rather than a sample of one: methods are ranked on them."""
     parameter_limit: ClassVar[ParameterLimit | None] = None  # Leaderboards show which methods comply with it.
     publish_predictions: ClassVar[bool] = False
 

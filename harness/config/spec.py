@@ -211,7 +211,7 @@ class ModelSpec(Section):
 
 
 class DataSpec(Section):
-    """The source of the examples. fingerprints: see ``Suite.fingerprint``. sample: they are the embedded sample."""
+    """The source of the examples. fingerprints: see ``Suite.fingerprint``. sample: the suite embeds them."""
 
     label: Annotated[str, Label]
     sample: bool

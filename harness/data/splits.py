@@ -168,7 +168,7 @@ def locate_data(suite: Suite, given: str | None) -> LocatedData:
     if given is None:
         if suite.sample is None:
             raise UsageError(f"--data is missing: suite {suite.name!r} has no embedded sample")
-        source, label = str(suite.sample), "sample"
+        source, label = str(suite.sample), suite.name if suite.sample_is_benchmark else "sample"
     else:
         source, label = given, Path(given).name if Path(given).exists() else given
     source = suite.pin(source)

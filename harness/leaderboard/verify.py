@@ -100,7 +100,7 @@ def _scores(run: RunDirectory, record: RunRecord, data: str | None) -> Iterator[
     given = data
     if given is None and run.inputs.exists():
         given = request_of_run(run).options.get("data")
-    if given is None and not record.sample:
+    if given is None and not record.spec.data.sample:
         yield Check(what="data", outcome=CheckOutcome.UNKNOWN, detail="the record does not include them; give --data")
         if run.has_hashes:
             yield Check(what="scores", outcome=CheckOutcome.UNKNOWN, detail=_HASHES_ONLY)

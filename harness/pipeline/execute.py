@@ -272,7 +272,7 @@ class _Execution:
             generation=predicted.generation,
             provenance=gather(data, settings),
             n_train={t: train.counts[t] if train is not None else 0 for t in resolved.evaluated.by_task},
-            sample=resolved.spec.data.sample,
+            sample=resolved.spec.data.sample and not resolved.suite.sample_is_benchmark,
             started_at=self.started_at,
             finished_at=datetime.now(UTC),
         )

@@ -35,7 +35,7 @@ def scores_of(run: RunDirectory, data: RunData, n_train: Mapping[str, int] | Non
         {t: data.evaluated.of(t) for t in data.evaluated.by_task},
         run.predictions(data.evaluated.by_task),
         n_train=n_train,
-        min_examples=1 if data.spec.data.sample else MIN_EXAMPLES,
+        min_examples=1 if data.spec.data.sample and not data.suite.sample_is_benchmark else MIN_EXAMPLES,
     )
 
 

@@ -1,0 +1,1 @@
+"""Synthetic tasks whose relations are known by construction."""
