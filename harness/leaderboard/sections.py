@@ -18,6 +18,7 @@ from harness.sweep.spec import Claim, Orientation
 
 def sections(table: Table, claims: Sequence[Claim]) -> Iterator[str]:
     """Every section with content, line by line. Claims are not tested on an embedded sample."""
+    yield from other_protocols(table)
     yield from learning_rates(table.rows)
     yield from transfers(table)
     if table.seed_noise is not None:
@@ -26,6 +27,20 @@ def sections(table: Table, claims: Sequence[Claim]) -> Iterator[str]:
         yield from tested_claims(table, claims)
     for sweep in table.sweeps:
         yield from one_sweep(sweep, table.seed_variance.get(None))
+
+
+def other_protocols(table: Table) -> Iterator[str]:
+    """The means under the suite's other protocols, which may read the same predictions more strictly."""
+    names = list(dict.fromkeys(name for row in table.rows for name in row.other_means))
+    if not names:
+        return
+    protocol = table.rows[0].group.protocol
+    yield from ("### Other protocols", "")
+    yield from heading(["method", *map(escape, (protocol, *names))])
+    for row in table.rows:
+        means = [row.mean.value, *(row.other_means.get(name) for name in names)]
+        yield cells([escape(row.label), *map(percent, means)])
+    yield from ("", f"Means of the same predictions; ranks and intervals are those of {escape(protocol)}.", "")
 
 
 def learning_rates(rows: Sequence[Row]) -> Iterator[str]:

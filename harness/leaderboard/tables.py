@@ -89,6 +89,12 @@ class Row:
         return _mean([None if (g := r.record.generation) is None else g.router_accuracy for r in self.group.runs])
 
     @property
+    def other_means(self) -> Mapping[str, float | None]:
+        """The mean under each protocol besides the table's, averaged over seeds."""
+        names = dict.fromkeys(name for run in self.group.runs for name in run.other_means)
+        return {name: _mean([run.other_means.get(name) for run in self.group.runs]) for name in names}
+
+    @property
     def n_truncated_targets(self) -> int:
         """The largest number over the seeds of training examples with a truncated target."""
         return max((t.n_target_cut for r in self.group.runs if (t := r.record.training) is not None), default=0)

@@ -18,11 +18,15 @@ from harness.store.tuning import Tuning, read_tuning
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ScoredRun:
-    """A finished run with its scores under one protocol. draws: None if the run has none."""
+    """A finished run with its scores under one protocol.
+
+    other_means: the mean under each other protocol. draws: None if the run has none.
+    """
 
     directory: RunDirectory
     record: RunRecord
     table: ProtocolScores
+    other_means: Mapping[str, float | None]
     draws: Draws | None
 
     def value(self, task: str | None) -> float | None:
@@ -143,7 +147,13 @@ def scored_run(directory: RunDirectory, protocol: str) -> ScoredRun | None:
     record, scores = directory.record(), directory.scores()
     if record is None or scores is None or protocol not in scores.root:
         return None
-    return ScoredRun(directory=directory, record=record, table=scores.root[protocol], draws=read_draws(directory))
+    return ScoredRun(
+        directory=directory,
+        record=record,
+        table=scores.root[protocol],
+        other_means={name: of.mean for name, of in scores.root.items() if name != protocol},
+        draws=read_draws(directory),
+    )
 
 
 def by_seed(runs: Iterable[ScoredRun], protocol: str) -> list[SeedGroup]:
