@@ -287,7 +287,10 @@ def test_the_routers_accuracy_is_that_of_the_choices_made_one_by_one(
 
     assert toy_run("--method", "moa").status == 0
     run = only(tmp_path / "runs")
-    said = json.loads((run / "artefacts" / "router_accuracy.json").read_text())["tasks"]
+    artefact = json.loads((run / "artefacts" / "router_accuracy.json").read_text())
+    said = artefact["tasks"]
+    record = json.loads((run / "record.json").read_text())
+    assert record["generation"]["router_accuracy"] == artefact["mean"]
     opened = open_model(run)
     finished, prepared = opened.finished, opened.prepared
     for task in prepared.tasks:

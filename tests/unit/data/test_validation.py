@@ -257,6 +257,19 @@ def test_examples_are_counted_as_truncated_exactly_where_training_truncates_them
         assert 0 < expected < task.n
 
 
+def test_a_truncated_target_has_no_end_and_is_marked() -> None:
+    encoder = Encoder(tokenizer=Characters(), style="plain", eos=0, max_length=12, limits={"a": 6})
+    train = group(
+        Toy(content={"train": [("1", "a", "甲", "xyz"), ("2", "a", "甲", "x" * 40)]}).read("", "train"), "train", ["a"]
+    )
+    short, long = encoder.encode(train.of("a"))
+    assert short.target[-1] == 0
+    assert not short.target_truncated
+    assert len(long) == 12
+    assert 0 not in long.target
+    assert long.target_truncated
+
+
 def test_tables_list_examples_by_split_and_only_the_tasks_with_flaws() -> None:
     report = validated(
         {"train": [("1", "a", "甲", "x"), ("2", "b", "乙", "?")], "test": [("3", "a", "丙", ""), ("4", "b", "丁", "")]}

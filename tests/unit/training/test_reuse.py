@@ -29,7 +29,11 @@ def test_lorahub_reuses_the_loras_of_a_finished_run(toy_run: Command, tmp_path: 
     with messages() as logged:
         reused = toy_run(*hub)
     assert sum("reused from lora_single" in line for line in logged) == 3
-    assert reused.json["record"]["training"]["steps"] == 0
+    cost = reused.json["record"]["training"]
+    assert cost["steps"] == 0
+    assert cost["seconds"] == cost["search_seconds"] > 0
+    assert cost["tokens_per_second"] is None
+    assert alone.json["record"]["training"]["seconds"] > alone.json["record"]["training"]["search_seconds"] > 0
     assert alone.json["record"]["training"]["steps"] == 12
     again = tensors(tmp_path, "lorahub")
     assert all(torch.equal(trained[k], again[k]) for k in trained)
@@ -78,6 +82,16 @@ def test_a_training_that_was_evaluated_in_another_way_is_reused_whole(toy_run: C
         tmp_path / "before" / run.name / "adapter" / "adapter.safetensors"
     ).read_bytes()
     assert {p.name: p.read_text() for p in (own / "predictions").iterdir()} == predictions
+
+
+def test_ways_to_decide_at_inference_share_one_training(toy_run: Command) -> None:
+    first = toy_run("--method", "moa", "--json").json
+    for ablation in ("vote", "label"):
+        with messages() as logged:
+            other = toy_run("--method", "moa", "--ablation", ablation, "--json").json
+        assert any("the training is reused from" in line for line in logged)
+        assert other["record"]["training"] == first["record"]["training"]
+        assert other["record"]["run_id"] != first["record"]["run_id"]
 
 
 def test_another_training_is_not_reused(toy_run: Command, harness: Command, tmp_path: Path) -> None:
