@@ -51,6 +51,7 @@ class Planted(Suite):
     version: ClassVar[int] = 1
     default_model: ClassVar[str | None] = "tiny"
     sample_is_benchmark: ClassVar[bool] = True
+    publish_predictions: ClassVar[bool] = True  # The texts are made here.
 
     draw: int = 0
 
