@@ -1,7 +1,7 @@
 # make run    four methods on the embedded sample, and their leaderboard
 # make test   the tests            make check  ruff, mypy, import-linter
 # make test-default  the numeric tests with the kernels of the oldest CPUs: no test may depend on one CPU's bits
-# make sweep  the whole leaderboard of the embedded sample: every method and ablation, tuned (hours on two cores)
+# make sweep  the leaderboard of the embedded sample: every method, tuned, with three seeds (two hours on two cores)
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
