@@ -230,13 +230,13 @@ def _notes(table: Table) -> Iterator[str]:
 def _seed_variance(table: Table) -> Iterator[str]:
     """Whether rows share their variance between seeds, and how that was decided."""
     shared = table.seed_variance.get(None)
-    few = sorted({len(r.group.runs) for r in table.rows if r.kind is Kind.TRAINED})
+    several = [r for r in table.rows if r.kind is Kind.TRAINED and r.mean.value is not None and len(r.group.runs) > 1]
     if shared is not None:
         yield (
             f"Variance between seeds: shared over {shared.n_rows} rows ({percent(shared.value**0.5)} points, "
             f"{shared.df:g} degrees of freedom; Cochran's test of equal variances: p {p_value(shared.p_equal)})"
         )
-    elif few and few[-1] > 1 and few[0] < ENOUGH_SEEDS:
+    elif len(several) > 1 and min(len(r.group.runs) for r in several) < ENOUGH_SEEDS:
         yield "Variance between seeds: each row's own, because Cochran's test rejects that they are equal"
 
 
