@@ -20,10 +20,11 @@ seeds the standard error of a difference of means is (Welch 1947; one side alone
 and it is at least the variance that other test examples would cause with these very seeds. p is Welch's, or that of
 random swaps of the two sides where it is larger.
 
-The interval is value ± t(df) * error with the degrees of freedom of Satterthwaite (Biometrics 2, 1946), where v counts
-as known. It is symmetric in the sides and in the order of the seeds. A side without randomness in training, such as a
-baseline, has no variance between seeds. A single run alone has the percentile interval of its draws, which covers the
-choice of test examples only (``Estimate.examples_only``). Examples are assumed to be independent of each other.
+The interval is value ± t(df) * error with the degrees of freedom of Satterthwaite (Biometrics 2, 1946). v has one for
+each test example minus one for each task, and counts as known if only draws are. The interval is symmetric in the sides
+and in the order of the seeds. A side without randomness in training, such as a baseline, has no variance between seeds.
+A single run alone has the percentile interval of its draws, which covers the choice of test examples only
+(``Estimate.examples_only``). Examples are assumed to be independent of each other.
 """
 
 from __future__ import annotations
@@ -54,8 +55,9 @@ _LARGEST: Final = 4_000_000  # Column sums are computed in blocks of at most thi
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Resampled:
-    """One metric of one run, or its mean over tasks: on the real test set (value) and on B resampled ones (draws, (B,)).
+    """One metric of one run, or its mean over tasks.
 
+    value: on the real test set. draws: on B resampled test sets, (B,).
     deviations: (n,), what each test example contributes, scaled so that the sum of squares is the variance over test
         sets; None for a run that was scored without them. n_tasks: the number of tasks of the mean.
     """
@@ -92,7 +94,8 @@ class SeedVariance:
 class Estimate:
     """A metric, or a difference of metrics, over a group of runs.
 
-    low, high: the 95 % interval. error: the standard error. df: its degrees of freedom (infinite without seeds).
+    low, high: the 95 % interval. error: the standard error. df: its degrees of freedom, infinite if only draws of one
+        seed are known.
     sd: standard deviation over seeds, None with one seed.
     p: the two-sided p value of the hypothesis that the true value is 0, meaningful for differences. It is not corrected
         for the number of tests (see ``harness.scoring.significance``).
@@ -269,9 +272,11 @@ def _estimate(sides: Sequence[Side], shared: SeedVariance | None) -> Estimate:
     values = [np.array([run.value for run in side.runs]) for side in sides]
     value = sum(sign * float(v.mean()) for sign, v in zip((1, -1), values, strict=False))
     between = _between_seeds(sides, values, shared)
+    of_seeds = sum(part.value for part in between)
     examples = _example_variance(sides)
-    variance = max(examples.common + sum(part.value for part in between), examples.of_mean)
-    below = sum(part.value**2 / part.df for part in between)
+    variance = max(examples.common + of_seeds, examples.of_mean)
+    parts = [*between, _Part(value=variance - of_seeds, df=_df_of_examples(sides))]
+    below = sum(part.value**2 / part.df for part in parts)
     df = variance**2 / below if below > 0 else math.inf
     error = math.sqrt(variance)
     half = _quantile((1 + LEVEL) / 2, df) * error
@@ -332,6 +337,13 @@ def _example_variance(sides: Sequence[Side]) -> _ExampleVariance:
         variance -= 2 * float(means[0] @ means[1])
     whole = means[0] if len(means) == 1 else means[0] - means[1]
     return _ExampleVariance(common=max(0.0, variance), of_mean=float(whole @ whole))
+
+
+def _df_of_examples(sides: Sequence[Side]) -> float:
+    """The number of test examples minus that of tasks, each of which has a mean; infinite if only draws are known."""
+    first = sides[0].runs[0]
+    unknown = any(run.deviations is None for side in sides for run in side.runs)
+    return math.inf if unknown or first.deviations is None else max(1, len(first.deviations) - first.n_tasks)
 
 
 def _deviations(sides: Sequence[Side]) -> list[Floats]:
