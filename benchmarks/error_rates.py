@@ -49,7 +49,11 @@ class Cell:
 
     @property
     def difficulty(self) -> float:
-        """A factor of the logits of single examples; 1 gives an agreement of about two thirds, 4 of nine tenths."""
+        """A factor of the logits of single examples.
+
+        With ``same_error``, two seeds answer 89, 77 and 75 % of the examples alike with 2, 11 and 44 classes if they
+        agree, and 68, 41 and 37 % if they do not.
+        """
         return 4.0 if self.seeds_agree else 1.0
 
     @property
@@ -117,8 +121,9 @@ def _verdicts(cell: Cell, rows: Sequence[Sequence[Resampled]]) -> Verdicts:
     sides = [Side(runs=row) for row in rows]
     found = [difference(sides[best], side, shared) for i, side in enumerate(sides) if i != best]
     first = difference(sides[0], sides[1], shared)
-    p = min((all_pairs if shared is None else tukey)(found))
-    return Verdicts(wrong=p < ALPHA, low=first.low, high=first.high)
+    candidates = [f for f in found if f.p < ALPHA]  # Corrected p values are larger, and the studentised range is slow.
+    p = (all_pairs if shared is None else tukey)(candidates, groups=len(rows))
+    return Verdicts(wrong=min(p, default=1.0) < ALPHA, low=first.low, high=first.high)
 
 
 def _board(cell: Cell, rng: np.random.Generator, counts: Floats) -> list[list[Resampled]]:
@@ -163,14 +168,15 @@ def cells() -> Iterator[Cell]:
         sizes = (24, 100, 200) if agree else (24, 200)
         for n_seeds, n_examples, classes in product((2, 3, 5), sizes, (2, 11, 44)):
             yield Cell(n_seeds=n_seeds, n_examples=n_examples, classes=classes, n_rows=2, seeds_agree=agree)
-        for n_seeds, n_examples, classes in product((2, 3, 5), (24, 100), (2, 44)):
+        sizes = (24, 100) if agree else (100,)
+        for n_seeds, n_examples, classes in product((2, 3, 5), sizes, (2, 44)):
             yield Cell(n_seeds=n_seeds, n_examples=n_examples, classes=classes, n_rows=9, seeds_agree=agree)
-        for n_examples, classes in product((24, 100), (2, 44)):
+        for n_examples, classes in product(sizes if agree else (), (2, 44)):
             yield Cell(n_seeds=2, n_examples=n_examples, classes=classes, n_rows=28, seeds_agree=agree)
 
 
 def table(lines: Sequence[str]) -> Iterator[str]:
-    """The lines of a result file as a Markdown table."""
+    """The lines of a result file as a Markdown table, and how precise they are."""
     yield "| seeds | agree | examples | metric | rows | false | coverage | half width | draws only: false | coverage |"
     yield "| --: | :-- | --: | :-- | --: | --: | --: | --: | --: | --: |"
     for line in lines:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -51,6 +53,16 @@ def test_draws_alone_are_too_optimistic_about_a_macro_f1() -> None:
     found = error_rates().simulate(cell, REPEATS, seed=1)
     assert found.draws_coverage < found.coverage
     assert found.draws_family > found.family
+
+
+def test_the_table_of_the_page_is_that_of_the_recorded_run() -> None:
+    root = SCRIPT.parents[1]
+    recorded = (root / "benchmarks" / "error_rates.jsonl").read_text(encoding="utf-8").splitlines()
+    assert "\n".join(error_rates().table(recorded)) in (root / "docs" / "statistics.md").read_text(encoding="utf-8")
+    assert {json.dumps(asdict(cell)) for cell in error_rates().cells()} == {
+        json.dumps({key: value for key, value in json.loads(line).items() if key in error_rates().Cell.__annotations__})
+        for line in recorded
+    }
 
 
 def test_the_table_has_a_line_for_each_recorded_cell(
