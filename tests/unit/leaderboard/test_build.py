@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas
 import pytest
-from toy_runs import ToyRuns, without_deviations
+from toy_runs import ToyRuns
 
 from harness.config.spec import EvalConfig, TrainConfig
 from harness.leaderboard.build import build_leaderboard
@@ -163,13 +163,6 @@ def test_rows_of_one_seed_are_ranked_and_not_tested(toy_run: ToyRuns) -> None:
     assert "moe above poor: not tested (moe has one trained seed), +30.0" in text
     assert [r.rank for r in board.tables[0].rows] == [1, 2]
     assert "40.0≈" in text
-
-
-def test_a_page_says_where_runs_have_draws_only(toy_run: ToyRuns) -> None:
-    runs = [toy_run("lora", sky(0.5)), toy_run("moe", sky(0.7))]
-    assert "bootstrap draws only" not in render_markdown(build_leaderboard(runs, "toys", "official"))
-    without_deviations(runs[0])
-    assert "bootstrap draws only" in render_markdown(build_leaderboard(runs, "toys", "official"))
 
 
 def test_the_best_row_against_the_others_is_one_family_of_tests(toy_run: ToyRuns) -> None:
