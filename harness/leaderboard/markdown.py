@@ -12,7 +12,7 @@ from harness.leaderboard.tables import LIMITED, Cell, Kind, Leaderboard, Row, Ta
 from harness.reporting.markdown import cells, escape, heading, side_by_side, unbroken
 from harness.reporting.numbers import MISSING, count, duration, number, or_missing, p_value, percent, share, size
 from harness.scoring.significance import Pair, best_against, family
-from harness.scoring.verdict import gain, score_interval, verdict
+from harness.scoring.verdict import DRAWS_ONLY, gain, score_interval, verdict
 from harness.store.machine import differences
 from harness.task import ParameterLimit
 
@@ -209,6 +209,8 @@ def _notes(table: Table) -> Iterator[str]:
     )
     yield from _seed_variance(table)
     yield from _hardware(table)
+    if not table.sample and any(row.group.draws_only for row in table.rows):
+        yield DRAWS_ONLY[0].upper() + DRAWS_ONLY[1:]
     yield (
         "training: time per seed; unparsed: percentage of predictions that do not follow the task's format, averaged "
         "over tasks"

@@ -23,7 +23,7 @@ from harness.scoring.groups import (
     shared_seed_variance,
 )
 from harness.scoring.significance import Difference, Pair, family
-from harness.scoring.verdict import Transfer, gain, verdict
+from harness.scoring.verdict import DRAWS_ONLY, Transfer, gain, verdict
 from harness.store.finished import open_finished
 from harness.store.machine import differences
 from harness.store.run_directory import RunDirectory
@@ -64,7 +64,8 @@ class TaskComparison:
 class Comparison:
     """a against b under one protocol. mean: the difference over ``mean_of``.
 
-    hardware: what differs between the machines of the two sides.
+    hardware: what differs between the machines of the two sides. draws_only: whether a run was scored by a version that
+        stored bootstrap draws only, with which verdicts on a macro-F1 with many classes are wrong too often.
     """
 
     a: str
@@ -72,6 +73,7 @@ class Comparison:
     protocol: str
     sample: bool
     hardware: tuple[str, ...]
+    draws_only: bool
     tasks: tuple[TaskComparison, ...]
     mean_of: tuple[str, ...]
     a_mean: float | None
@@ -114,6 +116,7 @@ def compare(a: Sequence[RunDirectory], b: Sequence[RunDirectory], protocol: str 
         protocol=protocol,
         sample=any(run.record.sample for run in (*left.runs, *right.runs)),
         hardware=tuple(differences(left.hardware, right.hardware)),
+        draws_only=left.draws_only or right.draws_only,
         tasks=_tasks(left, right),
         mean_of=first.mean_of,
         a_mean=left.value(None),
@@ -137,6 +140,8 @@ def render(found: Comparison) -> str:
     transfer = found.transfer
     if found.hardware:
         lines.append(f"the sides come from different hardware: {'; '.join(found.hardware)}")
+    if found.draws_only:
+        lines.append(DRAWS_ONLY)
     untested = next((t.difference.untested for t in found.tasks if t.difference.untested is not None), None)
     if untested is not None:
         lines.append(f"no task was tested: {untested}")
@@ -180,6 +185,7 @@ def to_json(found: Comparison) -> dict[str, Any]:
         "protocol": found.protocol,
         "sample": found.sample,
         "hardware": list(found.hardware),
+        "draws_only": found.draws_only,
         "tasks": {
             t.task: {
                 "headline": t.headline,

@@ -88,6 +88,8 @@ def _pack(task_draws: TaskDraws, arrays: dict[str, NDArray[Any]]) -> dict[str, A
         if resampled not in names:
             names[resampled] = f"draws_{len(arrays)}"
             arrays[names[resampled]] = np.round(resampled.draws * _STEPS).astype(np.uint16)
+            if resampled.deviations is not None:
+                arrays[f"{names[resampled]}_deviations"] = resampled.deviations.astype(np.float32)
         headlines[protocol] = {"value": resampled.value, "draws": names[resampled]}
     right = {}
     for protocol, flags in task_draws.correct.items():
@@ -99,7 +101,11 @@ def _pack(task_draws: TaskDraws, arrays: dict[str, NDArray[Any]]) -> dict[str, A
 
 def _unpack(entry: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> TaskDraws:
     headlines = {
-        protocol: Resampled(value=packed["value"], draws=arrays[packed["draws"]].astype(np.float64) / _STEPS)
+        protocol: Resampled(
+            value=packed["value"],
+            draws=arrays[packed["draws"]].astype(np.float64) / _STEPS,
+            deviations=_deviations(f"{packed['draws']}_deviations", arrays),
+        )
         for protocol, packed in entry["headlines"].items()
     }
     correct = {
@@ -107,3 +113,8 @@ def _unpack(entry: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Tas
         for protocol, packed in entry["right"].items()
     }
     return TaskDraws(fingerprint=entry["rows"], headlines=headlines, correct=correct)
+
+
+def _deviations(name: str, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float64] | None:
+    """The deviations of the examples, (n,); None in a file of an earlier version, which has draws only."""
+    return arrays[name].astype(np.float64) if name in arrays else None

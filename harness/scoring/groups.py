@@ -109,6 +109,13 @@ class SeedGroup:
         """The machine of the first run."""
         return self.runs[0].record.provenance.hardware
 
+    @property
+    def draws_only(self) -> bool:
+        """Whether a run was scored without the deviations of single examples, so that tests rest on its draws."""
+        of_tasks = [found for run in self.runs for found in (run.draws or {}).values()]
+        headlines = [h for found in of_tasks if (h := found.headlines.get(self.protocol)) is not None]
+        return any(h.deviations is None for h in headlines)
+
     def values(self, task: str | None) -> list[float]:
         """A task's headline, or the mean, of each seed that has one."""
         return [v for run in self.runs if (v := run.value(task)) is not None]

@@ -71,14 +71,17 @@ def holm_of(estimates: Sequence[Estimate]) -> list[float]:
     return holm([found.p for found in estimates])
 
 
-def tukey(estimates: Sequence[Estimate]) -> list[float]:
-    """Adjusted p values of the best group against each of the others, by the studentised range of all groups."""
-    return [_range_p(found, len(estimates) + 1) for found in estimates]
+def tukey(estimates: Sequence[Estimate], groups: int | None = None) -> list[float]:
+    """Adjusted p values of the best group against each of the others, by the studentised range of all groups.
+
+    Args: groups: their number; default one more than the estimates.
+    """
+    return [_range_p(found, groups or len(estimates) + 1) for found in estimates]
 
 
-def all_pairs(estimates: Sequence[Estimate]) -> list[float]:
-    """p values multiplied by the number of all pairs of groups."""
-    n = len(estimates) + 1
+def all_pairs(estimates: Sequence[Estimate], groups: int | None = None) -> list[float]:
+    """p values multiplied by the number of all pairs of groups. Args: as ``tukey``."""
+    n = groups or len(estimates) + 1
     return [min(1.0, found.p * n * (n - 1) / 2) for found in estimates]
 
 

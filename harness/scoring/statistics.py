@@ -14,14 +14,17 @@ seeds the standard error of a difference of means is (Welch 1947; one side alone
     s_a^2, s_b^2  variances between seeds, which contain the effect of single examples on single seeds; each side's
                   own, or one that the rows of a leaderboard share (``shared_variance``)
     v             the variance that other test examples would cause in the difference and that all seeds have in
-                  common, by the method of moments from the draws (``_example_variance``)
+                  common, by the method of moments (``_example_variance``) from the contributions of single examples
+                  (``harness.scoring.randomisation``), or from the draws where a run was scored without them
 
-and it is at least the variance that other test examples would cause with these very seeds.
+and it is at least the variance that other test examples would cause with these very seeds. p is Welch's, or that of
+random swaps of the two sides where it is larger.
 
-The interval is value ± t(df) * error with the degrees of freedom of Satterthwaite (Biometrics 2, 1946), where v counts
-as known. It is symmetric in the sides and in the order of the seeds. A side without randomness in training, such as a
-baseline, has no variance between seeds. A single run alone has the percentile interval of its draws, which covers the
-choice of test examples only (``Estimate.examples_only``). Examples are assumed to be independent of each other.
+The interval is value ± t(df) * error with the degrees of freedom of Satterthwaite (Biometrics 2, 1946). v has one for
+each test example minus one for each task, and counts as known if only draws are. The interval is symmetric in the sides
+and in the order of the seeds. A side without randomness in training, such as a baseline, has no variance between seeds.
+A single run alone has the percentile interval of its draws, which covers the choice of test examples only
+(``Estimate.examples_only``). Examples are assumed to be independent of each other.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import HarnessError
+from harness.scoring.randomisation import contributions, swap_p
 from harness.seeding import stable_seed
 from harness.task import Floats, Statistics
 
@@ -51,10 +55,17 @@ _LARGEST: Final = 4_000_000  # Column sums are computed in blocks of at most thi
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Resampled:
-    """One metric of one run: on the real test set (value) and on B resampled test sets (draws, (B,))."""
+    """One metric of one run, or its mean over tasks.
+
+    value: on the real test set. draws: on B resampled test sets, (B,).
+    deviations: (n,), what each test example contributes, scaled so that the sum of squares is the variance over test
+        sets; None for a run that was scored without them. n_tasks: the number of tasks of the mean.
+    """
 
     value: float
     draws: Floats
+    deviations: Floats | None = None
+    n_tasks: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,7 +94,8 @@ class SeedVariance:
 class Estimate:
     """A metric, or a difference of metrics, over a group of runs.
 
-    low, high: the 95 % interval. error: the standard error. df: its degrees of freedom (infinite without seeds).
+    low, high: the 95 % interval. error: the standard error. df: its degrees of freedom, infinite if only draws of one
+        seed are known.
     sd: standard deviation over seeds, None with one seed.
     p: the two-sided p value of the hypothesis that the true value is 0, meaningful for differences. It is not corrected
         for the number of tests (see ``harness.scoring.significance``).
@@ -137,12 +149,22 @@ def resample(statistics: Statistics, metric: str, counts: Floats) -> Resampled:
     outside = [x for x in (value, draws.min(), draws.max()) if not -_ROUNDING <= x <= 1 + _ROUNDING]
     if outside:
         raise HarnessError(f"metric {metric!r} is {outside[0]} on some test set; metrics must be between 0 and 1")
-    return Resampled(value=value, draws=draws)
+    n = len(statistics.per_example)
+    deviations = contributions(statistics, metric) * math.sqrt(n / (n - 1)) if n > 1 else None
+    if deviations is not None and not np.isfinite(deviations).all():
+        raise HarnessError(f"metric {metric!r} is not a number on a test set without one of its examples")
+    return Resampled(value=value, draws=draws, deviations=deviations)
 
 
 def mean_over_tasks(tasks: Sequence[Resampled]) -> Resampled:
     """The unweighted mean of one run's tasks. Draws of different tasks are independent."""
-    return Resampled(value=float(np.mean([t.value for t in tasks])), draws=np.mean([t.draws for t in tasks], axis=0))
+    known = [t.deviations / len(tasks) for t in tasks if t.deviations is not None]
+    return Resampled(
+        value=float(np.mean([t.value for t in tasks])),
+        draws=np.mean([t.draws for t in tasks], axis=0),
+        deviations=np.concatenate(known) if len(known) == len(tasks) else None,
+        n_tasks=len(tasks),
+    )
 
 
 def interval(run: Resampled) -> tuple[float, float]:
@@ -166,7 +188,10 @@ def difference(a: Side, b: Side, shared: SeedVariance | None = None) -> Estimate
     Args: shared: the variance between seeds of both sides; default each side's own. A side with a single seed takes
         that of the other side.
     """
-    return _estimate([a, b], shared)
+    found = _estimate([a, b], shared)
+    if found.p >= 1 - LEVEL:
+        return found
+    return replace(found, p=max(found.p, _swap_p(a, b, found.value) or 0.0))
 
 
 def shared_variance(rows: Sequence[Sequence[float]]) -> SeedVariance | None:
@@ -247,9 +272,11 @@ def _estimate(sides: Sequence[Side], shared: SeedVariance | None) -> Estimate:
     values = [np.array([run.value for run in side.runs]) for side in sides]
     value = sum(sign * float(v.mean()) for sign, v in zip((1, -1), values, strict=False))
     between = _between_seeds(sides, values, shared)
+    of_seeds = sum(part.value for part in between)
     examples = _example_variance(sides)
-    variance = max(examples.common + sum(part.value for part in between), examples.of_mean)
-    below = sum(part.value**2 / part.df for part in between)
+    variance = max(examples.common + of_seeds, examples.of_mean)
+    parts = [*between, _Part(value=variance - of_seeds, df=_df_of_examples(sides))]
+    below = sum(part.value**2 / part.df for part in parts)
     df = variance**2 / below if below > 0 else math.inf
     error = math.sqrt(variance)
     half = _quantile((1 + LEVEL) / 2, df) * error
@@ -301,16 +328,40 @@ class _ExampleVariance:
 
 def _example_variance(sides: Sequence[Side]) -> _ExampleVariance:
     means, variance = [], 0.0
-    for side in sides:
-        draws = np.stack([run.draws for run in side.runs])
-        mean = draws.mean(axis=0)
+    for runs in _deviations(sides):
+        mean = runs.mean(axis=0)
         means.append(mean)
-        n = len(draws)
-        variance += float(mean.var()) if n == 1 else (n * float(mean.var()) - float(draws.var(axis=1).mean())) / (n - 1)
+        n, of_mean = len(runs), float(mean @ mean)
+        variance += of_mean if n == 1 else (n * of_mean - float((runs**2).sum(axis=1).mean())) / (n - 1)
     if len(means) == 2:
-        variance -= 2 * float(np.cov(means[0], means[1], ddof=0)[0, 1])
+        variance -= 2 * float(means[0] @ means[1])
     whole = means[0] if len(means) == 1 else means[0] - means[1]
-    return _ExampleVariance(common=max(0.0, variance), of_mean=float(whole.var()))
+    return _ExampleVariance(common=max(0.0, variance), of_mean=float(whole @ whole))
+
+
+def _df_of_examples(sides: Sequence[Side]) -> float:
+    """The number of test examples minus that of tasks, each of which has a mean; infinite if only draws are known."""
+    first = sides[0].runs[0]
+    unknown = any(run.deviations is None for side in sides for run in side.runs)
+    return math.inf if unknown or first.deviations is None else max(1, len(first.deviations) - first.n_tasks)
+
+
+def _deviations(sides: Sequence[Side]) -> list[Floats]:
+    """For each side (runs, n) numbers whose products, summed over n, are the covariances of runs over test sets."""
+    runs = [[run.deviations for run in side.runs] for side in sides]
+    if all(one is not None for of_side in runs for one in of_side):
+        return [np.stack([one for one in of_side if one is not None]) for of_side in runs]
+    draws = [np.stack([run.draws for run in side.runs]) for side in sides]
+    return [(d - d.mean(axis=1, keepdims=True)) / math.sqrt(d.shape[1]) for d in draws]
+
+
+def _swap_p(a: Side, b: Side, value: float) -> float | None:
+    """p of random swaps of the sides; None without deviations, and for a mean over tasks, which has many examples."""
+    if any(run.deviations is None or run.n_tasks > 1 for side in (a, b) for run in side.runs):
+        return None
+    left, right = (runs.mean(axis=0) for runs in _deviations([a, b]))
+    n = len(left)
+    return swap_p((left - right) * math.sqrt((n - 1) / n) + value / n)
 
 
 def _p_value(value: float, error: float, df: float, draws: int) -> float:

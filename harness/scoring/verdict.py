@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from harness.reporting.numbers import MISSING, p_value, percent, percent_range, points, points_range
 from harness.scoring.significance import Difference
 from harness.scoring.statistics import Estimate
+
+DRAWS_ONLY: Final = (
+    "some runs were scored by a version that stored bootstrap draws only: their intervals are too short for a macro-F1 "
+    "with many classes, and differences are called significant too often (harness score RUN repairs it)"
+)
 
 
 def verdict(a: str, b: str, found: Difference) -> str:

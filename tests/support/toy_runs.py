@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,6 +12,7 @@ import numpy as np
 from datasets import Dataset
 
 from harness.config.spec import DataSpec, MethodSpec, ModelSpec, RunSpec, SuiteSpec, directory_name, run_id
+from harness.scoring.draws import read_draws, write_draws
 from harness.scoring.score import score_predictions, write_scored
 from harness.store.record import Parameters, Prediction, Provenance, RunRecord, TrainingSummary, text_hash
 from harness.store.run_directory import RunDirectory
@@ -99,6 +100,17 @@ class ToyRuns:
     def seeds(self, method: str, right: Mapping[str, Sequence[bool]], n: int = 2, **options: Any) -> list[RunDirectory]:
         """The same predictions under several seeds, so that nothing varies between them."""
         return [self(method, right, seed=seed, **options) for seed in range(n)]
+
+
+def without_deviations(run: RunDirectory) -> None:
+    """The run as an earlier version scored it, with bootstrap draws only."""
+    draws = read_draws(run)
+    assert draws is not None
+    old = {
+        task: replace(found, headlines={k: replace(h, deviations=None) for k, h in found.headlines.items()})
+        for task, found in draws.items()
+    }
+    write_draws(run, old)
 
 
 def answer(example: Example, right: bool) -> Prediction:

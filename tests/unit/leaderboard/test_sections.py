@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from toy_runs import ToyRuns
+from toy_runs import ToyRuns, without_deviations
 
 from harness.config.spec import ClusterSpec, EvalConfig, TrainConfig
 from harness.errors import HarnessError
@@ -289,3 +289,10 @@ def test_a_file_shows_runs_on_its_own_model_and_data(
     wrong = harness("leaderboard", "toys-larg", "--out", out)
     assert wrong.status == 2
     assert "Did you mean 'toys-large'" in wrong.err
+
+
+def test_a_page_says_where_runs_have_draws_only(toy_run: ToyRuns) -> None:
+    runs = [toy_run(name, {"sky": [True, False] * 30}) for name in ("lora", "moe")]
+    assert "bootstrap draws only" not in render_markdown(build_leaderboard(runs, "toys", "official"))
+    without_deviations(runs[0])
+    assert "bootstrap draws only" in render_markdown(build_leaderboard(runs, "toys", "official"))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.stats import binomtest
-from toy_runs import ToyRuns
+from toy_runs import ToyRuns, without_deviations
 
 from harness.config.spec import EvalConfig, TrainConfig
 from harness.errors import HarnessError, StoreError, UsageError
@@ -209,6 +209,20 @@ def test_sides_from_different_machines_are_named(toy_run: ToyRuns) -> None:
         machine = record.provenance.model_copy(update={"hardware": {"cpu": cpu, "torch_threads": 2}})
         run.write("record.json", record.model_copy(update={"provenance": machine}))
     assert "the sides come from different hardware: CPU AMD EPYC and Intel Xeon" in render(compare([a], [b]))
+
+
+def test_runs_of_an_earlier_version_are_compared_by_their_draws_and_named(toy_run: ToyRuns) -> None:
+    a, b = toy_run.seeds("moe", two_tasks(0.8, 0.5)), toy_run.seeds("lora", two_tasks(0.5, 0.5))
+    new = compare(a, b)
+    assert "bootstrap draws only" not in render(new)
+    without_deviations(b[0])
+    old = compare(a, b)
+    assert "bootstrap draws only" in render(old)
+    assert to_json(old)["draws_only"]
+    for one, two in zip(new.tasks, old.tasks, strict=True):
+        assert one.difference.estimate is not None
+        assert two.difference.estimate is not None
+        assert one.difference.estimate.error == pytest.approx(two.difference.estimate.error, rel=0.1)
 
 
 def test_the_sample_is_called_a_sample(toy_run: ToyRuns) -> None:

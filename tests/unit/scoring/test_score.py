@@ -284,6 +284,7 @@ def test_what_is_written_reads_back_and_is_json(tmp_path: Path) -> None:
     for protocol, found in scored.draws["sky"].headlines.items():
         assert draws["sky"].headlines[protocol].value == found.value
         np.testing.assert_allclose(draws["sky"].headlines[protocol].draws, found.draws, atol=1e-5)
+        np.testing.assert_allclose(draws["sky"].headlines[protocol].deviations, found.deviations, rtol=1e-6)
         np.testing.assert_array_equal(draws["sky"].correct[protocol], scored.draws["sky"].correct[protocol])
     assert draws["sky"].fingerprint == scored.draws["sky"].fingerprint
     out = json.loads(json.dumps(to_json(directory.path, None, scored.scores)))
