@@ -97,8 +97,7 @@ def _parse(raw: bytes, path: Path, number: int) -> object:
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        guess = "UTF-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else _utf16(raw) or "GB18030"
-        raise _other_encoding(path, number, raw, error.start, guess) from None
+        raise _other_encoding(path, number, raw, error.start, _utf16(raw) or "GB18030") from None
     try:
         value: object = json.loads(text)
     except json.JSONDecodeError as error:
@@ -123,7 +122,9 @@ def _parse(raw: bytes, path: Path, number: int) -> object:
 
 
 def _utf16(raw: bytes) -> str | None:
-    """The UTF-16 without a byte order mark that a line seems to have: JSON does not contain zero bytes."""
+    """The kind of UTF-16 that a line seems to have, by its byte order mark or because JSON contains no zero bytes."""
+    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "UTF-16"
     if b"\0" not in raw[:2]:
         return None
     return "UTF-16BE" if raw[:1] == b"\0" else "UTF-16LE"

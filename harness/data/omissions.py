@@ -60,14 +60,19 @@ def other_tasks(suite: Suite, source: str, split: str, dataset: Dataset, *, stri
 def other_tasks_note(split: str, counts: Mapping[str, int], suite: str) -> str:
     """One line that counts the examples of tasks that the suite does not have."""
     of = ", ".join(f"{name} {n}" for name, n in counts.items())
-    return f"{split}: {sum(counts.values())} examples of tasks that {suite} does not have are left out ({of})"
+    n = sum(counts.values())
+    return f"{split}: {n} {_examples(n)} of tasks that {suite} does not have left out ({of})"
 
 
 def blank_note(split: str, counts: Mapping[str, int]) -> str:
     """One line that counts the examples without a target, by task."""
     n = sum(counts.values())
     of = ", ".join(f"{task} {k}" for task, k in counts.items() if k)
-    return f"{split}: {n} {'example' if n == 1 else 'examples'} without a target left out ({of})"
+    return f"{split}: {n} {_examples(n)} without a target left out ({of})"
+
+
+def _examples(n: int) -> str:
+    return "example" if n == 1 else "examples"
 
 
 def no_target(suite: Suite, source: str, split: str, first: str, hint: str = "") -> DataError:

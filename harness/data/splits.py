@@ -191,7 +191,7 @@ def load_split(
 
 
 def choose_tasks(suite: Suite, tasks: str | None) -> list[str]:
-    """The tasks of ``--tasks A,B`` in the suite's order, or all of them for None. Raises: UsageError if one is unknown."""
+    """The tasks of ``--tasks A,B`` in the suite's order; None means all. Raises: UsageError for an unknown one."""
     wanted = list(suite.tasks) if tasks is None else [t.strip() for t in tasks.split(",") if t.strip()]
     for task in wanted:
         if task not in suite.tasks:

@@ -132,7 +132,7 @@ def _pairs(
     lines: Sequence[PredictionLine], examples: Sequence[GoldExample], path: Path, gold: Path
 ) -> list[tuple[PredictionLine, GoldExample]]:
     if {line.task for line in lines} <= {e.task for e in examples}:
-        pairs = []
+        pairs: list[tuple[PredictionLine, GoldExample]] = []
         for task in dict.fromkeys(e.task for e in examples):
             of_task, golds = [x for x in lines if x.task == task], [e for e in examples if e.task == task]
             if of_task and len(of_task) != len(golds):
@@ -140,7 +140,8 @@ def _pairs(
                     f"{path}: {len(of_task)} predictions of {task}, but {gold} has {len(golds)} examples of it. "
                     "Predictions can be matched by order only if none is missing"
                 )
-            pairs += zip(of_task, golds, strict=False)  # a task without predictions has no pairs
+            if of_task:  # a task without a single prediction has no score
+                pairs += zip(of_task, golds, strict=True)
         return pairs
     asked = [e for e in examples if e.asked]
     fitting = next((of for of in (examples, asked) if len(of) == len(lines)), None)

@@ -20,19 +20,8 @@ if TYPE_CHECKING:
 VERSION: Final = 2  # raise it when equal files would give other examples, to rebuild caches
 # Names under which other formats keep the answer, in lower case.
 _ANSWERS: Final = frozenset(
-    [
-        "answer",
-        "answers",
-        "completion",
-        "gold",
-        "label",
-        "labels",
-        "output",
-        "outputs",
-        "reference",
-        "references",
-        "response",
-    ]
+    {"answer", "answers", "completion", "gold", "label", "labels"}
+    | {"output", "outputs", "reference", "references", "response"}
 )
 
 
