@@ -64,8 +64,12 @@ def hub_errors() -> tuple[type[Exception], ...]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`` Did you mean 'cgc_lora'?`` for a misspelt name, or an empty string if no known name is similar."""
-    close = difflib.get_close_matches(name, list(known), n=2, cutoff=0.6)
+    """`` Did you mean 'cgc_lora'?`` for a misspelt name, or an empty string if no known name is similar.
+
+    Upper and lower case are the same.
+    """
+    by_key = {other.casefold(): other for other in known}
+    close = [by_key[key] for key in difflib.get_close_matches(name.casefold(), by_key, n=2, cutoff=0.6)]
     return f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
 
 

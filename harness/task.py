@@ -45,6 +45,11 @@ class Example:
     target: str
     choices: tuple[str, ...] | None = None
 
+    @property
+    def has_target(self) -> bool:
+        """Whether the target is known. A blank target is never an answer: it is neither trained on nor scored."""
+        return bool(self.target.strip())
+
 
 class NotParsed:
     """The type of ``NOT_PARSED``, the answer of a text that does not follow the task's format."""
@@ -147,6 +152,8 @@ class Suite(ABC):
     """The embedded examples are the whole benchmark rather than a sample of one: methods are ranked on them."""
     parameter_limit: ClassVar[ParameterLimit | None] = None  # Leaderboards show which methods comply with it.
     publish_predictions: ClassVar[bool] = False
+    other_tasks: ClassVar[frozenset[str]] = frozenset()
+    """Tasks that published data also contain and that the suite does not have: their examples are left out."""
 
     @property
     @abstractmethod
@@ -159,7 +166,9 @@ class Suite(ABC):
 
         Returns: a datasets.Dataset with the columns id, task, prompt, target (str) and choices (list[str] or None), in
             the source's order. Ids are unique within a split. Targets are "" where the source withholds them, as
-            published test sets do.
+            published test sets do, and where an answer is missing: such examples are not used for training or
+            scoring. Examples of tasks that the suite does not have are returned too, with the task that the source
+            names: they are an error, unless they are in ``other_tasks`` or the user has chosen tasks.
         Raises: DataError that names the file, the line, the value and the remedy.
         """
 
@@ -234,6 +243,6 @@ def to_example(columns: Mapping[str, Any]) -> Example:
         id=columns["id"],
         task=columns["task"],
         prompt=columns["prompt"],
-        target=columns["target"],
+        target=columns["target"] or "",
         choices=None if choices is None else tuple(choices),
     )

@@ -48,17 +48,20 @@ def runs_command(out: Path) -> None:
 @click.command("validate")
 @click.argument("suite")
 @SUITE_DATA
+@click.option("--tasks", metavar="A,B,…", help="Check only these tasks (default: all of the suite).")
 @click.option("--model", help="Count tokens with the tokenizer of this model.")
 @click.option("--max-length", type=int, help="With --model: maximum length in tokens (default: train.max_length).")
 @JSON
-def validate_command(suite: str, data: str | None, model: str | None, max_length: int | None, as_json: bool) -> None:
+def validate_command(
+    suite: str, data: str | None, tasks: str | None, model: str | None, max_length: int | None, as_json: bool
+) -> None:
     """Check the data of a suite before training.
 
-    Reports leaks between splits, duplicates, targets that do not parse, and sequences that would be truncated, with
-    file and line. The exit status is 1 if there are errors.
+    Reports leaks between splits, duplicates, targets that are empty or do not parse, and sequences that would be
+    truncated, with file and line. The exit status is 1 if there are errors.
     """
     from harness.config.spec import TrainConfig
-    from harness.data.splits import locate_data
+    from harness.data.splits import choose_tasks, locate_data
     from harness.data.validation import validate
     from harness.data.validation_report import render, to_json
     from harness.registry import suite_class
@@ -71,7 +74,8 @@ def validate_command(suite: str, data: str | None, model: str | None, max_length
 
         tokenizer = load_tokenizer(model)
         max_length = max_length or TrainConfig().max_length
-    report = validate(instance, source, tokenizer, max_length)
+    chosen = None if tasks is None else choose_tasks(instance, tasks)
+    report = validate(instance, source, tokenizer, max_length, tasks=chosen)
     click.echo(to_json(report) if as_json else render(report))
     if report.errors:
         sys.exit(1)

@@ -21,31 +21,51 @@ LOG = logging.getLogger(__name__)
 @click.argument("what", metavar="RUN_OR_FILE", type=click.Path(path_type=Path))
 @click.option("--suite", metavar="NAME", help="For a file: the suite that defines its tasks.")
 @click.option("--gold", type=click.Path(path_type=Path), help="For a file: the examples with their targets.")
+@click.option("--tasks", metavar="A,B,…", help="For a file: score only these tasks (default: all of the suite).")
+@click.option(
+    "--by-order",
+    is_flag=True,
+    help="For a file without ids: its lines are in the order of --gold, and none is missing.",
+)
 @click.option("--data", help="For a run: the new location of its data, if they have moved.")
 @PROTOCOL
 @JSON
 def score_command(
-    what: Path, suite: str | None, gold: Path | None, data: str | None, protocol: str | None, as_json: bool
+    what: Path,
+    suite: str | None,
+    gold: Path | None,
+    tasks: str | None,
+    by_order: bool,
+    data: str | None,
+    protocol: str | None,
+    as_json: bool,
 ) -> None:
     """Score stored predictions, without a model.
 
     Scores the predictions of a RUN (or of RUN/evaluations/X) again, or a FILE of predictions that another program
     wrote, against --gold. Every protocol of the suite is computed.
+
+    A FILE has JSON lines with sample_id and the prediction in target, predict, prediction, response or text.
     """
     from harness.scoring.score import to_json
 
     if what.is_dir():
         from harness.pipeline.rescore import rescore
 
+        if tasks is not None or by_order:
+            raise UsageError("--tasks and --by-order are for a file of predictions; a run has its own tasks and ids")
         again = rescore(what, data)
         scored, record = again.scored, again.record
     else:
+        from harness.data.splits import choose_tasks
         from harness.registry import suite_class
         from harness.scoring.prediction_file import score_file
 
         if suite is None or gold is None:
             raise UsageError(f"{what} is not a run. To score a file of predictions, give --suite and --gold too")
-        scored, record = score_file(suite_class(suite)(), what, gold), None
+        instance = suite_class(suite)()
+        chosen = None if tasks is None else choose_tasks(instance, tasks)
+        scored, record = score_file(instance, what, gold, tasks=chosen, in_order=by_order), None
     if as_json:
         print_json(to_json(what if what.is_dir() else None, record, scored.scores))
     else:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from harness.data.content import Segments
 from harness.data.validation_report import BLANK_PROMPT, EMPTY_TARGET, NOT_OFFERED, UNPARSED
-from harness.errors import DataError
 from harness.task import NOT_PARSED, Example, Suite, to_example
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ class SplitScan:
     @property
     def withheld(self) -> bool:
         """Whether no example has a target, as in a published test file. Training needs them, so train never counts."""
-        return self.split != "train" and bool(self.flaws[EMPTY_TARGET].all())
+        return self.split != "train" and len(self.dataset) > 0 and bool(self.flaws[EMPTY_TARGET].all())
 
     def example(self, i: int) -> Example:
         """The example at position i, read again from the data set."""
@@ -55,9 +54,8 @@ def scan_split(suite: Suite, split: str, dataset: Dataset, tokenizer: Any = None
     """Scan a split in batches, in memory of a few bytes per example.
 
     Args:
+        dataset: examples of the suite's tasks only.
         tokenizer: a tokenizer of transformers, to count tokens.
-
-    Raises: DataError for an example of a task that the suite does not have.
     """
     tasks = {name: i for i, name in enumerate(suite.tasks)}
     n = len(dataset)
@@ -67,11 +65,6 @@ def scan_split(suite: Suite, split: str, dataset: Dataset, tokenizer: Any = None
     tokens = None if tokenizer is None else np.zeros((2, n), np.int32)
     for start, batch in _batches(dataset):
         for i, example in enumerate(batch, start):
-            if example.task not in tasks:
-                raise DataError(
-                    f"suite {suite.name!r} read example {example.id!r} of split {split!r} with the task "
-                    f"{example.task!r}, which is not one of its tasks: {', '.join(tasks)}"
-                )
             task[i] = tasks[example.task]
             hashes[:, i] = _hash(example.prompt), _hash(example.target)
             segments.put(i, example)
@@ -108,7 +101,7 @@ def _batches(dataset: Dataset) -> Iterator[tuple[int, list[Example]]]:
 def _flaws(suite: Suite, example: Example) -> Iterator[str]:
     if not example.prompt.strip():
         yield BLANK_PROMPT
-    if not example.target.strip():
+    if not example.has_target:
         yield EMPTY_TARGET
         return
     task = suite.tasks[example.task]

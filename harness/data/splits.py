@@ -3,33 +3,40 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.config.spec import DataSpec, EvalConfig
 from harness.data.content import Segments, content_keys
-from harness.errors import DataError, UsageError
+from harness.data.omissions import blank_note, has_target, no_target, other_tasks, other_tasks_note, task_names
+from harness.errors import DataError, UsageError, unknown
 from harness.task import Example, Suite, to_example
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-
+LOG: Final = logging.getLogger(__name__)
 Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitExamples:
-    """The examples of one split, grouped by task. by_task: positions in the data set, in the source's order."""
+    """The examples of one split, grouped by task.
+
+    by_task: positions in the data set, in the source's order. blank: positions of the examples that were left out
+        because they have no target, by task.
+    """
 
     split: str
     dataset: Dataset
     by_task: Mapping[str, Indices]
+    blank: Mapping[str, Indices] = field(default_factory=dict)
 
     def at(self, indices: Sequence[int] | Indices) -> list[Example]:
         """The examples at these positions of the data set."""
@@ -90,19 +97,43 @@ def in_part(examples: Sequence[Example], part: str) -> NDArray[np.bool_]:
     return np.array([(content in tune) == (part == "tune") for content in contents], dtype=np.bool_)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Use:
+    """What the examples of a split are for.
+
+    strict: an example of a task that the suite does not have is an error. It is not where the user has chosen tasks.
+    withheld: the examples are predicted, so that tasks without a single target are kept; they have no score.
+    allow_empty: a split without an example of any of the tasks is not an error.
+    needs_targets: with ``allow_empty``, a split that has examples but not a single target is an error nevertheless.
+    """
+
+    strict: bool = False
+    withheld: bool = False
+    allow_empty: bool = False
+    needs_targets: bool = False
+
+
 ALL = Choice()
+LABELLED = Use()
 
 
-def group(dataset: Dataset, split: str, tasks: Sequence[str], choice: Choice = ALL) -> SplitExamples:
-    """Group a split's examples by task.
+def group(
+    dataset: Dataset, split: str, tasks: Sequence[str], choice: Choice = ALL, *, withheld: bool = False
+) -> SplitExamples:
+    """Group a split's examples by task, without those that have no target.
 
     ``choice.per_task`` keeps the examples whose ids have the smallest hashes: the same ones for every seed, and a
     smaller number keeps a subset of a larger one.
+
+    Args: withheld: a task without a single target keeps its examples, as in a published test file.
     """
-    names = np.asarray(dataset.with_format(None)["task"], dtype=object)
-    by_task = {}
+    names, answered = task_names(dataset), has_target(dataset)
+    by_task, blank = {}, {}
     for task in tasks:
-        indices = np.flatnonzero(names == task).astype(np.int64)
+        of_task = names == task
+        keep_all = withheld and not answered[of_task].any()
+        blank[task] = np.flatnonzero(of_task & ~answered & (not keep_all)).astype(np.int64)
+        indices = np.flatnonzero(of_task & (answered | keep_all)).astype(np.int64)
         if choice.part is not None:
             whole = SplitExamples(split=split, dataset=dataset, by_task={task: indices})
             indices = indices[in_part(whole.of(task), choice.part)]
@@ -112,7 +143,7 @@ def group(dataset: Dataset, split: str, tasks: Sequence[str], choice: Choice = A
             order = sorted(range(len(indices)), key=lambda i: hashlib.sha256(ids[i].encode()).digest())
             indices = np.sort(indices[order[:per_task]])
         by_task[task] = indices
-    return SplitExamples(split=split, dataset=dataset, by_task=by_task)
+    return SplitExamples(split=split, dataset=dataset, by_task=by_task, blank=blank)
 
 
 def load_split(
@@ -123,32 +154,55 @@ def load_split(
     choice: Choice = ALL,
     *,
     hint: str = "",
-    allow_empty: bool = False,
+    use: Use = LABELLED,
 ) -> SplitExamples:
-    """Read the examples of some tasks from one split of a source.
+    """Read the examples of some tasks from one split of a source, and log how many were left out for which reason.
+
+    Examples without a target are left out, and those of tasks that the suite does not have.
 
     Args:
         choice: which examples of the split are used.
         hint: what the user can do where the split is missing or empty; it ends the error message.
-        allow_empty: a split without an example of any of the tasks is not an error.
+        use: what the examples are for.
 
     Returns: the examples by task; a task without examples has an empty entry (see ``SplitExamples.with_examples``).
-    Raises: DataError if the source has no such split, or no example of any of the tasks in it.
+    Raises: DataError if the source has no such split, or no example of any of the tasks in it, or none with a target;
+        for a task that the suite does not have, if ``use.strict``.
     """
     hint = f". {hint}" if hint else ""
     splits = suite.splits(source)
     if splits and split not in splits:  # where nothing can be read at all, the suite's own error says why
         raise DataError(f"{source} has no {split} split (it has {', '.join(splits)}){hint}")
-    found = group(suite.read(source, split), split, tasks, choice)
-    if not allow_empty and not sum(found.counts.values()):
+    dataset = suite.read(source, split)
+    others = other_tasks(suite, source, split, dataset, strict=use.strict)
+    found = group(dataset, split, tasks, choice, withheld=use.withheld)
+    n_blank = {task: len(indices) for task, indices in found.blank.items()}
+    n = sum(found.counts.values())
+    if not n and any(n_blank.values()) and (use.needs_targets or not use.allow_empty):
+        first = next(indices[0] for indices in found.blank.values() if len(indices))
+        raise no_target(suite, source, split, str(dataset[int(first)]["id"]), hint)
+    if not n and not use.allow_empty:
         raise DataError(f"{source}: the {split} split has no examples of {', '.join(tasks)}{hint}")
+    if others:
+        LOG.warning("%s", other_tasks_note(split, others, suite.name))
+    if any(n_blank.values()):
+        LOG.warning("%s", blank_note(split, n_blank))
     return found
+
+
+def choose_tasks(suite: Suite, tasks: str | None) -> list[str]:
+    """The tasks of ``--tasks A,B`` in the suite's order; None means all. Raises: UsageError for an unknown one."""
+    wanted = list(suite.tasks) if tasks is None else [t.strip() for t in tasks.split(",") if t.strip()]
+    for task in wanted:
+        if task not in suite.tasks:
+            raise unknown("task", task, suite.tasks, see=f"harness list {suite.name}")
+    return [t for t in suite.tasks if t in set(wanted)]
 
 
 def without_targets(examples: SplitExamples) -> bool:
     """True where every target of the split is blank, as in a published test file."""
     used = np.concatenate([np.zeros(0, np.int64), *examples.by_task.values()])
-    return len(used) > 0 and not any(t.strip() for t in examples.dataset.select(used)["target"])
+    return len(used) > 0 and not has_target(examples.dataset.select(used)).any()
 
 
 @dataclass(frozen=True, kw_only=True)

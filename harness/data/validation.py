@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from harness.data.content import content_keys
 from harness.data.encoding import Encoder, generation_limits
+from harness.data.omissions import no_target, of_tasks, other_tasks, other_tasks_note
 from harness.data.scan import Mask, SplitScan, scan_split
 from harness.data.splits import group
 from harness.data.validation_report import (
@@ -56,7 +57,13 @@ class CheckedSplit:
 
 
 def validate(
-    suite: Suite, source: str, tokenizer: Any = None, max_length: int | None = None, *, limit: int = 10
+    suite: Suite,
+    source: str,
+    tokenizer: Any = None,
+    max_length: int | None = None,
+    *,
+    tasks: Sequence[str] | None = None,
+    limit: int = 10,
 ) -> ValidationReport:
     """Read every split of a source and report what would invalidate a run or a score.
 
@@ -66,22 +73,31 @@ def validate(
     Args:
         tokenizer: a tokenizer of transformers; without one the report has no lengths.
         max_length: maximum sequence length in tokens; examples that training would truncate to it are reported.
+        tasks: the tasks to check; None for all of the suite's, where an example of another task is an error.
         limit: the number of findings that are listed for each kind and split.
 
-    Raises: DataError if the source cannot be found (a split that cannot be read is part of the report); UsageError for
+    Raises: DataError if the source cannot be found (a split that cannot be used is part of the report); UsageError for
         max_length without a tokenizer.
     """
     if max_length is not None and tokenizer is None:
         raise UsageError("--max-length is in tokens, so it needs a tokenizer: add --model with the name of a model")
+    names = tuple(suite.tasks) if tasks is None else tuple(tasks)
     scans: list[SplitScan] = []
     errors: dict[str, str] = {}
+    notes: list[str] = []
     for split in suite.splits(source) or ("train",):  # without splits, the suite's own error says what is missing
         try:
             dataset = suite.read(source, split)
+            others = other_tasks(suite, source, split, dataset, strict=tasks is None)
         except DataError as error:
             errors[split] = str(error)
-        else:
-            scans.append(scan_split(suite, split, dataset, tokenizer))
+            continue
+        if others:
+            notes.append(other_tasks_note(split, others, suite.name))
+        scan = scan_split(suite, split, of_tasks(dataset, names), tokenizer)
+        scans.append(scan)
+        if split == "train" and len(scan.dataset) and scan.flaws[EMPTY_TARGET].all():
+            errors[split] = str(no_target(suite, source, split, scan.example(0).id))
     limits = _prompt_limits(suite, scans, tokenizer, max_length)
     contents = content_keys([s.segments for s in scans], [s.task for s in scans]) if scans else []
     scanned = [Scanned(scan=scan, content=content) for scan, content in zip(scans, contents, strict=True)]
@@ -90,11 +106,11 @@ def validate(
         suite=suite.name,
         source=source,
         max_length=max_length,
-        tasks=tuple(counts for split in checked for counts in _count(suite, split)),
+        tasks=tuple(counts for split in checked for counts in _count(suite, split, names)),
         findings=tuple(finding for split in checked for finding in _findings(suite, source, split, limit)),
         errors=errors,
         withheld=tuple(scan.split for scan in scans if scan.withheld),
-        remarks=tuple(_remarks(suite, source, scans)),
+        remarks=(*notes, *_remarks(suite, source, scans, names)),
     )
 
 
@@ -154,9 +170,11 @@ def _first_position(hashes: NDArray[np.uint64], among: NDArray[np.uint64]) -> ND
     return np.where(values[candidate] == hashes, positions[candidate], -1).astype(np.int64)
 
 
-def _count(suite: Suite, split: CheckedSplit) -> Iterator[TaskSplit]:
+def _count(suite: Suite, split: CheckedSplit, names: Sequence[str]) -> Iterator[TaskSplit]:
     scan = split.scan
     for i, name in enumerate(suite.tasks):
+        if name not in names:
+            continue
         of_task = scan.task == i
         counts: dict[str, int | None] = {kind: int((mask & of_task).sum()) for kind, mask in split.flaws.items()}
         yield TaskSplit(
@@ -203,15 +221,17 @@ def _note(scan: SplitScan, i: int, same: Sequence[SamePrompt], what: str) -> str
     return None
 
 
-def _remarks(suite: Suite, source: str, scans: Sequence[SplitScan]) -> Iterator[str]:
+def _remarks(suite: Suite, source: str, scans: Sequence[SplitScan], names: Sequence[str]) -> Iterator[str]:
     # On the embedded sample a mean is over all tasks, however few examples they have.
     is_sample = suite.sample is not None and Path(source) == suite.sample
     for scan in scans:
         counts = np.bincount(scan.task, minlength=len(suite.tasks))
-        none = [name for name, n in zip(suite.tasks, counts, strict=True) if n == 0]
+        none = [name for name, n in zip(suite.tasks, counts, strict=True) if n == 0 and name in names]
         few = [f"{name} ({n})" for name, n in zip(suite.tasks, counts, strict=True) if 0 < n < MIN_EXAMPLES]
         if none:
             yield f"{scan.split}: no examples of {', '.join(none)}"
         if few and scan.split == "test" and not is_sample:
-            names = ", ".join(few)
-            yield f"test: fewer than {MIN_EXAMPLES} examples, so a leaderboard's mean leaves these tasks out: {names}"
+            yield (
+                f"test: fewer than {MIN_EXAMPLES} examples, so a leaderboard's mean leaves these tasks out: "
+                f"{', '.join(few)}"
+            )

@@ -21,7 +21,7 @@ TRUNCATED: Final = "truncated"
 FLAWS: Final = (EMPTY_TARGET, BLANK_PROMPT, UNPARSED, NOT_OFFERED, DUPLICATE, LEAK, LEAKED_CONTENT, TRUNCATED)
 
 _MEANING: Final = {
-    EMPTY_TARGET: "the target is empty",
+    EMPTY_TARGET: "the target is empty, so the example is neither trained on nor scored",
     BLANK_PROMPT: "the prompt is blank",
     UNPARSED: "the task's parser cannot read the target, so no prediction can be correct",
     NOT_OFFERED: "the target is not one of the choices",
@@ -78,7 +78,7 @@ class Finding:
 class ValidationReport:
     """The result of a validation.
 
-    errors: for each split that could not be read, the reason. withheld: splits without any target, such as published
+    errors: for each split that cannot be used, the reason. withheld: splits without any target, such as published
     test files. findings: at most ``limit`` of each kind and split, while ``tasks`` has the counts of all.
     """
 
@@ -102,9 +102,9 @@ class ValidationReport:
 
 
 def render(report: ValidationReport) -> str:
-    """The report as plain text: unreadable splits, numbers of examples, lengths, remarks and flaws."""
+    """The report as plain text: unusable splits, numbers of examples, lengths, remarks and flaws."""
     parts = [f"{report.suite}: {report.source}"]
-    parts += [f"{split} cannot be read: {reason}" for split, reason in report.errors.items()]
+    parts += [f"{split} cannot be used: {reason}" for split, reason in report.errors.items()]
     if report.tasks:
         parts.append("Number of examples\n" + _examples(report))
     if any(task.prompt is not None for task in report.tasks):

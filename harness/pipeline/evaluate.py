@@ -17,7 +17,7 @@ from typing import Any
 
 from harness.config.keys import build_from_keys, section_config
 from harness.config.spec import EvalConfig
-from harness.data.splits import Choice, load_split
+from harness.data.splits import Choice, Use, load_split
 from harness.errors import UsageError, unknown
 from harness.method import Method
 from harness.pipeline.predict import predict_all
@@ -119,7 +119,8 @@ def _changed(finished: ReopenedRun, keys: Mapping[str, Any]) -> tuple[Resolved, 
     method = _with_fields(before.method, tables["method"])
     hint = "Choose another one with --split"
     tasks = list(before.evaluated.by_task)
-    examples = load_split(before.suite, before.source, config.split, tasks, Choice.of(config), hint=hint)
+    use = Use(strict=before.all_tasks, withheld=True)
+    examples = load_split(before.suite, before.source, config.split, tasks, Choice.of(config), hint=hint, use=use)
     spec = before.spec.model_copy(update={"eval": config})
     fields = {n: v for n, v in tables["method"].items() if getattr(method, n) != getattr(before.method, n)}
     settings = EvaluationSettings(run_id=finished.record.run_id, eval=config, method=fields, suite=spec.suite)

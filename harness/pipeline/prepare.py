@@ -11,8 +11,8 @@ from harness.config.clusters import Cluster
 from harness.data.encoding import Encoder, check_style, draw, generation_limits
 from harness.data.mixture import Mixture, n_steps
 from harness.data.routes import Routes
-from harness.data.splits import Choice, SplitExamples, load_split, without_targets
-from harness.errors import DataError, ModelError
+from harness.data.splits import Choice, SplitExamples, Use, load_split
+from harness.errors import ModelError
 from harness.method import Adapter, Baseline, adapter_method
 from harness.pipeline.resolve import Resolved
 from harness.store.run_directory import RunDirectory
@@ -35,15 +35,13 @@ def train_examples(resolved: Resolved) -> SplitExamples | None:
     """
     suite, source = resolved.suite, resolved.source
     trains = resolved.method.trains
-    needed = trains or isinstance(resolved.method, Baseline) or resolved.spec.shots
+    needed = trains or isinstance(resolved.method, Baseline) or resolved.spec.shots > 0
     if not needed and "train" not in suite.splits(source):
         return None
     hint = f"{resolved.spec.method.name} needs training examples: give --data that have a train split"
     tasks, per_task = list(resolved.evaluated.by_task), resolved.spec.train.per_task
-    examples = load_split(suite, source, "train", tasks, Choice(per_task=per_task), hint=hint, allow_empty=not trains)
-    if needed and without_targets(examples):
-        raise DataError(f"{source}: no example of the train split has a target, so there is nothing to learn. {hint}")
-    return examples
+    use = Use(strict=resolved.all_tasks, allow_empty=not trains, needs_targets=needed)
+    return load_split(suite, source, "train", tasks, Choice(per_task=per_task), hint=hint, use=use)
 
 
 def mixture(resolved: Resolved, train: SplitExamples) -> Mixture:

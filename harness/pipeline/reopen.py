@@ -11,7 +11,7 @@ from harness.config.clusters import clusters_of
 from harness.config.keys import build_from_keys
 from harness.config.request import Request, merge
 from harness.config.spec import DataSpec, EvalConfig, RunSpec
-from harness.data.splits import Choice, LocatedData, SplitExamples, load_split, locate_data
+from harness.data.splits import Choice, LocatedData, SplitExamples, Use, load_split, locate_data
 from harness.errors import DataError, ModelError, StoreError, UsageError, unknown
 from harness.method import Baseline
 from harness.pipeline.prepare import Base, Prepared, load_base, open_adapter, train_examples
@@ -171,7 +171,8 @@ def data_at(run: RunDirectory, data: str | None, config: EvalConfig | None = Non
     if not suite.same_data(spec.data.fingerprints, found.spec.fingerprints):
         raise _other_data(run, spec.data, found)
     config = config or spec.eval
-    examples = load_split(suite, found.source, config.split, list(spec.suite.tasks), Choice.of(config))
+    tasks, use = list(spec.suite.tasks), Use(withheld=True)
+    examples = load_split(suite, found.source, config.split, tasks, Choice.of(config), use=use)
     return RunData(spec=spec, suite=suite, evaluated=examples.with_examples())
 
 

@@ -29,11 +29,16 @@ def score(run: RunDirectory, data: RunData, n_train: Mapping[str, int] | None) -
 
 
 def scores_of(run: RunDirectory, data: RunData, n_train: Mapping[str, int] | None) -> Scored:
-    """``score`` without writing anything."""
+    """``score`` without writing anything. Predictions for examples without a target are ignored."""
+    predictions = run.predictions(data.evaluated.by_task)
+    for task, indices in data.evaluated.blank.items():
+        blank = {example.id for example in data.evaluated.at(indices)}
+        if blank and task in predictions:
+            predictions[task] = [p for p in predictions[task] if p.id not in blank]
     return score_predictions(
         data.suite,
         {t: data.evaluated.of(t) for t in data.evaluated.by_task},
-        run.predictions(data.evaluated.by_task),
+        predictions,
         n_train=n_train,
         min_examples=1 if data.spec.data.sample and not data.suite.sample_is_benchmark else MIN_EXAMPLES,
     )

@@ -17,8 +17,8 @@ from harness.config.method_config import absolute, choose_method, data_only, fin
 from harness.config.options import OPTIONS
 from harness.config.request import Request
 from harness.config.spec import LOCAL, EvalConfig, MethodSpec, ModelSpec, RunSpec, SuiteSpec, TrainConfig
-from harness.data.splits import Choice, SplitExamples, load_split, locate_data, without_targets
-from harness.errors import UsageError, unknown
+from harness.data.splits import Choice, SplitExamples, Use, choose_tasks, load_split, locate_data, without_targets
+from harness.errors import UsageError
 from harness.method import Baseline, Method
 from harness.models.loading import identify
 from harness.pipeline.warm_start import Parent, find_parent
@@ -46,6 +46,11 @@ class Resolved:
     model: str | None
     evaluated: SplitExamples
     parent: Parent | None = None
+
+    @property
+    def all_tasks(self) -> bool:
+        """Whether the user has chosen no tasks, so that data of a task that the suite does not have are an error."""
+        return self.request.options.get("tasks") is None
 
 
 def resolve(request: Request) -> Resolved:
@@ -151,16 +156,13 @@ def _model(method: Method, suite: Suite, options: Mapping[str, Any], backend: Ba
 
 def _evaluated(suite: Suite, source: str, config: EvalConfig, tasks: str | None) -> tuple[EvalConfig, SplitExamples]:
     """The examples that the run evaluates, and the settings with the split that they come from."""
-    wanted = list(suite.tasks) if tasks is None else [t.strip() for t in tasks.split(",") if t.strip()]
-    for task in wanted:
-        if task not in suite.tasks:
-            raise unknown("task", task, suite.tasks, see=f"harness list {suite.name}")
-    wanted = [t for t in suite.tasks if t in set(wanted)]
-    examples = load_split(suite, source, config.split, wanted, Choice.of(config))
+    wanted = choose_tasks(suite, tasks)
+    use = Use(strict=tasks is None, withheld=True)
+    examples = load_split(suite, source, config.split, wanted, Choice.of(config), use=use)
     if config.split == "test" and without_targets(examples):
         LOG.warning("the test split has no targets: evaluating on the dev split instead")
         config = config.model_copy(update={"split": "dev"})
-        examples = load_split(suite, source, "dev", wanted, Choice.of(config))
+        examples = load_split(suite, source, "dev", wanted, Choice.of(config), use=use)
     if examples.missing:
         LOG.warning("tasks without %s examples are left out: %s", config.split, ", ".join(examples.missing))
     return config, examples.with_examples()

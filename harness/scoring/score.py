@@ -148,7 +148,7 @@ def render_scores(scores: Scores, protocol: str) -> str:
 
 def withheld(examples: Sequence[Example]) -> bool:
     """Whether no example has a target, as in published test sets."""
-    return not any(e.target for e in examples)
+    return not any(e.has_target for e in examples)
 
 
 def score_task(

@@ -50,10 +50,10 @@ class DevEvaluator:
 
 
 def dev_examples(suite: Suite, source: str, tasks: Sequence[str], choice: Choice) -> dict[str, list[Example]]:
-    """Dev examples of each task, the same for every seed and method; those without a target are left out.
+    """Dev examples of each task, the same for every seed and method.
 
-    Raises: DataError if the source has no dev split.
+    Raises: DataError if the source has no dev split, or none with targets.
     """
     hint = "train.eval_every needs one: leave train.eval_every out"
     rows = load_split(suite, source, "dev", tasks, choice, hint=hint)
-    return {t: [e for e in rows.of(t) if e.target] for t in rows.by_task}
+    return {t: rows.of(t) for t in rows.by_task}

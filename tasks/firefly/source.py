@@ -13,22 +13,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from harness.errors import DataError, nearest, unknown
+from harness.errors import DataError, unknown
+from harness.json_lines import missing, read_json_lines
 from harness.task import Example
 from tasks.common.hub import HubDataset, hub_dataset
-from tasks.common.jsonl import missing, read_json_lines
+from tasks.common.jsonl import target_of
 from tasks.firefly.labels import FAMILIES, offered
 from tasks.firefly.tasks import TASKS
 
 SPLITS: Final = ("train", "dev", "test")
 SUFFIXES: Final = (".jsonl", ".json")
-COLUMNS: Final = {"kind": (str,), "input": (str,), "target": (str,)}
+COLUMNS: Final = {"kind": (str,), "input": (str,)}
 # Earlier runs recorded one of these sentences as their split, because the rule did not have a name yet.
 FORMER_RULES: Final = (
     "by the source's files",
     "by sha256 of kind and input: equal inputs share a split, equal contents in two templates may not",
 )
-Lines = Iterable[tuple[int, Mapping[str, Any]]]  # line number from 1, and an object with kind, input and target
+Lines = Iterable[tuple[int, Mapping[str, Any]]]  # line number from 1, and an object with kind and input
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,13 +143,13 @@ class Selection:
     def examples(self, lines: Lines, name: str) -> Iterator[Example]:
         """The split's examples, in the source's order; an id is the first 16 hexadecimal digits of the content hash.
 
+        Lines of kinds that Firefly does not have are kept, see ``left_out``.
         Reading stops as soon as every kind has ``per_kind`` examples. ``name`` is the source, for error messages.
         """
         seen: set[bytes] = set()
         for number, line in lines:
             kind, prompt = line["kind"], line["input"]
-            check_kind(kind, name, number)
-            if kind not in self.kinds or self.counts[kind] == self.per_kind:
+            if left_out(kind, self.kinds) or self.counts[kind] == self.per_kind:
                 continue
             digest = content_hash(kind, prompt)
             if self.split_of(digest) != self.split:
@@ -158,7 +159,8 @@ class Selection:
                 continue
             seen.add(digest[:16])
             self.counts[kind] += 1
-            yield make_example(digest[:8].hex(), kind, prompt, line["target"])
+            where = f"{name}, line {number}"
+            yield make_example(digest[:8].hex(), line, where, needs_target=self.split == "train")
             if self.per_kind is not None and all(self.counts[k] == self.per_kind for k in self.kinds):
                 return
 
@@ -174,24 +176,30 @@ def folder_examples(folder: Folder, split: str, kinds: tuple[str, ...]) -> Itera
     """All examples of the chosen kinds in a split's file; an id is the split and the line number (``test-17``)."""
     path = folder.file(split)
     for number, line in file_lines(path):
-        check_kind(line["kind"], str(path), number)
-        if line["kind"] in kinds:
-            yield make_example(f"{split}-{number}", line["kind"], line["input"], line["target"])
+        if not left_out(line["kind"], kinds):
+            where = f"{path}, line {number}"
+            yield make_example(f"{split}-{number}", line, where, needs_target=split == "train")
 
 
-def make_example(example_id: str, kind: str, prompt: str, target: str) -> Example:
-    """One line as an example. The choices of a classification task are the labels that the prompt offers."""
+def make_example(example_id: str, line: Mapping[str, Any], where: str, *, needs_target: bool) -> Example:
+    """One line as an example. The choices of a classification task are the labels that the prompt offers.
+
+    Args: where: the place of the line, for errors. needs_target: the line is used for training.
+    Raises: DataError if the answer is in another column than ``target``.
+    """
+    kind, prompt = line["kind"], line["input"]
+    if kind not in TASKS:
+        return Example(id=example_id, task=kind, prompt=prompt, target="")
+    target = target_of(line, where, known=(*COLUMNS, "target"), needed=needs_target)
     choices = offered(kind, prompt) if kind in FAMILIES else None
     return Example(id=example_id, task=kind, prompt=prompt, target=target, choices=choices)
 
 
-def check_kind(kind: str, name: str, number: int) -> None:
-    """Raise a DataError for a kind that Firefly does not have."""
-    if kind not in TASKS:
-        raise DataError(
-            f"{name}, line {number}: unknown kind {kind!r}.{nearest(kind, TASKS)} Firefly's kinds are "
-            f"{', '.join(TASKS)}. Correct or remove the line"
-        )
+def left_out(kind: str, kinds: Iterable[str]) -> bool:
+    """Whether a kind is one of Firefly's that was not chosen. A kind that Firefly does not have may be a misspelt one,
+    so that its lines are kept for the check of tasks that all suites share.
+    """
+    return kind not in kinds and kind in TASKS
 
 
 def line_numbers(lines: Callable[[], Lines], ids: Iterable[str]) -> dict[str, int]:

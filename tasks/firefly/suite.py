@@ -75,7 +75,7 @@ class Firefly(Suite):
         return {name: TASKS[name] for name in self._kinds}
 
     def read(self, source: str, split: str) -> Dataset:
-        """Read one split, without the lines of other kinds than the chosen ones.
+        """Read one split, without the lines of Firefly's other kinds than the chosen ones.
 
         In a folder of split files, an id is the split and the line number, and all lines are read. Otherwise an id is
         the content hash, and duplicates are read once.

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
+from logged import messages
 
-from harness.data.splits import in_part
-from harness.task import Example
+from harness.data.splits import Choice, Use, in_part, load_split
+from harness.errors import DataError, nearest
+from harness.task import Example, Suite, Task
 
 PROMPTS = st.lists(st.text("ab \n", max_size=6), max_size=30)
 TEMPLATES = ("Which intent has this query?\n{}", "{}\nName its intent:", "Query: “{}”\nintent:")
@@ -38,3 +46,58 @@ def test_half_of_the_contents_are_in_each_part_and_a_content_in_two_templates_is
 def test_the_order_of_examples_does_not_matter() -> None:
     examples = [example(f"prompt {i}") for i in range(20)]
     assert in_part(examples, "tune").tolist() == in_part(examples[::-1], "tune").tolist()[::-1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given(Suite):
+    """Examples with the given targets, by task."""
+
+    name: ClassVar[str] = "given"
+    version: ClassVar[int] = 1
+    targets: Mapping[str, Sequence[str | None]]
+
+    @property
+    def tasks(self) -> Mapping[str, Task]:
+        return {name: Task(name=name, version=1, kind="label", protocols={}) for name in ("a", "b")}
+
+    def read(self, source: str, split: str) -> Dataset:
+        lines = [(f"{t}{i}", t, target) for t, targets in self.targets.items() for i, target in enumerate(targets)]
+        columns = zip(*lines, strict=True)
+        return Dataset.from_dict(dict(zip(("id", "task", "target"), map(list, columns), strict=True)))
+
+
+def ids(suite: Suite, split: str, choice: Choice | None = None, **use: bool) -> dict[str, list[str]]:
+    found = load_split(suite, "here", split, ["a", "b"], choice or Choice(), use=Use(**use))
+    return {task: [found.dataset[int(i)]["id"] for i in indices] for task, indices in found.by_task.items()}
+
+
+PARTLY = Given(targets={"a": ["x", "", "y", None, " \n", "z"], "b": ["x"]})
+
+
+def test_examples_without_a_target_are_left_out_and_counted() -> None:
+    for withheld in (False, True):
+        with messages() as lines:
+            assert ids(PARTLY, "test", withheld=withheld) == {"a": ["a0", "a2", "a5"], "b": ["b0"]}
+        assert lines == ["test: 3 examples without a target left out (a 3)"]
+
+
+def test_a_number_of_examples_per_task_is_a_number_of_examples_with_a_target() -> None:
+    assert [len(of) for of in ids(PARTLY, "train", Choice(per_task=3)).values()] == [3, 1]
+
+
+def test_a_task_without_any_target_is_kept_for_prediction_only() -> None:
+    suite = Given(targets={"a": ["", None], "b": ["x"]})
+    assert ids(suite, "test", withheld=True) == {"a": ["a0", "a1"], "b": ["b0"]}
+    assert ids(suite, "train") == {"a": [], "b": ["b0"]}
+
+
+def test_a_split_without_any_target_cannot_be_learnt_from() -> None:
+    suite = Given(targets={"a": ["", " "], "b": [None]})
+    for use in ({}, {"allow_empty": True, "needs_targets": True}):
+        with pytest.raises(DataError, match=r"train example 'a0': no example of the train split has a target"):
+            ids(suite, "train", **use)
+    assert ids(suite, "train", allow_empty=True) == {"a": [], "b": []}
+
+
+def test_a_name_in_other_case_is_similar() -> None:
+    assert nearest("chip-sts", ["CHIP-STS", "MedDG"]) == " Did you mean 'CHIP-STS'?"

@@ -200,6 +200,7 @@ def test_training_examples_without_targets_are_flaws_although_all_of_them_lack_o
     report = validated({"train": [("1", "a", "甲", ""), ("2", "a", "乙", "")], "test": [("3", "a", "丙", "x")]})
     assert report.withheld == ()
     assert report.totals[EMPTY_TARGET] == 2
+    assert "here/train, line 1: no example of the train split has a target" in report.errors["train"]
     assert "No flaws" not in render(report)
 
 
@@ -208,8 +209,19 @@ def test_a_split_that_cannot_be_read_does_not_hide_the_others() -> None:
     assert report.errors == {"test": "here/test.json, line 3: no task 'c'"}
     assert report.totals[UNPARSED] == 1
     text = render(report)
-    assert "test cannot be read: here/test.json, line 3" in text
+    assert "test cannot be used: here/test.json, line 3" in text
     assert "No flaws" not in text
+
+
+def test_examples_of_unknown_tasks_are_an_error_unless_tasks_are_chosen() -> None:
+    content = {"train": [("1", "a", "甲", "x"), ("2", "A2", "乙", "x")], "test": [("3", "b", "丙", "y")]}
+    report = validated(content)
+    assert "here/train, line 2: suite toy has no task 'A2'" in report.errors["train"]
+    chosen = validated(content, tasks=["a"])
+    assert chosen.errors == {}
+    assert [(t.task, t.split, t.n) for t in chosen.tasks] == [("a", "train", 1), ("a", "test", 0)]
+    assert chosen.remarks[0] == "train: 1 example of tasks that toy does not have left out (A2 1)"
+    assert chosen.withheld == ()
 
 
 def test_a_source_without_splits_is_not_without_flaws(tmp_path: Path) -> None:

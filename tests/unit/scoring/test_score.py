@@ -250,7 +250,11 @@ def test_a_file_without_some_predictions_says_which(
         ([{"sample_id": "skx-0", "target": "a"}], "line 1: .* has no example 'skx-0'.*Did you mean 'sky-0'"),
         ([{"target": "a"}], "line 1: no sample_id"),
         ([{"sample_id": "sky-0", "target": None}], "'sky-0': 'target' must be"),
-        ([["sky-0", "red"]], "line 1: not an object but list"),
+        ([["sky-0", "red"]], "line 1: this is a JSON array"),
+        (["red"], "line 1: expected a JSON object, not text: 'red'"),
+        ([{"sample_id": "sky-0", "reply": "a"}], "line 1: no prediction.*the line has 'sample_id', 'reply'"),
+        ([{"sample_id": "sky-0", "target": "a", "predict": "b"}], "line 1: 'target' and 'predict' can both be"),
+        ([], "the file is empty"),
     ],
 )
 def test_a_bad_line_of_predictions_is_named(tmp_path: Path, gold: Path, lines: list[Any], message: str) -> None:
@@ -262,8 +266,73 @@ def test_broken_json_and_missing_files_are_named(tmp_path: Path, gold: Path) -> 
     (tmp_path / "p.json").write_text('{"sample_id": "sky-0", "target": "red"}\n{"sample_id": \n')
     with pytest.raises(DataError, match=r"p\.json, line 2: broken JSON"):
         score_file(Colours(), tmp_path / "p.json", gold)
-    with pytest.raises(DataError, match="cannot be read"):
+    (tmp_path / "p.json").write_text('{\n  "sample_id": "sky-0",\n  "target": "red"\n}\n')
+    with pytest.raises(DataError, match=r"p\.json, line 1.*several lines.*jq -c \. p\.json"):
+        score_file(Colours(), tmp_path / "p.json", gold)
+    with pytest.raises(DataError, match=r"nothing\.json: no such file"):
         score_file(Colours(), tmp_path / "nothing.json", gold)
+
+
+@pytest.mark.parametrize(("encoding", "name"), [("gbk", "GB18030"), ("utf-16", "UTF-16"), ("utf-16-le", "UTF-16LE")])
+def test_predictions_in_another_encoding_are_named_with_line_and_remedy(
+    tmp_path: Path, gold: Path, encoding: str, name: str
+) -> None:
+    (tmp_path / "p.json").write_bytes('{"sample_id": "sky-0", "target": "红"}\n'.encode(encoding))
+    with pytest.raises(DataError, match=rf"p\.json, line 1: byte .*iconv -f {name} -t UTF-8"):
+        score_file(Colours(), tmp_path / "p.json", gold)
+
+
+def test_gold_examples_without_a_target_are_neither_scored_nor_unknown(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = examples("sky", 6)
+    golds = [
+        {"sample_id": e.id, "task": e.task, "input": e.prompt, "target": " " if i % 3 == 0 else e.target}
+        for i, e in enumerate(rows)
+    ]
+    lines = [{"sample_id": e.id, "target": e.target} for e in rows]
+    gold, path = write_lines(tmp_path / "g.json", golds), write_lines(tmp_path / "p.json", lines)
+    score = score_file(Colours(), path, gold, min_examples=1).scores.root["strict"].tasks["sky"]
+    assert (score.value, score.n) == (1.0, 4)
+    assert "test: 2 examples without a target left out (sky 2)" in caplog.messages
+    assert f"all 4 predictions equal their targets: is {path} a copy of the gold file?" in caplog.messages
+
+
+@pytest.mark.parametrize("columns", [("predict", "label"), ("response", "labels"), ("text", None)])
+def test_predictions_without_ids_are_matched_by_order_where_the_user_says_so(
+    tmp_path: Path, gold: Path, columns: tuple[str, str | None]
+) -> None:
+    rows = [*examples("sky", 6), *examples("sea", 5)]
+    texts = noisy(rows)
+    prediction, own_gold = columns
+    lines = [
+        {"prompt": e.prompt, prediction: x} | ({own_gold: e.target} if own_gold else {})
+        for e, x in zip(rows, texts, strict=True)
+    ]
+    path = write_lines(tmp_path / "p.json", lines)
+    ids = write_lines(
+        tmp_path / "ids.json", [{"id": e.id, "target": x} for e, x in zip(rows, texts, strict=True)][::-1]
+    )
+    with pytest.raises(DataError, match=r"line 1: no sample_id.*--by-order"):
+        score_file(Colours(), path, gold)
+    assert score_file(Colours(), path, gold, in_order=True).scores == score_file(Colours(), ids, gold).scores
+    of_sky = write_lines(tmp_path / "sky.json", lines[:6])
+    scores = score_file(Colours(), of_sky, gold, tasks=["sky"], in_order=True, min_examples=1).scores.root
+    assert list(scores["official"].tasks) == ["sky"]
+
+
+def test_an_order_that_does_not_fit_is_refused(tmp_path: Path, gold: Path) -> None:
+    rows = [*examples("sky", 6), *examples("sea", 5)]
+    few = write_lines(tmp_path / "few.json", [{"predict": "red"}] * 10)
+    with pytest.raises(DataError, match=r"few.json: 10 predictions, but .* has 11 examples \(sky 6, sea 5\)"):
+        score_file(Colours(), few, gold, in_order=True)
+    of_sea = write_lines(tmp_path / "sea.json", [{"task": "sea", "predict": "red"}] * 4)
+    with pytest.raises(DataError, match=r"sea.json: 4 predictions of sea, but .* has 5 examples of it"):
+        score_file(Colours(), of_sea, gold, in_order=True)
+    other = {"red": "green", "green": "blue", "blue": "red"}
+    moved = write_lines(tmp_path / "moved.json", [{"predict": "red", "label": other[e.target]} for e in rows])
+    with pytest.raises(DataError, match=r"moved.json, line 1: the line's own gold is .*11 of 11.*not in the order"):
+        score_file(Colours(), moved, gold, in_order=True)
 
 
 def test_a_gold_file_without_targets_is_refused(tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import tasks.common.jsonl as reader
+import harness.json_lines as reader
 from harness.errors import DataError
+from harness.json_lines import quoted, read_json_lines
 from harness.task import Example, to_example
-from tasks.common.jsonl import build_dataset, quoted, read_json_lines
+from tasks.common.jsonl import build_dataset
 
 COLUMNS = {"input": (str,), "choices": (list, type(None))}
 

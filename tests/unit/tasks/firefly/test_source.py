@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hub_stub import Hub
 
+from harness.data.splits import Use, load_split
 from harness.errors import DataError, UsageError
 from harness.task import Example, to_example
 from tasks.firefly.suite import Firefly
@@ -249,8 +250,21 @@ def test_a_misspelt_path_is_not_requested_from_the_hub(tmp_path: Path, monkeypat
 def test_an_unknown_kind_is_named_with_its_file_and_line(tmp_path: Path, hf_cache: Path) -> None:
     lines = [line("MRC", "甲"), line("Coupler", "乙")]
     for source in (write(tmp_path / "a.jsonl", lines), str(Path(write(tmp_path / "b" / "train.jsonl", lines)).parent)):
-        with pytest.raises(DataError, match=r"jsonl, line 2: unknown kind 'Coupler'. Did you mean 'Couplet'"):
+        suite = Firefly(dev_share=0, test_share=0)
+        with pytest.raises(DataError, match=r"jsonl, line 2: .* no task 'Coupler'. Did you mean 'Couplet'"):
+            load_split(suite, source, "train", list(suite.tasks), use=Use(strict=True))
+        assert load_split(suite, source, "train", ["MRC"]).counts == {"MRC": 1}
+
+
+def test_answers_in_another_column_are_named_and_a_missing_one_is_blank(tmp_path: Path, hf_cache: Path) -> None:
+    moved = [{"kind": "MRC", "input": "甲", "output": "乙"}]
+    for source in (write(tmp_path / "a.jsonl", moved), str(Path(write(tmp_path / "b" / "train.jsonl", moved)).parent)):
+        with pytest.raises(DataError, match=r"jsonl, line 1: no 'target' \(the line has 'output'\)"):
             Firefly(dev_share=0, test_share=0).read(source, "train")
+    lines = [line("MRC", "甲"), {"kind": "MRC", "input": "丙", "target": None}, {"kind": "MRC", "input": "丁"}]
+    suite = Firefly(dev_share=0, test_share=0)
+    found = load_split(suite, write(tmp_path / "c.jsonl", lines), "train", ["MRC"])
+    assert (found.counts, len(found.blank["MRC"])) == ({"MRC": 1}, 2)
 
 
 def test_a_split_without_examples_of_the_chosen_kinds_is_an_error(tmp_path: Path, hf_cache: Path) -> None:

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 from hub_stub import Hub
+from logged import messages
 
+from harness.data.splits import Use, load_split
 from harness.errors import DataError
 from harness.task import to_example
 from tasks.promptcblue.suite import PromptCBLUE
@@ -107,8 +109,6 @@ def test_one_split_in_two_files_is_ambiguous(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
-        ({"task_dataset": "KUAKE-RI"}, ["'KUAKE-RI'", "Did you mean", "'KUAKE-IR'"]),
-        ({"task_dataset": "Text2DT"}, ["'Text2DT'", "Known: CMeEE-V2, "]),
         ({"input": " \n"}, ["'input' is blank"]),
         ({"input": 7}, ["'input' must be text"]),
         ({"input": ...}, ["no column 'input'"]),
@@ -127,6 +127,54 @@ def test_a_bad_line_is_named_with_its_value_and_a_remedy(
     message = refused(tmp_path)
     for part in (f"{path}, line 3", *parts):
         assert part in message
+
+
+@pytest.mark.parametrize(
+    ("split", "changes", "parts"),
+    [
+        ("train", {"target": ..., "output": "相关"}, ["no 'target'", "'output'", "rename that column to 'target'"]),
+        ("train", {"target": ..., "my_reply": "相关"}, ["no 'target'", "'my_reply'"]),
+        ("test", {"target": None, "Answer": "相关"}, ["a blank 'target'", "'Answer'"]),
+        ("test", {"target": ..., "label": 0}, ["no 'target'", "'label'"]),
+    ],
+)
+def test_answers_in_another_column_are_an_error_that_names_the_column(
+    tmp_path: Path, split: str, changes: dict[str, Any], parts: list[str]
+) -> None:
+    path = write(tmp_path / f"{split}.json", line(1, **changes), line(2, **changes))
+    message = refused(tmp_path, split)
+    for part in (f"{path}, line 1", *parts):
+        assert part in message
+
+
+def test_other_columns_and_blank_ones_do_not_matter_where_an_answer_is_withheld(tmp_path: Path) -> None:
+    write(tmp_path / "test.json", line(1, target=..., source="web"), line(2, target="", output=" ", label=None))
+    write(tmp_path / "train.json", line(1, target=None, source="web"), line(2, target=...))
+    for split in ("train", "test"):
+        assert SUITE.read(str(tmp_path), split)["target"][:] == ["", ""]
+
+
+@pytest.mark.parametrize("name", ["KUAKE-RI", "kuake-ir", "KUAKE-IR "])
+def test_a_misspelt_task_is_an_error_with_line_and_nearest_name_unless_tasks_are_chosen(
+    tmp_path: Path, name: str
+) -> None:
+    path = write(tmp_path / "test.json", line(1), line(2), line(3, task_dataset=name))
+    with pytest.raises(DataError) as error:
+        load_split(SUITE, str(path), "test", list(SUITE.tasks), use=Use(strict=True))
+    for part in (f"{path}, line 3", repr(name), "Did you mean 'KUAKE-IR'", "--tasks"):
+        assert part in str(error.value)
+    with messages() as lines:
+        assert load_split(SUITE, str(path), "test", ["KUAKE-IR"]).counts == {"KUAKE-IR": 2}
+    assert lines == [f"test: 1 example of tasks that promptcblue does not have left out ({name} 1)"]
+
+
+def test_the_two_further_tasks_of_the_files_with_eighteen_are_left_out_with_one_note(tmp_path: Path) -> None:
+    further = [line(i, task_dataset=task, answer_choices=...) for i, task in enumerate(["Text2DT", "CMedCausal"] * 2)]
+    path = write(tmp_path / "test.json", *further, line(9))
+    with messages() as lines:
+        found = load_split(SUITE, str(path), "test", list(SUITE.tasks), use=Use(strict=True))
+    assert sum(found.counts.values()) == 1
+    assert lines == ["test: 4 examples of tasks that promptcblue does not have left out (Text2DT 2, CMedCausal 2)"]
 
 
 def test_an_empty_file_is_an_error(tmp_path: Path) -> None:
