@@ -25,7 +25,7 @@ def list_command(name: str | None, check: bool) -> None:
 
 @click.command("keys")
 def keys_command() -> None:
-    """List the train.* and eval.* configuration keys.
+    """List the train.*, eval.* and prompt.* configuration keys.
 
     The keys of a method: harness list METHOD.
     """

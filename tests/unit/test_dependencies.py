@@ -17,6 +17,8 @@ OURS = ("harness", "methods", "tasks")
 # Declared, but not imported by our own code.
 USED_BY_OTHERS = {
     "gguf": "transformers reads GGUF files with it",
+    "protobuf": "transformers reads the sentencepiece files of tokenizers with it",
+    "sentencepiece": "transformers reads the sentencepiece files of tokenizers with it",
     "jinja2": "transformers renders chat templates with it (--prompt chat)",
 }
 # Imported, but not a dependency of users.
