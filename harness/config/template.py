@@ -63,4 +63,3 @@ def _put(into: dict[str, Any], path: list[str], value: Any) -> None:
         inner = into.get(path[0])
         into[path[0]] = inner if isinstance(inner, dict) else {}
         _put(into[path[0]], path[1:], value)
-

@@ -43,13 +43,13 @@ def render_chat(
         rendered: str = tokenizer.apply_chat_template(
             turns, tokenize=False, add_generation_prompt=add_generation_prompt, **options, **template
         )
-    # A template is a program: besides its own errors (raise_exception, wrong syntax) its expressions raise Python's.
+    # A template is a program: besides errors of its own (raise_exception, syntax), its expressions raise Python's.
     except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
         line = getattr(error, "lineno", None)
         where = f", line {line}" if line is not None else ""
-        given = "".join(f" {name}={value!r}" for name, value in template.items())
+        given = " with" + "".join(f" {name}={value!r}" for name, value in template.items()) if template else ""
         raise ModelError(
-            f"the chat template of this model failed{' with' + given if given else ''}{where}: "
+            f"the chat template of this model failed{given}{where}: "
             f"{type(error).__name__}: {' '.join(str(error).split())[:400].rstrip('.')}. Give --prompt plain, or correct "
             "the template in the model's chat_template.jinja or tokenizer_config.json"
         ) from error

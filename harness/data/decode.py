@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 # Han characters, the punctuation of Chinese texts, and full-width forms. Hangul is not among them: Korean has spaces.
-_CHINESE: Final = "\u2e80-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff01-\uff60\uffe0-\uffe6\U00020000-\U000323af“”‘’…—"
+_CHINESE: Final = (
+    "\u2e80-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff01-\uff60\uffe0-\uffe6\U00020000-\U000323af“”‘’…—"
+)
 _AT_CHINESE: Final = re.compile(f"(?<=[{_CHINESE}]) +| +(?=[{_CHINESE}])")
 _PROBE: Final = "的是不了在人有我他这中大来上个国"
-"""Frequent characters without a space: a tokenizer that has any two neighbours of them shows what it puts in between."""
+"""Frequent characters without a space: any two neighbours that a tokenizer has show what it puts in between."""
 
 
 def texts_of(tokenizer: Any, sequences: Sequence[Sequence[int]]) -> list[str]:

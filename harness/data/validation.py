@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.data.chat import check_style
 from harness.data.content import content_keys
 from harness.data.encoding import Encoder, generation_limits
 from harness.data.scan import Mask, SplitScan, scan_split
@@ -56,7 +57,14 @@ class CheckedSplit:
 
 
 def validate(
-    suite: Suite, source: str, tokenizer: Any = None, max_length: int | None = None, *, limit: int = 10
+    suite: Suite,
+    source: str,
+    tokenizer: Any = None,
+    max_length: int | None = None,
+    *,
+    style: str = "plain",
+    template: Mapping[str, Any] | None = None,
+    limit: int = 10,
 ) -> ValidationReport:
     """Read every split of a source and report what would invalidate a run or a score.
 
@@ -66,6 +74,7 @@ def validate(
     Args:
         tokenizer: a tokenizer of transformers; without one the report has no lengths.
         max_length: maximum sequence length in tokens; examples that training would truncate to it are reported.
+        style, template: of the prompts whose tokens are counted, and the arguments of their chat template.
         limit: the number of findings that are listed for each kind and split.
 
     Raises: DataError if the source cannot be found (a split that cannot be read is part of the report); UsageError for
@@ -73,6 +82,12 @@ def validate(
     """
     if max_length is not None and tokenizer is None:
         raise UsageError("--max-length is in tokens, so it needs a tokenizer: add --model with the name of a model")
+    encoder = None
+    if tokenizer is not None:
+        check_style(tokenizer, style, template or {})
+        encoder = Encoder(
+            tokenizer=tokenizer, style=style, template=template or {}, eos=0, max_length=max_length or 0, limits={}
+        )
     scans: list[SplitScan] = []
     errors: dict[str, str] = {}
     for split in suite.splits(source) or ("train",):  # without splits, the suite's own error says what is missing
@@ -81,8 +96,8 @@ def validate(
         except DataError as error:
             errors[split] = str(error)
         else:
-            scans.append(scan_split(suite, split, dataset, tokenizer))
-    limits = _prompt_limits(suite, scans, tokenizer, max_length)
+            scans.append(scan_split(suite, split, dataset, encoder))
+    limits = None if encoder is None or max_length is None else _prompt_limits(suite, scans, encoder)
     contents = content_keys([s.segments for s in scans], [s.task for s in scans]) if scans else []
     scanned = [Scanned(scan=scan, content=content) for scan, content in zip(scans, contents, strict=True)]
     checked = [_check(split, scanned[:i], limits, max_length) for i, split in enumerate(scanned)]
@@ -98,16 +113,11 @@ def validate(
     )
 
 
-def _prompt_limits(
-    suite: Suite, scans: Sequence[SplitScan], tokenizer: Any, max_length: int | None
-) -> NDArray[np.int64] | None:
+def _prompt_limits(suite: Suite, scans: Sequence[SplitScan], encoder: Encoder) -> NDArray[np.int64]:
     """The maximum length of a prompt in tokens, by task, as in training."""
-    if max_length is None:
-        return None
     names = list(suite.tasks)
     train = next((group(scan.dataset, scan.split, names) for scan in scans if scan.split == "train"), None)
-    limits = generation_limits(tokenizer, train, names, None)
-    encoder = Encoder(tokenizer=tokenizer, style="plain", eos=0, max_length=max_length, limits=limits)
+    encoder = dataclasses.replace(encoder, limits=generation_limits(encoder.tokenizer, train, names, None))
     return np.array([encoder.room(name) for name in names])
 
 

@@ -230,8 +230,7 @@ def _readme(source: _ExportSource, loras: Sequence[ExportedLoRA], command: str |
         "",
         serve,
         "",
-        f"Prompts as in training: {_prompts(spec)}. Predictions are decoded greedily, up to "
-        "this number of tokens:",
+        f"Prompts as in training: {_prompts(spec)}. Predictions are decoded greedily, up to this number of tokens:",
         "",
         *heading(["name", "task", "rank", "tokens"], left=("name", "task")),
         *rows,

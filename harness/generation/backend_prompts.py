@@ -42,7 +42,7 @@ def max_length_of(backend: InferenceBackend, max_length: int) -> int:
 
 
 def check_backend_style(backend: InferenceBackend, name: str, style: str, template: Mapping[str, Any]) -> None:
-    """Raises: UsageError for a value of ``--prompt``, or arguments of its template, that the back end does not support."""
+    """Raises: UsageError for a value of ``--prompt``, or template arguments, that the back end does not support."""
     if style not in backend.styles:
         supported = " or ".join(f"--prompt {s}" for s in backend.styles)
         raise UsageError(f"--backend {name} does not support --prompt {style}: give {supported}")
