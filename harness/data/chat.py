@@ -47,10 +47,11 @@ def render_chat(
     except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
         line = getattr(error, "lineno", None)
         where = f", line {line}" if line is not None else ""
-        given = " with" + "".join(f" {name}={value!r}" for name, value in template.items()) if template else ""
+        given = "".join(f" {name}={value!r}" for name, value in template.items())
+        arguments = f" with{given}" if given else ""
         raise ModelError(
-            f"the chat template of this model failed{given}{where}: "
-            f"{type(error).__name__}: {' '.join(str(error).split())[:400].rstrip('.')}. Give --prompt plain, or correct "
-            "the template in the model's chat_template.jinja or tokenizer_config.json"
+            f"the chat template of this model failed{arguments}{where}: "
+            f"{type(error).__name__}: {' '.join(str(error).split())[:400].rstrip('.')}. Give --prompt plain, or "
+            "correct the template in the model's chat_template.jinja or tokenizer_config.json"
         ) from error
     return rendered

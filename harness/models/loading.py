@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from harness.config.spec import ModelSpec
 from harness.errors import ModelError
 from harness.models.source import Source, check_folder, fetch, fingerprint, locate
-from harness.models.tokenizer_checks import check_vocabulary, missing_sentencepiece, stated_vocabulary
+from harness.models.tokenizer_checks import check_sentencepiece, check_vocabulary, stated_vocabulary
 
 if TYPE_CHECKING:
     import torch
@@ -147,11 +147,13 @@ def _tokenizer(source: Source, folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     extra = _gguf(source)
+    if not source.gguf:
+        check_sentencepiece(source.label, folder)
     try:
         size = None if source.gguf else stated_vocabulary(folder)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **extra)
     except _UNREADABLE as error:
-        raise missing_sentencepiece(source.label, folder) or _refused(source, "tokenizer", error) from error
+        raise _refused(source, "tokenizer", error) from error
     check_vocabulary(tokenizer, source.label, folder, size)
     if tokenizer.eos_token_id is None:
         raise ModelError(

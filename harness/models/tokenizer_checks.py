@@ -61,17 +61,30 @@ def stated_vocabulary(folder: Path) -> int | None:
     return None
 
 
-def missing_sentencepiece(label: str, folder: Path) -> ModelError | None:
-    """The error for a tokenizer that is only a sentencepiece file, where packages that read it are not installed."""
-    files = [] if (folder / "tokenizer.json").is_file() else sorted(f.name for f in folder.glob("*.model"))
+def check_sentencepiece(label: str, folder: Path) -> None:
+    """Refuse a tokenizer that is only a sentencepiece file, if packages that read it are not installed.
+
+    Without them transformers reads the file as one of tiktoken, and fails with an error about its first line.
+
+    Raises: ModelError with the command that installs them.
+    """
+    if any((folder / name).is_file() for name in _FILES):
+        return
+    files = [file.name for file in sorted(folder.glob("*.model")) if _is_sentencepiece(file)]
     missing = [name for name in _SENTENCEPIECE if not _installed(name)]
     if not files or not missing:
-        return None
-    return ModelError(
+        return
+    raise ModelError(
         f"the tokenizer of {label} is a sentencepiece file ({files[0]}), and {' and '.join(missing)} to read it with "
         f"{'are' if len(missing) > 1 else 'is'} not installed: pip install 'mtlora-harness[sentencepiece]' "
         f"(or: pip install {' '.join(missing)})"
     )
+
+
+def _is_sentencepiece(file: Path) -> bool:
+    """Whether a .model file begins as a message of protobuf with its first field; tiktoken's begin with base64."""
+    with file.open("rb") as opened:
+        return opened.read(1) == b"\n"
 
 
 def _why_empty(folder: Path) -> str:

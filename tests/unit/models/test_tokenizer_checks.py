@@ -9,7 +9,7 @@ import pytest
 
 from harness.errors import ModelError
 from harness.models import tokenizer_checks
-from harness.models.tokenizer_checks import check_vocabulary, missing_sentencepiece, stated_vocabulary
+from harness.models.tokenizer_checks import check_sentencepiece, check_vocabulary, stated_vocabulary
 
 
 def tokenizer(n: int, *, text: tuple[str, ...] = (), **special: str) -> Any:
@@ -79,11 +79,14 @@ def test_a_sentencepiece_file_alone_names_the_packages_that_read_it(
         raise tokenizer_checks.PackageNotFoundError(name)
 
     monkeypatch.setattr(tokenizer_checks, "distribution", nothing)
-    assert missing_sentencepiece("toy", tmp_path) is None
-    (tmp_path / "spiece.model").touch()
-    message = str(missing_sentencepiece("toy", tmp_path))
-    assert "spiece.model" in message
+    (tmp_path / "tokenizer.model").write_text("IQ== 0")
+    check_sentencepiece("toy", tmp_path)
+    (tmp_path / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>")
+    with pytest.raises(ModelError) as raised:
+        check_sentencepiece("toy", tmp_path)
+    message = str(raised.value)
+    assert "tokenizer.model" in message
     assert "pip install sentencepiece protobuf" in message
     assert "mtlora-harness[sentencepiece]" in message
     (tmp_path / "tokenizer.json").touch()
-    assert missing_sentencepiece("toy", tmp_path) is None
+    check_sentencepiece("toy", tmp_path)
