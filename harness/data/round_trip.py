@@ -71,15 +71,16 @@ def in_words(found: Sequence[RoundTrip]) -> list[str]:
 
 
 def _kinds(one: RoundTrip) -> tuple[str, ...]:
-    """Line breaks, spaces, Latin letters and digits, other characters: those of them that are lost or only added."""
-    tests = {
-        "line breaks": lambda c: c in "\r\n",
-        "spaces": lambda c: c.isspace() and c not in "\r\n",
-        "letters": lambda c: c.isascii() and c.isalnum(),
-        "others": lambda c: not c.isspace() and not (c.isascii() and c.isalnum()),
-    }
-    changed = one.lost or one.added
-    return tuple(name for name, test in tests.items() if any(test(c) for c in changed))
+    """The kinds of the characters that are lost, or, where none is, of those that are added."""
+    return tuple(sorted({_kind(character) for character in one.lost or one.added}))
+
+
+def _kind(character: str) -> str:
+    if character in "\r\n":
+        return "line break"
+    if character.isspace():
+        return "space"
+    return "letter or digit" if character.isascii() and character.isalnum() else "other"
 
 
 def _line(group: Sequence[RoundTrip]) -> str:

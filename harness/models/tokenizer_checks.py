@@ -14,7 +14,8 @@ _FEW: Final = 32
 """Ordinary tokens of a vocabulary that is only the remains of one; tokenizers of bytes have 256."""
 _LARGE: Final = 1000
 """Embeddings of a model that needs a larger vocabulary than a few tokens."""
-_FILES: Final = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model", "*.tiktoken")
+_OTHER_FILES: Final = ("tokenizer.json", "vocab.json", "vocab.txt")
+_FILES: Final = (*_OTHER_FILES, "*.model", "*.tiktoken")
 _SENTENCEPIECE: Final = ("sentencepiece", "protobuf")
 
 
@@ -68,7 +69,7 @@ def check_sentencepiece(label: str, folder: Path) -> None:
 
     Raises: ModelError with the command that installs them.
     """
-    if any((folder / name).is_file() for name in _FILES):
+    if any((folder / name).is_file() for name in _OTHER_FILES):
         return
     files = [file.name for file in sorted(folder.glob("*.model")) if _is_sentencepiece(file)]
     missing = [name for name in _SENTENCEPIECE if not _installed(name)]
