@@ -47,7 +47,11 @@ class LoadedModel:
     @property
     def n_embeddings(self) -> int | None:
         """The number of tokens that the model has an input embedding for; None if it has no table of them."""
-        weight = getattr(self.model.get_input_embeddings(), "weight", None)
+        try:
+            table = self.model.get_input_embeddings()
+        except NotImplementedError:  # transformers finds it by its name, which a few architectures change
+            return None
+        weight = getattr(table, "weight", None)
         return None if weight is None else int(weight.shape[0])
 
     @property

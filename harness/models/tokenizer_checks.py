@@ -12,7 +12,7 @@ from harness.errors import ModelError
 
 _FEW: Final = 32
 """Ordinary tokens of a vocabulary that is only the remains of one; tokenizers of bytes have 256."""
-_LARGE: Final = 1000
+_LARGE: Final = 500
 """Embeddings of a model that needs a larger vocabulary than a few tokens."""
 _OTHER_FILES: Final = ("tokenizer.json", "vocab.json", "vocab.txt")
 _FILES: Final = (*_OTHER_FILES, "*.model", "*.tiktoken")

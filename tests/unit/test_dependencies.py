@@ -19,7 +19,6 @@ USED_BY_OTHERS = {
     "gguf": "transformers reads GGUF files with it",
     "protobuf": "transformers reads the sentencepiece files of tokenizers with it",
     "sentencepiece": "transformers reads the sentencepiece files of tokenizers with it",
-    "jinja2": "transformers renders chat templates with it (--prompt chat)",
 }
 # Imported, but not a dependency of users.
 NOT_DECLARED = {"pytest": "only pytest itself imports harness.testing.pytest_plugin, through its entry point"}
