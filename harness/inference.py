@@ -67,8 +67,8 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
         """The text of token ids."""
 
-    def apply_chat_template(self, turns: Any, *, tokenize: bool, add_generation_prompt: bool) -> Any:
-        """The text of a conversation, a list of {"role": …, "content": …}."""
+    def apply_chat_template(self, turns: Any, *, tokenize: bool, add_generation_prompt: bool, **arguments: Any) -> Any:
+        """The text of a conversation, a list of {"role": …, "content": …}. arguments: more of the chat template."""
 
 
 class InferenceBackend(ABC):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from harness.cli.options import JSON, OUT, SUITE_DATA
+from harness.config.options import OPTIONS
+from harness.errors import UsageError
 
 
 @click.command("list")
@@ -25,7 +28,7 @@ def list_command(name: str | None, check: bool) -> None:
 
 @click.command("keys")
 def keys_command() -> None:
-    """List the train.* and eval.* configuration keys.
+    """List the train.*, eval.* and prompt.* configuration keys.
 
     The keys of a method: harness list METHOD.
     """
@@ -51,14 +54,26 @@ def runs_command(out: Path) -> None:
 @click.option("--tasks", metavar="A,B,…", help="Check only these tasks (default: all of the suite).")
 @click.option("--model", help="Count tokens with the tokenizer of this model.")
 @click.option("--max-length", type=int, help="With --model: maximum length in tokens (default: train.max_length).")
+@click.option("--prompt", type=click.Choice(OPTIONS["prompt"].choices), help="With --model: prompt format (plain).")
+@click.option(
+    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Set a prompt.* key, as in run; may be repeated."
+)
 @JSON
 def validate_command(
-    suite: str, data: str | None, tasks: str | None, model: str | None, max_length: int | None, as_json: bool
+    suite: str,
+    data: str | None,
+    tasks: str | None,
+    model: str | None,
+    max_length: int | None,
+    prompt: str | None,
+    assignments: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Check the data of a suite before training.
 
     Reports leaks between splits, duplicates, targets that are empty or do not parse, and sequences that would be
-    truncated, with file and line. The exit status is 1 if there are errors.
+    truncated, with file and line; with --model also targets that its tokenizer cannot write. The exit status is 1 if
+    there are errors, or if no prediction could be correct.
     """
     from harness.config.spec import TrainConfig
     from harness.data.splits import choose_tasks, locate_data
@@ -68,6 +83,9 @@ def validate_command(
 
     instance = suite_class(suite)()
     source = locate_data(instance, data).source
+    template = _template(assignments, prompt)
+    if prompt is not None and model is None:
+        raise UsageError("--prompt decides how many tokens a prompt has: add --model with the name of a model")
     tokenizer = None
     if model is not None:
         from harness.models.loading import load_tokenizer
@@ -75,10 +93,25 @@ def validate_command(
         tokenizer = load_tokenizer(model)
         max_length = max_length or TrainConfig().max_length
     chosen = None if tasks is None else choose_tasks(instance, tasks)
-    report = validate(instance, source, tokenizer, max_length, tasks=chosen)
+    report = validate(instance, source, tokenizer, max_length, tasks=chosen, style=prompt or "plain", template=template)
+    if tokenizer is not None:
+        from harness.pipeline.round_trip import with_round_trips
+
+        report = with_round_trips(report, instance, source, tokenizer)
     click.echo(to_json(report) if as_json else render(report))
-    if report.errors:
+    if report.failed:
         sys.exit(1)
+
+
+def _template(assignments: tuple[str, ...], prompt: str | None) -> dict[str, Any]:
+    from harness.config.keys import by_section, parse_assignments
+    from harness.config.template import PREFIX, template_arguments
+
+    keys = parse_assignments(assignments)
+    for key in keys:
+        if not key.startswith("prompt."):
+            raise UsageError(f"--set {key}: harness validate takes {PREFIX}NAME keys only")
+    return template_arguments(by_section(keys)["prompt"], prompt)
 
 
 COMMANDS = (list_command, keys_command, runs_command, validate_command)

@@ -51,14 +51,16 @@ def fields(cls: type[Any], section: str) -> str:
 
 
 def config_keys() -> str:
-    """Every ``train.*`` and ``eval.*`` key with default and meaning."""
+    """Every ``train.*``, ``eval.*`` and ``prompt.*`` key with default and meaning."""
     from harness.config.spec import EvalConfig, TrainConfig
+    from harness.config.template import MEANING, PREFIX
 
     rows = [
         (f"{section}.{name}", _value(info.default), info.description or "")
         for section, config in (("train", TrainConfig), ("eval", EvalConfig))
         for name, info in config.model_fields.items()
     ]
+    rows.append((f"{PREFIX}NAME", MISSING, MEANING))
     return tabulate(rows, ("key", "default", "meaning"), tablefmt="simple", disable_numparse=True)
 
 

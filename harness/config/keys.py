@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
+from datetime import date, time
 from functools import lru_cache
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from harness.config.spec import EvalConfig, TrainConfig
+from harness.config.template import PREFIX
 from harness.errors import UsageError, unknown
 
-SECTIONS = ("train", "eval", "method", "suite")
+SECTIONS = ("train", "eval", "method", "suite", "prompt")
 
 
 T = TypeVar("T")
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
-    """``--set key=value`` pairs; values as in TOML, bare words as strings, ``none`` as None."""
+    """``--set key=value`` pairs; values as in TOML or JSON, bare words as strings, ``none`` as None."""
     keys = {}
     for text in assignments:
         key, sign, value = text.partition("=")
@@ -31,13 +34,30 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
 
 
 def parse_value(text: str) -> Any:
-    """A TOML value, or the text itself where it is not one."""
-    if text.lower() == "none":
+    """A value of TOML or JSON, or the text itself where it is neither."""
+    if text.lower() in ("none", "null"):
         return None
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        return without_dates(tomllib.loads(f"value = {text}")["value"])
     except tomllib.TOMLDecodeError:
+        return _json_or_text(text)
+
+
+def _json_or_text(text: str) -> Any:
+    """Objects, and lists of them, are written differently in JSON than in TOML; other values are not."""
+    try:
+        return json.loads(text) if text.startswith(("{", "[")) else text
+    except json.JSONDecodeError:
         return text
+
+
+def without_dates(value: Any) -> Any:
+    """A value of TOML as JSON has it: dates and times as text."""
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if isinstance(value, list):
+        return [without_dates(inner) for inner in value]
+    return {name: without_dates(inner) for name, inner in value.items()} if isinstance(value, dict) else value
 
 
 def build_from_keys(cls: type[T], values: Mapping[str, Any], section: str) -> T:
@@ -98,7 +118,7 @@ def by_section(keys: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             sections[""]["budget"] = value
         elif not dot or section not in SECTIONS:
             known = [f"train.{k}" for k in TrainConfig.model_fields] + [f"eval.{k}" for k in EvalConfig.model_fields]
-            raise unknown("key", key, [*known, "budget", "method.", "suite."], see="harness keys")
+            raise unknown("key", key, [*known, "budget", "method.", "suite.", PREFIX], see="harness keys")
         else:
             sections[section][name] = value
     return sections

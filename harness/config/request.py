@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.config.backend import portable_backend
 from harness.config.clusters import read_clusters
-from harness.config.keys import SECTIONS, parse_assignments
+from harness.config.keys import SECTIONS, parse_assignments, without_dates
 from harness.config.method_config import absolute_keys
 from harness.config.options import OPTIONS
 from harness.config.spec import ClusterSpec
@@ -55,14 +55,14 @@ def to_json(request: Request, source: str) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> Request:
-    """A TOML file: the options in a table ``[run]``, keys in ``[train]``, ``[eval]``, ``[method]``, ``[suite]``."""
+    """A TOML file: the options in a table ``[run]``, keys in ``[train]``, ``[eval]`` and so on."""
     tables = read_toml(path, option="--config", hint="Give a TOML file")
     options = tables.pop("run", {})
     keys: dict[str, Any] = {}
     for section, table in tables.items():
         if section not in SECTIONS or not isinstance(table, dict):
             raise unknown("table", section, ["run", *SECTIONS], see="harness keys")
-        keys |= {f"{section}.{name}": value for name, value in table.items()}
+        keys |= {f"{section}.{name}": without_dates(value) for name, value in table.items()}
     for name in options:
         if name not in OPTIONS:
             raise unknown("option", name, OPTIONS, see="harness run --help")

@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 from pydantic.fields import FieldInfo
 
 LOCAL: Final = "hf"  # the back end that is this process
@@ -233,7 +233,10 @@ class ParentSpec(Section):
 
 
 class RunSpec(Section):
-    """Everything that determines a run's result. ``model`` is None for methods that predict without one."""
+    """Everything that determines a run's result. ``model`` is None for methods that predict without one.
+
+    template: arguments of the chat template (``prompt.template.*`` keys), by name.
+    """
 
     method: MethodSpec
     suite: SuiteSpec
@@ -242,6 +245,7 @@ class RunSpec(Section):
     train: Annotated[TrainConfig, KeptWhenEmpty()] = TrainConfig()
     eval: EvalConfig = EvalConfig()
     prompt: Literal["plain", "chat"] = "plain"
+    template: dict[str, JsonValue] = {}
     shots: int = Field(0, ge=0)
     budget: str | None = None
     clusters: ClusterSpec | None = None

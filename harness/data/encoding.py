@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from harness.data.chat import render_chat
+from harness.data.decode import texts_of
 from harness.data.splits import SplitExamples
-from harness.errors import UsageError
+from harness.errors import ModelError
 from harness.seeding import stable_seed
 from harness.task import Example
 
@@ -52,6 +54,7 @@ class Encoder:
 
     limits: by task, the largest number of tokens that may be generated. shots: by task, the in-context examples to
         choose from. n_shots: how many of them a prompt has. max_length: tokens of prompt, target and eos together.
+    template: arguments of the chat template. vocabulary: tokens that the model has an embedding for; None: not checked.
     """
 
     tokenizer: Any
@@ -61,6 +64,8 @@ class Encoder:
     limits: Mapping[str, int]
     shots: Mapping[str, Sequence[Example]] = field(default_factory=dict)
     n_shots: int = 0
+    template: Mapping[str, Any] = field(default_factory=dict)
+    vocabulary: int | None = None
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded]:
         """Training sequences. A target that is too long is truncated and does not end in eos."""
@@ -81,8 +86,15 @@ class Encoder:
 
     def targets(self, examples: Sequence[Example]) -> list[list[int]]:
         """Target tokens without eos."""
-        ids: list[list[int]] = self.tokenizer([e.target for e in examples], add_special_tokens=False)["input_ids"]
-        return ids
+        return self._embedded(self.tokenizer([e.target for e in examples], add_special_tokens=False)["input_ids"])
+
+    def texts(self, tokens: Sequence[Sequence[int]]) -> list[str]:
+        """Generated tokens as text."""
+        return texts_of(self.tokenizer, tokens)
+
+    def prompt_lengths(self, examples: Sequence[Example]) -> list[int]:
+        """The number of tokens of each prompt before it is truncated."""
+        return [len(ids) for ids in self._tokens([self.text(e, self.n_shots) for e in examples])]
 
     def prompts(self, examples: Sequence[Example]) -> list[EncodedPrompt]:
         """The prompts of examples, truncated where they are too long.
@@ -119,9 +131,7 @@ class Encoder:
     def text(self, example: Example, n_shots: int) -> str:
         """The prompt as text, in-context examples first; never the example itself."""
         if self.style == "chat":
-            turns = self.turns(example, n_shots)
-            rendered: str = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-            return rendered
+            return render_chat(self.tokenizer, self.turns(example, n_shots), self.template)
         chosen = self._in_context(example, n_shots)
         return "\n\n".join([f"{s.prompt}{_gap(s.prompt)}{s.target}" for s in chosen] + [example.prompt])
 
@@ -136,8 +146,21 @@ class Encoder:
 
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
         # A chat template writes its own special tokens; a plain prompt gets those that the tokenizer itself adds.
-        ids: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=self.style == "plain")["input_ids"]
-        return ids
+        return self._embedded(self.tokenizer(list(texts), add_special_tokens=self.style == "plain")["input_ids"])
+
+    def _embedded(self, sequences: list[list[int]]) -> list[list[int]]:
+        """The sequences themselves. Raises: ModelError for a token that the model has no embedding for."""
+        if self.vocabulary is None:
+            return sequences
+        for ids in sequences:
+            if ids and max(ids) >= self.vocabulary:
+                token = self.tokenizer.convert_ids_to_tokens(max(ids))
+                raise ModelError(
+                    f"token {token!r} of the tokenizer has the id {max(ids)}, but the model has embeddings for the ids "
+                    f"0 to {self.vocabulary - 1} only. Resize the model's embeddings and save it "
+                    "(model.resize_token_embeddings), or give the tokenizer that belongs to the model"
+                )
+        return sequences
 
 
 def _turn(role: str, content: str) -> dict[str, str]:
@@ -146,12 +169,6 @@ def _turn(role: str, content: str) -> dict[str, str]:
 
 def _gap(prompt: str) -> str:
     return "" if prompt.endswith(("：", ":", "\n")) else "\n"
-
-
-def check_style(tokenizer: Any, style: str) -> None:
-    """Raises: UsageError for --prompt chat with a tokenizer that has no chat template."""
-    if style == "chat" and not getattr(tokenizer, "chat_template", None):
-        raise UsageError("this model's tokenizer has no chat template: use --prompt plain, or a chat model")
 
 
 def generation_limits(

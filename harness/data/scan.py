@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.data.content import Segments
+from harness.data.encoding import Encoder
 from harness.data.validation_report import BLANK_PROMPT, EMPTY_TARGET, NOT_OFFERED, UNPARSED
 from harness.task import NOT_PARSED, Example, Suite, to_example
 
@@ -50,19 +51,19 @@ class SplitScan:
         return to_example(self.dataset[i])
 
 
-def scan_split(suite: Suite, split: str, dataset: Dataset, tokenizer: Any = None) -> SplitScan:
+def scan_split(suite: Suite, split: str, dataset: Dataset, encoder: Encoder | None = None) -> SplitScan:
     """Scan a split in batches, in memory of a few bytes per example.
 
     Args:
         dataset: examples of the suite's tasks only.
-        tokenizer: a tokenizer of transformers, to count tokens.
+        encoder: to count tokens; None: they are not counted.
     """
     tasks = {name: i for i, name in enumerate(suite.tasks)}
     n = len(dataset)
     task = np.zeros(n, np.int16)
     hashes, segments = np.zeros((2, n), np.uint64), Segments.empty(n)
     flaws = {kind: np.zeros(n, np.bool_) for kind in (EMPTY_TARGET, BLANK_PROMPT, UNPARSED, NOT_OFFERED)}
-    tokens = None if tokenizer is None else np.zeros((2, n), np.int32)
+    tokens = None if encoder is None else np.zeros((2, n), np.int32)
     for start, batch in _batches(dataset):
         for i, example in enumerate(batch, start):
             task[i] = tasks[example.task]
@@ -70,10 +71,10 @@ def scan_split(suite: Suite, split: str, dataset: Dataset, tokenizer: Any = None
             segments.put(i, example)
             for kind in _flaws(suite, example):
                 flaws[kind][i] = True
-        if tokens is not None:
+        if tokens is not None and encoder is not None:
             end = start + len(batch)
-            tokens[0, start:end] = _count_tokens(tokenizer, [e.prompt for e in batch], special=True)
-            tokens[1, start:end] = _count_tokens(tokenizer, [e.target for e in batch], special=False)
+            tokens[0, start:end] = encoder.prompt_lengths(batch)
+            tokens[1, start:end] = [len(ids) for ids in encoder.targets(batch)]
     return SplitScan(
         split=split,
         dataset=dataset,
@@ -114,7 +115,3 @@ def _flaws(suite: Suite, example: Example) -> Iterator[str]:
 
 def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b("".join(text.split()).encode(), digest_size=8).digest())
-
-
-def _count_tokens(tokenizer: Any, texts: Sequence[str], *, special: bool) -> list[int]:
-    return [len(ids) for ids in tokenizer(list(texts), add_special_tokens=special, verbose=False)["input_ids"]]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.data.chat import check_style
 from harness.data.content import content_keys
 from harness.data.encoding import Encoder, generation_limits
 from harness.data.omissions import no_target, of_tasks, other_tasks, other_tasks_note
@@ -63,6 +64,8 @@ def validate(
     max_length: int | None = None,
     *,
     tasks: Sequence[str] | None = None,
+    style: str = "plain",
+    template: Mapping[str, Any] | None = None,
     limit: int = 10,
 ) -> ValidationReport:
     """Read every split of a source and report what would invalidate a run or a score.
@@ -74,6 +77,7 @@ def validate(
         tokenizer: a tokenizer of transformers; without one the report has no lengths.
         max_length: maximum sequence length in tokens; examples that training would truncate to it are reported.
         tasks: the tasks to check; None for all of the suite's, where an example of another task is an error.
+        style, template: of the prompts whose tokens are counted, and the arguments of their chat template.
         limit: the number of findings that are listed for each kind and split.
 
     Raises: DataError if the source cannot be found (a split that cannot be used is part of the report); UsageError for
@@ -82,6 +86,12 @@ def validate(
     if max_length is not None and tokenizer is None:
         raise UsageError("--max-length is in tokens, so it needs a tokenizer: add --model with the name of a model")
     names = tuple(suite.tasks) if tasks is None else tuple(tasks)
+    encoder = None
+    if tokenizer is not None:
+        check_style(tokenizer, style, template or {})
+        encoder = Encoder(
+            tokenizer=tokenizer, style=style, template=template or {}, eos=0, max_length=max_length or 0, limits={}
+        )
     scans: list[SplitScan] = []
     errors: dict[str, str] = {}
     notes: list[str] = []
@@ -94,11 +104,11 @@ def validate(
             continue
         if others:
             notes.append(other_tasks_note(split, others, suite.name))
-        scan = scan_split(suite, split, of_tasks(dataset, names), tokenizer)
+        scan = scan_split(suite, split, of_tasks(dataset, names), encoder)
         scans.append(scan)
         if split == "train" and len(scan.dataset) and scan.flaws[EMPTY_TARGET].all():
             errors[split] = str(no_target(suite, source, split, scan.example(0).id))
-    limits = _prompt_limits(suite, scans, tokenizer, max_length)
+    limits = None if encoder is None or max_length is None else _prompt_limits(suite, scans, encoder)
     contents = content_keys([s.segments for s in scans], [s.task for s in scans]) if scans else []
     scanned = [Scanned(scan=scan, content=content) for scan, content in zip(scans, contents, strict=True)]
     checked = [_check(split, scanned[:i], limits, max_length) for i, split in enumerate(scanned)]
@@ -114,16 +124,11 @@ def validate(
     )
 
 
-def _prompt_limits(
-    suite: Suite, scans: Sequence[SplitScan], tokenizer: Any, max_length: int | None
-) -> NDArray[np.int64] | None:
+def _prompt_limits(suite: Suite, scans: Sequence[SplitScan], encoder: Encoder) -> NDArray[np.int64]:
     """The maximum length of a prompt in tokens, by task, as in training."""
-    if max_length is None:
-        return None
     names = list(suite.tasks)
     train = next((group(scan.dataset, scan.split, names) for scan in scans if scan.split == "train"), None)
-    limits = generation_limits(tokenizer, train, names, None)
-    encoder = Encoder(tokenizer=tokenizer, style="plain", eos=0, max_length=max_length, limits=limits)
+    encoder = dataclasses.replace(encoder, limits=generation_limits(encoder.tokenizer, train, names, None))
     return np.array([encoder.room(name) for name in names])
 
 

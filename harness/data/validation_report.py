@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from harness.data.round_trip import RoundTrip, in_words, no_answer_survives
 from harness.reporting.numbers import MISSING
 
 EMPTY_TARGET: Final = "empty_target"
@@ -79,7 +80,8 @@ class ValidationReport:
     """The result of a validation.
 
     errors: for each split that cannot be used, the reason. withheld: splits without any target, such as published
-    test files. findings: at most ``limit`` of each kind and split, while ``tasks`` has the counts of all.
+    test files. findings: at most ``limit`` of each kind and split, while ``tasks`` has the counts of all. round_trips:
+    with a tokenizer, what it changes in the targets.
     """
 
     suite: str
@@ -90,6 +92,12 @@ class ValidationReport:
     errors: Mapping[str, str]
     withheld: tuple[str, ...]
     remarks: tuple[str, ...]
+    round_trips: tuple[RoundTrip, ...] = ()
+
+    @property
+    def failed(self) -> bool:
+        """Whether a split cannot be read, or no prediction could be correct with this tokenizer."""
+        return bool(self.errors) or no_answer_survives(self.round_trips)
 
     @property
     def totals(self) -> dict[str, int]:
@@ -171,7 +179,10 @@ def _remarks(report: ValidationReport) -> Iterator[str]:
 def _listings(report: ValidationReport) -> Iterator[str]:
     """For each kind of flaw its meaning and the examples that have it."""
     totals = {kind: n for kind, n in report.totals.items() if n}
-    if not totals and not report.errors:
+    lines = in_words(report.round_trips)
+    if lines:
+        yield "\n".join(lines)
+    if not totals and not report.errors and not lines:
         yield "No flaws found."
     for kind, n in totals.items():
         listed = [f for f in report.findings if f.kind == kind]

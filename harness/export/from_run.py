@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from harness.config.clusters import cluster_with
+from harness.config.spec import RunSpec
+from harness.config.template import template_in_words
 from harness.errors import NotFoldable, UsageError, unknown
 from harness.export.folder import new_folder, require_new
 from harness.export.formats import DEFAULT, FORMATS, FoldedTask, Format
@@ -228,8 +230,7 @@ def _readme(source: _ExportSource, loras: Sequence[ExportedLoRA], command: str |
         "",
         serve,
         "",
-        f"Prompts as in training: {_prompts(spec.prompt, spec.shots)}. Predictions are decoded greedily, up to "
-        "this number of tokens:",
+        f"Prompts as in training: {_prompts(spec)}. Predictions are decoded greedily, up to this number of tokens:",
         "",
         *heading(["name", "task", "rank", "tokens"], left=("name", "task")),
         *rows,
@@ -238,6 +239,7 @@ def _readme(source: _ExportSource, loras: Sequence[ExportedLoRA], command: str |
     return "\n".join(lines)
 
 
-def _prompts(style: str, shots: int) -> str:
-    form = "the base model's chat template" if style == "chat" else "plain text, without a chat template"
-    return form + (f", after {shots} in-context examples of the task" if shots else "")
+def _prompts(spec: RunSpec) -> str:
+    chat = f"the base model's chat template{template_in_words(spec.template)}"
+    form = chat if spec.prompt == "chat" else "plain text, without a chat template"
+    return form + (f", after {spec.shots} in-context examples of the task" if spec.shots else "")

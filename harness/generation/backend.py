@@ -68,7 +68,7 @@ def predict_with_model(generator: Generator, encoder: Encoder, writer: Predictio
         def write(batch: Sequence[Generated]) -> None:
             for task in dict.fromkeys(g.task for g in batch):
                 new = [g for g in batch if g.task == task and g.key not in done]
-                texts = encoder.tokenizer.batch_decode([list(g.tokens) for g in new], skip_special_tokens=True)
+                texts = encoder.texts([g.tokens for g in new])
                 completions = [
                     Completion(id=g.id, text=text, tokens=len(g.tokens), truncated=g.truncated)
                     for g, text in zip(new, texts, strict=True)

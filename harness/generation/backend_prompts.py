@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.data.encoding import Encoder
@@ -26,7 +26,7 @@ class ByteTokenizer:
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
         return bytes(ids).decode(errors="replace")
 
-    def apply_chat_template(self, turns: Any, *, tokenize: bool, add_generation_prompt: bool) -> Any:
+    def apply_chat_template(self, turns: Any, *, tokenize: bool, add_generation_prompt: bool, **arguments: Any) -> Any:
         raise NotImplementedError("only the server has the chat template")
 
 
@@ -41,11 +41,16 @@ def max_length_of(backend: InferenceBackend, max_length: int) -> int:
     return min(length, backend.max_length or length)
 
 
-def check_backend_style(backend: InferenceBackend, name: str, style: str) -> None:
-    """Raises: UsageError for a value of ``--prompt`` that the back end does not support."""
+def check_backend_style(backend: InferenceBackend, name: str, style: str, template: Mapping[str, Any]) -> None:
+    """Raises: UsageError for a value of ``--prompt``, or template arguments, that the back end does not support."""
     if style not in backend.styles:
         supported = " or ".join(f"--prompt {s}" for s in backend.styles)
         raise UsageError(f"--backend {name} does not support --prompt {style}: give {supported}")
+    if template and backend.tokenizer is None:
+        raise UsageError(
+            f"prompt.template.{next(iter(template))} does not apply to --backend {name}: only the server has its chat "
+            "template. Leave the key out, and set it where the server is started"
+        )
 
 
 def backend_requests(

@@ -153,8 +153,14 @@ class _ModelTokenizer:
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
         return str(self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
 
-    def apply_chat_template(self, turns: Any, *, tokenize: bool, add_generation_prompt: bool) -> Any:
-        return self._model.apply_chat_template(turns, add_generation_prompt=add_generation_prompt)
+    def apply_chat_template(self, turns: Any, *, tokenize: bool, add_generation_prompt: bool, **arguments: Any) -> Any:
+        if not arguments:
+            return self._model.apply_chat_template(turns, add_generation_prompt=add_generation_prompt)
+        # The model does not take arguments with each conversation; those that it was opened with still apply.
+        opened_with = getattr(self._model, "chat_template_args", None) or {}
+        return self._tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=add_generation_prompt, **{**opened_with, **arguments}
+        )
 
 
 @contextlib.contextmanager

@@ -11,6 +11,8 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from tqdm import tqdm
 
+from harness.data.chat import render_chat
+from harness.data.decode import texts_of
 from harness.data.encoding import DEFAULT_LIMIT
 from harness.errors import UsageError
 from harness.generation.generator import Choice, Generated, GenerationRequest, Generator
@@ -32,7 +34,7 @@ class AdaptedLM(TemplateLM):  # type: ignore[misc]
         super().__init__()
         self.loaded, self.generator, self.task = prepared.loaded, generator, task
         self.tokenizer = prepared.loaded.tokenizer
-        self.style = prepared.encoder.style
+        self.style, self.template = prepared.encoder.style, prepared.encoder.template
         self.backend = "seq2seq" if prepared.loaded.encoder_decoder else "causal"
         self.max_length = prepared.loaded.max_context or _UNLIMITED
 
@@ -50,13 +52,13 @@ class AdaptedLM(TemplateLM):  # type: ignore[misc]
         return str(self.tokenizer.name_or_path)
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        rendered: str = self.tokenizer.apply_chat_template(
+        return render_chat(
+            self.tokenizer,
             chat_history,
-            tokenize=False,
+            self.template,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=not add_generation_prompt,
         )
-        return rendered
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         """The tokens of a text. The tokenizer adds special tokens unless a chat template has written them."""
@@ -110,7 +112,7 @@ class AdaptedLM(TemplateLM):  # type: ignore[misc]
 
             def keep(batch: Sequence[Generated]) -> None:
                 for one in batch:
-                    texts[one.id] = self.tokenizer.decode(list(one.tokens), skip_special_tokens=True)
+                    (texts[one.id],) = texts_of(self.tokenizer, [one.tokens])
                 bar.update(len(batch))
 
             self.generator.run(prompts, keep)

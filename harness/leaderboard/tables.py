@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Final
 
 from harness.config.spec import RunSpec
+from harness.config.template import template_in_words
 from harness.scoring.groups import SeedGroup
 from harness.scoring.significance import Difference
 from harness.scoring.statistics import Estimate, SeedVariance
@@ -203,7 +204,7 @@ def setting_in_words(spec: RunSpec) -> str:
     part = ", the part that is not for tuning" if spec.eval.part == "report" else ""
     limit = f", {spec.eval.per_task} examples of each task" if spec.eval.per_task is not None else ""
     shots = f", {spec.shots} shot{'' if spec.shots == 1 else 's'}" if spec.shots else ""
-    return f"{spec.eval.split} split{part}{limit}, {spec.prompt} prompt{shots}"
+    return f"{spec.eval.split} split{part}{limit}, {spec.prompt} prompt{template_in_words(spec.template)}{shots}"
 
 
 def grid_value(key: str, value: str) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from harness.config.spec import ModelSpec
 from harness.errors import ModelError
 from harness.models.source import Source, check_folder, fetch, fingerprint, locate
+from harness.models.tokenizer_checks import check_sentencepiece, check_vocabulary, stated_vocabulary
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +43,16 @@ class LoadedModel:
     n_parameters: int
     max_context: int | None
     encoder_decoder: bool
+
+    @property
+    def n_embeddings(self) -> int | None:
+        """The number of tokens that the model has an input embedding for; None if it has no table of them."""
+        try:
+            table = self.model.get_input_embeddings()
+        except NotImplementedError:  # transformers finds it by its name, which a few architectures change
+            return None
+        weight = getattr(table, "weight", None)
+        return None if weight is None else int(weight.shape[0])
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
@@ -77,7 +88,7 @@ def identify(name: str, revision: str | None = None) -> ModelSpec:
 
 
 def load_tokenizer(name: str) -> Any:
-    """The tokenizer of a model. Raises: ModelError if there is none, or if it has no eos token."""
+    """The tokenizer of a model. Raises: ModelError if there is none, it is empty, or it has no eos token."""
     source = locate(name)
     return _tokenizer(source, fetch(source))
 
@@ -117,6 +128,8 @@ def load_model(
         max_context=_max_context(model.config, tokenizer),
         encoder_decoder=bool(model.config.is_encoder_decoder),
     )
+    if loaded.n_embeddings is not None:
+        check_vocabulary(tokenizer, source.label, folder, loaded.n_embeddings)
     if loaded.encoder_decoder:
         decoder_start_token(loaded)  # Without one it can neither train nor generate; fail before any work is done.
     return loaded
@@ -138,10 +151,14 @@ def _tokenizer(source: Source, folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     extra = _gguf(source)
+    if not source.gguf:
+        check_sentencepiece(source.label, folder)
     try:
+        size = None if source.gguf else stated_vocabulary(folder)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **extra)
     except _UNREADABLE as error:
         raise _refused(source, "tokenizer", error) from error
+    check_vocabulary(tokenizer, source.label, folder, size)
     if tokenizer.eos_token_id is None:
         raise ModelError(
             f"the tokenizer of {source.label} has no eos token, which ends each prediction. "

@@ -17,6 +17,7 @@ from harness.method import adapter_method
 from harness.models.parameter_count import size_of, total
 from harness.pipeline.prepare import Base, attach, load_base, mixture, train_examples
 from harness.pipeline.resolve import Resolved
+from harness.pipeline.round_trip import check_round_trip
 from harness.reporting.numbers import MISSING, number, or_missing, size
 from harness.store.record import Parameters
 from harness.training.memory import estimate_memory
@@ -60,6 +61,7 @@ def dry_run(resolved: Resolved) -> DryRun:
     """Load the model, attach the adapter and count. Nothing is trained, and no file is written."""
     train = train_examples(resolved)
     base = None if resolved.model is None else load_base(resolved, train)
+    check_round_trip(resolved, base, train)
     tasks = {t: _task(t, resolved, base, train) for t in resolved.evaluated.by_task}
     steps = tokens = needed = None
     if resolved.method.trains and train is not None and base is not None:

@@ -21,6 +21,7 @@ from harness.pipeline.prepare import Base, Prepared, attach, load_base, mixture,
 from harness.pipeline.reopen import RunData
 from harness.pipeline.rescore import score
 from harness.pipeline.resolve import Resolved
+from harness.pipeline.round_trip import check_round_trip
 from harness.pipeline.warm_start import load_start
 from harness.runtime.signals import Interrupted, StopFlag, stop_gracefully
 from harness.store.adapter import has_adapter, save_adapter
@@ -117,6 +118,7 @@ class _Execution:
             return None
         train = train_examples(self.resolved)
         base = None if self.resolved.model is None else load_base(self.resolved, train)
+        check_round_trip(self.resolved, base, train)
         training = self._train(remaining, base, train)
         self.processes.leave()
         if not self.processes.is_main:

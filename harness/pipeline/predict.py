@@ -8,7 +8,8 @@ from typing import Any
 
 from harness.config.backend import parse_backend
 from harness.config.clusters import clusters_of
-from harness.data.encoding import Encoder, check_style, generation_limits
+from harness.data.chat import check_style
+from harness.data.encoding import Encoder, generation_limits
 from harness.data.splits import SplitExamples
 from harness.generation.backend import (
     Generation,
@@ -111,12 +112,14 @@ def predict_cluster(
 def backend_encoder(resolved: Resolved, backend: InferenceBackend, train: SplitExamples | None) -> Encoder:
     """The settings of a back end's prompts. Raises: UsageError for a value of --prompt that it does not support."""
     spec = resolved.spec
-    check_backend_style(backend, spec.backend, spec.prompt)
+    check_backend_style(backend, spec.backend, spec.prompt, spec.template)
     tokenizer = tokenizer_of(backend)
-    check_style(tokenizer, spec.prompt)
+    if backend.tokenizer is not None:
+        check_style(tokenizer, spec.prompt, spec.template)
     return Encoder(
         tokenizer=tokenizer,
         style=spec.prompt,
+        template=spec.template,
         eos=int(tokenizer.eos_token_id or 0),
         max_length=max_length_of(backend, spec.train.max_length),
         limits=generation_limits(tokenizer, train, list(resolved.evaluated.by_task), spec.eval.max_new_tokens),

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.config.clusters import Cluster
-from harness.data.encoding import Encoder, check_style, draw, generation_limits
+from harness.data.chat import check_style
+from harness.data.encoding import Encoder, draw, generation_limits
 from harness.data.mixture import Mixture, n_steps
 from harness.data.routes import Routes
 from harness.data.splits import Choice, SplitExamples, Use, load_split
@@ -60,7 +61,7 @@ def mixture(resolved: Resolved, train: SplitExamples) -> Mixture:
 def encoder(resolved: Resolved, loaded: LoadedModel, train: SplitExamples | None) -> Encoder:
     """The encoder of prompts and targets. Raises: ModelError if the model's context is too short."""
     spec = resolved.spec
-    check_style(loaded.tokenizer, spec.prompt)
+    check_style(loaded.tokenizer, spec.prompt, spec.template)
     tasks = list(resolved.evaluated.by_task)
     limits = generation_limits(loaded.tokenizer, train, tasks, spec.eval.max_new_tokens)
     length = min(spec.train.max_length, loaded.max_context or spec.train.max_length)
@@ -75,6 +76,8 @@ def encoder(resolved: Resolved, loaded: LoadedModel, train: SplitExamples | None
     return Encoder(
         tokenizer=loaded.tokenizer,
         style=spec.prompt,
+        template=spec.template,
+        vocabulary=loaded.n_embeddings,
         eos=int(loaded.tokenizer.eos_token_id),
         max_length=length,
         limits=limits,

@@ -17,6 +17,7 @@ from harness.config.method_config import absolute, choose_method, data_only, fin
 from harness.config.options import OPTIONS
 from harness.config.request import Request
 from harness.config.spec import LOCAL, EvalConfig, MethodSpec, ModelSpec, RunSpec, SuiteSpec, TrainConfig
+from harness.config.template import template_arguments
 from harness.data.splits import Choice, SplitExamples, Use, choose_tasks, load_split, locate_data, without_targets
 from harness.errors import UsageError
 from harness.method import Baseline, Method
@@ -97,6 +98,7 @@ def resolve(request: Request) -> Resolved:
         budget=str(parse_budget(budget)) if budget else None,
         clusters=clusters,
         backend=options["backend"] or LOCAL,
+        template=template_arguments(sections["prompt"], options["prompt"]),
         **{k: options[k] for k in ("prompt", "shots", "seed") if options[k] is not None},
     )
     parent = find_parent(options["from"], method, spec) if options["from"] else None

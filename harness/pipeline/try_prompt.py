@@ -62,4 +62,4 @@ def _generate(finished: ReopenedRun, example: Example, train: SplitExamples | No
         )
     if made[0].truncated:
         LOG.warning("the prediction was truncated after %d tokens, the limit of the run's evaluation", request.limit)
-    return str(encoder.tokenizer.decode(list(made[0].tokens), skip_special_tokens=True))
+    return encoder.texts([made[0].tokens])[0]

@@ -79,6 +79,7 @@ def _check(parent: FinishedRun, spec: RunSpec) -> None:
     for what, one, two in (
         ("base model", then.model and then.model.fingerprint, spec.model and spec.model.fingerprint),
         ("--prompt", then.prompt, spec.prompt),
+        ("set of prompt.template keys", then.template, spec.template),
     ):
         if one != two:
             raise UsageError(f"--from {name} was trained with another {what} ({one}, not {two}): use the same {what}")

@@ -15,7 +15,7 @@ from typing import Final
 from harness.config.spec import RunSpec, Runtime, TrainConfig
 from harness.reporting.numbers import MISSING
 
-_QUESTION: Final = ("suite", "data", "model", "eval", "prompt", "shots")
+_QUESTION: Final = ("suite", "data", "model", "eval", "prompt", "template", "shots")
 _NOT_ASKED: Final = ("data.label", "model.label", "eval.batch_tokens", "eval.max_new_tokens")
 _OWN: Final = frozenset(("train.lr",))
 

@@ -16,6 +16,7 @@ from harness.config.method_config import choose_method, data_only, fingerprints,
 from harness.config.options import OPTIONS
 from harness.config.request import Request
 from harness.config.spec import LOCAL, EvalConfig, RunSpec, TrainConfig, canonical
+from harness.config.template import template_arguments
 from harness.errors import HarnessError
 from harness.registry import method_class
 from harness.store.tuning import LR
@@ -203,6 +204,7 @@ class Matcher:
                 "train": train if method.trains else data_only(train),
                 "eval": section_config(EvalConfig, "eval", {**tables["eval"], **split}),
                 "prompt": asked.options["prompt"],
+                "template": template_arguments(tables["prompt"], asked.options["prompt"]),
                 "shots": asked.options["shots"],
                 "backend": asked.options.get("backend", LOCAL),
                 "budget": None if budget is None else str(parse_budget(budget)),

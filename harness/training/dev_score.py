@@ -43,7 +43,7 @@ class DevEvaluator:
         return sum(values) / len(values) if values else None
 
     def _headline(self, task: str, tokens: Sequence[tuple[int, ...]]) -> float:
-        predictions = self.encoder.tokenizer.batch_decode([list(t) for t in tokens], skip_special_tokens=True)
+        predictions = self.encoder.texts(tokens)
         name, protocol = next(iter(self.tasks[task].protocols.items()))
         statistics = judge(self.tasks[task], name, self.examples[task], predictions).statistics
         return float(statistics.values(statistics.per_example.sum(0))[protocol.headline])
