@@ -264,7 +264,7 @@ def test_a_bad_line_of_predictions_is_named(tmp_path: Path, gold: Path, lines: l
 
 def test_broken_json_and_missing_files_are_named(tmp_path: Path, gold: Path) -> None:
     (tmp_path / "p.json").write_text('{"sample_id": "sky-0", "target": "red"}\n{"sample_id": \n')
-    with pytest.raises(DataError, match=r"p\.json, line 2: broken JSON"):
+    with pytest.raises(DataError, match=r"p\.json, line 2, character 16: broken JSON"):
         score_file(Colours(), tmp_path / "p.json", gold)
     (tmp_path / "p.json").write_text('{\n  "sample_id": "sky-0",\n  "target": "red"\n}\n')
     with pytest.raises(DataError, match=r"p\.json, line 1.*several lines.*jq -c \. p\.json"):
