@@ -29,7 +29,7 @@ _KEPT: Final = "_linear_layers_of_text"  # The attribute of the model that keeps
 class LeftOut:
     """Weights of one kind that a text goes through and that cannot be adapted.
 
-    what: number and kind, such as "2 weights of MixtralExperts". why: a predicate, such as "are not linear layers".
+    what: number and kind, such as "2 tensors of MixtralExperts". why: a predicate, such as "are not linear layers".
     parameters: their number.
     """
 
@@ -52,7 +52,7 @@ class LinearLayers:
         """The weights that are left out, as a sentence; "" if there are none."""
         total = self.parameters
         return "; ".join(
-            f"{kind.what} ({100 * kind.parameters / total:.2g} % of the weights) {kind.why}" for kind in self.left_out
+            f"{kind.what} ({100 * kind.parameters / total:.3g} % of the weights) {kind.why}" for kind in self.left_out
         )
 
     @property
@@ -191,7 +191,7 @@ def _read_text(model: Any, embeddings: Any) -> Tensor:
         logits: Tensor = model(**inputs).logits
     except Exception as error:
         raise ModelError(
-            f"{type(model).__name__} cannot read a text: {type(error).__name__}: {' '.join(str(error).split())[:300]}. "
+            f"{type(model).__name__} cannot read a text: {type(error).__name__}: {' '.join(str(error).split())[:300].rstrip('.')}. "
             "Give another --model"
         ) from error
     return logits
@@ -228,7 +228,7 @@ def _kinds(weights: Mapping[str, Tensor], model: nn.Module, why: str) -> list[Le
     owner = {n: type(layers[n] if n in layers else layers[n.rpartition(".")[0]]).__name__ for n in weights}
     return [
         LeftOut(
-            what=f"{count} weights of {kind}",
+            what=f"{count} tensor{'s' if count > 1 else ''} of {kind}",
             why=why,
             parameters=sum(w.numel() for n, w in weights.items() if owner[n] == kind),
         )

@@ -23,12 +23,13 @@ from harness.models.loading import LoadedModel, decoder_start_token
 
 PROMPTS: Final = 3
 _TOKENS: Final = 64
+_POSITIONS: Final = 8  # The last ones of a prompt, which depend on all of it; the logits of all tasks are kept.
 _CLOSE: Final = 1e-3  # The largest difference of two float32 logits, relative to the largest logit.
 
 
 @dataclass(frozen=True, kw_only=True)
 class FoldedOutputs:
-    """The logits (1, S, vocabulary) of a task's folded adapter for some inputs (keyword arguments) of its model."""
+    """Logits (1, positions, vocabulary) of a task's folded adapter for some inputs (keyword arguments) of its model."""
 
     inputs: Sequence[Mapping[str, Tensor]]
     logits: Sequence[Tensor]
@@ -58,7 +59,9 @@ def check_with_peft(
             model: Any = PeftModel.from_pretrained(loaded.model, str(folder), autocast_adapter_dtype=False)
         # PEFT states no errors; whatever it raises here, a user of the folder would get too.
         except Exception as error:
-            raise _refused(f"raises {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+            raise _refused(
+                f"raises {type(error).__name__}: {' '.join(str(error).split())[:300].rstrip('.')}"
+            ) from error
     try:
         _compare_factors(model, factors)
         found = _logits(model.eval(), expected.inputs)
@@ -102,7 +105,7 @@ def _inputs(loaded: LoadedModel, prompt: str) -> Mapping[str, Tensor]:
 
 @torch.no_grad()
 def _logits(model: Any, inputs: Sequence[Mapping[str, Tensor]]) -> list[Tensor]:
-    return [model(**one, use_cache=False).logits.float() for one in inputs]
+    return [model(**one, use_cache=False).logits[:, -_POSITIONS:].float() for one in inputs]
 
 
 def _refused(does: str) -> ModelError:

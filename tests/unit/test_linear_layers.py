@@ -88,9 +88,9 @@ def test_routers_experts_and_choosers_are_left_out_and_stacked_experts_are_named
     layers = [name for name, _ in iter_linear(model) if ".mlp." in name and "layers.1" in name]
     assert layers == ["model.layers.1.mlp.dense"]
     found = linear_layers(model).describe()
-    assert "1 weights of TupleRouter" in found
-    assert "3 weights of Linear" in found
-    assert "1 weights of Mixture" in found
+    assert "1 tensor of TupleRouter" in found
+    assert "3 tensors of Linear" in found
+    assert "1 tensor of Mixture" in found
     assert "are not linear layers" in found
     adapter = LoRAAll(rank=2).attach(model, list(TASKS), seed=0)
     share = linear_layers(model).adapted(model)
@@ -131,7 +131,7 @@ def test_a_model_of_transposed_weights_is_refused_by_their_name() -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=2, n_positions=64)).eval()
-    with pytest.raises(UsageError, match=r"4 weights of Conv1D \(100 % of the weights\) are not linear layers"):
+    with pytest.raises(UsageError, match=r"4 tensors of Conv1D \(100 % of the weights\) are not linear layers"):
         LoRAAll().attach(model, list(TASKS), seed=0)
 
 

@@ -38,7 +38,7 @@ def checked_export(model: Any, out: Path, spoil: Any = None) -> None:
     factors = adapter.fold(TASKS[1])
     inputs = [{"input_ids": TOKENS}]
     with torch.no_grad(), adapter.apply(factors, merge=False):
-        expected = FoldedOutputs(inputs=inputs, logits=[model(input_ids=TOKENS, use_cache=False).logits])
+        expected = FoldedOutputs(inputs=inputs, logits=[model(input_ids=TOKENS, use_cache=False).logits[:, -8:]])
     adapter.detach()
 
     def check(folder: Path) -> None:
