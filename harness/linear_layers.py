@@ -190,9 +190,9 @@ def _read_text(model: Any, embeddings: Any) -> Tensor:
     try:
         logits: Tensor = model(**inputs).logits
     except Exception as error:
+        said = " ".join(str(error).split())[:300].rstrip(".")
         raise ModelError(
-            f"{type(model).__name__} cannot read a text: {type(error).__name__}: {' '.join(str(error).split())[:300].rstrip('.')}. "
-            "Give another --model"
+            f"{type(model).__name__} cannot read a text: {type(error).__name__}: {said}. Give another --model"
         ) from error
     return logits
 
