@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from harness.errors import BudgetError, UsageError
+from harness.linear_layers import linear_layers
 from harness.task import Example
 
 if TYPE_CHECKING:
@@ -383,10 +384,9 @@ def named_folder(entry: str) -> NamedFolder:
 
 
 def iter_linear(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
-    """Every linear layer of the model's blocks by name: the usual target modules of a LoRA, without the output head."""
-    from torch import nn
+    """The linear layers of the model's blocks by name, without the output head: the usual target modules of a LoRA.
 
-    head = getattr(model, "get_output_embeddings", lambda: None)()
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and module is not head:
-            yield name, module
+    Layers that a text never goes through (the tower of a model for images) are not among them, nor are routers and
+    experts that read only some of the tokens; see ``harness.linear_layers``. Raises: ModelError.
+    """
+    yield from linear_layers(model).layers.items()

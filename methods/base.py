@@ -30,6 +30,7 @@ from typing import Any, ClassVar, TypeVar, cast
 from torch import Tensor, nn
 
 from harness.errors import BudgetError, ModelError, UsageError, unknown
+from harness.linear_layers import linear_layers
 from harness.method import AdapterMethod, Budget, Trainer, iter_linear
 from methods.layers.adapter import LoRAAdapter, Parts, require_bare
 from methods.layers.gates import EmbeddingScores, FreeScores, Gate, TaskEmbedding, TaskGate, UniformScores
@@ -146,7 +147,11 @@ def select_layers(model: nn.Module, targets: str) -> dict[str, nn.Linear]:
     """The linear layers of the model's blocks that ``targets`` matches. Raises: UsageError for a name without any."""
     layers = dict(iter_linear(model))
     if not layers:
-        raise UsageError(f"{type(model).__name__} has no linear layers to adapt: use another --model")
+        others = linear_layers(model).describe()
+        raise UsageError(
+            f"{type(model).__name__} has no linear layers to adapt{f' ({others})' if others else ''}: give another "
+            "--model, whose weights are nn.Linear layers"
+        )
     if targets == "all":
         return layers
     chosen: set[str] = set()

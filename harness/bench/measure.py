@@ -162,7 +162,7 @@ class Stages:
         linear = {n: self.model.get_submodule(n) for n in self.layers}
         self.adapter = method.attach(self.model, self.tasks, seed=self.seed)
         self.layers = [n for n in self.layers if self.model.get_submodule(n) is not linear[n]]
-        self.size = size_of(method, self.adapter, self.tasks)
+        self.size = size_of(method, self.adapter, self.tasks, self.model)
         self.rows: list[BenchRow] = []
 
     def run(self) -> None:

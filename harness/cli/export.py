@@ -26,6 +26,11 @@ from harness.export.formats import DEFAULT, FORMATS
     help="; ".join(f"{name}: {form.description}" for name, form in FORMATS.items()) + ".",
 )
 @click.option("--pad/--no-pad", default=None, help="Pad ranks to one that vLLM supports (default with --all).")
+@click.option(
+    "--check/--no-check",
+    default=True,
+    help="Load the export with PEFT, if it is installed, and compare its outputs with the run's (default; float32).",
+)
 @DATA
 @MODEL
 @JSON
@@ -36,6 +41,7 @@ def export_command(
     out: Path,
     form: str,
     pad: bool | None,
+    check: bool,
     as_json: bool,
     **place: str | None,
 ) -> None:
@@ -48,7 +54,7 @@ def export_command(
         raise UsageError("give either --task T or --all")
     from harness.export.from_run import ExportOptions, export_run
 
-    done = export_run(run, out, ExportOptions(format=form, task=task, pad=pad, **place))
+    done = export_run(run, out, ExportOptions(format=form, task=task, pad=pad, check=check, **place))
     if as_json:
         print_json(asdict(done))
         return

@@ -17,12 +17,16 @@ DEFAULT: Final = "peft"
 
 @dataclass(frozen=True, kw_only=True)
 class FoldedTask:
-    """One task's share of an adapter as a plain LoRA, and the bare base model. pad: pad the rank for servers."""
+    """One task's share of an adapter as a plain LoRA, and the bare base model.
+
+    pad: pad the rank for servers. check: raises if a written adapter is not loaded as it should be; None: no check.
+    """
 
     loaded: LoadedModel
     factors: Mapping[str, LoRAFactors]
     base: BaseName
     pad: bool
+    check: Callable[[Path], None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +49,8 @@ def write_peft(task: FoldedTask, out: Path) -> int | None:
     """A PEFT LoRA folder."""
     from harness.export.peft import SERVED_RANKS, export_lora
 
-    return export_lora(task.loaded.model, task.factors, out, pad_to=SERVED_RANKS if task.pad else None, base=task.base)
+    pad_to = SERVED_RANKS if task.pad else None
+    return export_lora(task.loaded.model, task.factors, out, pad_to=pad_to, base=task.base, check=task.check)
 
 
 def write_merged(task: FoldedTask, out: Path) -> int | None:

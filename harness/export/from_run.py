@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,11 +15,12 @@ from harness.config.clusters import cluster_with
 from harness.config.spec import RunSpec
 from harness.config.template import template_in_words
 from harness.errors import NotFoldable, UsageError, unknown
+from harness.export.check import PROMPTS, check_with_peft, folded_outputs
 from harness.export.folder import new_folder, require_new
 from harness.export.formats import DEFAULT, FORMATS, FoldedTask, Format
 from harness.export.peft import SERVED_RANKS, BaseName, padded_rank
 from harness.method import Adapter, LoRAFactors, Trait, adapter_method
-from harness.models.loading import LoadedModel, load_model
+from harness.models.loading import LoadedModel, Precision, load_model
 from harness.models.source import locate
 from harness.pipeline.reopen import ReopenedRun, reopen
 from harness.reporting.markdown import cells, escape, heading
@@ -56,12 +58,14 @@ class ExportOptions:
 
     format: a name in ``FORMATS``. task: one task; None: every task, each in its own folder.
     pad: pad ranks to one that servers support; None: only if every task is exported.
+    check: load each exported adapter with PEFT and compare its outputs with the run's, if PEFT is installed.
     data, model: the current location of the run's data and base model, if they have moved.
     """
 
     format: str = DEFAULT
     task: str | None = None
     pad: bool | None = None
+    check: bool = True
     data: str | None = None
     model: str | None = None
 
@@ -70,7 +74,7 @@ def export_run(path: Path, out: Path, options: ExportOptions) -> Exported:
     """Export a finished run.
 
     Raises: UsageError for an unknown format or task, a run without an adapter, or options that the format does not
-        support; NotFoldable; StoreError if ``out`` exists.
+        support; NotFoldable; StoreError if ``out`` exists; ModelError if PEFT does not load an adapter as it is.
     """
     form = FORMATS.get(options.format)
     if form is None:
@@ -78,6 +82,7 @@ def export_run(path: Path, out: Path, options: ExportOptions) -> Exported:
     if not form.is_adapter and (options.task is None or options.pad is not None):
         raise UsageError(f"--format {options.format} writes a whole model for one --task: leave --all and --pad out")
     source = _ExportSource(path, out, options.data, options.model)
+    source.checks = form.is_adapter and options.check and _has_peft()
     if options.task is not None:
         return _export_one(source, form, options.task, out, pad=bool(options.pad))
     return _export_all(source, form, out, pad=options.pad is not False)
@@ -86,8 +91,7 @@ def export_run(path: Path, out: Path, options: ExportOptions) -> Exported:
 def _export_one(source: _ExportSource, form: Format, task: str, out: Path, *, pad: bool) -> Exported:
     source.require(task)
     loaded = source.load(form)
-    factors = source.folds(loaded, [task])[task]
-    rank = form.write(FoldedTask(loaded=loaded, factors=factors, base=source.base, pad=pad), out)
+    rank = form.write(source.folds(loaded, [task], pad=pad)[task], out)
     if rank is None:
         return Exported(folder=out, base=source.base)
     source.log_notes()
@@ -101,8 +105,7 @@ def _export_all(source: _ExportSource, form: Format, out: Path, *, pad: bool) ->
     names = file_names(source.tasks)
     loras = []
     with new_folder(out) as folder:
-        for task, factors in source.folds(loaded, source.tasks).items():
-            folded = FoldedTask(loaded=loaded, factors=factors, base=source.base, pad=pad)
+        for task, folded in source.folds(loaded, source.tasks, pad=pad).items():
             rank = form.write(folded, folder / names[task]) or 0
             loras.append(ExportedLoRA(task=task, name=names[task], folder=out / names[task], rank=rank))
         serves = not loaded.encoder_decoder and source.source.gguf is None
@@ -114,7 +117,10 @@ def _export_all(source: _ExportSource, form: Format, out: Path, *, pad: bool) ->
 
 
 class _ExportSource:
-    """A finished run with an adapter. notes: what users of exported adapters need to know."""
+    """A finished run with an adapter.
+
+    notes: what users of exported adapters need to know. checks: whether exported adapters are loaded and compared.
+    """
 
     def __init__(self, path: Path, out: Path, data: str | None, model: str | None) -> None:
         require_new(out)
@@ -128,6 +134,7 @@ class _ExportSource:
         self.tasks = list(self.finished.resolved.spec.suite.tasks)
         self.base = self._base()
         self.notes = self._notes()
+        self.checks = False
 
     def require(self, task: str) -> None:
         if task not in self.tasks:
@@ -138,19 +145,35 @@ class _ExportSource:
             LOG.info(note)
 
     def load(self, form: Format) -> LoadedModel:
-        """The base model on the CPU. An adapter is folded in its own precision, whatever the model's is."""
-        return load_model(self.model, form.precision or ("fp32" if self.source.gguf else "bf16"), "cpu")
+        """The base model on the CPU. An adapter is folded in its own precision, whatever the model's is.
 
-    def folds(self, loaded: LoadedModel, tasks: Sequence[str]) -> dict[str, Mapping[str, LoRAFactors]]:
+        A check compares logits, so it needs float32.
+        """
+        any_precision: Precision = "fp32" if self.source.gguf or self.checks else "bf16"
+        return load_model(self.model, form.precision or any_precision, "cpu")
+
+    def folds(self, loaded: LoadedModel, tasks: Sequence[str], *, pad: bool) -> dict[str, FoldedTask]:
         """The folded LoRA of each task, from the adapter of its cluster; the adapters are detached again."""
         resolved, run = self.finished.resolved, self.finished.run
-        folds: dict[str, Mapping[str, LoRAFactors]] = {}
+        folds: dict[str, FoldedTask] = {}
         for cluster in dict.fromkeys(cluster_with(resolved.spec, task) for task in tasks):
             adapter = adapter_method(resolved.method).attach(loaded.model, cluster.tasks, seed=resolved.spec.seed)
             load_into(run.of(cluster.name).adapter, adapter)
-            folds |= {task: self._fold(adapter, task) for task in tasks if task in cluster.tasks}
+            for task in (t for t in tasks if t in cluster.tasks):
+                factors = self._fold(adapter, task)
+                check = self._check(loaded, adapter, task, factors)
+                folds[task] = FoldedTask(loaded=loaded, factors=factors, base=self.base, pad=pad, check=check)
             adapter.detach()
         return {task: folds[task] for task in tasks}
+
+    def _check(
+        self, loaded: LoadedModel, adapter: Adapter, task: str, factors: Mapping[str, LoRAFactors]
+    ) -> Callable[[Path], None] | None:
+        if not self.checks:
+            return None
+        examples = self.finished.resolved.evaluated.of(task)[:PROMPTS]
+        expected = folded_outputs(loaded, adapter, factors, [example.prompt for example in examples])
+        return lambda folder: check_with_peft(loaded, factors, expected, folder)
 
     def _fold(self, adapter: Adapter, task: str) -> Mapping[str, LoRAFactors]:
         try:
@@ -179,6 +202,16 @@ class _ExportSource:
             name = self.finished.resolved.spec.method.name
             notes.append(f"{name} chooses a LoRA by the prompt; with exported LoRAs the caller chooses one by the task")
         return tuple(notes)
+
+
+def _has_peft() -> bool:
+    """Whether adapters can be checked; a note says so if they cannot."""
+    found = importlib.util.find_spec("peft") is not None
+    if not found:
+        LOG.info(
+            "not checked whether PEFT loads the export, because peft is missing: pip install 'mtlora-harness[peft]'"
+        )
+    return found
 
 
 def file_name(task: str) -> str:

@@ -7,7 +7,7 @@ servers load them. All scales are multiplied into B, so ``lora_alpha`` equals th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -38,6 +38,7 @@ def export_lora(
     *,
     pad_to: Sequence[int] | None = None,
     base: BaseName | None = None,
+    check: Callable[[Path], None] | None = None,
 ) -> int:
     """Write one task's folded LoRA as a PEFT folder.
 
@@ -48,6 +49,7 @@ def export_lora(
         pad_to: ranks that a server supports (``SERVED_RANKS``); every module is padded with zeros to the smallest of
             them that is not below the largest rank. None: no padding.
         base: name of the base model in the configuration (default: the model's own name).
+        check: is given the written folder before it gets its name; nothing is left of the folder if it raises.
     Returns: the largest rank that was written.
     Raises: HarnessError without factors or for a rank above all of ``pad_to``; StoreError if ``out`` exists.
     """
@@ -63,6 +65,8 @@ def export_lora(
     with new_folder(out) as folder:
         write_atomic(folder / "adapter_model.safetensors", save(tensors, {"format": "pt"}))
         write_json(folder / "adapter_config.json", peft_config(model, ranks, base))
+        if check is not None:
+            check(folder)
     return max(ranks.values())
 
 
@@ -118,11 +122,15 @@ def pad(lora: LoRAFactors, rank: int | None) -> LoRAFactors:
 
 
 def _targets(model: nn.Module, ranks: Mapping[str, int]) -> list[str]:
-    """The last parts of the module names, if no other linear layer has such a name; else the full names."""
+    """The last parts of the module names, if no other module of any kind has such a name; else the full names.
+
+    PEFT compares ``target_modules`` with the names of all modules (a block may be called "0", as a linear layer is).
+    """
     ends = {name.rpartition(".")[2] for name in ranks}
-    # An adapted layer is not an nn.Linear; the frozen layer inside it has the same name with ".base".
-    linear = {n.removesuffix(".base") for n, m in model.named_modules() if isinstance(m, nn.Linear)}
-    alike = {name for name in linear if name.rpartition(".")[2] in ends}
+    # The frozen layer inside an adapted one has the same name with ".base", and what the adapter adds is inside too.
+    adapted = tuple(f"{name}." for name in ranks)
+    names = {name for name, _ in model.named_modules() if not name.startswith(adapted)}
+    alike = {name for name in names if name.rpartition(".")[2] in ends}
     return sorted(ends if alike == set(ranks) else ranks)
 
 

@@ -14,7 +14,7 @@ from harness.config.clusters import clusters_of
 from harness.config.spec import directory_name
 from harness.data.splits import SplitExamples
 from harness.method import adapter_method
-from harness.models.parameter_count import size_of, total
+from harness.models.parameter_count import describe_adapted, size_of, total
 from harness.pipeline.prepare import Base, attach, load_base, mixture, train_examples
 from harness.pipeline.resolve import Resolved
 from harness.pipeline.round_trip import check_round_trip
@@ -47,13 +47,18 @@ class TaskPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class DryRun:
-    """Counts and costs. memory_bytes: an estimate of the peak of training."""
+    """Counts and costs.
+
+    adapted: the note on weights that the adapter does not reach, if there are any. memory_bytes: an estimate of the
+    peak of training.
+    """
 
     directory: str
     tasks: dict[str, TaskPlan]
     steps: int | None
     tokens: int | None
     parameters: Parameters
+    adapted: str | None
     memory_bytes: int | None
 
 
@@ -70,12 +75,14 @@ def dry_run(resolved: Resolved) -> DryRun:
         mean = sum(plan.shares[t] * ((p.prompt_tokens or 0) + (p.target_tokens or 0)) for t, p in tasks.items())
         tokens = round(steps * plan.batch_size * mean)
         needed = _memory(resolved, base, train)
+    counted = _count(resolved, None if base is None else base.loaded)
     return DryRun(
         directory=directory_name(resolved.spec),
         tasks=tasks,
         steps=steps,
         tokens=tokens,
-        parameters=parameters(resolved, None if base is None else base.loaded),
+        parameters=counted.parameters,
+        adapted=counted.note,
         memory_bytes=needed,
     )
 
@@ -121,10 +128,15 @@ def render(plan: DryRun, resolved: Resolved) -> str:
             if count.percent is not None
             else ""
         ),
+        *([] if count.adapted_percent is None else [f"adapted     {_adapted(plan)}"]),
         f"memory      {MISSING if plan.memory_bytes is None else f'about {size(plan.memory_bytes)}'}",
         "dry run: nothing was trained",
     ]
     return "\n".join(lines)
+
+
+def _adapted(plan: DryRun) -> str:
+    return plan.adapted or "all linear weights of the model that a text goes through"
 
 
 def _task(task: str, resolved: Resolved, base: Base | None, train: SplitExamples | None) -> TaskPlan:
@@ -147,16 +159,30 @@ def _task(task: str, resolved: Resolved, base: Base | None, train: SplitExamples
     )
 
 
-def parameters(resolved: Resolved, loaded: LoadedModel | None) -> Parameters:
+@dataclass(frozen=True, kw_only=True)
+class _Counted:
+    """Parameters, and the note on weights that are not adapted."""
+
+    parameters: Parameters
+    note: str | None = None
+
+
+def _count(resolved: Resolved, loaded: LoadedModel | None) -> _Counted:
     """The parameters of a run that has not started: each cluster's adapter is attached, counted and detached."""
     if loaded is None:
-        return total([], None)
-    sizes = []
+        return _Counted(parameters=total([], None))
+    sizes, notes = [], list[str | None]()
     for cluster in clusters_of(resolved.spec):
         adapter = adapter_method(resolved.method).attach(loaded.model, cluster.tasks, seed=resolved.spec.seed)
-        sizes.append(size_of(resolved.method, adapter, cluster.tasks))
+        sizes.append(size_of(resolved.method, adapter, cluster.tasks, loaded.model))
+        notes.append(describe_adapted(loaded.model))
         adapter.detach()
-    return total(sizes, loaded)
+    return _Counted(parameters=total(sizes, loaded), note=next(filter(None, notes), None))
+
+
+def parameters(resolved: Resolved, loaded: LoadedModel | None) -> Parameters:
+    """The parameters of a run that has not started."""
+    return _count(resolved, loaded).parameters
 
 
 def resolved_spec(resolved: Resolved) -> str:

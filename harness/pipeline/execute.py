@@ -16,6 +16,7 @@ from harness.config.request import to_json
 from harness.config.spec import directory_name, run_id
 from harness.data.splits import SplitExamples
 from harness.method import adapter_method
+from harness.models.parameter_count import describe_adapted
 from harness.pipeline.predict import Predicted, generator, predict_all
 from harness.pipeline.prepare import Base, Prepared, attach, load_base, mixture, train_examples
 from harness.pipeline.reopen import RunData
@@ -107,6 +108,7 @@ class _Execution:
         self.on_step = on_step
         self.started_at = datetime.now(UTC)
         self.phase = "prepare"
+        self.noted = False
         self.where: Callable[[], str | None] = lambda: None
 
     def all(self) -> RunOutcome | None:
@@ -184,6 +186,7 @@ class _Execution:
 
         run, spec = self.run.of(cluster.name), self.resolved.spec
         prepared = attach(self.resolved, base, cluster)
+        self._note_adapted(prepared, processes)
         trainer = self._trainer(prepared, train, run, processes)
         self.where = lambda: f"cluster {cluster.name}, {trainer.where()}" if cluster.name else trainer.where()
         memory = None
@@ -198,6 +201,13 @@ class _Execution:
         summary = trainer.summary(memory)
         prepared.adapter.detach()
         return summary
+
+    def _note_adapted(self, prepared: Prepared, processes: ProcessGroup) -> None:
+        """Say once what the adapter does not reach; it is the same in every cluster."""
+        note = describe_adapted(prepared.loaded.model)
+        if note is not None and processes.is_main and not self.noted:
+            LOG.info(note)
+        self.noted = True
 
     def _trainer(
         self, prepared: Prepared, train: SplitExamples, run: RunDirectory, processes: ProcessGroup

@@ -69,7 +69,7 @@ def predict_all(
             chosen |= generation.chosen
             write_json(directory.of(cluster.name).artefacts / "router_accuracy.json", accuracy)
         if prepared is not None:
-            sizes.append(size_of(resolved.method, prepared.adapter, cluster.tasks))
+            sizes.append(size_of(resolved.method, prepared.adapter, cluster.tasks, prepared.loaded.model))
             prepared.adapter.detach()
     cost = total_generation(generations)
     if cost is not None and chosen:

@@ -96,12 +96,17 @@ class Scores(RootModel[dict[str, ProtocolScores]]):
 
 
 class Parameters(Frozen):
-    """Parameter counts: stored (all tasks), active (one task's folded LoRA), base model, stored in percent of base."""
+    """Parameter counts: stored (all tasks), active (one task's folded LoRA), base model, stored in percent of base.
+
+    adapted_percent: the share of the model's linear weights that the adapter reaches; None in older records and
+    without an adapter.
+    """
 
     stored: int
     active: int
     base: int | None
     percent: float | None
+    adapted_percent: float | None = None
 
 
 class TrainingSummary(Frozen):

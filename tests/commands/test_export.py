@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,6 +86,40 @@ def test_peft_loads_an_exported_task_to_the_run_s_logits_and_texts(
         assert (bare(input_ids=tokens).logits - routed).abs().max() > 1e-2
         found = AutoPeftModelForCausalLM.from_pretrained(str(tmp_path / "lora"))  # finds the base model by itself
         assert (found(input_ids=tokens).logits - routed).abs().max() < 1e-4
+
+
+def test_an_export_that_peft_would_change_is_refused_with_an_offer_and_written_only_on_request(
+    toy_run: Command, harness: Command, toy_model: Path, tmp_path: Path
+) -> None:
+    from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
+
+    base, out = tmp_path / "moe", tmp_path / "lora"
+    shutil.copytree(toy_model, base)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "moe_intermediate_size": 8, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "q_lora_rank": 4, "kv_lora_rank": 4, "v_head_dim": 4}
+    rotary = {"qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "n_group": 1, "topk_group": 1}
+    experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "first_k_dense_replace": 1}
+    config = DeepseekV3Config(vocab_size=97, eos_token_id=0, **sizes, **heads, **rotary, **experts)
+    DeepseekV3ForCausalLM(config).save_pretrained(base)
+    made = toy_run("--method", "lora_all", "--model", base, "--json")
+    assert "% of the weights) are not linear layers" in made.err
+    assert 0 < made.json["record"]["parameters"]["adapted_percent"] < 100
+    run = Path(made.json["directory"])
+    for which in (("--task", "last"), ("--all",)):
+        wrong = harness("export", run, *which, "--out", out)
+        assert (wrong.status, "--format merged" in wrong.err, out.exists()) == (1, True, False), wrong.err
+    assert harness("export", run, "--task", "last", "--out", out, "--no-check").status == 0
+    assert (out / "adapter_config.json").exists()
+
+
+def test_without_peft_a_note_says_that_the_export_was_not_checked(
+    toy_run: Command, harness: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Path(toy_run("--method", "lora_all", "--json").json["directory"])
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "peft" else found(name, *a))
+    made = harness("export", run, "--task", "last", "--out", tmp_path / "lora")
+    assert (made.status, "not checked whether PEFT loads the export" in made.err) == (0, True)
 
 
 def test_a_merged_export_is_a_whole_model_that_writes_the_same_texts(
