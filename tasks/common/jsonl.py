@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from harness.errors import DataError, HarnessError, nearest
+from harness.errors import DataError, nearest
+from harness.hashing import LFS_POINTER
+from tasks.common.dataset_cache import open_or_build, source_hash
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -19,6 +21,14 @@ if TYPE_CHECKING:
 VERSION: Final = 1  # version of this reader; raise it when equal files would give other examples, to rebuild caches
 LONGEST_LINE: Final = 64 * 2**20  # bytes; a longer line means another file format, and would fill the memory
 Columns = Mapping[str, tuple[type, ...]]
+# The first bytes of a compressed file, its kind, and the command that writes its content to stdout.
+_COMPRESSED: Final = (
+    (b"\x1f\x8b", "gzip", "gzip -dc <"),
+    (b"PK\x03\x04", "zip", "unzip -p"),
+    (b"\xfd7zXZ\x00", "xz", "xz -dc <"),
+    (b"BZh", "bzip2", "bzip2 -dc <"),
+    (b"\x28\xb5\x2f\xfd", "zstd", "zstd -dc <"),
+)
 _TYPE_NAMES: Final = {
     str: "text",
     int: "a whole number",
@@ -54,6 +64,7 @@ def read_json_lines(path: Path | str, columns: Columns) -> Iterator[tuple[int, d
     number = n_read = 0
     for number, raw in _lines(path):
         if number == 1:
+            _check_kind(raw, path)
             raw = raw.removeprefix(b"\xef\xbb\xbf")
         if not raw.strip():
             continue
@@ -79,16 +90,16 @@ def build_dataset(
     """Build a memory-mapped data set of a suite's examples, or open it from the cache if no file has changed.
 
     Args:
-        examples: returns an iterator over the examples; called only if the cache does not have them.
+        examples: returns an iterator over the examples; called only if the cache does not have them. The source of the
+            package that defines it is part of the cache's key.
         reader, version: name and version of the suite that reads them.
         files: the files they are read from; path, size and modification time are part of the cache's key.
         options: everything else that the examples depend on, as JSON values.
 
     Returns: a datasets.Dataset with columns id, task, prompt, target (str) and choices (list[str] or None).
-    Raises: DataError for a missing file; a DataError that ``examples`` raises is passed on unchanged.
+    Raises: DataError for a missing file or a cache that cannot be used; what ``examples`` raises, unchanged.
     """
-    from datasets import Dataset, Features, List, Value
-    from datasets.exceptions import DatasetGenerationError
+    from datasets import Features, List, Value
 
     features = Features(
         {
@@ -102,15 +113,10 @@ def build_dataset(
             choices = None if e.choices is None else list(e.choices)
             yield {"id": e.id, "task": e.task, "prompt": e.prompt, "target": e.target, "choices": choices}
 
-    key = [VERSION, reader, version, [_stamp(f) for f in files], dict(options)]
+    key = [VERSION, reader, version, source_hash(examples), [_stamp(f) for f in files], dict(options)]
     fingerprint = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
     with _no_progress_bars():
-        try:
-            return Dataset.from_generator(generate, features=features, fingerprint=fingerprint)
-        except DatasetGenerationError as error:
-            if isinstance(error.__cause__, HarnessError):
-                raise error.__cause__ from None
-            raise
+        return open_or_build(generate, features, fingerprint)
 
 
 def missing(path: Path) -> DataError:
@@ -123,6 +129,20 @@ def missing(path: Path) -> DataError:
     names = sorted(p.name for p in folder.iterdir())
     content = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
     return DataError(f"{path}: no such file.{nearest(path.name, names)} The folder contains {content or 'no files'}.")
+
+
+def _check_kind(first_line: bytes, path: Path) -> None:
+    """Raises: DataError for a file that is compressed, or a pointer of Git LFS, whatever its name is."""
+    if first_line.startswith(LFS_POINTER):
+        raise DataError(
+            f"{path}: this is a Git LFS pointer, not the data. Fetch the data in the repository's folder: git lfs pull"
+        )
+    for magic, kind, command in _COMPRESSED:
+        if first_line.startswith(magic):
+            raise DataError(
+                f"{path}: this is a {kind} file, but plain JSON lines are expected. Unpack it: {command} {path.name} > "
+                f"unpacked-{path.name.removesuffix('.gz')}"
+            )
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
