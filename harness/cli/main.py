@@ -71,7 +71,7 @@ def main() -> None:
         if is_main_process() or not getattr(error, "printed_by_main_only", False):
             click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the top of the program: every error ends as one line
         from harness.cli.unexpected import describe
 
         click.echo(f"error: {describe(error, sys.argv[1:])}", err=True)

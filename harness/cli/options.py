@@ -50,7 +50,7 @@ MODEL = click.option("--model", help="New location of the run's base model, if i
 
 
 def print_json(value: Any) -> None:
-    """Print a value as JSON on stdout, with escapes if its encoding lacks a character: a program reads the same value."""
+    """Print a value as JSON on stdout; where its encoding lacks a character, with escapes that mean the same."""
     text = json.dumps(value, ensure_ascii=False, indent=1, default=_path)
     click.echo(text if is_printable(text) else json.dumps(value, indent=1, default=_path))
 

@@ -82,7 +82,7 @@ def field_meanings(cls: type[Any]) -> dict[str, str]:
     for name in names:
         named = [sentence for sentence in sentences if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", sentence)]
         found.setdefault(name, named[0] if named and cls.__doc__ else "")
-    return {name: text[:1].upper() + text[1:] for name, text in found.items() if text}
+    return {name: text[:1].upper() + text[1:] if text[1:2].isalpha() else text for name, text in found.items() if text}
 
 
 def config_keys() -> str:

@@ -79,19 +79,28 @@ def _environment(chain: Sequence[BaseException]) -> str | None:
     """The line for an error that the user's machine or network caused; None for any other error."""
     for error in chain:
         if isinstance(error, ImportError) and "socks" in str(error).lower():
-            return f"a SOCKS proxy is set ({_proxies()}), and the package socksio, which connections through it need, is \
-not installed: pip install socksio, or unset the proxy, or give local folders instead of names on the hub"
+            return (
+                f"a SOCKS proxy is set ({_proxies()}), and the package socksio, which connections through it need, is "
+                "not installed: pip install socksio, or unset the proxy, or give local folders instead of names on the "
+                "hub"
+            )
         if isinstance(error, ModuleNotFoundError) and error.name in _POSIX:
             return f"this needs the Python module {error.name}, which only Linux and macOS have. On Windows, use WSL 2"
         if isinstance(error, ConnectionError) and not isinstance(error, BrokenPipeError):
-            return f"the network cannot be reached ({_message(error)}). Download what is missing first, or unset \
-HF_HUB_OFFLINE where it is set"
+            return (
+                f"the network cannot be reached ({_message(error)}). Download what is missing first, or unset "
+                "HF_HUB_OFFLINE where it is set"
+            )
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return f"no space left on the device ({error.filename or _message(error)}). Finished work is saved: free \
-some space, then run the same command again"
+            return (
+                f"no space left on the device ({error.filename or _message(error)}). Finished work is saved: free some "
+                "space, then run the same command again"
+            )
         if isinstance(error, OSError) and error.filename is not None and error.strerror:
-            return f"{error.filename}: {error.strerror}. Check the path and its permissions, then run the same command \
-again; finished work is saved"
+            return (
+                f"{error.filename}: {error.strerror}. Check the path and its permissions, then run the same command "
+                "again; finished work is saved"
+            )
         if isinstance(error, MemoryError):
             return "out of memory. Finished work is saved: use a smaller model or smaller batches"
     return None

@@ -186,6 +186,4 @@ def _other_data(run: RunDirectory, recorded: DataSpec, source: str, present: Dat
     then, now = recorded.fingerprints, present.fingerprints
     names = ", ".join(name for name in sorted({*then, *now}) if then.get(name) != now.get(name))
     revision = f", for a data set of the hub ID@{then['revision']}" if "revision" in then else ""
-    return DataError(
-        f"{source} is not the data that {run.name} used ({names} differ): give the right --data{revision}"
-    )
+    return DataError(f"{source} is not the data that {run.name} used ({names} differ): give the right --data{revision}")

@@ -135,7 +135,8 @@ def render_scores(scores: Scores, protocol: str) -> str:
     left_out = [task for task in table.tasks if task not in table.mean_of]
     few = f"fewer than {MIN_EXAMPLES} examples"
     if table.mean_of:
-        mean_of = f"mean of {len(table.mean_of)} tasks" + (f" (without {', '.join(left_out)}: {few})" if left_out else "")
+        without = f" (without {', '.join(left_out)}: {few})" if left_out else ""
+        mean_of = f"mean of {len(table.mean_of)} tasks{without}"
     else:
         mean_of = f"no mean, because every task has {few}"
     mean_range = f" ({percent_range(table.mean_ci95)})" if table.mean_ci95 else ""
