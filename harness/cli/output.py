@@ -15,8 +15,8 @@ _SIMILAR: Final = {"–": "-", "—": "-", "−": "-", "×": "x", "Δ": "diff", 
 def replace_unprintable() -> None:
     """From now on stdout and stderr replace the characters that their encoding does not have.
 
-    A similar ASCII character is written where there is one, else "?". Without this, Python raises UnicodeEncodeError
-    where the encoding is GBK or Latin-1.
+    A similar ASCII character is written where there is one, else "?". Python itself would raise
+    UnicodeEncodeError with encodings such as GBK or Latin-1.
     """
     codecs.register_error(HANDLER, _replace)
     for stream in (sys.stdout, sys.stderr):

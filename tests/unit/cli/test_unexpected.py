@@ -21,7 +21,7 @@ from harness.errors import DataError, add_details
 def raised(error: Exception, cause: Exception | None = None) -> Exception:
     try:
         raise error from cause
-    except Exception as caught:
+    except type(error) as caught:
         return caught
 
 

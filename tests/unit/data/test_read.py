@@ -73,7 +73,7 @@ def test_a_split_without_flaws_is_returned() -> None:
 def test_a_headline_that_the_statistics_lack_is_an_error_before_training() -> None:
     suite = Shop(given=[GOOD], rule=replace(RULE, headline="f1"))
     examples = group(suite.read("", "test"), "test", ["t"])
-    with pytest.raises(HarnessError, match="task 't', protocol 'official': the headline 'f1'.*accuracy"):
+    with pytest.raises(HarnessError, match=r"task 't', protocol 'official': the headline 'f1'.*accuracy"):
         check_rules(suite, examples)
     check_rules(Shop(given=[GOOD]), examples)
 
