@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class HarnessError(Exception):
@@ -50,6 +51,20 @@ class NotFoldable(HarnessError):
 
 class BudgetError(UsageError):
     """A method cannot be built within the budget; the message states the smallest budget that fits."""
+
+
+_DETAILS = "traceback: "
+
+
+def add_details(error: BaseException, file: Path) -> None:
+    """Note on an error which file has its traceback."""
+    error.add_note(f"{_DETAILS}{file}")
+
+
+def details_of(error: BaseException) -> Path | None:
+    """The file that ``add_details`` has noted; None without one."""
+    notes = [note for note in getattr(error, "__notes__", ()) if note.startswith(_DETAILS)]
+    return Path(notes[-1].removeprefix(_DETAILS)) if notes else None
 
 
 def hub_errors() -> tuple[type[Exception], ...]:

@@ -13,6 +13,8 @@ from typing import Final
 
 from harness.errors import DataError
 
+LFS_POINTER: Final = b"version https://git-lfs.github.com/spec/"
+"""How a file begins that stands for another one, which Git LFS has not fetched."""
 _CHUNK: Final = 1 << 22
 _SETTLED_NS: Final = 2_000_000_000  # a file changed more recently may change again within one tick of its clock
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")

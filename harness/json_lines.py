@@ -8,10 +8,19 @@ from pathlib import Path
 from typing import Any, Final
 
 from harness.errors import DataError, nearest
+from harness.hashing import LFS_POINTER
 
 LONGEST_LINE: Final = 64 * 2**20  # bytes; a longer line means another file format, and would fill the memory
 _UNFINISHED: Final = ("{", "[", ",")  # the ends of a line whose object continues in the next line
 Columns = Mapping[str, tuple[type, ...]]
+# The first bytes of a compressed file, its kind, and the command that writes its content to stdout.
+_COMPRESSED: Final = (
+    (b"\x1f\x8b", "gzip", "gzip -dc <"),
+    (b"PK\x03\x04", "zip", "unzip -p"),
+    (b"\xfd7zXZ\x00", "xz", "xz -dc <"),
+    (b"BZh", "bzip2", "bzip2 -dc <"),
+    (b"\x28\xb5\x2f\xfd", "zstd", "zstd -dc <"),
+)
 _TYPE_NAMES: Final = {
     str: "text",
     int: "a whole number",
@@ -47,6 +56,7 @@ def read_json_lines(path: Path | str, columns: Columns) -> Iterator[tuple[int, d
     number = n_read = 0
     for number, raw in _lines(path):
         if number == 1:
+            _check_kind(raw, path)
             raw = raw.removeprefix(b"\xef\xbb\xbf")
         if not raw.strip():
             continue
@@ -71,6 +81,20 @@ def missing(path: Path) -> DataError:
     names = sorted(p.name for p in folder.iterdir())
     content = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
     return DataError(f"{path}: no such file.{nearest(path.name, names)} The folder contains {content or 'no files'}.")
+
+
+def _check_kind(first_line: bytes, path: Path) -> None:
+    """Raises: DataError for a file that is compressed, or a pointer of Git LFS, whatever its name is."""
+    if first_line.startswith(LFS_POINTER):
+        raise DataError(
+            f"{path}: this is a Git LFS pointer, not the data. Fetch the data in the repository's folder: git lfs pull"
+        )
+    for magic, kind, command in _COMPRESSED:
+        if first_line.startswith(magic):
+            raise DataError(
+                f"{path}: this is a {kind} file, but plain JSON lines are expected. Unpack it: {command} {path.name} > "
+                f"unpacked-{path.name.removesuffix('.gz')}"
+            )
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:

@@ -22,6 +22,7 @@ METHODS = "harness.methods"
 SUITES = "harness.suites"
 MODELS = "harness.models"
 BACKENDS = "harness.backends"
+GROUPS = (METHODS, SUITES, MODELS, BACKENDS)
 _WORD = {METHODS: "method", SUITES: "suite", MODELS: "model", BACKENDS: "back end"}
 
 
@@ -137,3 +138,8 @@ def _check(group: str, name: str, loaded: object) -> None:
     if not (isinstance(loaded, type) and issubclass(loaded, bases[group])):
         names = " or ".join(base.__name__ for base in bases[group])
         raise HarnessError(f"{_WORD[group]} {name!r} is {loaded!r}, not a subclass of harness's {names}")
+    if group in (METHODS, SUITES) and not isinstance(getattr(loaded, "version", None), int):
+        raise HarnessError(
+            f"{_WORD[group]} {name!r} has no version: give the class {loaded.__name__} the line "
+            "`version: ClassVar[int] = 1`, and raise it whenever results change"
+        )

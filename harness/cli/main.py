@@ -10,6 +10,7 @@ import click
 
 from harness.cli import bench, board, export, inspect, run, score
 from harness.cli.messages import is_main_process, messages_on_stderr
+from harness.cli.output import replace_unprintable
 from harness.errors import HarnessError, UsageError
 
 _COMMANDS = (*run.COMMANDS, *score.COMMANDS, *inspect.COMMANDS, *board.COMMANDS, *export.COMMANDS, *bench.COMMANDS)
@@ -51,10 +52,12 @@ def _check_own_packages() -> None:
 
 def main() -> None:
     """The console script: errors as one line on stderr; exit status 0 done, 1 failed, 2 wrong use, 130 interrupted."""
+    replace_unprintable()
     try:
         with messages_on_stderr() as handler:
             _check_own_packages()
             cli.main(standalone_mode=False, obj=handler)
+            sys.stdout.flush()  # here, so that a full disk is an error with a message
     except click.exceptions.Abort:
         click.echo("interrupted", err=True)
         sys.exit(130)
@@ -68,3 +71,8 @@ def main() -> None:
         if is_main_process() or not getattr(error, "printed_by_main_only", False):
             click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
+    except Exception as error:  # noqa: BLE001 - the top of the program: every error ends as one line
+        from harness.cli.unexpected import describe
+
+        click.echo(f"error: {describe(error, sys.argv[1:])}", err=True)
+        sys.exit(1)

@@ -28,7 +28,8 @@ _PYTHON = "py.warnings"  # the name that logging.captureWarnings uses
 
 def is_main_process() -> bool:
     """Whether this is rank 0 of the processes that torchrun starts, or the only process."""
-    return os.environ.get("RANK", "0") == "0"
+    # A RANK that another program has left behind, without a WORLD_SIZE, means nothing.
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
 class StderrHandler(logging.Handler):

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from harness.cli.messages import StderrHandler
+from harness.cli.output import is_printable
 from harness.config.options import OPTIONS
 
 
@@ -49,8 +50,9 @@ MODEL = click.option("--model", help="New location of the run's base model, if i
 
 
 def print_json(value: Any) -> None:
-    """Print a value as JSON on stdout."""
-    click.echo(json.dumps(value, ensure_ascii=False, indent=1, default=_path))
+    """Print a value as JSON on stdout; where its encoding lacks a character, with escapes that mean the same."""
+    text = json.dumps(value, ensure_ascii=False, indent=1, default=_path)
+    click.echo(text if is_printable(text) else json.dumps(value, indent=1, default=_path))
 
 
 def _path(value: object) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from tabulate import tabulate
 
@@ -14,6 +16,8 @@ from harness.reporting.numbers import MISSING, or_missing, percent
 
 if TYPE_CHECKING:
     from harness.store.run_directory import RunDirectory
+
+_MEANING_WIDTH: Final = 70  # characters
 
 
 def installed(check: bool) -> str:
@@ -44,10 +48,41 @@ def describe_plugin(name: str) -> str:
 
 
 def fields(cls: type[Any], section: str) -> str:
-    """The keys of a method or suite with their defaults."""
+    """The keys of a method or suite with their defaults and, from its docstrings, their meanings."""
     default = cls()
-    rows = [(f"{section}.{f.name}", _value(getattr(default, f.name))) for f in dataclasses.fields(cls)]
-    return tabulate(rows, ("key", "default"), tablefmt="simple", disable_numparse=True) if rows else "no keys"
+    meanings = field_meanings(cls)
+    rows = [
+        (f"{section}.{f.name}", _value(getattr(default, f.name)), meanings.get(f.name, ""))
+        for f in dataclasses.fields(cls)
+    ]
+    header, widths = ("key", "default", "meaning"), (None, 30, _MEANING_WIDTH)
+    if not rows:
+        return "no keys"
+    return tabulate(rows, header, tablefmt="simple", disable_numparse=True, maxcolwidths=list(widths))
+
+
+def field_meanings(cls: type[Any]) -> dict[str, str]:
+    """The meaning of each field of a dataclass, from its docstring and those of its base classes.
+
+    It is what follows ``name:`` or ``name, other:`` at the beginning of a line or a sentence, up to the next one or the
+    end of the paragraph; for a field that is not described so, the first sentence that names it.
+    """
+    names = [f.name for f in dataclasses.fields(cls)]
+    word = "|".join(map(re.escape, names))
+    described = re.compile(rf"(?:^|(?<=[.;] ))((?:(?:{word})(?:, | and ))*(?:{word})): ") if names else None
+    found: dict[str, str] = {}
+    for each in cls.__mro__:
+        text = inspect.cleandoc(each.__dict__.get("__doc__") or "")
+        for paragraph in text.split("\n\n") if described else ():
+            for part in re.split(rf"\n(?=(?:(?:{word})(?:, | and ))*(?:{word}): )", paragraph):
+                pieces = described.split(" ".join(part.split())) if described else []
+                for keys, meaning in zip(pieces[1::2], pieces[2::2], strict=True):
+                    found = dict.fromkeys(re.split(", | and ", keys), meaning.strip()) | found
+    sentences = re.split(r"(?<=[.;]) ", " ".join(inspect.cleandoc(cls.__doc__ or "").split()))
+    for name in names:
+        named = [sentence for sentence in sentences if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", sentence)]
+        found.setdefault(name, named[0] if named and cls.__doc__ else "")
+    return {name: text[:1].upper() + text[1:] if text[1:2].isalpha() else text for name, text in found.items() if text}
 
 
 def config_keys() -> str:

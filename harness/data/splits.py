@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from harness.config.spec import DataSpec, EvalConfig
 from harness.data.content import Segments, content_keys
 from harness.data.omissions import blank_note, has_target, no_target, other_tasks, other_tasks_note, task_names
+from harness.data.read import contents, read_split
 from harness.errors import DataError, UsageError, unknown
 from harness.task import Example, Suite, to_example
 
@@ -172,8 +173,8 @@ def load_split(
     hint = f". {hint}" if hint else ""
     splits = suite.splits(source)
     if splits and split not in splits:  # where nothing can be read at all, the suite's own error says why
-        raise DataError(f"{source} has no {split} split (it has {', '.join(splits)}){hint}")
-    dataset = suite.read(source, split)
+        raise DataError(f"{source} has no {split} split (it has {', '.join(splits)}){hint}.{contents(source)}")
+    dataset = read_split(suite, source, split)
     others = other_tasks(suite, source, split, dataset, strict=use.strict)
     found = group(dataset, split, tasks, choice, withheld=use.withheld)
     n_blank = {task: len(indices) for task, indices in found.blank.items()}
@@ -213,6 +214,12 @@ class LocatedData:
     spec: DataSpec
 
 
+def _label(given: str) -> str:
+    """The name of a folder or file, also of ``.``; a data set on the hub as it was typed."""
+    path = Path(given).expanduser()
+    return (path.resolve().name or given) if path.exists() else given
+
+
 def locate_data(suite: Suite, given: str | None) -> LocatedData:
     """Find the data of a run.
 
@@ -224,7 +231,7 @@ def locate_data(suite: Suite, given: str | None) -> LocatedData:
             raise UsageError(f"--data is missing: suite {suite.name!r} has no embedded sample")
         source, label = str(suite.sample), suite.name if suite.sample_is_benchmark else "sample"
     else:
-        source, label = given, Path(given).name if Path(given).exists() else given
+        source, label = given, _label(given)
     source = suite.pin(source)
     parts = dict(suite.fingerprint(source))
     if not parts:

@@ -15,6 +15,7 @@ from harness.data.chat import check_style
 from harness.data.content import content_keys
 from harness.data.encoding import Encoder, generation_limits
 from harness.data.omissions import no_target, of_tasks, other_tasks, other_tasks_note
+from harness.data.read import contents, read_split
 from harness.data.scan import Mask, SplitScan, scan_split
 from harness.data.splits import group
 from harness.data.validation_report import (
@@ -97,7 +98,7 @@ def validate(
     notes: list[str] = []
     for split in suite.splits(source) or ("train",):  # without splits, the suite's own error says what is missing
         try:
-            dataset = suite.read(source, split)
+            dataset = read_split(suite, source, split)
             others = other_tasks(suite, source, split, dataset, strict=tasks is None)
         except DataError as error:
             errors[split] = str(error)
@@ -229,6 +230,10 @@ def _note(scan: SplitScan, i: int, same: Sequence[SamePrompt], what: str) -> str
 def _remarks(suite: Suite, source: str, scans: Sequence[SplitScan], names: Sequence[str]) -> Iterator[str]:
     # On the embedded sample a mean is over all tasks, however few examples they have.
     is_sample = suite.sample is not None and Path(source) == suite.sample
+    splits = suite.splits(source)
+    lacking = [split for split in ("train", "dev", "test") if splits and split not in splits]
+    if lacking and Path(source).expanduser().is_dir():
+        yield f"there is no {' and no '.join(lacking)} split.{contents(source)}"
     for scan in scans:
         counts = np.bincount(scan.task, minlength=len(suite.tasks))
         none = [name for name, n in zip(suite.tasks, counts, strict=True) if n == 0 and name in names]

@@ -18,7 +18,7 @@ from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 from tabulate import tabulate
 
-from harness.errors import UsageError, unknown
+from harness.errors import DataError, UsageError, unknown
 from harness.generation.generator import Generator
 from harness.integrations.lm_eval_model import AdaptedLM
 from harness.method import BaseRouting, Trait
@@ -116,16 +116,25 @@ def _chooses(prepared: Prepared) -> bool:
 
 
 def _simple(model: AdaptedLM, names: Sequence[str], manager: TaskManager, limit: int | None) -> dict[str, Any]:
-    with _quiet():
-        found: dict[str, Any] = simple_evaluate(
-            model=model,
-            tasks=list(names),
-            task_manager=manager,
-            limit=limit,
-            log_samples=False,
-            bootstrap_iters=_BOOTSTRAP,
-            apply_chat_template=model.style == "chat",
-        )
+    try:
+        with _quiet():
+            found: dict[str, Any] = simple_evaluate(
+                model=model,
+                tasks=list(names),
+                task_manager=manager,
+                limit=limit,
+                log_samples=False,
+                bootstrap_iters=_BOOTSTRAP,
+                apply_chat_template=model.style == "chat",
+            )
+    # FileNotFoundError: how datasets report a data set that is neither in the cache nor on the hub.
+    except (ConnectionError, FileNotFoundError) as error:
+        text = " ".join(str(error).split())[:300]
+        raise DataError(
+            f"the data of lm-eval's {', '.join(names)} are not on this disk, and the hub cannot be reached or does not "
+            f"have them ({text}). Run the same command once with a connection and without HF_HUB_OFFLINE, which stores "
+            "them in the cache; for tasks of your own, correct the path in their files"
+        ) from error
     return found
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from harness.errors import DataError, ModelError, hub_errors, nearest
-from harness.hashing import file_sha256
+from harness.hashing import LFS_POINTER, file_sha256
 from harness.registry import MODELS, model_folder, plugins
 
 # The files that a model consists of; no other file of its folder changes a result.
@@ -99,6 +99,8 @@ def check_folder(folder: Path) -> None:
     listing = ", ".join(held[:12]) or "nothing"
     if "config.json" not in held:
         raise ModelError(f"{folder} has no config.json; it holds {listing}.{_instead(folder, held)}")
+    for file in sorted({file for part in _PARTS for file in folder.glob(part) if file.is_file()}):
+        _check_fetched(file)
     weights = sorted(folder.glob("*.safetensors"))
     pickles = [file.name for part in _PICKLES for file in folder.glob(part) if file.name != "training_args.bin"]
     if not weights and pickles:
@@ -123,6 +125,12 @@ def _instead(folder: Path, held: list[str]) -> str:
     if "adapter_config.json" in held:
         return " That is an adapter: give its base model."
     return " Give the folder that from_pretrained would take."
+
+
+def _check_fetched(file: Path) -> None:
+    with file.open("rb") as stream:
+        if stream.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise ModelError(f"{file} is a Git LFS pointer, not the file itself. Fetch it there: git lfs pull")
 
 
 def _check_weights(file: Path) -> None:

@@ -15,6 +15,7 @@ from harness.config.clusters import Cluster, clusters_of
 from harness.config.request import to_json
 from harness.config.spec import directory_name, run_id
 from harness.data.splits import SplitExamples
+from harness.errors import StoreError, add_details
 from harness.method import adapter_method
 from harness.models.parameter_count import describe_adapted
 from harness.pipeline.predict import Predicted, generator, predict_all
@@ -304,4 +305,9 @@ def _write_failure(run: RunDirectory, work: _Execution, error: BaseException) ->
         traceback="".join(traceback.format_exception(error)),
         failed_at=datetime.now(UTC),
     )
-    run.write("failure.json", failure)
+    try:
+        run.write("failure.json", failure)
+    except (StoreError, OSError) as second:  # the first error is the one to show
+        LOG.warning("failure.json cannot be written: %s", second)
+    else:
+        add_details(error, run.path / "failure.json")

@@ -136,6 +136,7 @@ def load_base(resolved: Resolved, train: SplitExamples | None) -> Base:
     # Imported before memory is measured, so that the import does not count as the model's memory.
     import transformers.modeling_utils  # noqa: F401
 
+    from harness.generation.probe import check_generates
     from harness.models.loading import load_model
     from harness.runtime.memory import resident_bytes
 
@@ -143,6 +144,7 @@ def load_base(resolved: Resolved, train: SplitExamples | None) -> Base:
     before = resident_bytes()
     loaded = load_model(resolved.model, resolved.spec.train.precision)
     _few_threads(loaded)
+    check_generates(loaded)
     return Base(loaded=loaded, encoder=encoder(resolved, loaded, train), memory_before=before)
 
 

@@ -11,7 +11,7 @@ from harness.config.clusters import clusters_of
 from harness.config.keys import build_from_keys
 from harness.config.request import Request, merge
 from harness.config.spec import DataSpec, EvalConfig, RunSpec
-from harness.data.splits import Choice, LocatedData, SplitExamples, Use, load_split, locate_data
+from harness.data.splits import Choice, SplitExamples, Use, load_split, locate_data
 from harness.errors import DataError, ModelError, StoreError, UsageError, unknown
 from harness.method import Baseline
 from harness.pipeline.prepare import Base, Prepared, load_base, open_adapter, train_examples
@@ -104,7 +104,7 @@ def _check_same(run: RunDirectory, then: RunSpec, resolved: Resolved) -> None:
     """An adapter can only be used with the base model, tasks and method that it was trained with."""
     now = resolved.spec
     if not resolved.suite.same_data(then.data.fingerprints, now.data.fingerprints):
-        raise DataError(f"{resolved.source} is not the data that {run.name} used: give the right --data")
+        raise _other_data(run, then.data, resolved.source, now.data)
     if then.clusters != now.clusters:
         raise StoreError(f"{run.name} used other clusters than its inputs.json states: repeat the run")
     if list(then.suite.tasks) != list(now.suite.tasks):
@@ -137,6 +137,12 @@ def request_of_run(run: RunDirectory, data: str | None = None, model: str | None
         request = Request(options=saved["options"], keys=saved["keys"])
     except (OSError, ValueError, KeyError) as error:
         raise StoreError(f"{run.inputs} cannot be read ({error}): run its `harness run` command again") from error
+    recorded = request.options.get("data")
+    if data is None and recorded and Path(recorded).is_absolute() and not Path(recorded).exists():
+        raise DataError(
+            f"the data of {run.name} were in {recorded}, which no longer exists. If they have moved, give their new "
+            "location with --data"
+        )
     return merge(request, Request(options={"data": data, "model": model}))
 
 
@@ -169,18 +175,16 @@ def data_at(run: RunDirectory, data: str | None, config: EvalConfig | None = Non
     suite = build_from_keys(suite_class(spec.suite.name), spec.suite.fields, "suite")
     found = locate_data(suite, data)
     if not suite.same_data(spec.data.fingerprints, found.spec.fingerprints):
-        raise _other_data(run, spec.data, found)
+        raise _other_data(run, spec.data, found.source, found.spec)
     config = config or spec.eval
     tasks, use = list(spec.suite.tasks), Use(withheld=True)
     examples = load_split(suite, found.source, config.split, tasks, Choice.of(config), use=use)
     return RunData(spec=spec, suite=suite, evaluated=examples.with_examples())
 
 
-def _other_data(run: RunDirectory, recorded: DataSpec, found: LocatedData) -> DataError:
+def _other_data(run: RunDirectory, recorded: DataSpec, source: str, present: DataSpec) -> DataError:
     """The error for data that are not the run's: the parts that differ, and the recorded revision, if there is one."""
-    then, now = recorded.fingerprints, found.spec.fingerprints
+    then, now = recorded.fingerprints, present.fingerprints
     names = ", ".join(name for name in sorted({*then, *now}) if then.get(name) != now.get(name))
     revision = f", for a data set of the hub ID@{then['revision']}" if "revision" in then else ""
-    return DataError(
-        f"{found.source} is not the data that {run.name} used ({names} differ): give the right --data{revision}"
-    )
+    return DataError(f"{source} is not the data that {run.name} used ({names} differ): give the right --data{revision}")

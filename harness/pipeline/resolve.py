@@ -24,6 +24,7 @@ from harness.method import Baseline, Method
 from harness.models.loading import identify
 from harness.pipeline.warm_start import Parent, find_parent
 from harness.registry import backend_class, method_class, suite_class
+from harness.scoring.check_rules import check_rules
 from harness.task import Suite
 
 LOG: Final = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ def resolve(request: Request) -> Resolved:
     tasks = list(examples.by_task)
     clusters = group_tasks(options["clusters"], suite, tasks)
     sizes = [len(tasks)] if clusters is None else [len(of) for of in clusters.groups.values()]
+    check_rules(suite, examples)
     method = absolute(choose_method(cls, sections["method"], options["ablation"], budget, sizes))
     if clusters is not None and not method.trains:
         raise UsageError(

@@ -11,7 +11,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from harness.errors import UsageError
+
 T = TypeVar("T")
+_VARIABLES = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # torchrun sets them beside WORLD_SIZE
 # The other ranks wait in a collective call while rank 0 evaluates or saves; torch's own limit is 10 to 30 minutes.
 _COLLECTIVE_TIMEOUT = timedelta(hours=6)
 
@@ -73,9 +76,20 @@ SINGLE_PROCESS = ProcessGroup()
 
 
 def join() -> ProcessGroup:
-    """Join the process group of torchrun and select this rank's GPU; ``SINGLE_PROCESS`` without torchrun."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    """Join the process group of torchrun and select this rank's GPU; ``SINGLE_PROCESS`` without torchrun.
+
+    Raises: UsageError if only a part of torchrun's variables is set, as a job or a shell may leave it behind.
+    """
+    stated = os.environ.get("WORLD_SIZE", "1")
+    if stated == "1":
         return SINGLE_PROCESS
+    missing = [name for name in _VARIABLES if not os.environ.get(name)]
+    if missing or not stated.isdecimal():
+        raise UsageError(
+            f"the environment has WORLD_SIZE={stated}"
+            + (f", but not {', '.join(missing)}" if missing else ", which is not a number of processes")
+            + ". For one process: unset WORLD_SIZE. For several: start them with torchrun, which sets all of them"
+        )
     from accelerate import PartialState
 
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=_COLLECTIVE_TIMEOUT)

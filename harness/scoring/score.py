@@ -133,15 +133,21 @@ def render_scores(scores: Scores, protocol: str) -> str:
         for task, s in table.tasks.items()
     ]
     left_out = [task for task in table.tasks if task not in table.mean_of]
-    mean_of = f"mean of {len(table.mean_of)} tasks" + (f" (without {', '.join(left_out)})" if left_out else "")
+    few = f"fewer than {MIN_EXAMPLES} examples"
+    if table.mean_of:
+        without = f" (without {', '.join(left_out)}: {few})" if left_out else ""
+        mean_of = f"mean of {len(table.mean_of)} tasks{without}"
+    else:
+        mean_of = f"no mean, because every task has {few}"
     mean_range = f" ({percent_range(table.mean_ci95)})" if table.mean_ci95 else ""
+    mean_line = f"{mean_of}: {percent(table.mean)}{mean_range}" if table.mean_of else mean_of
     align = ("left", "left", *["right"] * 7)
     return "\n".join(
         [
             f"protocol {protocol}; scores in percent; 95 % intervals over the test examples",
             tabulate(lines, header, tablefmt="simple", disable_numparse=True, colalign=align),
             "",
-            f"{mean_of}: {percent(table.mean)}{mean_range}",
+            mean_line,
         ]
     )
 

@@ -86,5 +86,7 @@ def _activations(loaded: LoadedModel, adapter: Adapter, config: TrainConfig, tok
 
 
 def _size(config: Any, *names: str, otherwise: int = 0) -> int:
+    """The first of these sizes that the configuration states; the mean of a size that it states for each layer."""
     values = (getattr(config, n, None) for n in names)
-    return next((int(value) for value in values if value), otherwise)
+    stated = next((value for value in values if value), otherwise)
+    return round(sum(stated) / len(stated)) if isinstance(stated, list | tuple) else int(stated)

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from harness.errors import DataError, HarnessError
+from harness.errors import DataError
 from harness.json_lines import missing, quoted
+from tasks.common.dataset_cache import open_or_build, source_hash
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -67,16 +68,16 @@ def build_dataset(
     """Build a memory-mapped data set of a suite's examples, or open it from the cache if no file has changed.
 
     Args:
-        examples: returns an iterator over the examples; called only if the cache does not have them.
+        examples: returns an iterator over the examples; called only if the cache does not have them. The source of the
+            package that defines it is part of the cache's key.
         reader, version: name and version of the suite that reads them.
         files: the files they are read from; path, size and modification time are part of the cache's key.
         options: everything else that the examples depend on, as JSON values.
 
     Returns: a datasets.Dataset with columns id, task, prompt, target (str) and choices (list[str] or None).
-    Raises: DataError for a missing file; a DataError that ``examples`` raises is passed on unchanged.
+    Raises: DataError for a missing file or a cache that cannot be used; what ``examples`` raises, unchanged.
     """
-    from datasets import Dataset, Features, List, Value
-    from datasets.exceptions import DatasetGenerationError
+    from datasets import Features, List, Value
 
     features = Features(
         {
@@ -90,15 +91,10 @@ def build_dataset(
             choices = None if e.choices is None else list(e.choices)
             yield {"id": e.id, "task": e.task, "prompt": e.prompt, "target": e.target, "choices": choices}
 
-    key = [VERSION, reader, version, [_stamp(f) for f in files], dict(options)]
+    key = [VERSION, reader, version, source_hash(examples), [_stamp(f) for f in files], dict(options)]
     fingerprint = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
     with _no_progress_bars():
-        try:
-            return Dataset.from_generator(generate, features=features, fingerprint=fingerprint)
-        except DatasetGenerationError as error:
-            if isinstance(error.__cause__, HarnessError):
-                raise error.__cause__ from None
-            raise
+        return open_or_build(generate, features, fingerprint)
 
 
 def _stamp(path: Path) -> list[str | int]:

@@ -1,0 +1,90 @@
+"""Reading one split with a suite, and checking that it returns what the contract promises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from harness.errors import DataError
+from harness.task import Suite
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_TEXTS: Final = ("id", "task", "prompt", "target")
+_MAX_NAMES: Final = 10  # of a folder's content in an error message
+
+
+def read_split(suite: Suite, source: str, split: str) -> Dataset:
+    """``suite.read``, checked: columns of texts without nulls, and unique ids.
+
+    Raises: DataError, before anything is trained on the examples.
+    """
+    from datasets import Dataset
+
+    dataset: Any = suite.read(source, split)
+    reader = f"suite {suite.name!r}, {split} split"
+    if not isinstance(dataset, Dataset):
+        raise DataError(
+            f"{reader}: read must return a datasets.Dataset with the columns {', '.join(_TEXTS)} and choices, not "
+            f"{type(dataset).__name__}. For a list of dicts: datasets.Dataset.from_list(examples)"
+        )
+    missing = [name for name in _TEXTS if name not in dataset.column_names]
+    if missing:
+        raise DataError(
+            f"{reader}: the data set has no column {', '.join(missing)}; it has {', '.join(dataset.column_names)}"
+        )
+    for name in _TEXTS if len(dataset) else ():
+        _check_texts(dataset, name, reader)
+    _check_ids(suite, source, split, dataset)
+    return dataset
+
+
+def contents(source: str) -> str:
+    """`` The folder contains a, b.`` for a source that is a folder, `` There is no folder x.`` for a path that is gone.
+
+    Empty for a file or a data set on the hub.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        names = sorted(f"{p.name}/" if p.is_dir() else p.name for p in path.iterdir())
+        more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+        return f" The folder contains {', '.join(names[:_MAX_NAMES]) or 'no files'}{more}."
+    return f" There is no folder {path}." if path.is_absolute() and not path.exists() else ""
+
+
+def _columns(dataset: Dataset, *names: str) -> Any:
+    """These columns as a pyarrow Table: no Python object is made for each example."""
+    return dataset.select_columns(list(names)).with_format("arrow")[:]
+
+
+def _check_texts(dataset: Dataset, name: str, reader: str) -> None:
+    dtype = str(getattr(dataset.features[name], "dtype", dataset.features[name]))
+    if dtype not in ("string", "large_string", "null"):
+        raise DataError(f"{reader}: the column {name!r} must have texts, not {dtype}")
+    if dataset.data.column(name).null_count == 0:
+        return
+    for i, example in enumerate(dataset):
+        if example[name] is None:
+            where = f"example {i + 1} (id {example['id']!r})"
+            hint = ' A target that is not known is the empty text "".' if name == "target" else ""
+            raise DataError(f"{reader}: {where} has None as its {name}, but a text is needed.{hint}")
+
+
+def _check_ids(suite: Suite, source: str, split: str, dataset: Dataset) -> None:
+    import pyarrow.compute as pc
+
+    ids = _columns(dataset, "id").column("id")
+    if pc.count_distinct(ids).as_py() == len(ids):
+        return
+    first: dict[str, int] = {}
+    for i, id_ in enumerate(ids.to_pylist()):
+        if id_ in first:
+            place = suite.locate(source, split, [id_]).get(id_)
+            at = f" ({place})" if place else ""
+            raise DataError(
+                f"{source}: the id {id_!r} occurs twice in the {split} split: example {first[id_] + 1}{at} and example "
+                f"{i + 1}. Ids must be unique within a split, since predictions are stored by id: give each example "
+                "its own"
+            )
+        first[id_] = i

@@ -1,0 +1,97 @@
+"""What a suite's ``read`` returns is checked before anything is trained on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.data.read import contents, read_split
+from harness.data.splits import group, load_split, locate_data
+from harness.errors import DataError, HarnessError
+from harness.scoring.check_rules import check_rules
+from harness.task import Protocol, Statistics, Suite, Task
+
+GOOD = {"id": "a", "task": "t", "prompt": "p", "target": "x"}
+
+
+def statistics(golds: Any, answers: Any) -> Statistics:
+    per_example = np.array([[float(g == a)] for g, a in zip(golds, answers, strict=True)]).reshape(-1, 1)
+    return Statistics(per_example=per_example, values=lambda sums: {"accuracy": sums[..., 0]})
+
+
+RULE = Protocol(parse=lambda text, example: text, statistics=statistics, headline="accuracy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shop(Suite):
+    name = "shop"
+    version = 1
+    given: Any = None
+    rule: Protocol = field(default=RULE)
+
+    @property
+    def tasks(self) -> dict[str, Task]:
+        return {"t": Task(name="t", version=1, kind="label", protocols={"official": self.rule})}
+
+    def read(self, source: str, split: str) -> Any:
+        from datasets import Dataset
+
+        return self.given if not isinstance(self.given, list) else Dataset.from_list(self.given)
+
+    def fingerprint(self, source: str) -> dict[str, str]:
+        return {"x": "1"}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ([GOOD, {**GOOD, "prompt": "q"}], ["'a'", "twice", "example 1 and example 2"]),
+        ([GOOD, {**GOOD, "id": "b", "target": None}], ["example 2", "'b'", "target", '""']),
+        ([{**GOOD, "prompt": None}], ["example 1", "prompt"]),
+        ([{**GOOD, "id": 1}], ["'id'", "texts", "int64"]),
+        ([GOOD, {**GOOD, "id": "b", "task": "tt"}], ["example 2", "'tt'", "Did you mean 't'"]),
+        ([{"id": "a"}], ["no column task, prompt, target"]),
+        (({"id": "a"},), ["datasets.Dataset", "tuple", "from_list"]),
+        (None, ["datasets.Dataset", "NoneType"]),
+    ],
+)
+def test_what_the_contract_forbids_is_named(given: Any, words: list[str]) -> None:
+    with pytest.raises(DataError) as caught:
+        read_split(Shop(given=given), "source", "train")
+    for word in words:
+        assert word in str(caught.value), str(caught.value)
+
+
+def test_a_split_without_flaws_is_returned() -> None:
+    assert len(read_split(Shop(given=[GOOD]), "source", "train")) == 1
+
+
+def test_a_headline_that_the_statistics_lack_is_an_error_before_training() -> None:
+    suite = Shop(given=[GOOD], rule=replace(RULE, headline="f1"))
+    examples = group(suite.read("", "test"), "test", ["t"])
+    with pytest.raises(HarnessError, match=r"task 't', protocol 'official': the headline 'f1'.*accuracy"):
+        check_rules(suite, examples)
+    check_rules(Shop(given=[GOOD]), examples)
+
+
+def test_a_missing_split_lists_what_the_folder_has(tmp_path: Path) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class TestOnly(Shop):
+        def splits(self, source: str) -> tuple[str, ...]:
+            return ("test",)
+
+    (tmp_path / "Train.JSON").write_text("")
+    (tmp_path / "train.json").mkdir()
+    with pytest.raises(DataError, match=r"no train split.*The folder contains Train.JSON, train.json/"):
+        load_split(TestOnly(given=[GOOD]), str(tmp_path), "train", ["t"])
+    assert contents(str(tmp_path / "gone")) == f" There is no folder {tmp_path / 'gone'}."
+
+
+def test_the_current_folder_is_labelled_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shop_data").mkdir()
+    monkeypatch.chdir(tmp_path / "shop_data")
+    assert locate_data(Shop(), ".").spec.label == "shop_data"
