@@ -16,7 +16,7 @@ from harness.cli.options import JSON, OUT, SUITE_DATA
 def list_command(name: str | None, check: bool) -> None:
     """List methods and suites, or describe one.
 
-    With the NAME of a method: its fields, ablations and presets. With the NAME of a suite: its options and tasks.
+    With the NAME of a method: its fields, ablations and presets. With the NAME or file of a suite: its options and tasks.
     """
     from harness.cli.tables import describe_plugin, installed
 
@@ -52,19 +52,20 @@ def runs_command(out: Path) -> None:
 @click.option("--max-length", type=int, help="With --model: maximum length in tokens (default: train.max_length).")
 @JSON
 def validate_command(suite: str, data: str | None, model: str | None, max_length: int | None, as_json: bool) -> None:
-    """Check the data of a suite before training.
+    """Check the data of a SUITE (a name, or the file of your own suite) before training.
 
     Reports leaks between splits, duplicates, targets that do not parse, and sequences that would be truncated, with
     file and line. The exit status is 1 if there are errors.
     """
     from harness.config.spec import TrainConfig
+    from harness.config.suites import open_suite
     from harness.data.splits import locate_data
     from harness.data.validation import validate
     from harness.data.validation_report import render, to_json
-    from harness.registry import suite_class
 
-    instance = suite_class(suite)()
-    source = locate_data(instance, data).source
+    opened = open_suite(suite)
+    instance = opened.suite
+    source = locate_data(instance, data or opened.data).source
     tokenizer = None
     if model is not None:
         from harness.models.loading import load_tokenizer

@@ -19,8 +19,12 @@ LOG = logging.getLogger(__name__)
 
 @click.command("score")
 @click.argument("what", metavar="RUN_OR_FILE", type=click.Path(path_type=Path))
-@click.option("--suite", metavar="NAME", help="For a file: the suite that defines its tasks.")
-@click.option("--gold", type=click.Path(path_type=Path), help="For a file: the examples with their targets.")
+@click.option("--suite", metavar="NAME|FILE", help="For a file: the suite that defines its tasks.")
+@click.option(
+    "--gold",
+    type=click.Path(path_type=Path),
+    help="For a file: the examples with their targets (default: the data of a suite's file).",
+)
 @click.option("--data", help="For a run: the new location of its data, if they have moved.")
 @PROTOCOL
 @JSON
@@ -40,12 +44,14 @@ def score_command(
         again = rescore(what, data)
         scored, record = again.scored, again.record
     else:
-        from harness.registry import suite_class
+        from harness.config.suites import open_suite
         from harness.scoring.prediction_file import score_file
 
-        if suite is None or gold is None:
+        opened = None if suite is None else open_suite(suite)
+        targets = gold or (None if opened is None or opened.data is None else Path(opened.data))
+        if opened is None or targets is None:
             raise UsageError(f"{what} is not a run. To score a file of predictions, give --suite and --gold too")
-        scored, record = score_file(suite_class(suite)(), what, gold), None
+        scored, record = score_file(opened.suite, what, targets), None
     if as_json:
         print_json(to_json(what if what.is_dir() else None, record, scored.scores))
     else:

@@ -183,9 +183,9 @@ def _check_surrogates(value: object, path: Path, number: int) -> None:
 
 def _check_columns(value: object, columns: Columns, path: Path, number: int) -> dict[str, Any]:
     if not isinstance(value, dict):
+        with_columns = f" with {', '.join(columns)}" if columns else ""
         raise DataError(
-            f"{path}, line {number}: expected a JSON object with {', '.join(columns)}, not {_type_name(value)}: "
-            f"{quoted(value)}"
+            f"{path}, line {number}: expected a JSON object{with_columns}, not {_type_name(value)}: {quoted(value)}"
         )
     for name, types in columns.items():
         if name not in value:

@@ -17,7 +17,6 @@ OURS = ("harness", "methods", "tasks")
 # Declared, but not imported by our own code.
 USED_BY_OTHERS = {
     "gguf": "transformers reads GGUF files with it",
-    "jinja2": "transformers renders chat templates with it (--prompt chat)",
 }
 # Imported, but not a dependency of users.
 NOT_DECLARED = {"pytest": "only pytest itself imports harness.testing.pytest_plugin, through its entry point"}
