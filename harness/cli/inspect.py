@@ -16,7 +16,8 @@ from harness.cli.options import JSON, OUT, SUITE_DATA
 def list_command(name: str | None, check: bool) -> None:
     """List methods and suites, or describe one.
 
-    With the NAME of a method: its fields, ablations and presets. With the NAME or file of a suite: its options and tasks.
+    With the NAME of a method: its fields, ablations and presets. With the NAME or the file of a suite: its options
+    and tasks.
     """
     from harness.cli.tables import describe_plugin, installed
 

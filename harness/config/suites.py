@@ -20,7 +20,8 @@ FILE_NAME: Final = "suite"  # of the file in a folder that is given instead of a
 class OpenSuite:
     """A suite and where it comes from.
 
-    name: as runs record it. file, reader: of a suite that a file defines, the file and the registered suite that has read it; else None.
+    name: as runs record it.
+    file, reader: of a suite that a file defines, the file and the registered suite that has read it; else None.
     """
 
     name: str

@@ -40,7 +40,9 @@ class Board:
 def make_board(name: str, out: Path, protocol: str | None = None, *, own: bool = False) -> Board:
     """The leaderboard of a suite (all its runs), or of ./leaderboards/<name>.toml (those on its model and data).
 
-    Args: name: of a suite or leaderboard, or a suite's file. own: without the published records, if there are any runs below ``out``.
+    Args:
+        name: of a suite or leaderboard, or a suite's file.
+        own: without the published records, if there are any runs below ``out``.
 
     Raises: UsageError for an unknown name; StoreError if there are no runs.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -50,12 +51,10 @@ class AnswerParser:
     def _extracted(self, text: str, example: Example) -> str:
         if self._pattern is None:
             return text.strip()
-        found = None
-        for found in self._pattern.finditer(text):
-            pass
-        if found is None:
+        last = deque(self._pattern.finditer(text), maxlen=1)
+        if not last:
             return text.strip() if text == example.target else ""
-        return (found.group(self._pattern.groups) or "").strip()
+        return (last[0].group(self._pattern.groups) or "").strip()
 
     def _label(self, answer: str, example: Example) -> str | NotParsed:
         choices = self.choices or example.choices

@@ -32,7 +32,8 @@ def problems(definition: Definition) -> Iterator[str]:
         if not _NAME.fullmatch(name):
             yield f"task.{name!r}: use letters, digits and . _ + - only, because files are named after tasks"
         if name.casefold() in lower:
-            yield f"task.{name}: {lower[name.casefold()]!r} is another task. Rename one, since file names may ignore case"
+            other = lower[name.casefold()]
+            yield f"task.{name}: {other!r} is a task too. Rename one of the two, since file names may ignore case"
         lower[name.casefold()] = name
         yield from (f"task.{name}.{problem}" for problem in _of_task(task))
 
@@ -135,7 +136,7 @@ def _pattern(pattern: str) -> Iterator[str]:
     try:
         groups = re.compile(pattern).groups
     except (re.error, OverflowError, RecursionError) as error:
-        yield f"extract = {pattern!r}: not a regular expression ({error}). Correct it; '…' keeps backslashes as they are"
+        yield f"extract = {pattern!r}: not a regular expression ({error}). Single quotes keep backslashes as they are"
         return
     if groups > 1:
         yield f"extract = {pattern!r}: it has {groups} groups. Keep one, and write the others as (?:…)"

@@ -31,7 +31,7 @@ def worded(error: ValidationError, content: Mapping[str, Any], known: Mapping[st
         table = known["task" if len(where) > 2 else ""]
         hint = nearest(where[-1], table) or f" Known keys: {', '.join(table)}."
         if len(where) == 1 and where[0] in known["task"]:
-            hint = f" It belongs to a task: write it below a line [task.NAME]."
+            hint = " It belongs to a task: write it below a line [task.NAME]."
         return f"unknown key {key!r}.{hint}"
     expected = _TYPES.get(first["type"], first["msg"])
     return f"{key} = {_short(first.get('input', content))}: this must be {expected}"
