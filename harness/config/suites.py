@@ -13,7 +13,8 @@ from harness.errors import HarnessError, UsageError, unknown
 from harness.registry import SUITES, plugins, suite_class
 from harness.task import Suite
 
-FILE_NAME: Final = "suite"  # of the file in a folder that is given instead of a file: suite.toml
+FILE_NAME: Final = "suite"
+"""The file in a folder that is given instead of a file, without its ending."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,8 @@ from harness.task import NOT_PARSED, Example, NotParsed, Protocol, Task
 from tasks.table.keys import TaskKeys
 from tasks.table.metrics import METRICS, Family, Settings, items_of, numbers_in, statistics_of
 
-VERSION = 1  # of the scoring of every task; raise it when equal predictions would be scored differently
+VERSION = 1
+"""Raise it when equal predictions would be scored differently: it is the version of every task."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,7 +43,7 @@ def test_a_new_suite_is_valid_runs_and_has_a_leaderboard(
     assert "macro_f1" in harness("list", suite / "suite.toml").out
     result = nearest()
     spec = result["record"]["spec"]
-    assert (spec["suite"]["name"], spec["suite"]["reader"], spec["data"]["sample"]) == ("mine", "table", False)
+    assert (spec["suite"]["name"], spec["suite"]["reader"], spec["data"]["sample"]) == ("mine", "suite-file", False)
     assert set(result["scores"]["official"]["tasks"]) == {"sentiment", "orders"}
     assert result["scores"]["official"]["mean"] > 0.5
     for name in (suite, suite / "suite.toml", "mine"):  # by folder, by file, and by the name that the runs recorded
@@ -138,7 +138,7 @@ def test_predictions_of_another_program_are_scored_on_the_data_of_the_file(
         (["--suite", "minee.toml"], ["minee.toml", "no such file", "harness new suite"]),
         (["--suite", "runs"], ["the folder has no suite.toml"]),
         (["--suite", "mine/orders.csv"], ["orders.csv", ".toml"]),
-        (["--suite", "table"], ["reads its tasks from a file", "harness new suite"]),
+        (["--suite", "suite-file"], ["reads its tasks from a file", "harness new suite"]),
         (["--suite", "mine", "--set", "suite.name=x"], ["suite.name", "has no options", "suite.toml"]),
         (["--suite", "mine", "--tasks", "order"], ["unknown task 'order'", "'orders'", "harness list mine"]),
         (["--suite", "mine", "--data", "nowhere"], ["nowhere", "not a folder"]),

