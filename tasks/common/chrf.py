@@ -17,7 +17,8 @@ def chrf_statistics(golds: Sequence[str], answers: Sequence[str]) -> Statistics:
     """chrF2 of a corpus with one reference each: ``chrf``.
 
     Columns, for n = 1..6: n-grams of characters in the predictions, in the references, and in both (clipped). White
-    space does not count. F is the mean over the orders of which both sides have n-grams; 0 if there is no such order.
+    space does not count. Precision and recall are means over the orders of which both sides have n-grams; F is 0 if
+    there is no such order.
     """
     per_example = np.zeros((len(golds), 3 * ORDER))
     for row, gold, answer in zip(per_example, golds, answers, strict=True):
@@ -33,9 +34,10 @@ def _chrf(sums: Floats) -> Mapping[str, Floats]:
     defined = (predicted > 0) & (reference > 0)
     precision = np.where(defined, matched / np.maximum(predicted, 1), 0.0)
     recall = np.where(defined, matched / np.maximum(reference, 1), 0.0)
-    total = _BETA_SQUARED * precision + recall
-    f = np.where(total > 0, (1 + _BETA_SQUARED) * precision * recall / np.where(total > 0, total, 1.0), 0.0)
-    return {"chrf": f.sum(-1) / np.maximum(defined.sum(-1), 1)}
+    n_orders = np.maximum(defined.sum(-1), 1)
+    p, r = precision.sum(-1) / n_orders, recall.sum(-1) / n_orders
+    total = _BETA_SQUARED * p + r
+    return {"chrf": np.where(total > 0, (1 + _BETA_SQUARED) * p * r / np.where(total > 0, total, 1.0), 0.0)}
 
 
 def _ngrams(text: str, n: int) -> Counter[str]:

@@ -24,7 +24,7 @@ from tasks.common.metrics import (
 )
 from tasks.common.tokens import characters
 
-_NUMBER: Final = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?")
+_NUMBER: Final = re.compile(r"(?:(?<!\w)[-+])?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?")
 
 
 class Family(StrEnum):
@@ -75,7 +75,7 @@ def statistics_of(
 
 
 def numbers_in(text: str) -> list[float]:
-    """The finite numbers in a text, in order; ``1,234.5`` is one number. In time linear in the text's length."""
+    """The finite numbers in a text, in order; ``1,234.5`` is one number, and ``3-5`` are 3 and 5. In time linear in the text's length."""
     found = (float(m.group().replace(",", "")) for m in _NUMBER.finditer(text))
     return [number for number in found if math.isfinite(number)]
 

@@ -36,6 +36,7 @@ def _json(path: Path) -> Lines:
         return
     try:
         items = json.loads(path.read_text(encoding="utf-8-sig"))
+        json.dumps(items, ensure_ascii=False).encode()  # raises a ValueError for half a character (a lone surrogate)
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: this JSON array cannot be read ({error}). Correct the file") from error
     for number, item in enumerate(items, 1):
@@ -97,10 +98,14 @@ def _parquet(path: Path) -> Lines:
     try:
         table = pandas.read_parquet(path, dtype_backend="pyarrow")
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not a Parquet file ({str(error).splitlines()[0]}). Check the file") from error
+        raise DataError(f"{path}: not a Parquet file ({_first_line(error)}). Check the file") from error
     names = [str(name) for name in table.columns]
     for number, values in enumerate(zip(*(table[name].array for name in table.columns), strict=True), 1):
         yield number, {name: _plain(value) for name, value in zip(names, values, strict=True)}
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _plain(value: Any) -> Any:

@@ -69,6 +69,7 @@ def test_numbers_lists_and_null_in_parquet_are_plain_values(tmp_path: Path) -> N
         ("d.csv", "", ["no lines of data"]),
         ("d.json", "[1]", ["item 1", "expected an object"]),
         ("d.json", "[{]", ["cannot be read"]),
+        ("d.json", '[{"q": "\\ud800"}]', ["cannot be read", "surrogates"]),
         ("d.json", "[]", ["no lines of data"]),
         ("d.jsonl", "3\n", ["line 1", "expected a JSON object, not"]),
         ("d.parquet", "PAR", ["not a Parquet file"]),

@@ -100,6 +100,7 @@ def test_token_f1_exact_match_and_rouge_computed_by_hand() -> None:
         ("-2", "-2", 0.0, True),
         ("5", "five", 0.0, False),
         ("1e3", "1000", 0.0, True),
+        ("5", "3-5", 0.0, True),
     ],
 )
 def test_numeric_match_compares_the_last_numbers(gold: str, answer: str, tolerance: float, right: bool) -> None:
