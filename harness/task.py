@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -154,6 +154,24 @@ class Suite(ABC):
     publish_predictions: ClassVar[bool] = False
     other_tasks: ClassVar[frozenset[str]] = frozenset()
     """Tasks that published data also contain and that the suite does not have: their examples are left out."""
+    reads: ClassVar[tuple[str, ...]] = ()
+    """Endings of the files that define a suite of this class, such as ".toml"; see ``from_file``."""
+
+    @classmethod
+    def from_file(cls, path: Path) -> Self:
+        """The suite that a file defines, for a class with ``reads``. Its data are by default in the file's folder.
+
+        The fields of the result must hold everything that the file says about examples and scores, and no path: they
+        are the suite's part of a run's identity, and a finished run is opened from its record without the file.
+
+        Raises: UsageError that names the file, the key and the remedy.
+        """
+        raise NotImplementedError(f"{cls.__name__} reads no files")
+
+    @classmethod
+    def write_example(cls, folder: Path) -> None:
+        """Write a file that ``from_file`` reads and its data into an empty folder, for ``harness new suite``."""
+        raise NotImplementedError(f"{cls.__name__} reads no files")
 
     @property
     @abstractmethod

@@ -19,7 +19,8 @@ from harness.errors import UsageError
 def list_command(name: str | None, check: bool) -> None:
     """List methods and suites, or describe one.
 
-    With the NAME of a method: its fields, ablations and presets. With the NAME of a suite: its options and tasks.
+    With the NAME of a method: its fields, ablations and presets. With the NAME or the file of a suite: its options
+    and tasks.
     """
     from harness.cli.tables import describe_plugin, installed
 
@@ -69,20 +70,21 @@ def validate_command(
     assignments: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Check the data of a suite before training.
+    """Check the data of a SUITE (a name, or the file of your own suite) before training.
 
     Reports leaks between splits, duplicates, targets that are empty or do not parse, and sequences that would be
     truncated, with file and line; with --model also targets that its tokenizer cannot write. The exit status is 1 if
     there are errors, or if no prediction could be correct.
     """
     from harness.config.spec import TrainConfig
+    from harness.config.suites import open_suite
     from harness.data.splits import choose_tasks, locate_data
     from harness.data.validation import validate
     from harness.data.validation_report import render, to_json
-    from harness.registry import suite_class
 
-    instance = suite_class(suite)()
-    source = locate_data(instance, data).source
+    opened = open_suite(suite)
+    instance = opened.suite
+    source = locate_data(instance, data or opened.data).source
     template = _template(assignments, prompt)
     if prompt is not None and model is None:
         raise UsageError("--prompt decides how many tokens a prompt has: add --model with the name of a model")

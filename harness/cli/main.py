@@ -8,12 +8,13 @@ from pathlib import Path
 
 import click
 
-from harness.cli import bench, board, export, inspect, run, score
+from harness.cli import bench, board, export, inspect, new, run, score
 from harness.cli.messages import is_main_process, messages_on_stderr
 from harness.cli.output import replace_unprintable
 from harness.errors import HarnessError, UsageError
 
-_COMMANDS = (*run.COMMANDS, *score.COMMANDS, *inspect.COMMANDS, *board.COMMANDS, *export.COMMANDS, *bench.COMMANDS)
+_ROOMS = (run, score, inspect, new, board, export, bench)
+_COMMANDS = tuple(command for room in _ROOMS for command in room.COMMANDS)
 
 
 class _InOrder(click.Group):

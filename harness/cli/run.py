@@ -93,12 +93,12 @@ def evaluate_command(
     stored in RUN/evaluations, and the run itself is not changed.
     """
     from harness.config.keys import parse_assignments
+    from harness.config.suites import suite_of
     from harness.pipeline.evaluate import evaluate_again, to_json
-    from harness.registry import suite_class
     from harness.scoring.score import check_protocol
     from harness.store.finished import open_finished
 
-    check_protocol(suite_class(open_finished(run).record.spec.suite.name)(), protocol)
+    check_protocol(suite_of(open_finished(run).record.spec.suite), protocol)
     keys = parse_assignments(assignments) | ({"eval.split": split} if split else {})
     done = evaluate_again(run, keys, data=data, model=model)
     if as_json:

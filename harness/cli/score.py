@@ -19,8 +19,12 @@ LOG = logging.getLogger(__name__)
 
 @click.command("score")
 @click.argument("what", metavar="RUN_OR_FILE", type=click.Path(path_type=Path))
-@click.option("--suite", metavar="NAME", help="For a file: the suite that defines its tasks.")
-@click.option("--gold", type=click.Path(path_type=Path), help="For a file: the examples with their targets.")
+@click.option("--suite", metavar="NAME|FILE", help="For a file: the suite that defines its tasks.")
+@click.option(
+    "--gold",
+    type=click.Path(path_type=Path),
+    help="For a file: the examples with their targets (default: the data of a suite's file).",
+)
 @click.option("--tasks", metavar="A,B,…", help="For a file: score only these tasks (default: all of the suite).")
 @click.option(
     "--by-order",
@@ -57,15 +61,16 @@ def score_command(
         again = rescore(what, data)
         scored, record = again.scored, again.record
     else:
+        from harness.config.suites import open_suite
         from harness.data.splits import choose_tasks
-        from harness.registry import suite_class
         from harness.scoring.prediction_file import score_file
 
-        if suite is None or gold is None:
+        opened = None if suite is None else open_suite(suite)
+        targets = gold or (None if opened is None or opened.data is None else Path(opened.data))
+        if opened is None or targets is None:
             raise UsageError(f"{what} is not a run. To score a file of predictions, give --suite and --gold too")
-        instance = suite_class(suite)()
-        chosen = None if tasks is None else choose_tasks(instance, tasks)
-        scored, record = score_file(instance, what, gold, tasks=chosen, in_order=by_order), None
+        chosen = None if tasks is None else choose_tasks(opened.suite, tasks)
+        scored, record = score_file(opened.suite, what, targets, tasks=chosen, in_order=by_order), None
     if as_json:
         print_json(to_json(what if what.is_dir() else None, record, scored.scores))
     else:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tabulate import tabulate
 
+from harness.config.suites import is_suite, open_suite
 from harness.method import AdapterMethod
-from harness.registry import BACKENDS, METHODS, SUITES, broken, method_class, plugins, suite_class
+from harness.registry import BACKENDS, METHODS, SUITES, broken, method_class, plugins
 from harness.reporting.numbers import MISSING, or_missing, percent
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def installed(check: bool) -> str:
 
 def describe_plugin(name: str) -> str:
     """One method's fields, ablations and presets, or one suite's options and tasks."""
-    if name in plugins(SUITES):
+    if name in plugins(SUITES) or (name not in plugins(METHODS) and is_suite(name)):
         return _about_suite(name)
     cls = method_class(name)
     traits = [*sorted(cls.traits), *(["supports --from"] if issubclass(cls, AdapterMethod) and cls.continues else [])]
@@ -114,14 +115,15 @@ def runs_table(runs: list[RunDirectory]) -> str:
 
 
 def _about_suite(name: str) -> str:
-    cls = suite_class(name)
-    suite = cls()
+    suite = open_suite(name).suite
+    cls = type(suite)
     rows = [
         (t.name, t.kind, ", ".join(t.protocols), next(iter(t.protocols.values())).headline)
         for t in suite.tasks.values()
     ]
     table = tabulate(rows, ("task", "kind", "protocols", "headline"), tablefmt="simple")
-    return "\n\n".join([f"{name}: {(cls.__doc__ or '').strip().splitlines()[0]}", fields(cls, "suite"), table])
+    keys = "" if cls.reads else fields(cls, "suite")
+    return "\n\n".join(filter(None, [f"{suite.name}: {(cls.__doc__ or '').strip().splitlines()[0]}", keys, table]))
 
 
 def _progress(run: RunDirectory) -> str:

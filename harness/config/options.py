@@ -19,11 +19,15 @@ class Option:
 
 OPTIONS: Final[Mapping[str, Option]] = {
     "method": Option(help="Method to train; `harness list` shows all.", metavar="NAME"),
-    "suite": Option(help="Suite of tasks; `harness list` shows all.", metavar="NAME"),
+    "suite": Option(
+        help="Suite of tasks: a name (`harness list` shows all), or the file of your own.", metavar="NAME|FILE"
+    ),
     "model": Option(
         help="Base model: a registered name, a hub id, a folder, or a .gguf file (default: the suite's toy model)."
     ),
-    "data": Option(help="Data of the suite: a folder, a file or a hub data set (default: the sample)."),
+    "data": Option(
+        help="Data of the suite: a folder, a file or a hub data set (default: the sample, or a suite file's own)."
+    ),
     "tasks": Option(help="Tasks to use (default: all of the suite).", metavar="A,B,…"),
     "ablation": Option(help="Ablation of the method; `harness list METHOD` shows them.", metavar="NAME"),
     "preset": Option(help="Settings of the method's paper; `harness list METHOD` shows them.", metavar="NAME"),

@@ -13,6 +13,7 @@ from harness.config.keys import SECTIONS, parse_assignments, without_dates
 from harness.config.method_config import absolute_keys
 from harness.config.options import OPTIONS
 from harness.config.spec import ClusterSpec
+from harness.config.suites import absolute_suite
 from harness.config.toml_file import read_toml
 from harness.errors import unknown
 from harness.registry import method_class
@@ -45,6 +46,8 @@ def to_json(request: Request, source: str) -> dict[str, Any]:
     for name in ("data", "model", "from"):
         if options.get(name) and Path(options[name]).exists():
             options[name] = str(Path(options[name]).resolve())
+    if options.get("suite"):
+        options["suite"] = absolute_suite(options["suite"])
     if options.get("backend"):
         options["backend"] = portable_backend(options["backend"])
     clusters = read_clusters(options.get("clusters"))

@@ -195,12 +195,16 @@ class MethodSpec(Section):
 
 
 class SuiteSpec(Section):
-    """A suite with its options, the tasks that are run and the version of each."""
+    """A suite with its options, the tasks that are run and the version of each.
+
+    reader: for a suite from a file, the registered suite that reads such files; ``fields`` has the file's content.
+    """
 
     name: str
     version: int
     tasks: dict[str, int]
     fields: dict[str, Any] = {}
+    reader: str | None = None
 
 
 class ModelSpec(Section):

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.config.spec import LOCAL, RunSpec
+from harness.config.suites import OpenSuite, is_suite, open_recorded, open_suite, same_definition
 from harness.errors import HarnessError, StoreError, unknown
 from harness.leaderboard.build import build_leaderboard
 from harness.leaderboard.export import to_csv, to_json
 from harness.leaderboard.markdown import render_markdown
 from harness.leaderboard.tables import Leaderboard
-from harness.registry import SUITES, method_class, plugins, suite_class
+from harness.registry import SUITES, method_class, plugins
 from harness.store.files import write_atomic
 from harness.store.run_directory import RunDirectory, find_runs
 from harness.sweep.spec import BoardSpec, read_board
@@ -39,24 +40,35 @@ class Board:
 def make_board(name: str, out: Path, protocol: str | None = None, *, own: bool = False) -> Board:
     """The leaderboard of a suite (all its runs), or of ./leaderboards/<name>.toml (those on its model and data).
 
-    Args: own: without the published records, if there are any runs below ``out``.
+    Args:
+        name: of a suite or leaderboard, or a suite's file.
+        own: without the published records, if there are any runs below ``out``.
 
     Raises: UsageError for an unknown name; StoreError if there are no runs.
     """
     path = FOLDER / f"{name}.toml"
     if path.exists():
         return replace(board_of_file(path, read_board(path), out, protocol, own=own), own=own)
-    if name not in plugins(SUITES):
+    runs = runs_of(out, FOLDER, own=own)
+    opened = open_suite(name) if is_suite(name) else _recorded(name, runs)
+    if opened is None:
         raise unknown("suite or leaderboard", name, [*plugins(SUITES), *(p.stem for p in FOLDER.glob("*.toml"))])
-    return replace(_board(name, FOLDER, name, None, runs_of(out, FOLDER, own=own), protocol), own=own)
+    return replace(_board(opened.name, FOLDER, opened, None, runs, protocol), own=own)
 
 
 def board_of_file(path: Path, spec: BoardSpec, out: Path, protocol: str | None = None, *, own: bool = False) -> Board:
     """The leaderboard of a TOML file; a file with the name of its suite has all runs of the suite."""
     runs = runs_of(out, path.parent, own=own)
-    if path.stem != spec.suite:
-        runs = [r for r in runs if (found := r.spec()) is not None and _belongs(found, spec)]
-    return _board(path.stem, path.parent, spec.suite, spec, runs, protocol)
+    opened = open_suite(spec.suite)
+    if path.stem != opened.name:
+        runs = [r for r in runs if (found := r.spec()) is not None and _belongs(found, spec, opened)]
+    return _board(path.stem, path.parent, opened, spec, runs, protocol)
+
+
+def _recorded(name: str, runs: Sequence[RunDirectory]) -> OpenSuite | None:
+    """The suite with this name of one of the runs; None if they have no such suite."""
+    specs = (run.spec() for run in runs)
+    return next((open_recorded(spec.suite) for spec in specs if spec is not None and spec.suite.name == name), None)
 
 
 def runs_of(out: Path, folder: Path, *, own: bool = False) -> list[RunDirectory]:
@@ -105,18 +117,25 @@ def check_board(board: Board) -> None:
 
 
 def _board(
-    name: str, folder: Path, suite: str, spec: BoardSpec | None, runs: Sequence[RunDirectory], protocol: str | None
+    name: str,
+    folder: Path,
+    opened: OpenSuite,
+    spec: BoardSpec | None,
+    runs: Sequence[RunDirectory],
+    protocol: str | None,
 ) -> Board:
-    cls = suite_class(suite)
-    first = next(iter(next(iter(cls().tasks.values())).protocols))
+    suite = opened.suite
+    first = next(iter(next(iter(suite.tasks.values())).protocols))
     reference = None if spec is None else spec.reference
     if reference is not None:
         method_class(reference)  # Raises a UsageError for an unknown name.
     content = build_leaderboard(
-        runs, suite, protocol or first, reference=reference, file=spec, parameter_limit=cls.parameter_limit
+        runs, opened.name, protocol or first, reference=reference, file=spec, parameter_limit=suite.parameter_limit
     )
     if not (content.tables or content.elsewhere or content.unfinished):
-        raise StoreError(f"no runs for {name!r}. Start one: harness run --suite {suite} --method METHOD")
+        raise StoreError(
+            f"no runs for {name!r}. Start one: harness run --suite {opened.file or opened.name} --method METHOD"
+        )
     return Board(name=name, folder=folder, content=content)
 
 
@@ -128,9 +147,10 @@ def _drawn(board: Board) -> list[str]:
     return sorted(n for n in names if f"{n}-dark" in names)
 
 
-def _belongs(run: RunSpec, board: BoardSpec) -> bool:
+def _belongs(run: RunSpec, board: BoardSpec, opened: OpenSuite) -> bool:
+    sample = board.data is None and opened.file is None
     model = run.model is None or run.backend != LOCAL or run.model.label in _names(board.model)
-    return model and run.data.sample == (board.data is None)
+    return model and run.data.sample == sample and same_definition(run.suite, opened)
 
 
 def _names(model: str | None) -> tuple[str, ...]:

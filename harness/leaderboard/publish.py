@@ -7,13 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from harness.config.keys import build_from_keys
+from harness.config.suites import suite_of
 from harness.errors import HarnessError, StoreError
 from harness.leaderboard.plots.digest import FILE as DIGEST
 from harness.leaderboard.plots.digest import read_digest
 from harness.leaderboard.tables import Leaderboard
 from harness.leaderboard.verify import Check, CheckOutcome, verify
-from harness.registry import suite_class
 from harness.scoring.draws import FILE as DRAWS
 from harness.scoring.draws import read_draws, write_draws
 from harness.store.files import write_atomic
@@ -144,7 +143,7 @@ def _copy_predictions(run: RunDirectory, folder: Path, record: RunRecord) -> Non
     if run.has_hashes:
         write_atomic(folder / HASHES, (run.path / HASHES).read_bytes())
         return
-    suite = build_from_keys(suite_class(record.spec.suite.name), record.spec.suite.fields, "suite")
+    suite = suite_of(record.spec.suite)
     write = write_predictions if record.sample or suite.publish_predictions else write_hashes
     write(folder, run.predictions(_evaluated(run)))
 

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.config.clusters import clusters_of
-from harness.config.keys import build_from_keys
 from harness.config.request import Request, merge
 from harness.config.spec import DataSpec, EvalConfig, RunSpec
+from harness.config.suites import open_recorded, suite_of
 from harness.data.splits import Choice, SplitExamples, Use, load_split, locate_data
 from harness.errors import DataError, ModelError, StoreError, UsageError, unknown
 from harness.method import Baseline
 from harness.pipeline.prepare import Base, Prepared, load_base, open_adapter, train_examples
 from harness.pipeline.resolve import Resolved, resolve
-from harness.registry import suite_class
 from harness.store.finished import open_finished
 from harness.store.record import RunRecord
 from harness.store.run_directory import RunDirectory
@@ -45,7 +44,7 @@ def reopen(path: Path, data: str | None = None, model: str | None = None) -> Reo
     request = request_of_run(run, data, model)
     # The adapter of a finished run already holds what came from its parent, which may have been deleted.
     alone = {name: value for name, value in request.options.items() if name != "from"}
-    resolved = resolve(dataclasses.replace(request, options=alone))
+    resolved = resolve(dataclasses.replace(request, options=alone), open_recorded(record.spec.suite))
     _check_same(run, record.spec, resolved)
     # The same data may have a fingerprint of an older form in the record; the run keeps its identity.
     spec = resolved.spec.model_copy(update={"parent": record.spec.parent, "data": record.spec.data})
@@ -172,7 +171,7 @@ def data_at(run: RunDirectory, data: str | None, config: EvalConfig | None = Non
     spec = run.spec()
     if spec is None:
         raise StoreError(f"{run.path} is not a run: it has no spec.json. See: harness runs")
-    suite = build_from_keys(suite_class(spec.suite.name), spec.suite.fields, "suite")
+    suite = suite_of(spec.suite)
     found = locate_data(suite, data)
     if not suite.same_data(spec.data.fingerprints, found.spec.fingerprints):
         raise _other_data(run, spec.data, found.source, found.spec)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,18 +12,19 @@ from pydantic import ValidationError
 
 from harness.config.backend import Backend, parse_backend
 from harness.config.clusters import group_tasks
-from harness.config.keys import build_from_keys, by_section, changed, section_config, validation_error
+from harness.config.keys import by_section, changed, section_config, validation_error
 from harness.config.method_config import absolute, choose_method, data_only, fingerprints, parse_budget, with_preset
 from harness.config.options import OPTIONS
 from harness.config.request import Request
 from harness.config.spec import LOCAL, EvalConfig, MethodSpec, ModelSpec, RunSpec, SuiteSpec, TrainConfig
+from harness.config.suites import OpenSuite, open_suite
 from harness.config.template import template_arguments
 from harness.data.splits import Choice, SplitExamples, Use, choose_tasks, load_split, locate_data, without_targets
 from harness.errors import UsageError
 from harness.method import Baseline, Method
 from harness.models.loading import identify
 from harness.pipeline.warm_start import Parent, find_parent
-from harness.registry import backend_class, method_class, suite_class
+from harness.registry import backend_class, method_class
 from harness.scoring.check_rules import check_rules
 from harness.task import Suite
 
@@ -55,8 +56,10 @@ class Resolved:
         return self.request.options.get("tasks") is None
 
 
-def resolve(request: Request) -> Resolved:
+def resolve(request: Request, opened: OpenSuite | None = None) -> Resolved:
     """Make every choice.
+
+    Args: opened: the suite of a finished run; None for the one that the request names.
 
     Raises: UsageError, DataError or ModelError, each naming the wrong value and the remedy.
     """
@@ -67,11 +70,15 @@ def resolve(request: Request) -> Resolved:
     cls = method_class(options["method"])
     sections = by_section(with_preset(request.keys, cls, options["preset"]))
     budget = options["budget"] or sections.pop("", {}).get("budget")
-    suite = build_from_keys(suite_class(options["suite"]), sections["suite"], "suite")
+    opened = opened or open_suite(options["suite"], sections["suite"])
+    suite = opened.suite
+    if options["data"] is None and opened.data is not None:
+        options["data"] = opened.data
+        request = dataclasses.replace(request, options={**request.options, "data": opened.data})
     train = section_config(TrainConfig, "train", sections["train"])
     evaluation = section_config(EvalConfig, "eval", sections["eval"])
     data = locate_data(suite, options["data"])
-    evaluation, examples = _evaluated(suite, data.source, evaluation, options["tasks"])
+    evaluation, examples = _evaluated(suite, data.source, evaluation, options["tasks"], see=options["suite"])
     tasks = list(examples.by_task)
     clusters = group_tasks(options["clusters"], suite, tasks)
     sizes = [len(tasks)] if clusters is None else [len(of) for of in clusters.groups.values()]
@@ -87,12 +94,7 @@ def resolve(request: Request) -> Resolved:
         LOG.warning("--model %s is a toy model for the embedded sample. For other data, give a pretrained model", model)
     spec = _spec(
         method=_method_spec(method, options),
-        suite=SuiteSpec(
-            name=options["suite"],
-            version=suite.version,
-            tasks={t: suite.tasks[t].version for t in tasks},
-            fields=changed(suite, type(suite)()),
-        ),
+        suite=_suite_spec(opened, tasks),
         model=_identity(backend, model),
         data=data.spec,
         train=train if method.trains else data_only(train),
@@ -115,6 +117,17 @@ def resolve(request: Request) -> Resolved:
         model=model,
         evaluated=examples,
         parent=parent,
+    )
+
+
+def _suite_spec(opened: OpenSuite, tasks: Sequence[str]) -> SuiteSpec:
+    suite = opened.suite
+    return SuiteSpec(
+        name=opened.name,
+        version=suite.version,
+        tasks={t: suite.tasks[t].version for t in tasks},
+        fields=changed(suite, type(suite)()),
+        reader=opened.reader,
     )
 
 
@@ -158,7 +171,9 @@ def _model(method: Method, suite: Suite, options: Mapping[str, Any], backend: Ba
     return None
 
 
-def _evaluated(suite: Suite, source: str, config: EvalConfig, tasks: str | None) -> tuple[EvalConfig, SplitExamples]:
+def _evaluated(
+    suite: Suite, source: str, config: EvalConfig, tasks: str | None, *, see: str
+) -> tuple[EvalConfig, SplitExamples]:
     """The examples that the run evaluates, and the settings with the split that they come from."""
     wanted = choose_tasks(suite, tasks)
     use = Use(strict=tasks is None, withheld=True)

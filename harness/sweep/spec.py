@@ -12,9 +12,9 @@ from pydantic import Field, JsonValue, ValidationError, field_validator, model_v
 
 from harness.config.keys import parse_value
 from harness.config.options import OPTIONS
+from harness.config.suites import absolute_suite, open_suite
 from harness.config.toml_file import read_toml
 from harness.errors import UsageError, unknown
-from harness.registry import suite_class
 from harness.store.record import Frozen
 from harness.store.tuning import LR
 from harness.sweep.search import Axis, Search
@@ -158,6 +158,7 @@ class Claim(Frozen):
 class BoardSpec(Frozen):
     """A leaderboard's file. ``row``, ``sweep``, ``orientation`` and ``claim`` are arrays of tables (``[[row]]``).
 
+    suite: a name, or the path of a suite's file, relative to the leaderboard's file; once read, absolute.
     model: default the suite's own default model. baselines: methods without training, each with the first seed.
     """
 
@@ -212,8 +213,9 @@ def read_board(path: Path) -> BoardSpec:
         raise UsageError(f"{path} compares nothing: add a [[row]] with a method")
     if board.null is not None and set(board.null.seeds) & set(board.seeds):
         raise UsageError(f"{path}: null.seeds and seeds have a seed in common: give the null row seeds of its own")
+    board = board.model_copy(update={"suite": absolute_suite(board.suite, path.parent)})
     if board.model is None:
-        return board.model_copy(update={"model": suite_class(board.suite).default_model})
+        return board.model_copy(update={"model": open_suite(board.suite).suite.default_model})
     return board
 
 

@@ -6,12 +6,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 import numpy as np
 
-from harness.task import Floats, Statistics
+from harness.task import NOT_PARSED, Answer, Floats, Statistics
 from tasks.common.rouge import Tokens, rouge
 
 
@@ -114,6 +114,32 @@ def rouge_statistics(golds: Sequence[Sequence[Tokens]], answers: Sequence[Sequen
         "recall": [sum(s.recall for s in texts) for texts in scores],
     }
     return mean_statistics(totals, [len(texts) for texts in scores])
+
+
+def joined(*parts: Statistics) -> Statistics:
+    """The columns and the metrics of all parts, of the same examples."""
+    ends = np.cumsum([0, *(part.per_example.shape[1] for part in parts)])
+
+    def values(sums: Floats) -> Mapping[str, Floats]:
+        found: dict[str, Floats] = {}
+        for part, start, end in zip(parts, ends, ends[1:], strict=False):
+            found |= part.values(sums[..., start:end])
+        return found
+
+    return Statistics(per_example=np.concatenate([part.per_example for part in parts], axis=1), values=values)
+
+
+def where_golds_parse(
+    build: Callable[[Sequence[Answer], Sequence[Answer]], Statistics],
+    golds: Sequence[Answer],
+    answers: Sequence[Answer],
+) -> Statistics:
+    """Statistics of the examples whose targets parse, and zeros for the others, which affect no metric."""
+    kept = [i for i, gold in enumerate(golds) if gold is not NOT_PARSED]
+    inner = build([golds[i] for i in kept], [answers[i] for i in kept])
+    per_example = np.zeros((len(golds), inner.per_example.shape[1]))
+    per_example[kept] = inner.per_example
+    return Statistics(per_example=per_example, values=inner.values)
 
 
 def ratio(numerator: Floats, denominator: Floats) -> Floats:

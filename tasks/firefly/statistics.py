@@ -7,27 +7,30 @@ not affect any metric; ``harness validate`` lists such examples.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
-import numpy as np
-
-from harness.task import NOT_PARSED, Answer, Floats, Statistics
+from harness.task import NOT_PARSED, Answer, Statistics
 from tasks.common.bleu import bleu_statistics
-from tasks.common.metrics import label_statistics, mean_statistics, rouge_statistics, set_statistics
-
-Build = Callable[[Sequence[Answer], Sequence[Answer]], Statistics]
+from tasks.common.metrics import (
+    joined,
+    label_statistics,
+    mean_statistics,
+    rouge_statistics,
+    set_statistics,
+    where_golds_parse,
+)
 
 
 def labels(golds: Sequence[Answer], answers: Sequence[Answer]) -> Statistics:
     """``macro_f1``, ``accuracy`` and the others of ``label_statistics``; an unparsed prediction is wrong."""
-    return _where_golds_parse(
+    return where_golds_parse(
         lambda gold, answer: label_statistics(gold, [None if a is NOT_PARSED else a for a in answer]), golds, answers
     )
 
 
 def sets(golds: Sequence[Answer], answers: Sequence[Answer]) -> Statistics:
     """Micro ``f1``, ``precision``, ``recall`` over sets; an unparsed prediction is the empty set."""
-    return _where_golds_parse(
+    return where_golds_parse(
         lambda gold, answer: set_statistics(gold, [frozenset() if a is NOT_PARSED else a for a in answer]),
         golds,
         answers,
@@ -43,7 +46,7 @@ def short_answers(golds: Sequence[Answer], answers: Sequence[Answer]) -> Statist
             {"exact_match": [float(g == a) for g, a in pairs], "char_f1": [char_f1(g, a) for g, a in pairs]}
         )
 
-    return _where_golds_parse(build, golds, answers)
+    return where_golds_parse(build, golds, answers)
 
 
 def free_text(golds: Sequence[Answer], answers: Sequence[Answer]) -> Statistics:
@@ -53,31 +56,12 @@ def free_text(golds: Sequence[Answer], answers: Sequence[Answer]) -> Statistics:
         references = [list(g) for g in gold]
         predictions = [[] if a is NOT_PARSED else list(a) for a in answer]
         rouge = rouge_statistics([[r] for r in references], [[p] for p in predictions])
-        return _joined(rouge, bleu_statistics(references, predictions))
+        return joined(rouge, bleu_statistics(references, predictions))
 
-    return _where_golds_parse(build, golds, answers)
+    return where_golds_parse(build, golds, answers)
 
 
 def char_f1(gold: str, answer: str) -> float:
     """F1 of two texts as multisets of characters (the token F1 of SQuAD, Rajpurkar et al. 2016, on characters)."""
     common = (Counter(gold) & Counter(answer)).total()
     return 2 * common / (len(gold) + len(answer)) if common else 0.0
-
-
-def _where_golds_parse(build: Build, golds: Sequence[Answer], answers: Sequence[Answer]) -> Statistics:
-    """Statistics of the examples whose targets parse, and zeros for the others."""
-    kept = [i for i, gold in enumerate(golds) if gold is not NOT_PARSED]
-    inner = build([golds[i] for i in kept], [answers[i] for i in kept])
-    per_example = np.zeros((len(golds), inner.per_example.shape[1]))
-    per_example[kept] = inner.per_example
-    return Statistics(per_example=per_example, values=inner.values)
-
-
-def _joined(left: Statistics, right: Statistics) -> Statistics:
-    """The columns and the metrics of both."""
-    width = left.per_example.shape[1]
-
-    def values(sums: Floats) -> Mapping[str, Floats]:
-        return {**left.values(sums[..., :width]), **right.values(sums[..., width:])}
-
-    return Statistics(per_example=np.concatenate([left.per_example, right.per_example], axis=1), values=values)

@@ -17,9 +17,10 @@ PAGE = PROJECT / "docs" / "your_own_suite.md"
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def block(language: str) -> str:
-    """The only fenced block of a language on the page."""
-    (content,) = re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+def block(language: str, containing: str = "") -> str:
+    """The only fenced block of a language on the page that contains a text."""
+    found = re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    (content,) = [text for text in found if containing in text]
     return str(content)
 
 
@@ -42,7 +43,7 @@ def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def harness_with_reviews(tmp_path_factory: pytest.TempPathFactory) -> Command:
     """The installed command in a process of its own, with the page's package installed next to it."""
     source, site, work = (tmp_path_factory.mktemp(name) for name in ("package", "site", "work"))
-    (source / "pyproject.toml").write_text(block("toml"), encoding="utf-8")
+    (source / "pyproject.toml").write_text(block("toml", "[build-system]"), encoding="utf-8")
     (source / "reviews_suite.py").write_text(block("python"), encoding="utf-8")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*pip, "--target", str(site), str(source)], check=True, timeout=120)

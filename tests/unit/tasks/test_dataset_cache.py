@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from harness.errors import DataError
+from harness.json_lines import read_json_lines
 from harness.task import Example
 from tasks.common.dataset_cache import source_hash
-from tasks.common.jsonl import build_dataset, read_json_lines
+from tasks.common.jsonl import build_dataset
 
 N = 3000
 
