@@ -75,7 +75,10 @@ def statistics_of(
 
 
 def numbers_in(text: str) -> list[float]:
-    """The finite numbers in a text, in order, in linear time; ``1,234.5`` is one number, and ``3-5`` are 3 and 5."""
+    """The finite numbers in a text, in order; ``1,234.5`` is one number, and ``3-5`` are 3 and 5.
+
+    Takes time linear in the text's length.
+    """
     found = (float(m.group().replace(",", "")) for m in _NUMBER.finditer(text))
     return [number for number in found if math.isfinite(number)]
 

@@ -169,7 +169,7 @@ def test_every_metric_accepts_any_texts(pair: list[str]) -> None:
 
 
 def test_the_parsing_of_long_texts_takes_linear_time() -> None:
-    assert len(numbers_in("1," * 500_000)) == 1
+    assert numbers_in("1," * 500_000) == []  # one number, larger than any float
     assert len(numbers_in("1 " * 200_000)) == 200_000
     assert numbers_in("9" * 400) == []  # larger than any float
     assert len(items_of("a," * 500_000, ",")) == 1
