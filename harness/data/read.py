@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _TEXTS: Final = ("id", "task", "prompt", "target")
-_MAX_NAMES: Final = 10  # of a folder's content in an error message
+_MAX_NAMES: Final = 10  # An error message lists this many names of a folder's content.
 
 
 def read_split(suite: Suite, source: str, split: str) -> Dataset:
