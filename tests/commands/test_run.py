@@ -191,6 +191,25 @@ def test_a_train_split_without_targets_is_an_error_and_not_a_training_on_nothing
     assert "no example of the train split has a target" in failed.err
 
 
+def test_a_blank_answer_among_many_is_left_out_of_training_and_scoring_and_counted(
+    toy_run: Command, plugin: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(plugin / "toy_plugin" / "data", data)
+    counts = {}
+    for split in ("train", "test"):
+        rows = [json.loads(line) for line in (data / f"{split}.jsonl").read_text().splitlines()]
+        counts[split] = sum(row["task"] == "colour" for row in rows)
+        next(row for row in rows if row["task"] == "colour")["target"] = " "
+        (data / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = toy_run("--method", "majority", "--data", data, "--set", "eval.per_task=none", "--json")
+    assert done.status == 0, done.err
+    for split in counts:
+        assert f"{split}: 1 example without a target left out (colour 1)" in done.err
+    colour = done.json["scores"]["official"]["tasks"]["colour"]
+    assert (colour["n_train"], colour["n"]) == (counts["train"] - 1, counts["test"] - 1)
+
+
 def test_a_method_from_another_package_runs_by_the_same_command(toy_run: Command, harness: Command) -> None:
     done = toy_run("--method", "toy_lora", "--ablation", "narrow", "--json")
     assert done.status == 0, done.err

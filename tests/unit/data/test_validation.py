@@ -307,11 +307,6 @@ def test_small_tasks_are_remarked_on_except_in_the_embedded_sample() -> None:
     assert len(validate(WithSample(content=content), "there").remarks) == 1
 
 
-def test_an_example_of_a_task_that_the_suite_does_not_have_is_an_error() -> None:
-    with pytest.raises(DataError, match=r"suite 'toy' read example '1' of split 'train' with the task 'c'.*a, b"):
-        validated({"train": [("1", "c", "甲", "x")]})
-
-
 def test_a_length_without_a_tokenizer_is_refused() -> None:
     with pytest.raises(UsageError, match=r"--max-length is in tokens.*add --model"):
         validated({"train": []}, max_length=10)

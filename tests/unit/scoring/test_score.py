@@ -7,14 +7,18 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from types import SimpleNamespace
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pytest
 from datasets import Dataset
 from sklearn.metrics import f1_score
 
+from harness.data.splits import load_split
 from harness.errors import DataError, StoreError, UsageError
+from harness.pipeline.reopen import RunData
+from harness.pipeline.rescore import scores_of
 from harness.reporting.numbers import MISSING
 from harness.scoring.draws import read_draws
 from harness.scoring.prediction_file import score_file
@@ -296,6 +300,17 @@ def test_gold_examples_without_a_target_are_neither_scored_nor_unknown(
     assert (score.value, score.n) == (1.0, 4)
     assert "test: 2 examples without a target left out (sky 2)" in caplog.messages
     assert f"all 4 predictions equal their targets: is {path} a copy of the gold file?" in caplog.messages
+
+
+def test_earlier_predictions_for_examples_without_a_target_are_ignored(tmp_path: Path) -> None:
+    rows = [replace(e, target="" if i == 2 else e.target) for i, e in enumerate(examples("sky", 6))]
+    lines = [{"sample_id": e.id, "task": e.task, "input": e.prompt, "target": e.target} for e in rows]
+    gold = write_lines(tmp_path / "gold.json", lines)
+    evaluated = load_split(Colours(), str(gold), "test", ["sky"])
+    spec = SimpleNamespace(data=SimpleNamespace(sample=True))
+    run = SimpleNamespace(predictions=lambda tasks: {"sky": predict(rows, ["red"] * 6)})
+    data = RunData(spec=cast(Any, spec), suite=Colours(), evaluated=evaluated)
+    assert scores_of(cast(Any, run), data, None).scores.root["official"].tasks["sky"].n == 5
 
 
 @pytest.mark.parametrize("columns", [("predict", "label"), ("response", "labels"), ("text", None)])
