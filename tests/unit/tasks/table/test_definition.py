@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import DataError, HarnessError, UsageError
@@ -172,6 +172,7 @@ KEYS = st.sampled_from(
 )
 
 
+@settings(deadline=None)  # importing libraries is part of the first example
 @given(st.dictionaries(KEYS, VALUES, max_size=4), st.dictionaries(st.sampled_from(["name", "about", "x"]), VALUES))
 def test_any_content_is_a_definition_or_an_error_of_ours(task: dict[str, object], top: dict[str, object]) -> None:
     content = {**top, "task": {"a": {"prompt_column": "p", "metrics": ["accuracy"], **task}}}

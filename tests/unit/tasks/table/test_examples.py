@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import DataError
@@ -85,6 +85,7 @@ def test_a_broken_file_is_one_line_with_its_name(tmp_path: Path, name: str, cont
         assert word in str(caught.value)
 
 
+@settings(deadline=None)  # importing libraries is part of the first example
 @given(st.binary(max_size=200), st.sampled_from([".jsonl", ".json", ".csv", ".tsv", ".parquet"]))
 def test_any_bytes_are_lines_or_an_error_of_ours(
     tmp_path_factory: pytest.TempPathFactory, data: bytes, ending: str
@@ -95,6 +96,7 @@ def test_any_bytes_are_lines_or_an_error_of_ours(
         assert all(isinstance(columns, dict) for _, columns in read_lines(file))
 
 
+@settings(deadline=None)  # importing libraries is part of the first example
 @given(st.binary(min_size=32, max_size=32), st.floats(0, 0.4), st.floats(0, 0.4))
 def test_a_content_hash_is_in_one_split_and_a_larger_share_only_adds_to_it(
     digest: bytes, dev: float, test: float
