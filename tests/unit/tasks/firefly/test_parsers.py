@@ -25,8 +25,13 @@ PROMPTS = {
 }
 
 
+def example_of(kind: str, prompt: str, target: str) -> Example:
+    line = {"kind": kind, "input": prompt, "target": target}
+    return make_example("1", line, "line 1", needs_target=False)
+
+
 def parse(kind: str, text: str, prompt: str | None = None, target: str = "") -> object:
-    e = make_example("1", kind, prompt or PROMPTS[kind], target)
+    e = example_of(kind, prompt or PROMPTS[kind], target)
     return TASKS[kind].protocols[PROTOCOL].parse(text, e)
 
 
@@ -82,7 +87,7 @@ def test_choices_are_what_the_prompt_offers() -> None:
     assert offered("TextMatching", PROMPTS["TextMatching"]) == ("是的", "不是")
     assert offered("SentimentAnalyze", "选项：好评，差评\n选项：“高兴”；“生气”") == ("高兴", "生气")
     assert offered("NLI", "前提：甲\n假设：乙") is None
-    assert make_example("1", "MRC", "选项：甲，乙", "甲").choices is None
+    assert example_of("MRC", "选项：甲，乙", "甲").choices is None
 
 
 def test_an_answer_outside_the_options_is_invented() -> None:
@@ -168,7 +173,7 @@ TEXTS = st.text(max_size=40) | st.lists(
 @given(kind=st.sampled_from(sorted(TASKS)), text=TEXTS, prompt=TEXTS)
 def test_any_text_gives_an_answer_or_not_parsed(kind: str, text: str, prompt: str) -> None:
     task = TASKS[kind]
-    e = make_example("1", kind, prompt, "")
+    e = example_of(kind, prompt, "")
     answer = task.protocols[PROTOCOL].parse(text, e)
     assert answer is NOT_PARSED or isinstance(answer, (str, frozenset))
     assert answer != ""
@@ -180,7 +185,7 @@ def test_any_text_gives_an_answer_or_not_parsed(kind: str, text: str, prompt: st
 def test_diagnostics_of_any_prediction_are_json_values(kind: str, text: str, prompt: str) -> None:
     diagnose = TASKS[kind].diagnose
     assert diagnose is not None
-    json.dumps(diagnose([make_example("1", kind, prompt, text)], [text]))
+    json.dumps(diagnose([example_of(kind, prompt, text)], [text]))
 
 
 @pytest.mark.parametrize("unit", ["不", "是的", "人名：甲，", "选项：", "答案：", "（“", " ", "ﷺ", "一定不"])
@@ -188,7 +193,7 @@ def test_parsing_takes_work_in_proportion_to_the_text(unit: str, count_calls: Ca
     for kind in ("NLI", "TextMatching", "NER", "KeywordRecognition", "MRC", "Couplet"):
         parse = TASKS[kind].protocols[PROTOCOL].parse
         texts = [unit * (size // len(unit)) for size in (2_000, 4_000)]
-        half, whole = (count_calls(parse, text, make_example("1", kind, text, "")) for text in texts)
+        half, whole = (count_calls(parse, text, example_of(kind, text, "")) for text in texts)
         assert whole <= 2 * half + 50, f"{kind} on {unit!r}"
         long = unit * (200_000 // len(unit))
-        parse(long, make_example("1", kind, long, ""))  # would not end if a search within the text were quadratic
+        parse(long, example_of(kind, long, ""))  # would not end if a search within the text were quadratic
