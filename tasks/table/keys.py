@@ -77,5 +77,5 @@ class Definition(_Keys):
 
     def content(self) -> dict[str, Any]:
         """What identifies the suite, as JSON values: every key that differs from its default, without prose."""
-        prose = {"about": True, "task": {"__all__": {"about"}}}
+        prose: Any = {"about": True, "task": {"__all__": {"about"}}}
         return self.model_dump(mode="json", exclude=prose, exclude_defaults=True)
