@@ -33,7 +33,7 @@ def suite_command(folder: Path) -> None:
         raise StoreError(f"{folder} cannot be written ({error.strerror}). Give another folder") from error
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         click.echo(path)
-    click.echo(f"Next: harness validate {folder}, then: harness run --suite {folder} --method nearest")
+    click.echo(f"Next: harness validate {folder}, then: harness run --suite {folder} --method NAME (see: harness list)")
 
 
 COMMANDS = (new_command,)
