@@ -42,6 +42,15 @@ class SamePrompt:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScannedSplits:
+    """The splits that could be read, the reason for each of the others, and remarks."""
+
+    scans: list[SplitScan] = field(default_factory=list)
+    errors: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scanned:
     """A scanned split of n examples. content: (n,) hashes of their contents, 0 if none was found."""
 
@@ -93,22 +102,8 @@ def validate(
         encoder = Encoder(
             tokenizer=tokenizer, style=style, template=template or {}, eos=0, max_length=max_length or 0, limits={}
         )
-    scans: list[SplitScan] = []
-    errors: dict[str, str] = {}
-    notes: list[str] = []
-    for split in suite.splits(source) or ("train",):  # without splits, the suite's own error says what is missing
-        try:
-            dataset = read_split(suite, source, split)
-            others = other_tasks(suite, source, split, dataset, strict=tasks is None)
-        except DataError as error:
-            errors[split] = str(error)
-            continue
-        if others:
-            notes.append(other_tasks_note(split, others, suite.name))
-        scan = scan_split(suite, split, of_tasks(dataset, names), encoder)
-        scans.append(scan)
-        if split == "train" and len(scan.dataset) and scan.flaws[EMPTY_TARGET].all():
-            errors[split] = str(no_target(suite, source, split, scan.example(0).id))
+    found = _scan(suite, source, names, encoder, strict=tasks is None)
+    scans = found.scans
     limits = None if encoder is None or max_length is None else _prompt_limits(suite, scans, encoder)
     contents = content_keys([s.segments for s in scans], [s.task for s in scans]) if scans else []
     scanned = [Scanned(scan=scan, content=content) for scan, content in zip(scans, contents, strict=True)]
@@ -119,10 +114,29 @@ def validate(
         max_length=max_length,
         tasks=tuple(counts for split in checked for counts in _count(suite, split, names)),
         findings=tuple(finding for split in checked for finding in _findings(suite, source, split, limit)),
-        errors=errors,
+        errors=found.errors,
         withheld=tuple(scan.split for scan in scans if scan.withheld),
-        remarks=(*notes, *_remarks(suite, source, scans, names)),
+        remarks=(*found.notes, *_remarks(suite, source, scans, names)),
     )
+
+
+def _scan(suite: Suite, source: str, names: Sequence[str], encoder: Encoder | None, *, strict: bool) -> ScannedSplits:
+    """Read every split. strict: examples of tasks that the suite does not have are an error."""
+    found = ScannedSplits()
+    for split in suite.splits(source) or ("train",):  # without splits, the suite's own error says what is missing
+        try:
+            dataset = read_split(suite, source, split)
+            others = other_tasks(suite, source, split, dataset, strict=strict)
+        except DataError as error:
+            found.errors[split] = str(error)
+            continue
+        if others:
+            found.notes.append(other_tasks_note(split, others, suite.name))
+        scan = scan_split(suite, split, of_tasks(dataset, names), encoder)
+        found.scans.append(scan)
+        if split == "train" and len(scan.dataset) and scan.flaws[EMPTY_TARGET].all():
+            found.errors[split] = str(no_target(suite, source, split, scan.example(0).id))
+    return found
 
 
 def _prompt_limits(suite: Suite, scans: Sequence[SplitScan], encoder: Encoder) -> NDArray[np.int64]:

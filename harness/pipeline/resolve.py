@@ -16,7 +16,7 @@ from harness.config.keys import by_section, changed, section_config, validation_
 from harness.config.method_config import absolute, choose_method, data_only, fingerprints, parse_budget, with_preset
 from harness.config.options import OPTIONS
 from harness.config.request import Request
-from harness.config.spec import LOCAL, EvalConfig, MethodSpec, ModelSpec, RunSpec, SuiteSpec, TrainConfig
+from harness.config.spec import LOCAL, DataSpec, EvalConfig, MethodSpec, ModelSpec, RunSpec, SuiteSpec, TrainConfig
 from harness.config.suites import OpenSuite, open_suite
 from harness.config.template import template_arguments
 from harness.data.splits import Choice, SplitExamples, Use, choose_tasks, load_split, locate_data, without_targets
@@ -72,12 +72,10 @@ def resolve(request: Request, opened: OpenSuite | None = None) -> Resolved:
     budget = options["budget"] or sections.pop("", {}).get("budget")
     opened = opened or open_suite(options["suite"], sections["suite"])
     suite = opened.suite
-    if options["data"] is None and opened.data is not None:
-        options["data"] = opened.data
-        request = dataclasses.replace(request, options={**request.options, "data": opened.data})
+    request = _with_data(request, opened)
     train = section_config(TrainConfig, "train", sections["train"])
     evaluation = section_config(EvalConfig, "eval", sections["eval"])
-    data = locate_data(suite, options["data"])
+    data = locate_data(suite, request.options.get("data"))
     evaluation, examples = _evaluated(suite, data.source, evaluation, options["tasks"], see=options["suite"])
     tasks = list(examples.by_task)
     clusters = group_tasks(options["clusters"], suite, tasks)
@@ -90,8 +88,7 @@ def resolve(request: Request, opened: OpenSuite | None = None) -> Resolved:
         )
     backend = parse_backend(options["backend"])
     model = _model(method, suite, options, backend)
-    if model is not None and model == suite.default_model and not data.spec.sample:
-        LOG.warning("--model %s is a toy model for the embedded sample. For other data, give a pretrained model", model)
+    _warn_of_a_toy(model, suite, data.spec)
     spec = _spec(
         method=_method_spec(method, options),
         suite=_suite_spec(opened, tasks),
@@ -118,6 +115,18 @@ def resolve(request: Request, opened: OpenSuite | None = None) -> Resolved:
         evaluated=examples,
         parent=parent,
     )
+
+
+def _with_data(request: Request, opened: OpenSuite) -> Request:
+    """The request with the data of a suite's file, unless it names other ones."""
+    if request.options.get("data") is not None or opened.data is None:
+        return request
+    return dataclasses.replace(request, options={**request.options, "data": opened.data})
+
+
+def _warn_of_a_toy(model: str | None, suite: Suite, data: DataSpec) -> None:
+    if model is not None and model == suite.default_model and not data.sample:
+        LOG.warning("--model %s is a toy model for the embedded sample. For other data, give a pretrained model", model)
 
 
 def _suite_spec(opened: OpenSuite, tasks: Sequence[str]) -> SuiteSpec:
