@@ -66,7 +66,8 @@ class LoRAHub(LoRAMethod):
 
     rank: of each LoRA.
     merge: LoRAs by "factor", as in the released code, or by "output".
-    exclude_target: leave a task's own LoRA out of its mixture, as for the unseen tasks of the paper.
+    exclude_target: leave a task's own LoRA out of its mixture, as for the unseen tasks of the paper. A task without
+        any other LoRA uses its own.
     n_modules: how many LoRAs each task's mixture has, drawn by the run's seed and the task (the paper draws 20 of 196);
         None: all.
     experts: folders of PEFT LoRAs, any number, instead of stage 1. The rank is then the largest of theirs, and smaller
@@ -137,11 +138,6 @@ class LoRAHub(LoRAMethod):
     def fit(self, adapter: Adapter, trainer: Trainer, tasks: Sequence[str]) -> None:
         """Train each LoRA alone unless they are read from folders; search each task's weights and save them."""
         hub = cast("LoRAAdapter", adapter)
-        if self.exclude_target and not self.experts and len(tasks) < 2:
-            raise UsageError(
-                "lorahub mixes the LoRAs of other tasks, so it needs at least 2 tasks: add tasks with --tasks, or set "
-                "method.exclude_target=false"
-            )
         if self.experts:
             trainer.artefact("experts", list(self.experts), ArtefactKind.OTHER)
         else:
@@ -183,7 +179,7 @@ class LoRAHub(LoRAMethod):
     def search(self, hub: LoRAAdapter, trainer: Trainer, task: str, sources: Sequence[int]) -> None:
         """Find the weights of the LoRAs ``sources`` for one task. Raises: as ``run_trials``."""
         stage = f"search-{task}"
-        examples = [] if trainer.done(stage) else trainer.examples(task, self.shots, stage)
+        examples = [] if trainer.done(stage) or not sources else trainer.examples(task, self.shots, stage)
         if not examples:
             return
         row = cast("HubGate", hub.modules["hub"]).weights[hub.tasks.index(task)]

@@ -11,12 +11,11 @@ from harness.errors import nearest
 from tasks.common.hub import hub_dataset
 from tasks.table.keys import Definition, TaskKeys
 from tasks.table.metrics import METRICS, Family
-from tasks.table.records import ENDINGS
+from tasks.table.records import ENDINGS, SPLITS
 from tasks.table.templates import template_problem
 
 _NAME: Final = re.compile(r"\w[\w.+-]*")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
-SPLITS: Final = ("train", "dev", "test")
 
 
 def problems(definition: Definition) -> Iterator[str]:

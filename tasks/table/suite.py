@@ -17,14 +17,15 @@ from harness.hashing import file_sha256
 from harness.json_lines import missing, quoted
 from harness.task import Example, Suite, Task
 from tasks.common.jsonl import build_dataset
-from tasks.table.answers import make_task
-from tasks.table.check import SPLITS
-from tasks.table.definition import parse_definition, read_definition
-from tasks.table.examples import RULE, PlacedExample, TaskReader
-from tasks.table.keys import Definition, TaskKeys
+from tasks.table.records import SPLITS
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from tasks.table.examples import PlacedExample, TaskReader
+    from tasks.table.keys import Definition, TaskKeys
+
+# The other modules of this package are imported where they are used: `harness list` loads this class and no pydantic.
 
 EXAMPLE = Path(__file__).parent / "example"
 _NAME_LINE = re.compile(r'^name = ".*"', re.MULTILINE)
@@ -46,6 +47,8 @@ class TableSuite(Suite):
     @classmethod
     def from_file(cls, path: Path) -> TableSuite:
         """The suite of a file. Raises: UsageError with file, key and remedy."""
+        from tasks.table.definition import read_definition
+
         return cls(definition=read_definition(path).content())
 
     @classmethod
@@ -63,10 +66,14 @@ class TableSuite(Suite):
 
     @cached_property
     def _definition(self) -> Definition:
+        from tasks.table.definition import parse_definition
+
         return parse_definition(self.definition, "the suite's definition")
 
     @cached_property
     def _tasks(self) -> Mapping[str, Task]:
+        from tasks.table.answers import make_task
+
         return {name: make_task(name, keys) for name, keys in self._keys.items()}
 
     @property
@@ -104,6 +111,8 @@ class TableSuite(Suite):
 
     def read(self, source: str, split: str) -> Dataset:
         """Read ``train``, ``dev`` or ``test`` of every task; see ``Suite.read``."""
+        from tasks.table.examples import RULE
+
         files = [file for reader in self._readers(source) for file in reader.files(split)]
         options = {"definition": dict(self.definition), "split": split, "rule": RULE}
         return build_dataset(
@@ -124,6 +133,8 @@ class TableSuite(Suite):
         }
 
     def _readers(self, source: str) -> list[TaskReader]:
+        from tasks.table.examples import TaskReader
+
         folder = Path(source).expanduser()
         if not folder.is_dir():
             raise DataError(f"{source}: not a folder. Give the folder that the paths in the suite's file start from")
@@ -155,6 +166,8 @@ def _check_choices(reader: TaskReader, split: str, targets: set[str]) -> None:
     """Raise a DataError if a choice of the file is never a target of the training split."""
     if reader.keys.choices is None or split != "train" or not targets:
         return
+    from tasks.table.answers import make_task
+
     parse = make_task(reader.task, reader.keys).protocols["official"].parse
     example = Example(id="", task=reader.task, prompt="", target="", choices=reader.keys.choices)
     answers = {str(parse(target, example)) for target in targets}

@@ -28,8 +28,10 @@ def test_each_stage_is_evaluated_on_dev(toy_run: Command) -> None:
 def test_the_examples_of_an_evaluation_are_a_few_of_the_dev_split(plugin: Path, hf_cache: Path) -> None:
     from toy_plugin.suite import Toys
 
+    from harness.data.splits import Choice
+
     suite = Toys()
-    examples = dev_examples(suite, str(plugin / "toy_plugin" / "data"), ["colour", "last"], 2)
+    examples = dev_examples(suite, str(plugin / "toy_plugin" / "data"), ["colour", "last"], Choice(per_task=2))
     assert {task: len(chosen) for task, chosen in examples.items()} == {"colour": 2, "last": 2}
     assert all(e.id.startswith("dev-") for chosen in examples.values() for e in chosen)
 

@@ -142,7 +142,7 @@ def test_a_merged_export_is_a_whole_model_that_writes_the_same_texts(
 def test_all_tasks_leave_with_one_command_that_serves_them(
     toy_run: Command, harness: Command, tmp_path: Path, method: str, rank: int
 ) -> None:
-    fields = {"lorahub": ("steps=2", "shots=1"), "c_poly": ("rank=2",)}.get(method, ())
+    fields = {"lorahub": ("steps=2", "shots=1", "exclude_target=false"), "c_poly": ("rank=2",)}.get(method, ())
     keys = [word for field in fields for word in ("--set", f"method.{field}")]
     run = Path(toy_run("--method", method, *keys, "--json").json["directory"])
     out = tmp_path / "served"

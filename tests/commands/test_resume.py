@@ -36,7 +36,7 @@ def result(run: Path) -> dict[str, Any]:
     record = json.loads((run / "record.json").read_text())
     for key in ("started_at", "finished_at", "provenance"):
         del record[key]
-    for key in ("seconds", "wait_seconds", "tokens_per_second", "peak_memory_bytes"):
+    for key in ("seconds", "search_seconds", "wait_seconds", "tokens_per_second", "peak_memory_bytes"):
         del record["training"][key]
     del record["generation"]["seconds"]
     log = [json.loads(line) for line in (run / "train.jsonl").read_text().splitlines()]

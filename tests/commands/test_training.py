@@ -23,8 +23,8 @@ def weights(folder: Path, method: str) -> dict[str, torch.Tensor]:
 
 def test_a_lora_per_task_is_lora_all_on_that_task_alone_bit_for_bit(toy_run: Command, tmp_path: Path) -> None:
     dropout = ["--set", "method.dropout=0.1"]
-    toy_run("--method", "lora_single", *dropout)
-    toy_run("--method", "lora_all", "--tasks", "first", "--set", f"train.batch_size={round(16 / 3)}", *dropout)
+    for method in ("lora_single", "lora_all"):
+        assert toy_run("--method", method, "--tasks", "first", *dropout).status == 0
     single, alone = weights(tmp_path, "lora_single"), weights(tmp_path, "lora_all")
     mine = {k: v for k, v in single.items() if "first" in k}
     assert len(mine) == len(alone)

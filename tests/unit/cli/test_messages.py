@@ -15,7 +15,11 @@ from harness.cli.messages import messages_on_stderr
 
 @pytest.fixture
 def rank(monkeypatch: pytest.MonkeyPatch) -> Any:
-    return lambda number: monkeypatch.setenv("RANK", str(number))
+    def set_rank(number: int) -> None:
+        monkeypatch.setenv("RANK", str(number))
+        monkeypatch.setenv("WORLD_SIZE", "2")
+
+    return set_rank
 
 
 def _send() -> None:

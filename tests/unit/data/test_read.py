@@ -53,7 +53,6 @@ class Shop(Suite):
         ([GOOD, {**GOOD, "id": "b", "target": None}], ["example 2", "'b'", "target", '""']),
         ([{**GOOD, "prompt": None}], ["example 1", "prompt"]),
         ([{**GOOD, "id": 1}], ["'id'", "texts", "int64"]),
-        ([GOOD, {**GOOD, "id": "b", "task": "tt"}], ["example 2", "'tt'", "Did you mean 't'"]),
         ([{"id": "a"}], ["no column task, prompt, target"]),
         (({"id": "a"},), ["datasets.Dataset", "tuple", "from_list"]),
         (None, ["datasets.Dataset", "NoneType"]),

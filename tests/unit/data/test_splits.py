@@ -61,9 +61,11 @@ class Given(Suite):
         return {name: Task(name=name, version=1, kind="label", protocols={}) for name in ("a", "b")}
 
     def read(self, source: str, split: str) -> Dataset:
-        lines = [(f"{t}{i}", t, target) for t, targets in self.targets.items() for i, target in enumerate(targets)]
+        lines = [
+            (f"{t}{i}", t, "?", given or "") for t, targets in self.targets.items() for i, given in enumerate(targets)
+        ]
         columns = zip(*lines, strict=True)
-        return Dataset.from_dict(dict(zip(("id", "task", "target"), map(list, columns), strict=True)))
+        return Dataset.from_dict(dict(zip(("id", "task", "prompt", "target"), map(list, columns), strict=True)))
 
 
 def ids(suite: Suite, split: str, choice: Choice | None = None, **use: bool) -> dict[str, list[str]]:

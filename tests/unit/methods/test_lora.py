@@ -167,7 +167,7 @@ def test_an_impossible_budget_names_the_least_possible() -> None:
         (lambda: CGCLoRA(gate="embeding"), "unknown method.gate 'embeding'. Did you mean 'embedding'"),
         (lambda: CGCLoRA(n_common=0, n_specific=0), "a task needs at least 1 expert"),
         (lambda: MoELoRA(rank=10), "method.rank=10 is not a multiple of method.n_experts=8"),
-        (lambda: CPoly(n_splits=2), "needs method.variant=poly"),
+        (lambda: CPoly(n_splits=2, merge="output"), "needs method.merge=factor"),
         (lambda: CPoly(variant="poly", n_splits=5).attach(toy_model(), ["a"], seed=0), r"does not divide .*q_proj"),
         (lambda: MoA(routing="first"), "unknown method.routing 'first'"),
         (lambda: LoRAHub(merge="sum"), "unknown method.merge 'sum'"),

@@ -19,7 +19,7 @@ from toy_steps import PACKED, TASKS, as_loaded
 
 from harness.config.spec import TrainConfig
 from harness.errors import TrainingError
-from harness.method import Adapter
+from harness.method import Adapter, iter_linear
 from harness.registry import method_class
 from harness.training.packing import Layout, bins, choose_layout, groups
 
@@ -134,6 +134,7 @@ def test_a_device_that_is_out_of_memory_does_not_mean_that_a_model_needs_padding
     toy_llama: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = toy_llama()
+    assert list(iter_linear(model))  # found before the memory is full
 
     def full(*_: Any, **__: Any) -> Any:
         raise torch.OutOfMemoryError("no room")
