@@ -72,6 +72,7 @@ def test_a_grid_grows_from_one_rate_to_its_limit_or_until_its_best_is_inside(
     assert "9 of 9 runs are done" in again.out  # six of the search, three of the rows
 
 
+@pytest.mark.slow
 def test_a_search_that_was_killed_while_its_grid_grew_keeps_what_was_done_and_ends(
     file: Path, harness: Command, start: Command, tmp_path: Path
 ) -> None:
