@@ -70,7 +70,9 @@ def validate_command(
     assignments: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Check the data of a SUITE (a name, or the file of your own suite) before training.
+    """Check the data of a SUITE before training.
+
+    SUITE is a name, or the file of your own suite.
 
     Reports leaks between splits, duplicates, targets that are empty or do not parse, and sequences that would be
     truncated, with file and line; with --model also targets that its tokenizer cannot write. The exit status is 1 if

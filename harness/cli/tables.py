@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tabulate import tabulate
 
-from harness.config.suites import is_suite, open_suite
 from harness.method import AdapterMethod
 from harness.registry import BACKENDS, METHODS, SUITES, broken, method_class, plugins
 from harness.reporting.numbers import MISSING, or_missing, percent
@@ -36,6 +35,8 @@ def installed(check: bool) -> str:
 
 def describe_plugin(name: str) -> str:
     """One method's fields, ablations and presets, or one suite's options and tasks."""
+    from harness.config.suites import is_suite  # loads pydantic, which the list of everything does not need
+
     if name in plugins(SUITES) or (name not in plugins(METHODS) and is_suite(name)):
         return _about_suite(name)
     cls = method_class(name)
@@ -115,6 +116,8 @@ def runs_table(runs: list[RunDirectory]) -> str:
 
 
 def _about_suite(name: str) -> str:
+    from harness.config.suites import open_suite
+
     suite = open_suite(name).suite
     cls = type(suite)
     rows = [

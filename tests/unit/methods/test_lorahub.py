@@ -108,9 +108,14 @@ def test_without_the_target_s_lora_its_weight_is_zero() -> None:
     weights = found.adapter.state_dict()["hub.weights"]
     assert not weights.diagonal().any()
     assert {len(w) for w, _ in found.artefacts["trials"]["first"]} == {2}
-    alone = LoRAHub()
-    with pytest.raises(UsageError, match="at least 2 tasks"):
-        alone.fit(alone.attach(toy_model(), ["one"], seed=0), found, ["one"])
+
+
+def test_a_task_without_any_other_lora_uses_its_own() -> None:
+    method = LoRAHub(rank=2, steps=3)
+    model = toy_model()
+    adapter = method.attach(model, TASKS[:1], seed=0)
+    fit(Bowl(method=method, adapter=adapter, model=model, data={TASKS[0]: toy_data()[TASKS[0]]}))
+    assert adapter.state_dict()["hub.weights"].tolist() == [[1.0]]
 
 
 def test_a_task_without_examples_uses_its_own_lora() -> None:
