@@ -189,6 +189,9 @@ def _read_text(model: Any, embeddings: Any) -> Tensor:
         inputs["decoder_input_ids"] = tokens[1]
     try:
         logits: Tensor = model(**inputs).logits
+    except torch.OutOfMemoryError:
+        raise  # It says nothing about the model.
+    # Models state no errors; whatever one raises on a plain text, it would raise in training too.
     except Exception as error:
         said = " ".join(str(error).split())[:300].rstrip(".")
         raise ModelError(
