@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Final
 
 from harness.config.suites import suite_of
@@ -15,7 +15,7 @@ from harness.leaderboard.tables import Leaderboard
 from harness.leaderboard.verify import Check, CheckOutcome, verify
 from harness.scoring.draws import FILE as DRAWS
 from harness.scoring.draws import read_draws, write_draws
-from harness.store.files import write_atomic
+from harness.store.files import to_bytes, write_atomic
 from harness.store.published_predictions import HASHES, write_hashes, write_predictions
 from harness.store.record import RunRecord
 from harness.store.run_directory import RunDirectory, open_run
@@ -89,8 +89,9 @@ def publish(
     if reasons:
         raise HarnessError(f"{run.name} cannot be published: {'; '.join(reasons)}")
     folder = records / run.path.resolve().name
+    public = to_bytes(_without_folders(record))
     if (folder / _LAST).exists():
-        if (folder / _LAST).read_bytes() == (run.path / _LAST).read_bytes():
+        if (folder / _LAST).read_bytes() == public:
             return folder
         raise StoreError(
             f"{folder} is published already, from another run of the same spec. To replace it, delete the folder first."
@@ -100,11 +101,23 @@ def publish(
     RunDirectory(folder).write(DIGEST, read_digest(run))
     _copy_draws(run, RunDirectory(folder), protocol)
     _copy_predictions(run, folder, record)
-    for name in [*map(Path, _FILES), *adapters, Path(_LAST)]:
+    for name in [*map(Path, _FILES), *adapters]:
         if (run.path / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             write_atomic(folder / name, (run.path / name).read_bytes())
+    write_atomic(folder / _LAST, public)
     return folder
+
+
+def _without_folders(record: RunRecord) -> RunRecord:
+    """The record with the last part of each absolute path of its command: folders of a machine say who runs it."""
+    command = [_last_part(argument) for argument in record.provenance.command]
+    return record.model_copy(update={"provenance": record.provenance.model_copy(update={"command": command})})
+
+
+def _last_part(argument: str) -> str:
+    flag, equals, value = argument.rpartition("=")
+    return f"{flag}{equals}{PurePath(value).name}" if PurePath(value).is_absolute() else argument
 
 
 def _copy_draws(run: RunDirectory, folder: RunDirectory, protocol: str | None) -> None:

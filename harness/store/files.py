@@ -8,9 +8,12 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import StoreError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 
 @contextmanager
@@ -51,6 +54,11 @@ def write_atomic(path: Path, data: bytes) -> None:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def to_bytes(value: BaseModel) -> bytes:
+    """The contents of a file that holds one record."""
+    return (value.model_dump_json(indent=1) + "\n").encode()
 
 
 def write_json(path: Path, value: Any) -> None:

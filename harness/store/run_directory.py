@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from harness.errors import StoreError
-from harness.store.files import write_atomic
+from harness.store.files import to_bytes, write_atomic
 from harness.store.lock import hold_lock, is_locked
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class RunDirectory:
 
     def write(self, name: str, value: BaseModel) -> None:
         """Write one of the files above."""
-        write_atomic(self.path / name, (value.model_dump_json(indent=1) + "\n").encode())
+        write_atomic(self.path / name, to_bytes(value))
 
     def write_scores(self, scores: Scores) -> None:
         self.write("scores.json", scores)

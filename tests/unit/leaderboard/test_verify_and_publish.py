@@ -119,6 +119,18 @@ def test_a_published_record_stands_in_the_leaderboard_once_and_can_be_verified(
     assert "published already" in again.err
 
 
+def test_a_published_record_names_no_folder_of_the_machine(
+    finished: RunDirectory, harness: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["harness", "run", "--suite", "toys", "--out", str(tmp_path / "runs"), f"--data={tmp_path}/toys"]
+    change(finished, command=command)
+    for _ in range(2):
+        record = RunDirectory(published(finished, harness)).record()
+        assert record is not None
+        assert record.provenance.command == ["harness", "run", "--suite", "toys", "--out", "runs", "--data=toys"]
+
+
 def published(run: RunDirectory, harness: Command) -> Path:
     done = harness("verify", run.path, "--publish")
     assert done.status == 0, done.err
