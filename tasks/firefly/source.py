@@ -63,13 +63,16 @@ class File:
 
 
 def find(source: str) -> Folder | File | HubDataset:
-    """The kind of a source.
+    """The kind of a source. A folder with one data file, not named after a split, is a file without splits.
 
     Raises: DataError if it is neither a local path nor a valid name on the hub.
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        return Folder(path=path)
+        folder = Folder(path=path)
+        others = () if any(map(folder.files, SPLITS)) else _data_files(path)
+        # A copy of the data set from the hub is a folder with one file, which is named after the data set.
+        return File(path=others[0]) if len(others) == 1 else folder
     if path.is_file():
         return File(path=path)
     # If the first part is a local folder, this is a misspelt path, and a request to the hub could take minutes.
@@ -77,6 +80,10 @@ def find(source: str) -> Folder | File | HubDataset:
     if hub is not None and path.suffix not in SUFFIXES and not path.parent.is_dir():
         return hub
     raise missing(path)
+
+
+def _data_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path.name != "dataset_infos.json")
 
 
 def hub_lines(source: HubDataset) -> Lines:

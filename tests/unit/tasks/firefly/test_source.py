@@ -65,10 +65,22 @@ def test_two_files_of_one_split_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_split_files_has_no_splits(tmp_path: Path) -> None:
-    write(tmp_path / "firefly-train-1.1M.jsonl", toys(1))
+    for name in ("part-1.jsonl", "part-2.jsonl"):
+        write(tmp_path / name, toys(1))
     assert Firefly().splits(str(tmp_path)) == ()
-    with pytest.raises(DataError, match=r"The folder contains firefly-train-1.1M.jsonl"):
+    with pytest.raises(DataError, match=r"The folder contains part-1.jsonl, part-2.jsonl"):
         Firefly().read(str(tmp_path), "train")
+
+
+def test_a_copy_of_the_data_set_from_the_hub_is_divided_by_content(tmp_path: Path, hf_cache: Path) -> None:
+    file = write(tmp_path / "copy" / "firefly-train-1.1M.jsonl", toys())
+    (tmp_path / "copy" / "README.md").write_text("a data set", encoding="utf-8")
+    (tmp_path / "copy" / "dataset_infos.json").write_text("{}", encoding="utf-8")
+    suite = Firefly(kinds=("all",))
+    folder = str(tmp_path / "copy")
+    assert suite.fingerprint(folder) == suite.fingerprint(file)
+    for split in ("train", "dev", "test"):
+        assert read(suite, folder, split) == read(suite, file, split) != []
 
 
 def test_a_file_is_split_by_content_in_any_order_of_its_lines(tmp_path: Path, hf_cache: Path) -> None:
