@@ -74,6 +74,11 @@ def suite_class(name: str) -> type[Suite]:
     return cast("type[Suite]", _load(SUITES, name))
 
 
+def list_command(suite: str) -> str:
+    """The command that lists the tasks of an installed suite; "" for one from a file, which may have another name."""
+    return f"harness list {suite}" if suite in plugins(SUITES) else ""
+
+
 def model_folder(name: str) -> Path | None:
     """The folder of a model that a distribution includes (``tiny``), None if the name is not registered."""
     return cast("Path", _load(MODELS, name)) if name in plugins(MODELS) else None

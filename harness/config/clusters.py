@@ -11,6 +11,7 @@ from typing import Any
 from harness.config.spec import ClusterSpec, RunSpec
 from harness.config.toml_file import read_toml
 from harness.errors import UsageError, unknown
+from harness.registry import list_command
 from harness.task import Suite
 
 NONE, KIND = "none", "kind"
@@ -77,7 +78,7 @@ def group_tasks(choice: str | Mapping[str, Any] | None, suite: Suite, tasks: Seq
     for name, of in found.groups.items():
         for task in of:
             if task not in suite.tasks:
-                raise unknown(f"task of cluster {name}", task, suite.tasks, see=f"harness list {suite.name}")
+                raise unknown(f"task of cluster {name}", task, suite.tasks, see=list_command(suite.name))
             if task in home:
                 raise UsageError(f"--clusters {found.label}: {task} is in {home[task]} and in {name}; choose one")
             home[task] = name

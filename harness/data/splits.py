@@ -17,6 +17,7 @@ from harness.data.content import Segments, content_keys
 from harness.data.omissions import blank_note, has_target, no_target, other_tasks, other_tasks_note, task_names
 from harness.data.read import contents, read_split
 from harness.errors import DataError, UsageError, unknown
+from harness.registry import list_command
 from harness.task import Example, Suite, to_example
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ def choose_tasks(suite: Suite, tasks: str | None) -> list[str]:
     wanted = list(suite.tasks) if tasks is None else [t.strip() for t in tasks.split(",") if t.strip()]
     for task in wanted:
         if task not in suite.tasks:
-            raise unknown("task", task, suite.tasks, see=f"harness list {suite.name}")
+            raise unknown("task", task, suite.tasks, see=list_command(suite.name))
     return [t for t in suite.tasks if t in set(wanted)]
 
 

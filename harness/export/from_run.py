@@ -23,6 +23,7 @@ from harness.method import Adapter, LoRAFactors, Trait, adapter_method
 from harness.models.loading import LoadedModel, Precision, load_model
 from harness.models.source import locate
 from harness.pipeline.reopen import ReopenedRun, reopen
+from harness.registry import list_command
 from harness.reporting.markdown import cells, escape, heading
 from harness.reporting.numbers import or_missing
 from harness.store.adapter import load_into
@@ -138,7 +139,7 @@ class _ExportSource:
 
     def require(self, task: str) -> None:
         if task not in self.tasks:
-            raise unknown("task", task, self.tasks, see=f"harness list {self.finished.resolved.spec.suite.name}")
+            raise unknown("task", task, self.tasks, see=list_command(self.finished.resolved.spec.suite.name))
 
     def log_notes(self) -> None:
         for note in self.notes:

@@ -26,6 +26,7 @@ from harness.pipeline.predict import generator
 from harness.pipeline.prepare import Prepared
 from harness.pipeline.reopen import open_model
 from harness.pipeline.resolve import Resolved
+from harness.registry import list_command
 from harness.reporting.numbers import MISSING, number
 from harness.store.files import write_json
 
@@ -98,7 +99,7 @@ def _task(resolved: Resolved, prepared: Prepared, given: str | None) -> str:
     """The task whose share is used; the first one where all share one adapter or the method chooses."""
     traits, name = resolved.method.traits, resolved.spec.method.name
     if given is not None and given not in prepared.tasks:
-        raise unknown("task", given, prepared.tasks, see=f"harness list {resolved.spec.suite.name}")
+        raise unknown("task", given, prepared.tasks, see=list_command(resolved.spec.suite.name))
     chooses = Trait.LABEL_FREE in traits and _chooses(prepared)
     if given is not None and chooses:
         raise UsageError(f"--route does not apply to {name}: it chooses the route from the prompt. Leave --route out")

@@ -8,7 +8,8 @@ from typing import Final
 
 from harness.leaderboard.rows import ENOUGH_SEEDS
 from harness.leaderboard.sections import orientation, pictures, sections
-from harness.leaderboard.tables import LIMITED, Cell, Kind, Leaderboard, Row, Table, setting_in_words
+from harness.leaderboard.tables import LIMITED, Cell, Kind, Leaderboard, Row, Table
+from harness.leaderboard.titles import titles
 from harness.reporting.markdown import cells, escape, heading, side_by_side, unbroken
 from harness.reporting.numbers import MISSING, count, duration, number, or_missing, p_value, percent, share, size
 from harness.scoring.significance import Pair, best_against, family
@@ -30,8 +31,8 @@ def render_markdown(board: Leaderboard, folder: str = "", drawn: Sequence[str] =
     lines = [f"# {escape(board.suite)}, protocol {escape(board.protocol)}", ""]
     if not board.tables:
         lines += ["No finished runs.", ""]
-    for table in board.tables:
-        lines += [*_markdown_table(table), "", *(f"- {note}" for note in _notes(table)), ""]
+    for title, table in zip(titles(board.tables), board.tables, strict=True):
+        lines += [f"## {escape(title)}", "", *_markdown_table(table), "", *(f"- {note}" for note in _notes(table)), ""]
         lines += [*_tasks(table, board.protocol), "", *_in_words(table), *_costs(table, board.parameter_limit)]
         lines += sections(table, claims)
     lines += [*orientation(board.orientation, board.elsewhere), *pictures(folder, drawn)]
@@ -59,15 +60,10 @@ def verdicts(table: Table) -> list[str]:
 
 
 def _markdown_table(table: Table) -> Iterator[str]:
-    spec = table.spec
-    model = "no base model" if spec.model is None else spec.model.label
-    title = f"{spec.data.label}, {model}, {setting_in_words(spec)}"
-    yield f"## {escape(title)}"
-    yield ""
     if table.sample:
         yield (
-            f"> **This is the embedded sample, not {escape(spec.suite.name)}.** Its few small examples show that every "
-            "method runs. They do not show which method is better, so no row is ranked or marked."
+            f"> **This is the embedded sample, not {escape(table.spec.suite.name)}.** Its few small examples show that "
+            "every method runs. They do not show which method is better, so no row is ranked or marked."
         )
         yield ""
     yield from _no_better_than_a_baseline(table)

@@ -16,6 +16,7 @@ from harness.errors import DataError, ModelError, StoreError, UsageError, unknow
 from harness.method import Baseline
 from harness.pipeline.prepare import Base, Prepared, load_base, open_adapter, train_examples
 from harness.pipeline.resolve import Resolved, resolve
+from harness.registry import list_command
 from harness.store.finished import open_finished
 from harness.store.record import RunRecord
 from harness.store.run_directory import RunDirectory
@@ -64,7 +65,7 @@ def load(run: RunDirectory, resolved: Resolved, train: SplitExamples | None, tas
     """
     clusters = clusters_of(resolved.spec)
     if task is not None and task not in resolved.spec.suite.tasks:
-        raise unknown("task", task, resolved.spec.suite.tasks, see=f"harness list {resolved.spec.suite.name}")
+        raise unknown("task", task, resolved.spec.suite.tasks, see=list_command(resolved.spec.suite.name))
     if task is None and len(clusters) > 1:
         names = ", ".join(resolved.spec.suite.tasks)
         raise UsageError(f"{run.name} has one adapter for each cluster of tasks: name a task. Tasks: {names}")

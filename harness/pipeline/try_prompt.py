@@ -14,6 +14,7 @@ from harness.method import Baseline
 from harness.pipeline.predict import generator
 from harness.pipeline.prepare import train_examples
 from harness.pipeline.reopen import ReopenedRun, load, reopen
+from harness.registry import list_command
 from harness.task import Example
 
 LOG: Final = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ def try_prompt(path: Path, task: str, prompt: str, data: str | None = None, mode
     finished = reopen(path, data, model)
     tasks = list(finished.record.spec.suite.tasks)
     if task not in tasks:
-        raise unknown("task", task, tasks, see=f"harness list {finished.record.spec.suite.name}")
+        raise unknown("task", task, tasks, see=list_command(finished.record.spec.suite.name))
     if not prompt.strip():
         raise UsageError("the prompt is empty: give it on standard input, for example: harness try RUN --task T < FILE")
     example = Example(id="prompt", task=task, prompt=prompt, target="")

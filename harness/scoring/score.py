@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import DataError, unknown
+from harness.registry import list_command
 from harness.reporting.numbers import or_missing, percent, percent_range
 from harness.scoring import statistics as stats
 from harness.scoring.draws import Draws, TaskDraws, examples_fingerprint, write_draws
@@ -107,7 +108,7 @@ def check_protocol(suite: Suite, protocol: str | None) -> None:
     """Before a run is started, that its scores will have this protocol. Raises: UsageError for an unknown one."""
     known = {name for task in suite.tasks.values() for name in task.protocols}
     if protocol is not None and protocol not in known:
-        raise unknown(f"protocol of {suite.name}", protocol, known, see=f"harness list {suite.name}")
+        raise unknown(f"protocol of {suite.name}", protocol, known, see=list_command(suite.name))
 
 
 def render_scores(scores: Scores, protocol: str) -> str:
