@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 from harness.config.spec import RunSpec
 from harness.leaderboard.tables import Table, setting_in_words
 
-_DIGITS = 8  # of a hash: enough to distinguish a few versions of one file.
+_DIGITS = 8  # This many digits of a hash distinguish a few versions of one file.
 
 
 def titles(tables: Sequence[Table]) -> list[str]:
-    """Data, base model and setting of each table. Where two would be equal, what differs is added: the first part of the
-    data that does, with the start of its hash, or else that of the model.
+    """Data, base model and setting of each table. Where two would be equal, the first part of
+    the data that differs is added with the start of its hash, or else the start of the model's.
     """
     plain = [_plain(table.spec) for table in tables]
     times = Counter(plain)
