@@ -154,6 +154,6 @@ def test_gold_against_gold_is_perfect_under_every_protocol(module, name, suite, 
         ]  # fmt: skip
         for label, protocol in task.protocols.items():
             judged = judge(task, label, examples, [e.target for e in examples])
-            value = judged.statistics.values(judged.statistics.per_example.sum(0))[protocol.headline]
+            value = judged.statistics.values(judged.statistics.per_unit.sum(0))[protocol.headline]
             assert judged.n_unparsed == 0, (task.name, label)
             assert float(value) == pytest.approx(1.0, abs=1e-6), (task.name, label)
