@@ -78,6 +78,15 @@ def label_statistics(golds: Sequence[str], answers: Sequence[str | None]) -> Sta
     return Statistics(per_unit=per_unit, values=values)
 
 
+def parsed_label_statistics(golds: Sequence[Answer], answers: Sequence[Answer]) -> Statistics:
+    """Those of ``label_statistics`` for parsed answers: an unparsed prediction is wrong, and an unparsed target is left
+    out.
+    """
+    return where_golds_parse(
+        lambda gold, answer: label_statistics(gold, [None if a is NOT_PARSED else a for a in answer]), golds, answers
+    )
+
+
 def mean_statistics(totals: Mapping[str, Sequence[float]], counts: Sequence[float] | None = None) -> Statistics:
     """Means of numbers per item, where an example may have several items or none.
 
