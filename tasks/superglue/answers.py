@@ -1,4 +1,4 @@
-"""The parsers of answers. All accept any text, only read its first line, and are linear in its length."""
+"""The parsers of answers. All accept any text, use its first line or entry only, and are linear in its length."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Final
 
 from harness.task import NOT_PARSED, Example, NotParsed
 from tasks.superglue.items import LABELS
-from tasks.superglue.prompts import ANOTHER_NOUN, letter
+from tasks.superglue.prompts import ANOTHER_NOUN, SEPARATOR, letter
 
 _EDGES: Final = " \t.,;:!?\"'`*()[]"
 _LETTERED = re.compile(r"\(?([A-Za-z]{1,2})[.):](?=\s|$)")  # an option that begins with its letter: "A. Yes"
+_BETWEEN = re.compile(rf"[\n{SEPARATOR.strip()}]")
 # Words that T5's rule for WSC ignores: articles, quantifiers, possessives and demonstratives.
 _DETERMINERS: Final = frozenset(
     {"a", "an", "the", "few", "each", "every", "many", "much", "some", "which", "whose"}
@@ -30,7 +31,7 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entities:
-    """Entities of a query of ReCoRD, one for each line: of a target all correct ones, of a prediction the first counts.
+    """Entities of a query of ReCoRD: of a target all correct ones; of a prediction the first counts.
 
     passage: the number of the passage.
     """
@@ -64,13 +65,10 @@ def parse_verdict(text: str, example: Example) -> Verdict | NotParsed:
 
 
 def parse_lettered_entity(text: str, example: Example) -> Entities | NotParsed:
-    """The entities of letters, one on each line; NOT_PARSED if the first line is not the letter of an entity."""
+    """The entities of a list of letters; NOT_PARSED if the first entry is not the letter of an entity."""
     by_letter = {letter(i): entity for i, entity in enumerate(example.choices or ())}
-    lines = [_LETTERED.match(line) for line in _lines(text)]
-    keys = [
-        found[1].upper() if found else line.strip(_EDGES).upper()
-        for found, line in zip(lines, _lines(text), strict=True)
-    ]
+    entries = [(entry, _LETTERED.match(entry)) for entry in _entries(text)]
+    keys = [(found[1] if found else entry.strip(_EDGES)).upper() for entry, found in entries]
     names = tuple(by_letter[key] for key in keys if key in by_letter)
     if not keys or keys[0] not in by_letter:
         return NOT_PARSED
@@ -78,8 +76,8 @@ def parse_lettered_entity(text: str, example: Example) -> Entities | NotParsed:
 
 
 def parse_entity(text: str, example: Example) -> Entities | NotParsed:
-    """The entities of a text, one on each line; NOT_PARSED if it is blank."""
-    names = tuple(_lines(text))
+    """The entities that a text lists; NOT_PARSED if it is blank."""
+    names = tuple(_entries(text))
     return Entities(passage=_passage(example), names=names) if names else NOT_PARSED
 
 
@@ -114,8 +112,8 @@ def _key(text: str) -> str:
     return " ".join(text.casefold().strip(_EDGES).split())
 
 
-def _lines(text: str) -> list[str]:
-    return [line.strip() for line in text.split("\n") if line.strip()]
+def _entries(text: str) -> list[str]:
+    return [entry.strip() for entry in _BETWEEN.split(text) if entry.strip()]
 
 
 def _first_line(text: str) -> str:

@@ -68,13 +68,21 @@ def test_answers_have_the_question_and_the_passage_that_they_belong_to() -> None
     answer = Example(id="multirc-4-2-9", task="multirc", prompt="?", target="A", choices=("B", "A"), group="4-2")
     verdict = parse_verdict("A", answer)
     assert (verdict.passage, verdict.question, verdict.value) == ("4", "4-2", "True")  # type: ignore[union-attr]
-    found = parse_entity("Ann Lee\nAnn", example("record", id="record-8-30"))
+    found = parse_entity("Ann Lee; Ann", example("record", id="record-8-30"))
     assert (found.passage, found.names) == ("8", ("Ann Lee", "Ann"))  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
     ("text", "names"),
-    [("B", ("Bob",)), ("a\nB", ("Ann", "Bob")), ("B. Bob", ("Bob",)), ("b and more", None), ("C", None), ("Bob", None)],
+    [
+        ("B", ("Bob",)),
+        ("a; B", ("Ann", "Bob")),
+        ("A\nB", ("Ann", "Bob")),
+        ("B. Bob", ("Bob",)),
+        ("b and more", None),
+        ("C", None),
+        ("Bob", None),
+    ],
 )
 def test_the_letter_of_an_entity_is_the_entity(text: str, names: tuple[str, ...] | None) -> None:
     found = parse_lettered_entity(text, example("record", "Ann", "Bob", id="record-1-1"))

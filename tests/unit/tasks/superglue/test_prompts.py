@@ -60,21 +60,21 @@ def ask(task: str, form: str) -> Example:
             "letters",
             "Ann Lee met Bob. Ann gave a kite\nThe kite was from @placeholder.\nWhat is @placeholder?\nA. Ann Lee\n"
             "B. Bob\nC. Ann\nAnswer:",
-            "A\nC",
+            "A; C",
         ),
         (
             "record",
             "t5",
             "record query: The kite was from @placeholder. entities: Ann Lee, Bob, Ann passage: Ann Lee met Bob. Ann "
             "gave a kite",
-            "Ann Lee\nAnn",
+            "Ann Lee; Ann",
         ),
         (
             "record",
             "lm-eval",
             "Ann Lee met Bob.\n\n  - Ann gave a kite\n  - The kite was from @placeholder.\n"
             "Question: Which name is @placeholder?\nAnswer:",
-            "Ann Lee\nAnn",
+            "Ann Lee; Ann",
         ),
         ("rte", "letters", f"{PASSAGE}\nBob has a kite.{ENTAILED}{OPTIONS}", "B"),
         ("rte", "t5", f"rte hypothesis: Bob has a kite. premise: {PASSAGE}", "not_entailment"),
