@@ -83,16 +83,20 @@ class Choice:
 def in_part(examples: Sequence[Example], part: str) -> NDArray[np.bool_]:
     """Which examples of one task belong to a part of its split: half of the different contents, by their hashes.
 
-    Equal contents are in the same part, whatever the templates around them (``harness.data.content``).
+    Equal contents are in the same part, whatever the templates around them (``harness.data.content``). So are the
+    examples of a group, which are scored together: a group is one content.
     """
     segments = Segments.empty(len(examples))
     for i, example in enumerate(examples):
         segments.put(i, example)
     (keys,) = content_keys([segments], [np.zeros(len(examples), np.int16)])
-    contents = [
-        hashlib.sha256((f"content {key}" if key else "".join(example.prompt.split())).encode()).digest()
+    names = [
+        f"group {example.group}"
+        if example.group is not None
+        else (f"content {key}" if key else "".join(example.prompt.split()))
         for key, example in zip(keys.tolist(), examples, strict=True)
     ]
+    contents = [hashlib.sha256(name.encode()).digest() for name in names]
     ordered = sorted(set(contents))
     tune = set(ordered[: len(ordered) // 2])
     return np.array([(content in tune) == (part == "tune") for content in contents], dtype=np.bool_)

@@ -108,6 +108,13 @@ def test_a_number_of_examples_per_task_keeps_all_answers_to_a_question_or_none()
     assert smaller < larger
 
 
+def test_all_answers_to_a_question_are_in_one_half_of_a_split() -> None:
+    suite = Questions(targets={"a": ["x"] * 30, "b": []})
+    tune, report = (ids(suite, "dev", Choice(part=part))["a"] for part in ("tune", "report"))
+    assert len(tune) == len(report) == 15
+    assert not {int(id_[1:]) // 3 for id_ in tune} & {int(id_[1:]) // 3 for id_ in report}
+
+
 def test_a_task_without_any_target_is_kept_for_prediction_only() -> None:
     suite = Given(targets={"a": ["", None], "b": ["x"]})
     assert ids(suite, "test", withheld=True) == {"a": ["a0", "a1"], "b": ["b0"]}
