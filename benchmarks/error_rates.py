@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.scoring.significance import all_pairs, tukey
-from harness.scoring.statistics import Resampled, Side, difference, example_counts, resample, shared_variance
+from harness.scoring.statistics import Resampled, Side, difference, resample, shared_variance, unit_counts
 from harness.task import Floats
 from tasks.common.metrics import label_statistics
 
@@ -97,7 +97,7 @@ def simulate(cell: Cell, repeats: int, seed: int = 0) -> Rates:
     setting = (cell.n_seeds, cell.n_examples, cell.classes, cell.n_rows, int(cell.seeds_agree))
     rng = np.random.default_rng([seed, *setting])
     pair = cell.n_rows == 2
-    counts = example_counts("simulated", cell.n_examples, DRAWS if pair else 10)
+    counts = unit_counts("simulated", cell.n_examples, DRAWS if pair else 10)
     full: list[Verdicts] = []
     draws: list[Verdicts] = []
     for _ in range(repeats):

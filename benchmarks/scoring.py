@@ -52,7 +52,7 @@ def main() -> int:
         began = time.perf_counter()
         for name, (drawn, texts) in work.items():
             statistics = judge(PromptCBLUE().tasks[name], protocol, drawn, texts).statistics
-            statistics.values(statistics.per_example.sum(0))
+            statistics.values(statistics.per_unit.sum(0))
         print(f"{protocol:>10}  {time.perf_counter() - began:6.2f} s")
     spent = time.perf_counter() - STARTED - prepared
     characters = sum(len(text) for _, texts in work.values() for text in texts)

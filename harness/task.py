@@ -1,8 +1,9 @@
 """The contract for suites: examples, tasks, the protocols that score them, and the suite that reads them.
 
-A protocol parses each prediction into an answer and computes *statistics* of the answers: a few numbers per example
-whose sums over examples are all that its *metrics* (accuracy, F1, ...) need. A metric of a resampled test set is then
-a function of one matrix product, which makes the bootstrap fast (see ``harness.scoring.statistics``).
+A protocol parses each prediction into an answer and computes *statistics* of the answers: a few numbers per unit whose
+sums over units are all that its *metrics* (accuracy, F1, ...) need. A unit is one example, or all examples that come
+from one text and are therefore not independent of each other. A metric of a resampled test set is then a function of
+one matrix product, which makes the bootstrap fast (see ``harness.scoring.statistics``).
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ class Example:
 
     target: the reference text; "" where the source withholds it.
     choices: the options that the prompt offers; None if it offers none.
+    group: examples of a task with the same group are scored together, such as the answers to one question that are
+        right only as a whole. A limit on the number of examples keeps all examples of a group or none; None for an
+        example that is scored by itself.
     """
 
     id: str
@@ -44,6 +48,7 @@ class Example:
     prompt: str
     target: str
     choices: tuple[str, ...] | None = None
+    group: str | None = None
 
     @property
     def has_target(self) -> bool:
@@ -66,14 +71,17 @@ NOT_PARSED: Final = NotParsed()
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Statistics:
-    """Per-example statistics of one task under one protocol.
+    """Statistics of one task under one protocol, per unit.
 
-    per_example: float64 (n, k), one row of k statistics for each of n examples; metrics depend only on column sums.
+    per_unit: float64 (n, k), one row of k statistics for each of n units; metrics depend only on column sums. The
+        bootstrap, the deviations and the paired tests resample units, so units must be independent of each other: a
+        unit is an example or, where several examples share a text, all of them together. The units and their order
+        follow from the gold answers only, so that two sets of predictions have the same ones.
     values: the metrics, a function of column sums (..., k) that returns {metric name: array (...)}. Every metric is
         between 0 and 1, and the function is vectorised over the leading axes.
     """
 
-    per_example: Floats
+    per_unit: Floats
     values: Callable[[Floats], Mapping[str, Floats]]
 
 
@@ -83,7 +91,9 @@ class Protocol:
 
     parse: (text, example) -> answer, applied to targets and to predictions. It accepts any text, never raises, and
         takes time linear in the text's length.
-    statistics: (gold answers, predicted answers) -> Statistics. Either may contain NOT_PARSED.
+    statistics: (gold answers, predicted answers) -> Statistics. Either may contain NOT_PARSED. Where a unit has several
+        examples, the parser puts the unit's name into the answer (from the example's id or group), and the gold answers
+        are grouped by it.
     headline: the metric, a key of what ``Statistics.values`` returns, that leaderboards show.
     """
 
@@ -92,7 +102,9 @@ class Protocol:
     headline: str
 
 
-MIN_EXAMPLES: Final = 50  # A mean over tasks leaves out tasks with fewer test examples, except on embedded samples.
+MIN_EXAMPLES: Final = 50
+"""A mean over tasks leaves out tasks with fewer test examples (units, where these have several examples), except on
+embedded samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +128,8 @@ class Task:
     version: raise it when the same predictions would be scored differently.
     kind: the type of task ("ner", "label", ...), by which ``--clusters kind`` groups tasks.
     protocols: scoring rules by name, the official one first.
-    one_label: whether each answer is either right or wrong, so that McNemar's test can compare two methods.
+    one_label: whether each answer is either right or wrong and each example is a unit, so that McNemar's test can
+        compare two methods.
     invented: (answer, example) -> whether the answer has a label that the example does not offer; None if the task
         has no closed set of labels.
     diagnose: (examples, predictions) -> figures that are reported next to the scores and never ranked.
@@ -183,10 +196,11 @@ class Suite(ABC):
         """Read one split of a folder, a file or a data set on the Hugging Face Hub.
 
         Returns: a datasets.Dataset with the columns id, task, prompt, target (str) and choices (list[str] or None), in
-            the source's order. Ids are unique within a split. Targets are "" where the source withholds them, as
-            published test sets do, and where an answer is missing: such examples are not used for training or
-            scoring. Examples of tasks that the suite does not have are returned too, with the task that the source
-            names: they are an error, unless they are in ``other_tasks`` or the user has chosen tasks.
+            the source's order, and optionally group (str or None, see ``Example``). Ids are unique within a split.
+            Targets are "" where the source withholds them, as published test sets do, and where an answer is missing:
+            such examples are not used for training or scoring. Examples of tasks that the suite does not have are
+            returned too, with the task that the source names: they are an error, unless they are in ``other_tasks`` or
+            the user has chosen tasks.
         Raises: DataError that names the file, the line, the value and the remedy.
         """
 
@@ -263,4 +277,5 @@ def to_example(columns: Mapping[str, Any]) -> Example:
         prompt=columns["prompt"],
         target=columns["target"] or "",
         choices=None if choices is None else tuple(choices),
+        group=columns.get("group"),
     )

@@ -69,7 +69,7 @@ class SplitExamples:
 class Choice:
     """Which examples of a split are used. part: "tune" or "report", one of two parts that have no content in common.
 
-    per_task: at most this many examples of each task.
+    per_task: at most this many examples of each task; at least one group of examples, if groups are larger.
     """
 
     per_task: int | None = None
@@ -84,16 +84,20 @@ class Choice:
 def in_part(examples: Sequence[Example], part: str) -> NDArray[np.bool_]:
     """Which examples of one task belong to a part of its split: half of the different contents, by their hashes.
 
-    Equal contents are in the same part, whatever the templates around them (``harness.data.content``).
+    Equal contents are in the same part, whatever the templates around them (``harness.data.content``). So are the
+    examples of a group, which are scored together: a group is one content.
     """
     segments = Segments.empty(len(examples))
     for i, example in enumerate(examples):
         segments.put(i, example)
     (keys,) = content_keys([segments], [np.zeros(len(examples), np.int16)])
-    contents = [
-        hashlib.sha256((f"content {key}" if key else "".join(example.prompt.split())).encode()).digest()
+    names = [
+        f"group {example.group}"
+        if example.group is not None
+        else (f"content {key}" if key else "".join(example.prompt.split()))
         for key, example in zip(keys.tolist(), examples, strict=True)
     ]
+    contents = [hashlib.sha256(name.encode()).digest() for name in names]
     ordered = sorted(set(contents))
     tune = set(ordered[: len(ordered) // 2])
     return np.array([(content in tune) == (part == "tune") for content in contents], dtype=np.bool_)
@@ -125,7 +129,8 @@ def group(
     """Group a split's examples by task, without those that have no target.
 
     ``choice.per_task`` keeps the examples whose ids have the smallest hashes: the same ones for every seed, and a
-    smaller number keeps a subset of a larger one.
+    smaller number keeps a subset of a larger one. Of examples with a group, it keeps the groups with the smallest
+    hashes, each as a whole (see ``harness.task.Example``).
 
     Args: withheld: a task without a single target keeps its examples, as in a published test file.
     """
@@ -141,11 +146,24 @@ def group(
             indices = indices[in_part(whole.of(task), choice.part)]
         per_task = choice.per_task
         if per_task is not None and len(indices) > per_task:
-            ids = dataset.select(indices)["id"]
-            order = sorted(range(len(indices)), key=lambda i: hashlib.sha256(ids[i].encode()).digest())
-            indices = np.sort(indices[order[:per_task]])
+            indices = _limited(dataset, indices, per_task)
         by_task[task] = indices
     return SplitExamples(split=split, dataset=dataset, by_task=by_task, blank=blank)
+
+
+def _limited(dataset: Dataset, indices: Indices, per_task: int) -> Indices:
+    """The first groups in the order of their hashes that have at most ``per_task`` examples together, or the first."""
+    columns = dataset.select(indices)
+    names = columns["group"] if "group" in dataset.column_names else [None] * len(indices)
+    members: dict[str, list[int]] = {}
+    for i, (id_, name) in enumerate(zip(columns["id"], names, strict=True)):
+        members.setdefault(id_ if name is None else name, []).append(i)
+    kept: list[int] = []
+    for name in sorted(members, key=lambda name: hashlib.sha256(name.encode()).digest()):
+        if kept and len(kept) + len(members[name]) > per_task:
+            break
+        kept += members[name]
+    return np.sort(indices[kept])
 
 
 def load_split(

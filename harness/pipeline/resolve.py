@@ -166,7 +166,10 @@ def _model(method: Method, suite: Suite, options: Mapping[str, Any], backend: Ba
             return None
         model: str | None = options["model"] or suite.default_model
         if model is None:
-            raise UsageError(f"--model is missing: suite {suite.name} has no default model. See: harness list")
+            raise UsageError(
+                f"--model is missing: suite {suite.name} has no default model. Pass a language model, a "
+                "folder or a name on the Hugging Face Hub such as --model HuggingFaceTB/SmolLM2-135M"
+            )
         return model
     if method.trains or isinstance(method, Baseline):
         raise UsageError(

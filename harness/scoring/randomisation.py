@@ -33,7 +33,7 @@ def contributions(statistics: Statistics, metric: str) -> Floats:
     1981): equal to the usual one for a mean and, on average, no smaller than the true one for any metric. The
     bootstrap's is smaller for a macro-F1 with rare classes, because most resampled test sets lack some of them.
     """
-    rows = statistics.per_example
+    rows = statistics.per_unit
     n, sums = len(rows), rows.sum(axis=0)
     size = max(1, _BLOCK // max(1, rows.shape[1]))
     blocks = [statistics.values(sums - rows[i : i + size])[metric] for i in range(0, n, size)]

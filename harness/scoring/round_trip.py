@@ -47,4 +47,4 @@ def _round_trip(task: Task, examples: Sequence[Example], tokenizer: Any) -> Roun
 def _headline(task: Task, examples: Sequence[Example], predictions: Sequence[str]) -> float:
     name, protocol = next(iter(task.protocols.items()))
     statistics = judge(task, name, examples, predictions).statistics
-    return float(statistics.values(statistics.per_example.sum(0))[protocol.headline])
+    return float(statistics.values(statistics.per_unit.sum(0))[protocol.headline])

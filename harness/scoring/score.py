@@ -57,7 +57,7 @@ def score_predictions(
         examples: the test examples of every evaluated task, by task, in the order of the data.
         predictions: by task, in any order. A task without some of them has no score, and ``n`` is their number.
         n_train: training examples by task, where known.
-        min_examples: the mean leaves out tasks with fewer test examples (1 on an embedded sample).
+        min_examples: the mean leaves out tasks with fewer test examples, or units (1 on an embedded sample).
 
     Raises: DataError naming the id, for a prediction of an unknown example, a second prediction of one example, or one
         that was generated for another prompt or target.
@@ -134,7 +134,7 @@ def render_scores(scores: Scores, protocol: str) -> str:
         for task, s in table.tasks.items()
     ]
     left_out = [task for task in table.tasks if task not in table.mean_of]
-    few = f"fewer than {MIN_EXAMPLES} examples"
+    few = f"fewer than {MIN_EXAMPLES} independent examples"
     if table.mean_of:
         without = f" (without {', '.join(left_out)}: {few})" if left_out else ""
         mean_of = f"mean of {len(table.mean_of)} tasks{without}"
@@ -142,12 +142,18 @@ def render_scores(scores: Scores, protocol: str) -> str:
         mean_of = f"no mean, because every task has {few}"
     mean_range = f" ({percent_range(table.mean_ci95)})" if table.mean_ci95 else ""
     mean_line = f"{mean_of}: {percent(table.mean)}{mean_range}" if table.mean_of else mean_of
+    grouped = [
+        f"{task}: the interval is over {s.n_units} groups of examples that belong together, not over single examples"
+        for task, s in table.tasks.items()
+        if s.n_units is not None
+    ]
     align = ("left", "left", *["right"] * 7)
     return "\n".join(
         [
             f"protocol {protocol}; scores in percent; 95 % intervals over the test examples",
             tabulate(lines, header, tablefmt="simple", disable_numparse=True, colalign=align),
             "",
+            *grouped,
             mean_line,
         ]
     )
@@ -171,7 +177,6 @@ def score_task(
     if not examples or len(given) < len(examples) or withheld(examples):
         n = 0 if withheld(examples) else len(given)
         return TaskResult(scores=_without_score(task, n, n_train, n_truncated), draws=None, diagnostics=None)
-    counts = stats.example_counts(task.name, len(examples))
     cache = JudgeCache()
     resampled: dict[tuple[Parse, Compute, str], stats.Resampled] = {}  # protocols that agree in these share draws
     scores, headlines, correct = {}, {}, {}
@@ -179,6 +184,7 @@ def score_task(
         judged = judge(task, name, examples, given, cache)
         key = (rule.parse, rule.statistics, rule.headline)
         if key not in resampled:
+            counts = stats.unit_counts(task.name, len(judged.statistics.per_unit))
             resampled[key] = stats.resample(judged.statistics, rule.headline, counts)
         headlines[name] = resampled[key]
         if task.one_label:
@@ -193,6 +199,7 @@ def score_task(
             n_unparsed=judged.n_unparsed,
             n_cut=n_truncated,
             n_invented=judged.n_invented,
+            n_units=n_units if (n_units := len(judged.statistics.per_unit)) != len(examples) else None,
         )
     draws = TaskDraws(fingerprint=examples_fingerprint(examples), headlines=headlines, correct=correct)
     diagnostics = None if task.diagnose is None else dict(task.diagnose(examples, given))
@@ -212,7 +219,7 @@ def collect(
     tables = {}
     for protocol in protocols:
         tasks = {name: results[name].scores[protocol] for name in order if protocol in results[name].scores}
-        mean_of = tuple(name for name in tasks if len(examples[name]) >= min_examples)
+        mean_of = tuple(name for name in tasks if (tasks[name].n_units or len(examples[name])) >= min_examples)
         mean = None
         if mean_of and all(tasks[name].value is not None for name in mean_of):
             mean = stats.mean_over_tasks([draws[name].headlines[protocol] for name in mean_of])

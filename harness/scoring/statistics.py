@@ -4,7 +4,9 @@ seeds.
 A protocol's metrics are functions of column sums over test examples (``harness.task.Statistics``), so a metric on B
 resampled test sets is one matrix product: counts (B, n) @ statistics (n, k) -> sums (B, k) -> values (B,). The counts
 of a task depend only on its name and n. Draws of two runs on the same examples are therefore always paired, and a run
-stores its draws (``harness.scoring.draws``), so that comparisons need no predictions.
+stores its draws (``harness.scoring.draws``), so that comparisons need no predictions. Where several examples come from
+one text, they are not independent, and the rows of statistics are units of several examples. All that is said of
+examples here and in the modules next to this one is then true of units: they are drawn, left out, swapped and counted.
 
 An estimate over seeds is a crossed design: every seed of a side is evaluated on the same examples. With n_a and n_b
 seeds the standard error of a difference of means is (Welch 1947; one side alone for a level)
@@ -24,7 +26,7 @@ The interval is value ± t(df) * error with the degrees of freedom of Satterthwa
 each test example minus one for each task, and counts as known if only draws are. The interval is symmetric in the sides
 and in the order of the seeds. A side without randomness in training, such as a baseline, has no variance between seeds.
 A single run alone has the percentile interval of its draws, which covers the choice of test examples only
-(``Estimate.examples_only``). Examples are assumed to be independent of each other.
+(``Estimate.examples_only``). Examples, or units, are assumed to be independent of each other.
 """
 
 from __future__ import annotations
@@ -58,8 +60,8 @@ class Resampled:
     """One metric of one run, or its mean over tasks.
 
     value: on the real test set. draws: on B resampled test sets, (B,).
-    deviations: (n,), what each test example contributes, scaled so that the sum of squares is the variance over test
-        sets; None for a run that was scored without them. n_tasks: the number of tasks of the mean.
+    deviations: (n,), what each unit contributes, scaled so that the sum of squares is the variance over test sets;
+        None for a run that was scored without them. n_tasks: the number of tasks of the mean.
     """
 
     value: float
@@ -123,8 +125,8 @@ class Estimate:
         return (_quantile(1 - (1 - LEVEL) / (2 * tests), self.df) + _Z80) * self.error
 
 
-def example_counts(task: str, n: int, draws: int = DRAWS) -> Floats:
-    """The count of each of n test examples in each resampled test set: (draws, n), every row sums to n."""
+def unit_counts(task: str, n: int, draws: int = DRAWS) -> Floats:
+    """The count of each of n units in each resampled test set: (draws, n), every row sums to n."""
     rng = np.random.default_rng(stable_seed("rows", task, n, draws))
     picked = rng.integers(0, n, size=(draws, n))
     flat = (picked + np.arange(draws)[:, None] * n).ravel()
@@ -133,26 +135,26 @@ def example_counts(task: str, n: int, draws: int = DRAWS) -> Floats:
 
 def metrics(statistics: Statistics) -> dict[str, float]:
     """Every metric on the real test set."""
-    return {name: float(value) for name, value in statistics.values(statistics.per_example.sum(axis=0)).items()}
+    return {name: float(value) for name, value in statistics.values(statistics.per_unit.sum(axis=0)).items()}
 
 
 def resample(statistics: Statistics, metric: str, counts: Floats) -> Resampled:
     """One metric on the real test set and on resampled ones.
 
-    Args: counts from ``example_counts``, (B, n).
+    Args: counts from ``unit_counts``, (B, n).
     Raises: HarnessError if the metric is not a number between 0 and 1 on some test set.
     """
-    block = max(1, _LARGEST // max(1, statistics.per_example.shape[1]))
-    blocks = [statistics.values(counts[i : i + block] @ statistics.per_example) for i in range(0, len(counts), block)]
+    block = max(1, _LARGEST // max(1, statistics.per_unit.shape[1]))
+    blocks = [statistics.values(counts[i : i + block] @ statistics.per_unit) for i in range(0, len(counts), block)]
     draws = np.concatenate([b[metric] for b in blocks])
-    value = float(statistics.values(statistics.per_example.sum(axis=0))[metric])
+    value = float(statistics.values(statistics.per_unit.sum(axis=0))[metric])
     outside = [x for x in (value, draws.min(), draws.max()) if not -_ROUNDING <= x <= 1 + _ROUNDING]
     if outside:
         raise HarnessError(f"metric {metric!r} is {outside[0]} on some test set; metrics must be between 0 and 1")
-    n = len(statistics.per_example)
+    n = len(statistics.per_unit)
     deviations = contributions(statistics, metric) * math.sqrt(n / (n - 1)) if n > 1 else None
     if deviations is not None and not np.isfinite(deviations).all():
-        raise HarnessError(f"metric {metric!r} is not a number on a test set without one of its examples")
+        raise HarnessError(f"metric {metric!r} is not a number on a test set without one of its units")
     return Resampled(value=value, draws=draws, deviations=deviations)
 
 

@@ -68,7 +68,8 @@ class TaskScore(Frozen):
     """One task under one protocol; value and metrics are between 0 and 1.
 
     n: number of scored examples. n_train: number of training examples. n_cut: predictions that reached the length
-    limit. n_invented: predictions with a label that the task does not have.
+    limit. n_invented: predictions with a label that the task does not have. n_units: number of independent units that
+    intervals and tests resample, if units have several examples; None if each example is one.
     """
 
     headline: str
@@ -80,6 +81,7 @@ class TaskScore(Frozen):
     n_unparsed: int | None
     n_cut: int | None
     n_invented: int | None = None
+    n_units: int | None = None
 
 
 class ProtocolScores(Frozen):

@@ -46,7 +46,7 @@ class DevEvaluator:
         predictions = self.encoder.texts(tokens)
         name, protocol = next(iter(self.tasks[task].protocols.items()))
         statistics = judge(self.tasks[task], name, self.examples[task], predictions).statistics
-        return float(statistics.values(statistics.per_example.sum(0))[protocol.headline])
+        return float(statistics.values(statistics.per_unit.sum(0))[protocol.headline])
 
 
 def dev_examples(suite: Suite, source: str, tasks: Sequence[str], choice: Choice) -> dict[str, list[Example]]:

@@ -22,14 +22,14 @@ def bleu_statistics(golds: Sequence[Sequence[str]], answers: Sequence[Sequence[s
 
     Args: one token list per example.
     """
-    per_example = np.zeros((len(golds), 2 * ORDER + 2))
-    for row, gold, answer in zip(per_example, golds, answers, strict=True):
+    per_unit = np.zeros((len(golds), 2 * ORDER + 2))
+    for row, gold, answer in zip(per_unit, golds, answers, strict=True):
         for n in range(1, ORDER + 1):
             predicted, reference = _ngrams(answer, n), _ngrams(gold, n)
             row[n - 1] = sum((predicted & reference).values())
             row[ORDER + n - 1] = predicted.total()
         row[-2:] = len(answer), len(gold)
-    return Statistics(per_example=per_example, values=_bleu)
+    return Statistics(per_unit=per_unit, values=_bleu)
 
 
 def _bleu(sums: Floats) -> Mapping[str, Floats]:

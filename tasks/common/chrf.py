@@ -20,13 +20,13 @@ def chrf_statistics(golds: Sequence[str], answers: Sequence[str]) -> Statistics:
     space does not count. Precision and recall are means over the orders of which both sides have n-grams; F is 0 if
     there is no such order.
     """
-    per_example = np.zeros((len(golds), 3 * ORDER))
-    for row, gold, answer in zip(per_example, golds, answers, strict=True):
+    per_unit = np.zeros((len(golds), 3 * ORDER))
+    for row, gold, answer in zip(per_unit, golds, answers, strict=True):
         reference, predicted = "".join(gold.split()), "".join(answer.split())
         for n in range(1, ORDER + 1):
             theirs, ours = _ngrams(reference, n), _ngrams(predicted, n)
             row[n - 1 :: ORDER] = ours.total(), theirs.total(), (ours & theirs).total()
-    return Statistics(per_example=per_example, values=_chrf)
+    return Statistics(per_unit=per_unit, values=_chrf)
 
 
 def _chrf(sums: Floats) -> Mapping[str, Floats]:

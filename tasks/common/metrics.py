@@ -20,7 +20,7 @@ def set_statistics(golds: Sequence[AbstractSet[Hashable]], answers: Sequence[Abs
 
     Args: one set of gold items and one of predicted items per example; pass the empty set for an unparsed prediction.
     """
-    per_example = np.array(
+    per_unit = np.array(
         [(len(gold & answer), len(answer), len(gold)) for gold, answer in zip(golds, answers, strict=True)],
         dtype=np.float64,
     ).reshape(len(golds), 3)
@@ -33,7 +33,7 @@ def set_statistics(golds: Sequence[AbstractSet[Hashable]], answers: Sequence[Abs
             "f1": ratio(2 * hits, predicted + gold),
         }
 
-    return Statistics(per_example=per_example, values=values)
+    return Statistics(per_unit=per_unit, values=values)
 
 
 def label_statistics(golds: Sequence[str], answers: Sequence[str | None]) -> Statistics:
@@ -50,8 +50,8 @@ def label_statistics(golds: Sequence[str], answers: Sequence[str | None]) -> Sta
     classes = {label: i for i, label in enumerate(sorted(set(golds)))}
     never_gold = {label: i for i, label in enumerate(sorted({a for a in answers if a is not None} - set(classes)))}
     c, q = len(classes), len(never_gold)
-    per_example = np.zeros((len(golds), 3 * c + q + 2))
-    for row, gold, answer in zip(per_example, golds, answers, strict=True):
+    per_unit = np.zeros((len(golds), 3 * c + q + 2))
+    for row, gold, answer in zip(per_unit, golds, answers, strict=True):
         row[2 * c + classes[gold]] = 1
         if answer in never_gold:
             row[3 * c + never_gold[answer]] = 1
@@ -75,7 +75,16 @@ def label_statistics(golds: Sequence[str], answers: Sequence[str | None]) -> Sta
         means |= {f"weighted_{n}": ratio((value * gold).sum(-1), gold.sum(-1)) for n, value in by_class.items()}
         return means
 
-    return Statistics(per_example=per_example, values=values)
+    return Statistics(per_unit=per_unit, values=values)
+
+
+def parsed_label_statistics(golds: Sequence[Answer], answers: Sequence[Answer]) -> Statistics:
+    """Those of ``label_statistics`` for parsed answers: an unparsed prediction is wrong, and an unparsed target is left
+    out.
+    """
+    return where_golds_parse(
+        lambda gold, answer: label_statistics(gold, [None if a is NOT_PARSED else a for a in answer]), golds, answers
+    )
 
 
 def mean_statistics(totals: Mapping[str, Sequence[float]], counts: Sequence[float] | None = None) -> Statistics:
@@ -88,12 +97,12 @@ def mean_statistics(totals: Mapping[str, Sequence[float]], counts: Sequence[floa
     names = list(totals)
     n = len(next(iter(totals.values())))
     weights = np.ones(n) if counts is None else np.asarray(counts, dtype=np.float64)
-    per_example = np.column_stack([*(np.asarray(totals[name], dtype=np.float64) for name in names), weights])
+    per_unit = np.column_stack([*(np.asarray(totals[name], dtype=np.float64) for name in names), weights])
 
     def values(sums: Floats) -> Mapping[str, Floats]:
         return {name: ratio(sums[..., i], sums[..., -1]) for i, name in enumerate(names)}
 
-    return Statistics(per_example=per_example, values=values)
+    return Statistics(per_unit=per_unit, values=values)
 
 
 def rouge_statistics(golds: Sequence[Sequence[Tokens]], answers: Sequence[Sequence[Tokens]]) -> Statistics:
@@ -116,9 +125,23 @@ def rouge_statistics(golds: Sequence[Sequence[Tokens]], answers: Sequence[Sequen
     return mean_statistics(totals, [len(texts) for texts in scores])
 
 
+def grouped(statistics: Statistics, units: Sequence[Hashable]) -> Statistics:
+    """The same metrics with one row for each unit: the sum of the rows of its examples.
+
+    Sums over all rows do not change, so neither do the metrics; resampled are the units.
+
+    Args: units: the unit of each row, in the order of the rows; equal values are one unit. Rows of the result are in
+        the order in which units first occur.
+    """
+    index = {unit: i for i, unit in enumerate(dict.fromkeys(units))}
+    per_unit = np.zeros((len(index), statistics.per_unit.shape[1]))
+    np.add.at(per_unit, [index[unit] for unit in units], statistics.per_unit)
+    return Statistics(per_unit=per_unit, values=statistics.values)
+
+
 def joined(*parts: Statistics) -> Statistics:
-    """The columns and the metrics of all parts, of the same examples."""
-    ends = np.cumsum([0, *(part.per_example.shape[1] for part in parts)])
+    """The columns and the metrics of all parts, of the same units."""
+    ends = np.cumsum([0, *(part.per_unit.shape[1] for part in parts)])
 
     def values(sums: Floats) -> Mapping[str, Floats]:
         found: dict[str, Floats] = {}
@@ -126,7 +149,7 @@ def joined(*parts: Statistics) -> Statistics:
             found |= part.values(sums[..., start:end])
         return found
 
-    return Statistics(per_example=np.concatenate([part.per_example for part in parts], axis=1), values=values)
+    return Statistics(per_unit=np.concatenate([part.per_unit for part in parts], axis=1), values=values)
 
 
 def where_golds_parse(
@@ -137,9 +160,9 @@ def where_golds_parse(
     """Statistics of the examples whose targets parse, and zeros for the others, which affect no metric."""
     kept = [i for i, gold in enumerate(golds) if gold is not NOT_PARSED]
     inner = build([golds[i] for i in kept], [answers[i] for i in kept])
-    per_example = np.zeros((len(golds), inner.per_example.shape[1]))
-    per_example[kept] = inner.per_example
-    return Statistics(per_example=per_example, values=inner.values)
+    per_unit = np.zeros((len(golds), inner.per_unit.shape[1]))
+    per_unit[kept] = inner.per_unit
+    return Statistics(per_unit=per_unit, values=inner.values)
 
 
 def ratio(numerator: Floats, denominator: Floats) -> Floats:

@@ -13,19 +13,11 @@ from harness.task import NOT_PARSED, Answer, Statistics
 from tasks.common.bleu import bleu_statistics
 from tasks.common.metrics import (
     joined,
-    label_statistics,
     mean_statistics,
     rouge_statistics,
     set_statistics,
     where_golds_parse,
 )
-
-
-def labels(golds: Sequence[Answer], answers: Sequence[Answer]) -> Statistics:
-    """``macro_f1``, ``accuracy`` and the others of ``label_statistics``; an unparsed prediction is wrong."""
-    return where_golds_parse(
-        lambda gold, answer: label_statistics(gold, [None if a is NOT_PARSED else a for a in answer]), golds, answers
-    )
 
 
 def sets(golds: Sequence[Answer], answers: Sequence[Answer]) -> Statistics:

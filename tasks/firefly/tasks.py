@@ -9,6 +9,7 @@ from typing import Final
 
 from harness.errors import unknown
 from harness.task import NOT_PARSED, Answer, Diagnostics, Example, Protocol, Statistics, Task
+from tasks.common.metrics import parsed_label_statistics
 from tasks.firefly import statistics
 from tasks.firefly.labels import is_invented, parse_label
 from tasks.firefly.parsers import parse_entities, parse_keywords, parse_span, parse_text
@@ -54,7 +55,7 @@ def _label(name: str, version: int = 1) -> Task:
         version=version,
         kind="label",
         one_label=True,
-        protocols={PROTOCOL: Protocol(parse=parse, statistics=statistics.labels, headline="macro_f1")},
+        protocols={PROTOCOL: Protocol(parse=parse, statistics=parsed_label_statistics, headline="macro_f1")},
         invented=partial(is_invented, name),
         diagnose=partial(_confusion, parse),
     )

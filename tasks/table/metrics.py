@@ -114,7 +114,7 @@ def _renamed(statistics: Statistics, compute: Compute, names: Sequence[str]) -> 
         found = statistics.values(sums)
         return {name: found[value] for name, value in wanted.items()}
 
-    return Statistics(per_example=statistics.per_example, values=values)
+    return Statistics(per_unit=statistics.per_unit, values=values)
 
 
 def _labels(golds: Texts, answers: Sequence[str | None], settings: Settings) -> Statistics:

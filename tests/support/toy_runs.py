@@ -21,7 +21,7 @@ from harness.task import Example, Protocol, Statistics, Suite, Task
 
 def hits(golds: Sequence[Any], answers: Sequence[Any]) -> Statistics:
     rows = np.array([[float(g == a), 1.0] for g, a in zip(golds, answers, strict=True)])
-    return Statistics(per_example=rows, values=lambda s: {"accuracy": s[..., 0] / s[..., 1]})
+    return Statistics(per_unit=rows, values=lambda s: {"accuracy": s[..., 0] / s[..., 1]})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,8 +37,8 @@ def installed_names() -> re.Pattern[str]:
         if plugin.distribution == "mtlora-harness"
     }
     suites = [name for name, plugin in plugins(SUITES).items() if plugin.distribution == "mtlora-harness"]
-    own -= {"empty"}  # A method, and an English word that errors need.
     names = own | {task for name in suites for task in suite_class(name)().tasks}
+    names -= {"empty", "record"}  # A method and a task (ReCoRD), and English words that the engine needs.
     return re.compile("|".join(rf"(?<![\w-]){re.escape(name)}(?![\w-])" for name in sorted(names)))
 
 

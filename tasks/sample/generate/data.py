@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.sample.generate.firefly_examples import KINDS
 from tasks.sample.generate.promptcblue_examples import TASKS, Draft, Maker
+from tasks.sample.generate.superglue_items import lines as superglue_lines
 
 SEED = 20
 COUNTS = {"train": 96, "dev": 8, "test": 24}  # examples of each task in each split
@@ -43,13 +44,17 @@ def assign(makers: dict[str, Maker]) -> Iterator[Assigned]:
                 yield Assigned(task=task, split=split, draft=draft)
 
 
-def _write(path: Path, lines: list[dict[str, object]]) -> None:
+def _write(path: Path, lines: Sequence[Mapping[str, object]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
 
 
 def write(folder: Path) -> None:
-    """Write ``promptcblue/{train,dev,test}.json`` and ``firefly/{train,dev,test}.jsonl`` under the folder."""
+    """Write ``promptcblue/{train,dev,test}.json``, ``firefly/{train,dev,test}.jsonl`` and
+    ``superglue/TASK/{train,val}.jsonl`` under the folder.
+    """
+    for (task, split), of_split in superglue_lines(SEED).items():
+        _write(folder / "superglue" / task / f"{split}.jsonl", of_split)
     promptcblue = list(assign({name: maker for name, (_, maker) in TASKS.items()}))
     firefly = list(assign(KINDS))
     for split in COUNTS:

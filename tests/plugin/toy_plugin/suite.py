@@ -22,10 +22,8 @@ def _parse(text: str, example: Example) -> Any:
 
 
 def _statistics(golds: Sequence[Any], answers: Sequence[Any]) -> Statistics:
-    per_example = np.array([[float(a == g), 1.0] for g, a in zip(golds, answers, strict=True)]).reshape(-1, 2)
-    return Statistics(
-        per_example=per_example, values=lambda sums: {"accuracy": sums[..., 0] / np.maximum(sums[..., 1], 1)}
-    )
+    per_unit = np.array([[float(a == g), 1.0] for g, a in zip(golds, answers, strict=True)]).reshape(-1, 2)
+    return Statistics(per_unit=per_unit, values=lambda sums: {"accuracy": sums[..., 0] / np.maximum(sums[..., 1], 1)})
 
 
 def _task(name: str, kind: str) -> Task:

@@ -19,8 +19,8 @@ GOOD = {"id": "a", "task": "t", "prompt": "p", "target": "x"}
 
 
 def statistics(golds: Any, answers: Any) -> Statistics:
-    per_example = np.array([[float(g == a)] for g, a in zip(golds, answers, strict=True)]).reshape(-1, 1)
-    return Statistics(per_example=per_example, values=lambda sums: {"accuracy": sums[..., 0]})
+    per_unit = np.array([[float(g == a)] for g, a in zip(golds, answers, strict=True)]).reshape(-1, 1)
+    return Statistics(per_unit=per_unit, values=lambda sums: {"accuracy": sums[..., 0]})
 
 
 RULE = Protocol(parse=lambda text, example: text, statistics=statistics, headline="accuracy")

@@ -87,6 +87,34 @@ def test_a_number_of_examples_per_task_is_a_number_of_examples_with_a_target() -
     assert [len(of) for of in ids(PARTLY, "train", Choice(per_task=3)).values()] == [3, 1]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Questions(Given):
+    """The examples of task a belong to questions of three answers each; those of b are by themselves."""
+
+    def read(self, source: str, split: str) -> Dataset:
+        given = super().read(source, split)
+        groups = [f"question {int(id_[1:]) // 3}" if id_[0] == "a" else None for id_ in given["id"]]
+        return given.add_column("group", groups)
+
+
+def test_a_number_of_examples_per_task_keeps_all_answers_to_a_question_or_none() -> None:
+    suite = Questions(targets={"a": ["x"] * 12, "b": ["x"] * 12})
+    for limit, n in ((1, 3), (3, 3), (5, 3), (6, 6), (11, 9), (99, 12)):
+        found = ids(suite, "test", Choice(per_task=limit))
+        questions = {int(id_[1:]) // 3 for id_ in found["a"]}
+        assert found["a"] == [f"a{3 * q + i}" for q in sorted(questions) for i in range(3)]
+        assert (len(found["a"]), len(found["b"])) == (n, min(limit, 12))
+    larger, smaller = (set(ids(suite, "test", Choice(per_task=limit))["a"]) for limit in (9, 6))
+    assert smaller < larger
+
+
+def test_all_answers_to_a_question_are_in_one_half_of_a_split() -> None:
+    suite = Questions(targets={"a": ["x"] * 30, "b": []})
+    tune, report = (ids(suite, "dev", Choice(part=part))["a"] for part in ("tune", "report"))
+    assert len(tune) == len(report) == 15
+    assert not {int(id_[1:]) // 3 for id_ in tune} & {int(id_[1:]) // 3 for id_ in report}
+
+
 def test_a_task_without_any_target_is_kept_for_prediction_only() -> None:
     suite = Given(targets={"a": ["", None], "b": ["x"]})
     assert ids(suite, "test", withheld=True) == {"a": ["a0", "a1"], "b": ["b0"]}

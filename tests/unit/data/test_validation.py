@@ -39,7 +39,7 @@ def _parse(text: str, example: Example) -> Answer:
 
 
 def _statistics(golds: Sequence[Answer], answers: Sequence[Answer]) -> Statistics:
-    return Statistics(per_example=np.ones((len(golds), 1)), values=lambda sums: {"ones": sums[..., 0]})
+    return Statistics(per_unit=np.ones((len(golds), 1)), values=lambda sums: {"ones": sums[..., 0]})
 
 
 def _task(name: str) -> Task:

@@ -30,7 +30,7 @@ def metrics(sums: Floats) -> Mapping[str, Floats]:
 def accuracy(golds: Sequence[Any], answers: Sequence[Any]) -> Statistics:
     COUNTED.append(len(golds))
     hits = np.array([[float(g == a), 1.0] for g, a in zip(golds, answers, strict=True)])
-    return Statistics(per_example=hits, values=metrics)
+    return Statistics(per_unit=hits, values=metrics)
 
 
 TASK = Task(

@@ -12,7 +12,7 @@ from scipy.stats import binomtest, permutation_test
 from sklearn.metrics import f1_score
 
 from harness.scoring.randomisation import contributions, swap_p
-from harness.scoring.statistics import Resampled, Side, difference, example_counts, mean_over_tasks, resample
+from harness.scoring.statistics import Resampled, Side, difference, mean_over_tasks, resample, unit_counts
 from harness.task import Floats
 from tasks.common.metrics import label_statistics, mean_statistics
 
@@ -30,7 +30,7 @@ def labels(n: int, classes: int, seed: int = 0) -> tuple[list[str], list[str], l
 
 
 def scored(golds: Sequence[str], answers: Sequence[str]) -> Resampled:
-    return resample(label_statistics(golds, answers), "macro_f1", example_counts("toy", len(golds), 400))
+    return resample(label_statistics(golds, answers), "macro_f1", unit_counts("toy", len(golds), 400))
 
 
 def every_swap(differences: Floats) -> float:
@@ -98,7 +98,7 @@ def test_a_wide_table_has_the_same_contributions_in_blocks(monkeypatch: pytest.M
 def every_recomputed_swap(golds: list[str], a: list[str], b: list[str]) -> Floats:
     """The difference of the macro-F1 after each of the 2^n swaps of whole answers."""
     both = label_statistics(golds + golds, a + b)
-    rows, others = np.split(both.per_example, 2)
+    rows, others = np.split(both.per_unit, 2)
     swapped = np.array(list(product((0.0, 1.0), repeat=len(golds)))) @ (others - rows)
     one, two = (both.values(sums)["macro_f1"] for sums in (rows.sum(axis=0) + swapped, others.sum(axis=0) - swapped))
     differences: Floats = one - two
@@ -130,7 +130,7 @@ def test_the_variance_of_a_macro_f1_is_that_of_all_swaps_or_more_and_the_bootstr
 
 def test_a_difference_needs_both_tests_to_be_significant() -> None:
     """Five answers of sixty differ, all in favour of one side: Welch's p is below 5 %, that of swaps 1/16."""
-    counts = example_counts("toy", 60)
+    counts = unit_counts("toy", 60)
     a, b = (
         Side(runs=[resample(mean_statistics({"mean": x}), "mean", counts)], seeded=False)
         for x in (np.r_[np.ones(35), np.zeros(25)], np.r_[np.ones(30), np.zeros(30)])

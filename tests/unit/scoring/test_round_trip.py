@@ -29,7 +29,7 @@ class Changing:
 def _statistics(golds: Sequence[Answer], answers: Sequence[Answer]) -> Statistics:
     right = [[float(a == g and g is not NOT_PARSED), 1.0] for g, a in zip(golds, answers, strict=True)]
     return Statistics(
-        per_example=np.array(right), values=lambda sums: {"accuracy": np.asarray(sums[..., 0] / sums[..., 1])}
+        per_unit=np.array(right), values=lambda sums: {"accuracy": np.asarray(sums[..., 0] / sums[..., 1])}
     )
 
 

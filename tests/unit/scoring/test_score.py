@@ -32,7 +32,7 @@ COLOURS = ("red", "green", "blue")
 
 def accuracy(golds: Sequence[Any], answers: Sequence[Any]) -> Statistics:
     rows = np.array([[float(g == a), 1.0] for g, a in zip(golds, answers, strict=True)])
-    return Statistics(per_example=rows, values=lambda s: {"accuracy": s[..., 0] / s[..., 1]})
+    return Statistics(per_unit=rows, values=lambda s: {"accuracy": s[..., 0] / s[..., 1]})
 
 
 def macro(golds: Sequence[Any], answers: Sequence[Any]) -> Statistics:
@@ -46,7 +46,7 @@ def macro(golds: Sequence[Any], answers: Sequence[Any]) -> Statistics:
         f1 = np.where(total > 0, 2 * s[..., 0:3] / np.maximum(total, 1), 0.0)
         return {"macro_f1": f1.mean(axis=-1), "accuracy": s[..., 0:3].sum(axis=-1) / s[..., 3:6].sum(axis=-1)}
 
-    return Statistics(per_example=rows, values=values)
+    return Statistics(per_unit=rows, values=values)
 
 
 PARSED: list[str] = []

@@ -22,7 +22,6 @@ from harness.scoring.statistics import (
     Side,
     difference,
     estimate,
-    example_counts,
     holm,
     interval,
     mcnemar,
@@ -30,6 +29,7 @@ from harness.scoring.statistics import (
     metrics,
     resample,
     shared_variance,
+    unit_counts,
 )
 from harness.scoring.verdict import verdict
 from harness.task import Floats, Statistics
@@ -37,7 +37,7 @@ from harness.task import Floats, Statistics
 
 def mean_metric(x: Floats) -> Statistics:
     rows = np.column_stack([x, np.ones(len(x))])
-    return Statistics(per_example=rows, values=lambda s: {"mean": s[..., 0] / s[..., 1]})
+    return Statistics(per_unit=rows, values=lambda s: {"mean": s[..., 0] / s[..., 1]})
 
 
 def macro_f1(golds: Sequence[int], answers: Sequence[int], classes: int = 3) -> Statistics:
@@ -49,26 +49,26 @@ def macro_f1(golds: Sequence[int], answers: Sequence[int], classes: int = 3) -> 
         hit, total = s[..., :classes], s[..., classes : 2 * classes] + s[..., 2 * classes :]
         return {"macro_f1": np.where(total > 0, 2 * hit / np.maximum(total, 1), 0.0).mean(axis=-1)}
 
-    return Statistics(per_example=rows, values=values)
+    return Statistics(per_unit=rows, values=values)
 
 
 def resampled(x: Floats, task: str = "toy", draws: int = 2000) -> Resampled:
-    return resample(mean_metric(x), "mean", example_counts(task, len(x), draws))
+    return resample(mean_metric(x), "mean", unit_counts(task, len(x), draws))
 
 
 def test_every_resampled_test_set_has_n_rows_and_another_task_has_other_ones() -> None:
-    counts = example_counts("toy", 40, 500)
+    counts = unit_counts("toy", 40, 500)
     assert counts.shape == (500, 40)
     assert (counts.sum(axis=1) == 40).all()
-    np.testing.assert_array_equal(counts, example_counts("toy", 40, 500))
-    assert (counts != example_counts("other", 40, 500)).any()
+    np.testing.assert_array_equal(counts, unit_counts("toy", 40, 500))
+    assert (counts != unit_counts("other", 40, 500)).any()
     assert counts.var() == pytest.approx(1 - 1 / 40, rel=0.05)
 
 
 def test_draws_of_a_corpus_metric_are_those_of_scikit_learn_on_the_drawn_rows() -> None:
     rng = np.random.default_rng(0)
     golds, answers = rng.integers(0, 3, 50), rng.integers(0, 3, 50)
-    counts = example_counts("toy", 50, 40)
+    counts = unit_counts("toy", 50, 40)
     found = resample(macro_f1(golds, answers), "macro_f1", counts)
     for count, draw in zip(counts.astype(int), found.draws, strict=True):
         drawn = np.repeat(np.arange(50), count)
@@ -185,7 +185,7 @@ def test_variances_that_differ_are_not_shared() -> None:
 def test_examples_and_seeds_add_up_to_the_squared_error() -> None:
     """Three seeds on the same examples: the common effect of the examples counts once, that of seeds a third."""
     rng = np.random.default_rng(6)
-    counts = example_counts("toy", 200, 2000)
+    counts = unit_counts("toy", 200, 2000)
     rows = rng.normal(0.5, 0.1, 200)
     runs = [Resampled(value=float(x.mean()), draws=counts @ x / 200) for x in (rows + d for d in (0.0, 0.02, -0.05))]
     found = estimate(Side(runs=runs))
@@ -220,15 +220,13 @@ def test_a_metric_that_is_not_a_number_is_an_error() -> None:
         return {"ratio": np.where(sums[..., 0] > 2, 1.0, np.nan)}
 
     with pytest.raises(HarnessError, match="'ratio' is nan on some"):
-        resample(
-            Statistics(per_example=np.ones((3, 1)) * [[0], [0], [3]], values=values), "ratio", example_counts("toy", 3)
-        )
+        resample(Statistics(per_unit=np.ones((3, 1)) * [[0], [0], [3]], values=values), "ratio", unit_counts("toy", 3))
 
 
 def test_a_wide_table_of_statistics_is_summed_in_blocks_with_equal_result() -> None:
     rows = np.random.default_rng(6).random((4, 5000))
-    wide = Statistics(per_example=rows, values=lambda s: {"mean": s.mean(axis=-1) / 4})
-    counts = example_counts("toy", 4)
+    wide = Statistics(per_unit=rows, values=lambda s: {"mean": s.mean(axis=-1) / 4})
+    counts = unit_counts("toy", 4)
     np.testing.assert_allclose(resample(wide, "mean", counts).draws, (counts @ rows).mean(axis=1) / 4)
 
 
@@ -287,7 +285,7 @@ def test_a_verdict_has_the_significance_and_the_minimum_detectable_difference() 
 def simulate(seeds: int, seed_sd: float, n: int, repeats: int, gap: float = 0.0) -> tuple[float, float, float]:
     """Shares of repeats: intervals of a level and of a difference with the true value, and significant differences."""
     rng = np.random.default_rng([seeds, n, int(1000 * seed_sd)])
-    counts = example_counts("toy", n, 400)
+    counts = unit_counts("toy", n, 400)
     level = apart = significant = 0
     for _ in range(repeats):
         rows = rng.normal(0, 0.1, n)
@@ -325,7 +323,7 @@ def test_coverage_is_95_percent_or_a_little_more(seeds: int, seed_sd: float, n: 
 @pytest.mark.slow
 def test_the_minimum_detectable_difference_is_significant_in_four_of_five_repeats() -> None:
     rng = np.random.default_rng(0)
-    counts = example_counts("toy", 100, 400)
+    counts = unit_counts("toy", 100, 400)
     detectable = []
     for _ in range(200):
         rows = rng.normal(0, 0.1, 100)

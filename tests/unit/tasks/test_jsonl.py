@@ -174,7 +174,7 @@ def test_a_data_set_is_cached_until_its_file_or_an_option_changes(
     path = write(tmp_path / "a.jsonl", GOOD + '{"input": "乙", "choices": ["是", "否"]}\n')
     source = Source(path)
     data = source.build()
-    assert data.column_names == ["id", "task", "prompt", "target", "choices"]
+    assert data.column_names == ["id", "task", "prompt", "target", "group", "choices"]
     assert [to_example(row) for row in data] == list(Source(path).examples())
     assert source.build()[1]["choices"] == ["是", "否"]
     assert source.reads == 1

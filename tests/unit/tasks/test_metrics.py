@@ -18,8 +18,8 @@ PREDICTED = st.sampled_from(["红", "绿", "蓝", "黄", "青色", "不知道"])
 
 def metric(statistics, weights=None):
     """Metrics of all examples, or of a resample; weights: how often each example was drawn."""
-    per_example = statistics.per_example
-    sums = per_example.sum(0) if weights is None else np.asarray(weights, dtype=float) @ per_example
+    per_unit = statistics.per_unit
+    sums = per_unit.sum(0) if weights is None else np.asarray(weights, dtype=float) @ per_unit
     return {name: float(value) for name, value in statistics.values(sums).items()}
 
 
@@ -44,7 +44,7 @@ def test_label_metrics_of_many_resamples_are_those_of_each():
     rng = np.random.default_rng(3)
     statistics = label_statistics(list("红绿蓝红绿蓝红"), ["红", "青", "蓝", "绿", None, "紫", "红"])
     draws = rng.integers(0, 3, (2, 5, 7)).astype(float)
-    many = statistics.values(draws @ statistics.per_example)
+    many = statistics.values(draws @ statistics.per_unit)
     for i, j in np.ndindex(2, 5):
         assert {name: float(value[i, j]) for name, value in many.items()} == pytest.approx(
             metric(statistics, draws[i, j])
@@ -69,7 +69,7 @@ def test_set_metrics_count_items_over_all_examples_and_vectorise_over_resamples(
     statistics = set_statistics([{"a", "b"}, {"c"}, set()], [{"a"}, {"c", "d", "e"}, set()])
     assert metric(statistics) == pytest.approx({"precision": 2 / 4, "recall": 2 / 3, "f1": 4 / 7})
     draws = np.array([[1, 1, 1], [2, 0, 1], [0, 0, 3]])
-    many = statistics.values(draws @ statistics.per_example)
+    many = statistics.values(draws @ statistics.per_unit)
     assert many["f1"].tolist() == pytest.approx([4 / 7, 2 / 3, 0.0])
     assert many["precision"].tolist() == pytest.approx([2 / 4, 1.0, 0.0])
 

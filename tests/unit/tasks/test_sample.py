@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tasks.sample.generate.data import COUNTS, HERE, write
+from tasks.sample.generate.superglue_items import TASKS as SUPERGLUE
 
 PROMPTCBLUE_FIELDS = ["input", "target", "answer_choices", "task_type", "task_dataset", "sample_id"]
 PROMPTCBLUE_TASKS = {
@@ -20,6 +21,7 @@ FIREFLY_KINDS = {
     "NLI", "SentimentAnalyze", "NER", "MRC", "TextMatching", "KeywordRecognition", "ClassicalChinese", "Couplet",
 }  # fmt: skip
 FILES = [Path("promptcblue") / f"{s}.json" for s in COUNTS] + [Path("firefly") / f"{s}.jsonl" for s in COUNTS]
+FILES += [Path("superglue") / task / f"{split}.jsonl" for task in SUPERGLUE for split in ("train", "val")]
 LABEL_TASKS = ("CHIP-STS", "CHIP-CTC", "KUAKE-IR", "KUAKE-QIC", "KUAKE-QQR", "KUAKE-QTR", "IMCS-V2-DAC")
 
 
@@ -76,6 +78,27 @@ def test_a_firefly_example_has_kind_input_and_target():
 def test_no_prompt_occurs_twice_within_or_across_splits(suite):
     prompts = Counter(example["input"] for example in all_examples(suite))
     assert [p for p, n in prompts.items() if n > 1] == []
+
+
+@pytest.mark.parametrize("form", ["letters", "t5", "lm-eval"])
+def test_the_superglue_sample_has_every_task_in_every_split_and_no_text_in_two(form, hf_cache):
+    from tasks.superglue.suite import SuperGLUE
+
+    suite = SuperGLUE(format=form)
+    source = str(suite.sample)
+    prompts = {split: suite.read(source, split) for split in COUNTS}
+    for split, least in (("train", 60), ("dev", 5), ("test", 24)):
+        counts = Counter(prompts[split]["task"][:])
+        assert set(counts) == set(suite.tasks)
+        assert min(counts.values()) >= (least if form != "t5" else least // 3)
+    assert not set(prompts["test"]["prompt"][:]) & {*prompts["train"]["prompt"][:], *prompts["dev"]["prompt"][:]}
+
+
+@pytest.mark.parametrize("task", ["BoolQ", "CB", "COPA", "RTE", "WiC", "WSC"])
+def test_the_labels_of_superglue_are_balanced(task):
+    lines = (HERE / "superglue" / task / "val.jsonl").read_text("utf-8").splitlines()
+    counts = Counter(json.loads(line)["label"] for line in lines)
+    assert set(counts.values()) == {24 // (3 if task == "CB" else 2)}
 
 
 @pytest.mark.parametrize("task", LABEL_TASKS)
@@ -154,6 +177,6 @@ def test_gold_against_gold_is_perfect_under_every_protocol(module, name, suite, 
         ]  # fmt: skip
         for label, protocol in task.protocols.items():
             judged = judge(task, label, examples, [e.target for e in examples])
-            value = judged.statistics.values(judged.statistics.per_example.sum(0))[protocol.headline]
+            value = judged.statistics.values(judged.statistics.per_unit.sum(0))[protocol.headline]
             assert judged.n_unparsed == 0, (task.name, label)
             assert float(value) == pytest.approx(1.0, abs=1e-6), (task.name, label)

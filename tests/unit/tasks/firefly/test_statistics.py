@@ -19,7 +19,7 @@ from tasks.firefly.tasks import PROTOCOL, TASKS
 
 
 def values(statistics: Statistics) -> dict[str, float]:
-    return {name: float(v) for name, v in statistics.values(statistics.per_example.sum(0)).items()}
+    return {name: float(v) for name, v in statistics.values(statistics.per_unit.sum(0)).items()}
 
 
 def corpus(seed: int, n: int = 30, alphabet: str = "春风秋雨花月夜山") -> tuple[list[list[str]], list[list[str]]]:
@@ -78,7 +78,7 @@ def test_metrics_of_many_samples_at_once_are_those_of_each(
     statistics = score(*pair)
     n = len(pair[0])
     weights = np.random.default_rng(0).multinomial(n, [1 / n] * n, size=(2, 3))
-    together = statistics.values(weights @ statistics.per_example)
+    together = statistics.values(weights @ statistics.per_unit)
     for i, j in np.ndindex(2, 3):
         chosen = np.repeat(np.arange(n), weights[i, j])
         alone = score([pair[0][k] for k in chosen], [pair[1][k] for k in chosen])
@@ -91,7 +91,7 @@ def test_metrics_of_many_samples_at_once_are_those_of_each(
 def test_without_examples_all_metrics_are_zero(score: Score) -> None:
     for golds in ([], [NOT_PARSED]):
         statistics = score(golds, golds)
-        assert statistics.per_example.shape[0] == len(golds)
+        assert statistics.per_unit.shape[0] == len(golds)
         assert set(values(statistics).values()) <= {0.0}
 
 
@@ -141,7 +141,7 @@ def test_every_kind_has_one_protocol_and_it_is_not_named_official() -> None:
         rule = task.protocols[PROTOCOL]
         answers = [rule.parse("是的", Example(id="1", task=task.name, prompt="", target=""))]
         assert rule.headline in rule.statistics(answers, answers).values(
-            np.zeros(rule.statistics(answers, answers).per_example.shape[1])
+            np.zeros(rule.statistics(answers, answers).per_unit.shape[1])
         )
 
 

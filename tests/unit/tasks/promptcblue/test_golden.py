@@ -98,7 +98,7 @@ def test_every_golden_batch_has_the_released_scores_to_nine_digits(golden: Path,
         statistics = judge(
             task, "official", [example_of(line) for line in batch], [line["prediction"] for line in batch]
         ).statistics
-        values = statistics.values(statistics.per_example.sum(0))
+        values = statistics.values(statistics.per_unit.sum(0))
         names = SCORES[task.protocols["official"].headline]
         theirs = {key: expected[key] for key in expected if key not in ("task", "batch", "n")}
         assert expected["n"] == len(batch)
@@ -113,7 +113,7 @@ def test_clean_golden_predictions_are_perfect_under_every_protocol(lines: list[d
     for name, batch in clean.items():
         for protocol, rule in TASKS[name].protocols.items():
             judged = judge(TASKS[name], protocol, [example_of(x) for x in batch], [x["prediction"] for x in batch])
-            values = judged.statistics.values(judged.statistics.per_example.sum(0))
+            values = judged.statistics.values(judged.statistics.per_unit.sum(0))
             assert float(values[rule.headline]) == pytest.approx(1, abs=1e-7), (name, protocol)
             assert judged.n_unparsed == 0
             assert not judged.n_invented

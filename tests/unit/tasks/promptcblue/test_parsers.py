@@ -106,7 +106,7 @@ def fuzz(predictions: int, batch: int = 500) -> Iterator[tuple[str, int]]:
             texts = [damaged(rng, EXAMPLES[name].target) for _ in range(batch)]
             for protocol in ("official", "readme"):
                 statistics = judge(task, protocol, examples, texts).statistics
-                for value in statistics.values(statistics.per_example.sum(0)).values():
+                for value in statistics.values(statistics.per_unit.sum(0)).values():
                     assert 0 <= float(value) <= 1
             yield name, batch
 

@@ -25,7 +25,7 @@ def make_example(task: str, target: str, choices: tuple[str, ...] | None = None,
 
 def metrics(examples: list[Example], predictions: list[str], protocol: str) -> dict[str, float]:
     statistics = judge(TASKS[examples[0].task], protocol, examples, predictions).statistics
-    return {name: float(value) for name, value in statistics.values(statistics.per_example.sum(0)).items()}
+    return {name: float(value) for name, value in statistics.values(statistics.per_unit.sum(0)).items()}
 
 
 def headline(examples: list[Example], predictions: list[str], protocol: str) -> float:

@@ -20,7 +20,7 @@ WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "red", "dog", "ran", "far
 
 def value(name: str, golds: Sequence[Answer], answers: Sequence[Answer], **settings: object) -> float:
     statistics = statistics_of([name], Settings(**settings))(golds, answers)  # type: ignore[arg-type]
-    return float(statistics.values(statistics.per_example.sum(0))[name])
+    return float(statistics.values(statistics.per_unit.sum(0))[name])
 
 
 def texts(seed: int, n: int = 30) -> tuple[list[str], list[str]]:
@@ -112,8 +112,8 @@ def test_every_metric_is_additive_and_1_on_the_targets_themselves(name: str) -> 
     golds = ["1 a b c d", "2 b c d e", "1 a b c d", "3 x y z w"]
     statistics = statistics_of(list(METRICS), Settings())
     whole = statistics(golds, golds)
-    assert float(whole.values(whole.per_example.sum(0))[name]) == pytest.approx(1.0)
-    stacked = whole.values(np.stack([whole.per_example.sum(0), whole.per_example[:2].sum(0)]))[name]
+    assert float(whole.values(whole.per_unit.sum(0))[name]) == pytest.approx(1.0)
+    stacked = whole.values(np.stack([whole.per_unit.sum(0), whole.per_unit[:2].sum(0)]))[name]
     assert stacked.shape == (2,)
 
 
@@ -121,7 +121,7 @@ def test_only_the_named_metrics_are_reported_and_the_headline_is_first_by_defaul
     keys = TaskKeys(train=("x.csv",), prompt_column="p", target_column="t", metrics=("macro_f1", "chrf"))
     rule = make_task("t", keys).protocols["official"]
     found = rule.statistics(["a", "b"], ["a", "a"])
-    assert list(found.values(found.per_example.sum(0))) == ["macro_f1", "chrf"]
+    assert list(found.values(found.per_unit.sum(0))) == ["macro_f1", "chrf"]
     assert rule.headline == "macro_f1"
     assert make_task("t", keys).kind == "label"
 
@@ -166,7 +166,7 @@ def test_a_parser_accepts_any_text(
 @given(st.lists(st.text(), min_size=2, max_size=2))
 def test_every_metric_accepts_any_texts(pair: list[str]) -> None:
     statistics = statistics_of(list(METRICS), Settings())([pair[0]], [pair[1]])
-    values = statistics.values(statistics.per_example.sum(0))
+    values = statistics.values(statistics.per_unit.sum(0))
     assert all(0 <= float(v) <= 1 + 1e-9 for v in values.values())
 
 

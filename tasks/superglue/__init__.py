@@ -1,0 +1,1 @@
+"""SuperGLUE: eight English tasks of language understanding, in three prompt formats."""
