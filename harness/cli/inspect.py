@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,21 @@ from harness.errors import UsageError
 @click.command("list")
 @click.argument("name", required=False)
 @click.option("--check", is_flag=True, help="Import every plug-in and show which ones fail.")
-def list_command(name: str | None, check: bool) -> None:
+@click.option(
+    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Set a suite.* key, as in run; may be repeated."
+)
+def list_command(name: str | None, check: bool, assignments: tuple[str, ...]) -> None:
     """List methods and suites, or describe one.
 
-    With the NAME of a method: its fields, ablations and presets. With the NAME or the file of a suite: its options
-    and tasks.
+    With the NAME of a method: its fields, ablations and presets. With the NAME or the file of a suite, or with
+    NAME:ARGUMENT: its options and tasks.
     """
     from harness.cli.tables import describe_plugin, installed
 
-    click.echo(describe_plugin(name) if name else installed(check))
+    if not name:
+        click.echo(installed(check))
+        return
+    click.echo(describe_plugin(name, _keys(assignments)["suite"] if assignments else {}))
 
 
 @click.command("keys")
@@ -57,7 +64,11 @@ def runs_command(out: Path) -> None:
 @click.option("--max-length", type=int, help="With --model: maximum length in tokens (default: train.max_length).")
 @click.option("--prompt", type=click.Choice(OPTIONS["prompt"].choices), help="With --model: prompt format (plain).")
 @click.option(
-    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Set a prompt.* key, as in run; may be repeated."
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Set a prompt.* or suite.* key, as in run; may be repeated.",
 )
 @JSON
 def validate_command(
@@ -72,22 +83,24 @@ def validate_command(
 ) -> None:
     """Check the data of a SUITE before training.
 
-    SUITE is a name, or the file of your own suite.
+    SUITE is a name, NAME:ARGUMENT, or the file of your own suite.
 
-    Reports leaks between splits, duplicates, targets that are empty or do not parse, and sequences that would be
-    truncated, with file and line; with --model also targets that its tokenizer cannot write. The exit status is 1 if
-    there are errors, or if no prediction could be correct.
+    Prints the first targets of each task, and reports leaks between splits, duplicates, targets that are empty or do
+    not parse, and sequences that would be truncated, with file and line; with --model also targets that its tokenizer
+    cannot write. The exit status is 1 if there are errors, or if no prediction could be correct.
     """
     from harness.config.spec import TrainConfig
     from harness.config.suites import open_suite
+    from harness.config.template import template_arguments
     from harness.data.splits import choose_tasks, locate_data
     from harness.data.validation import validate
     from harness.data.validation_report import render, to_json
 
-    opened = open_suite(suite)
+    keys = _keys(assignments)
+    opened = open_suite(suite, keys["suite"])
     instance = opened.suite
     source = locate_data(instance, data or opened.data).source
-    template = _template(assignments, prompt)
+    template = template_arguments(keys["prompt"], prompt)
     if prompt is not None and model is None:
         raise UsageError("--prompt decides how many tokens a prompt has: add --model with the name of a model")
     tokenizer = None
@@ -98,6 +111,7 @@ def validate_command(
         max_length = max_length or TrainConfig().max_length
     chosen = None if tasks is None else choose_tasks(instance, tasks)
     report = validate(instance, source, tokenizer, max_length, tasks=chosen, style=prompt or "plain", template=template)
+    report = replace(report, remarks=(*opened.notes, *report.remarks))
     if tokenizer is not None:
         from harness.pipeline.round_trip import with_round_trips
 
@@ -107,15 +121,16 @@ def validate_command(
         sys.exit(1)
 
 
-def _template(assignments: tuple[str, ...], prompt: str | None) -> dict[str, Any]:
+def _keys(assignments: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """The keys by section. Raises: UsageError for a key that only training uses."""
     from harness.config.keys import by_section, parse_assignments
-    from harness.config.template import PREFIX, template_arguments
+    from harness.config.template import PREFIX
 
     keys = parse_assignments(assignments)
     for key in keys:
-        if not key.startswith("prompt."):
-            raise UsageError(f"--set {key}: harness validate takes {PREFIX}NAME keys only")
-    return template_arguments(by_section(keys)["prompt"], prompt)
+        if not key.startswith(("prompt.", "suite.")):
+            raise UsageError(f"--set {key}: this command takes {PREFIX}NAME and suite.NAME keys only")
+    return by_section(keys)
 
 
 COMMANDS = (list_command, keys_command, runs_command, validate_command)

@@ -72,6 +72,8 @@ def resolve(request: Request, opened: OpenSuite | None = None) -> Resolved:
     budget = options["budget"] or sections.pop("", {}).get("budget")
     opened = opened or open_suite(options["suite"], sections["suite"])
     suite = opened.suite
+    for note in opened.notes:
+        LOG.info("%s", note)
     request = _with_data(request, opened)
     train = section_config(TrainConfig, "train", sections["train"])
     evaluation = section_config(EvalConfig, "eval", sections["eval"])
@@ -87,6 +89,8 @@ def resolve(request: Request, opened: OpenSuite | None = None) -> Resolved:
             f"--clusters does not apply to {options['method']}: it has no trainable parameters. Leave --clusters out"
         )
     backend = parse_backend(options["backend"])
+    if backend is not None:
+        _check_generated(suite, tasks, options["backend"])
     model = _model(method, suite, options, backend)
     _warn_of_a_toy(model, suite, data.spec)
     spec = _spec(
@@ -157,6 +161,16 @@ def _spec(**fields: Any) -> RunSpec:
         return RunSpec(**fields)
     except ValidationError as error:
         raise validation_error(error, "", fields) from error
+
+
+def _check_generated(suite: Suite, tasks: Sequence[str], backend: str) -> None:
+    """Raises: UsageError for a task that is answered by choosing, since a back end only generates."""
+    choosing = [task for task in tasks if suite.tasks[task].answer == "choose"]
+    if choosing:
+        raise UsageError(
+            f"--backend {backend} generates texts, but {', '.join(choosing)} {'is' if len(choosing) == 1 else 'are'} "
+            "answered by choosing, which needs likelihoods: leave --backend out, or choose other tasks with --tasks"
+        )
 
 
 def _model(method: Method, suite: Suite, options: Mapping[str, Any], backend: Backend | None) -> str | None:

@@ -64,6 +64,7 @@ def build_dataset(
     version: int,
     files: Sequence[Path],
     options: Mapping[str, Any],
+    documents: bool = False,
 ) -> Dataset:
     """Build a memory-mapped data set of a suite's examples, or open it from the cache if no file has changed.
 
@@ -73,8 +74,10 @@ def build_dataset(
         reader, version: name and version of the suite that reads them.
         files: the files they are read from; path, size and modification time are part of the cache's key.
         options: everything else that the examples depend on, as JSON values.
+        documents: the examples have documents.
 
-    Returns: a datasets.Dataset with columns id, task, prompt, target (str) and choices (list[str] or None).
+    Returns: a datasets.Dataset with columns id, task, prompt, target (str), choices (list[str] or None) and, with
+        ``documents``, document (str).
     Raises: DataError for a missing file or a cache that cannot be used; what ``examples`` raises, unchanged.
     """
     from datasets import Features, List, Value
@@ -83,13 +86,15 @@ def build_dataset(
         {
             **{name: Value("string") for name in ("id", "task", "prompt", "target")},
             "choices": List(Value("string")),
+            **({"document": Value("string")} if documents else {}),
         }
     )
 
     def generate() -> Iterator[dict[str, Any]]:
         for e in examples():
             choices = None if e.choices is None else list(e.choices)
-            yield {"id": e.id, "task": e.task, "prompt": e.prompt, "target": e.target, "choices": choices}
+            document = {"document": e.document} if documents else {}
+            yield {"id": e.id, "task": e.task, "prompt": e.prompt, "target": e.target, "choices": choices, **document}
 
     key = [VERSION, reader, version, source_hash(examples), [_stamp(f) for f in files], dict(options)]
     fingerprint = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
