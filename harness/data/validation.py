@@ -32,7 +32,6 @@ from harness.data.validation_report import (
 from harness.errors import DataError, UsageError
 from harness.task import MIN_EXAMPLES, Suite
 
-
 _TARGETS: Final = 3
 _PROBED: Final = 30
 """Examples of a task among whose targets the first different ones are chosen."""

@@ -70,10 +70,8 @@ def resolve(request: Request, opened: OpenSuite | None = None) -> Resolved:
     cls = method_class(options["method"])
     sections = by_section(with_preset(request.keys, cls, options["preset"]))
     budget = options["budget"] or sections.pop("", {}).get("budget")
-    opened = opened or open_suite(options["suite"], sections["suite"])
+    opened = opened or _opened(options["suite"], sections["suite"])
     suite = opened.suite
-    for note in opened.notes:
-        LOG.info("%s", note)
     request = _with_data(request, opened)
     train = section_config(TrainConfig, "train", sections["train"])
     evaluation = section_config(EvalConfig, "eval", sections["eval"])
@@ -89,8 +87,7 @@ def resolve(request: Request, opened: OpenSuite | None = None) -> Resolved:
             f"--clusters does not apply to {options['method']}: it has no trainable parameters. Leave --clusters out"
         )
     backend = parse_backend(options["backend"])
-    if backend is not None:
-        _check_generated(suite, tasks, options["backend"])
+    _check_generated(suite, tasks, options["backend"] if backend is not None else None)
     model = _model(method, suite, options, backend)
     _warn_of_a_toy(model, suite, data.spec)
     spec = _spec(
@@ -119,6 +116,14 @@ def resolve(request: Request, opened: OpenSuite | None = None) -> Resolved:
         evaluated=examples,
         parent=parent,
     )
+
+
+def _opened(given: str, fields: Mapping[str, Any]) -> OpenSuite:
+    """The suite that the user names, with notes on what of it is not used."""
+    opened = open_suite(given, fields)
+    for note in opened.notes:
+        LOG.info("%s", note)
+    return opened
 
 
 def _with_data(request: Request, opened: OpenSuite) -> Request:
@@ -163,10 +168,10 @@ def _spec(**fields: Any) -> RunSpec:
         raise validation_error(error, "", fields) from error
 
 
-def _check_generated(suite: Suite, tasks: Sequence[str], backend: str) -> None:
+def _check_generated(suite: Suite, tasks: Sequence[str], backend: str | None) -> None:
     """Raises: UsageError for a task that is answered by choosing, since a back end only generates."""
     choosing = [task for task in tasks if suite.tasks[task].answer == "choose"]
-    if choosing:
+    if choosing and backend is not None:
         raise UsageError(
             f"--backend {backend} generates texts, but {', '.join(choosing)} {'is' if len(choosing) == 1 else 'are'} "
             "answered by choosing, which needs likelihoods: leave --backend out, or choose other tasks with --tasks"

@@ -62,7 +62,9 @@ def to_portable(config: Mapping[str, Any], included: Path | None) -> Portable:
                 raise NotPortable(f"its function {value} is not next to its file")
             modules[name] = file_sha256(module)
             return f"{_FUNCTION}{name}.{value.rpartition('.')[2]}"
-        return (_placed(Path(value), places) or value) if path and Path(value).exists() else value
+        # A pattern such as FOLDER/*.jsonl names files without being one.
+        is_path = path and (Path(value).is_absolute() or Path(value).exists())
+        return (_placed(Path(value), places) or value) if is_path else value
 
     kept = {k: v for k, v in config.items() if v is not None}
     kwargs = kept.get("dataset_kwargs")

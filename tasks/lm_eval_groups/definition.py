@@ -11,7 +11,7 @@ Aggregation = Literal["mean", "f1", "mcc"]
 
 @dataclass(frozen=True, kw_only=True)
 class Splits:
-    """The data set's own names of the splits. dev: None where it is a share of train."""
+    """The data set's own names of the splits. dev: None if it is a share of train."""
 
     train: str
     dev: str | None

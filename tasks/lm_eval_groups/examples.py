@@ -109,7 +109,7 @@ def target_of(task: ConfigurableTask, document: Mapping[str, Any], delimiter: st
 
 
 def _choice(gold: Any, choices: Sequence[str]) -> str | None:
-    """The gold choice, which a task names by position or by text; None where it is withheld."""
+    """The gold choice, which a task names by position or by text; None if it is withheld."""
     if isinstance(gold, int):
         return choices[gold] if 0 <= gold < len(choices) else None
     return gold if gold in choices else None

@@ -99,7 +99,7 @@ class TaskScoring:
         return found
 
     def statistics(self, golds: Sequence[Response], answers: Sequence[Response | NotParsed]) -> Statistics:
-        """One column for each mean, three for f1, those of a confusion matrix for mcc, and the number of documents."""
+        """The columns of ``_Columns``, one row for each document."""
         columns = _Columns(definition=self.definition)
         rows = [self._row(columns, gold, answer) for gold, answer in zip(golds, answers, strict=True)]
         return Statistics(per_example=np.array(rows, np.float64).reshape(len(rows), columns.n), values=columns.metrics)
@@ -135,7 +135,10 @@ class TaskScoring:
 
 @dataclass(frozen=True, kw_only=True)
 class _Columns:
-    """The columns of a task's statistics."""
+    """The columns of a task's statistics: sums and numbers of documents of each mean, counts of f1, the matrix of mcc.
+
+    A task's function may leave a metric out for a document. As in lm-eval, the mean is over the others then.
+    """
 
     definition: TaskDefinition
 
@@ -145,8 +148,8 @@ class _Columns:
 
     @cached_property
     def n(self) -> int:
-        """The number of columns: means, then f1's counts, then the matrix of mcc, then 1."""
-        return len(self.means) + 3 * ("f1" in self.definition.metrics) + self._n_matrix + 1
+        """The number of columns."""
+        return 2 * len(self.means) + 3 * ("f1" in self.definition.metrics) + self._n_matrix
 
     @property
     def _n_matrix(self) -> int:
@@ -154,12 +157,14 @@ class _Columns:
         return labels * (labels + 1) if "mcc" in self.definition.metrics else 0
 
     def row(self, values: Mapping[str, Any]) -> list[float]:
-        """One document's columns. A task may leave a metric out for a document that it does not apply to."""
-        return self._with_pairs([float(values[name]) for name in self.means], values, wrong=False)
+        """One document's columns."""
+        sums = [float(values.get(name, 0.0)) for name in self.means]
+        counts = [float(name in values) for name in self.means]
+        return self._with_pairs([*sums, *counts], values, wrong=False)
 
     def wrong(self, values: Mapping[str, Any] | None) -> list[float]:
         """The columns of an answer that is none of the choices. values: of the gold answer; None if it is withheld."""
-        return self._with_pairs([0.0] * len(self.means), values, wrong=True)
+        return self._with_pairs([0.0] * len(self.means) + [1.0] * len(self.means), values, wrong=True)
 
     def _with_pairs(self, row: list[float], values: Mapping[str, Any] | None, *, wrong: bool) -> list[float]:
         if "f1" in self.definition.metrics:
@@ -171,13 +176,13 @@ class _Columns:
             if gold is not None:
                 matrix[gold, self.definition.n_labels if found is None else found] = 1
             row += matrix.ravel().tolist()
-        return [float(value) for value in (*row, 1.0)]
+        return [float(value) for value in row]
 
     def metrics(self, sums: Floats) -> Mapping[str, Floats]:
         """The metrics of column sums, (..., n) -> {name: (...)}."""
-        n = np.maximum(sums[..., -1], 1.0)
-        found = {name: sums[..., i] / n for i, name in enumerate(self.means)}
-        at = len(self.means)
+        k = len(self.means)
+        found = {name: sums[..., i] / np.maximum(sums[..., k + i], 1.0) for i, name in enumerate(self.means)}
+        at = 2 * k
         if "f1" in self.definition.metrics:
             found["f1"] = f1_of_counts(sums[..., at : at + 3])
             at += 3

@@ -201,8 +201,8 @@ def _metrics(
             refused.append(f"{metric}, which needs all documents at once ({how or 'a function of the task'})")
         elif counted == "mean" and not (_is_number(value) and 0 <= value <= 1):
             refused.append(f"{metric}, which is not between 0 and 1")
-        elif counted != "mean" and (metric != counted or not _is_pair(definition, task, document, value)):
-            refused.append(f"{metric}, which is computed for choices only, and f1 for two of them")
+        elif counted != "mean" and (metric != counted or not _has_pairs(definition, metric, value)):
+            refused.append(f"{metric}, which is computed for a fixed list of choices only, and f1 for two of them")
         else:
             found[metric] = counted
     return found, refused
@@ -212,11 +212,13 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _is_pair(definition: TaskDefinition, task: ConfigurableTask, document: Mapping[str, Any], value: Any) -> bool:
-    """Whether lm-eval gives the positions of the gold choice and of the answer, for as many labels as are counted."""
-    if not definition.chooses or not isinstance(value, tuple) or not isinstance(value[0], int):
+def _has_pairs(definition: TaskDefinition, metric: str, value: Any) -> bool:
+    """Whether lm-eval gives the positions of the gold choice and of the answer, among choices that are always equal."""
+    choices = definition.config.get("doc_to_choice")
+    if not definition.chooses or not isinstance(choices, list | dict):
         return False
-    return "f1" not in task.aggregation() or len(task.doc_to_choice(document)) == 2
+    gives = isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], int)
+    return gives and (metric != "f1" or len(choices) == 2)
 
 
 def _right_answer(

@@ -37,7 +37,8 @@ def installed_names() -> re.Pattern[str]:
         if plugin.distribution == "mtlora-harness"
     }
     suites = [name for name, plugin in plugins(SUITES).items() if plugin.distribution == "mtlora-harness"]
-    own -= {"empty"}  # A method, and an English word that errors need.
+    # A method, and an English word that errors need; a suite, and the name of the tool, of a command and of a back end.
+    own -= {"empty", "lm-eval"}
     names = own | {task for name in suites for task in suite_class(name)().tasks}
     return re.compile("|".join(rf"(?<![\w-]){re.escape(name)}(?![\w-])" for name in sorted(names)))
 
