@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from lm_eval.api.registry import AGGREGATION_REGISTRY
+from lm_eval.api.registry import AGGREGATION_REGISTRY, METRIC_REGISTRY
 from lm_eval.api.task import ConfigurableTask
 
 from harness.task import Example
@@ -59,12 +59,13 @@ def survey(leaf: Leaf, included: Path | None, headline: str | None) -> Surveyed:
     if reason is not None:
         raise LeftOut(reason)
     try:
-        portable = to_portable(_without_unconditional(leaf.config), included)
+        own = _own_metrics(leaf.config)
+        portable = to_portable(own.config, included)
     except NotPortable as error:
         raise LeftOut(str(error)) from error
     try:
         task = load_task(leaf.name, portable, included)
-        return _surveyed(leaf, portable, task, included, headline)
+        return _surveyed(leaf, portable, task, included, headline, own.refused)
     except FAILURES as error:
         reason = f"lm-eval cannot open it ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
         raise LeftOut(reason) from error
@@ -112,16 +113,36 @@ def _samples(arguments: Mapping[str, Any]) -> bool:
     return bool(asked) if asked is not None else float(arguments.get("temperature") or 0.0) > 0.0
 
 
-def _without_unconditional(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The configuration without acc_mutual_info, which needs likelihoods of choices without a prompt."""
-    metrics = config.get("metric_list")
-    if not isinstance(metrics, list):
-        return config
-    return {**config, "metric_list": [m for m in metrics if m.get("metric") != "acc_mutual_info"]}
+@dataclass(frozen=True, kw_only=True)
+class _Metrics:
+    """A configuration with the metrics that lm-eval itself computes here, and why others are left out."""
+
+    config: Mapping[str, Any]
+    refused: list[str]
+
+
+def _own_metrics(config: Mapping[str, Any]) -> _Metrics:
+    """Leave out acc_mutual_info and metrics of the library evaluate, which are code on the hub."""
+    kept, refused = [], []
+    for metric in config.get("metric_list") or ():
+        name = str(metric.get("metric"))
+        registered = name in METRIC_REGISTRY or Path(name).is_absolute() or config.get("process_results")
+        if name == "acc_mutual_info":
+            refused.append(f"{name}, which needs likelihoods of choices without a prompt")
+        elif metric.get("hf_evaluate") or not registered:
+            refused.append(f"{name}, which is not one of lm-eval's own: code from the hub is not executed")
+        else:
+            kept.append(metric)
+    return _Metrics(config={**config, "metric_list": kept} if config.get("metric_list") else config, refused=refused)
 
 
 def _surveyed(
-    leaf: Leaf, portable: Portable, task: ConfigurableTask, included: Path | None, headline: str | None
+    leaf: Leaf,
+    portable: Portable,
+    task: ConfigurableTask,
+    included: Path | None,
+    headline: str | None,
+    refused: Sequence[str],
 ) -> Surveyed:
     if task.multiple_input:
         raise LeftOut("its choices are contexts (doc_to_text is a position), not continuations of one prompt")
@@ -144,7 +165,8 @@ def _surveyed(
     if document is None:
         raise LeftOut(f"the first {_PROBED} documents of its training split have no target")
     notes: list[str] = []
-    metrics, refused = _metrics(leaf.name, found, task, document, lambda: included)
+    metrics, others = _metrics(leaf.name, found, task, document, lambda: included)
+    refused = [*refused, *others]
     if not metrics:
         raise LeftOut(f"none of its metrics can be computed: {'; '.join(refused)}")
     if refused:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -117,6 +118,7 @@ def test_folded_and_routed_adapters_and_baselines_choose(group_run: Harness, met
 def test_dev_is_evaluated_during_training_by_choosing(group_run: Harness) -> None:
     run = group_run("--method", "lora_all", "--set", "train.eval_every=3")
     events = [json.loads(line) for line in (Path(run["directory"]) / "train.jsonl").read_text().splitlines()]
+    print(events)
     assert any("dev" in event or "dev_score" in event for event in events), events[-1]
 
 
@@ -237,8 +239,11 @@ def test_a_back_end_that_generates_cannot_choose(harness: Harness, folder: TaskF
     assert "toy_choices is answered by choosing" in done.err
 
 
-def test_a_prompt_without_choices_cannot_be_tried(harness: Harness, group_run: Harness) -> None:
+def test_a_prompt_without_choices_cannot_be_tried(
+    harness: Harness, group_run: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = group_run("--method", "lora_all")["directory"]
-    done = harness("try", run, "--task", "toy_choices", "--prompt", "the red car is")
+    monkeypatch.setattr("sys.stdin", io.StringIO("the red car is"))
+    done = harness("try", run, "--task", "toy_choices")
     assert done.status == 2
-    assert "answered by choosing" in done.err or "No such option" in done.err
+    assert "toy_choices is answered by choosing among the choices of an example" in done.err
