@@ -11,7 +11,7 @@ from harness.errors import DataError, UsageError
 from tasks.lm_eval_groups.config import Portable
 from tasks.lm_eval_groups.definition import TaskDefinition
 from tasks.lm_eval_groups.examples import FAILURES, TaskReader
-from tasks.lm_eval_groups.index import find_leaves, open_index, quiet
+from tasks.lm_eval_groups.kept_index import leaves_of
 from tasks.lm_eval_groups.load import load_task
 from tasks.lm_eval_groups.survey import LeftOut, survey
 
@@ -36,8 +36,7 @@ def find(names: Sequence[str], included: Path | None, headline: str | None) -> F
     Raises: UsageError for an unknown name, if no task is left, and for a headline that no task has; DataError for data
         that are missing.
     """
-    with quiet():
-        leaves = find_leaves(open_index(names, included), names)
+    leaves = leaves_of(names, included)
     definitions: dict[str, TaskDefinition] = {}
     left_out, notes = dict(leaves.left_out), []
     for leaf in leaves.found.values():

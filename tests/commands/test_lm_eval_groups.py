@@ -44,7 +44,7 @@ def _lines(run: Path, task: str) -> list[dict[str, Any]]:
 def test_a_group_is_trained_on_and_scored_as_lm_eval_scores_the_run(
     harness: Harness, group_run: Harness, folder: TaskFolder, method: str
 ) -> None:
-    run = group_run("--method", method)
+    run = group_run("--method", method, "--set", "train.steps=60")
     tasks = run["scores"]["official"]["tasks"]
     assert set(tasks) == {"toy_choices", "toy_text"}
     arguments = ["--tasks", "toy_choices,toy_text", "--include-path", folder.path, "--json"]
@@ -115,11 +115,13 @@ def test_folded_and_routed_adapters_and_baselines_choose(group_run: Harness, met
         assert unparsed == 0
 
 
-def test_dev_is_evaluated_during_training_by_choosing(group_run: Harness) -> None:
-    run = group_run("--method", "lora_all", "--set", "train.eval_every=3")
-    events = [json.loads(line) for line in (Path(run["directory"]) / "train.jsonl").read_text().splitlines()]
-    print(events)
-    assert any("dev" in event or "dev_score" in event for event in events), events[-1]
+def test_the_score_on_dev_during_training_is_that_of_an_evaluation(harness: Harness, group_run: Harness) -> None:
+    run = group_run("--method", "lora_all", "--tasks", "toy_choices", "--set", "train.eval_every=6")["directory"]
+    events = [json.loads(line) for line in (Path(run) / "train.jsonl").read_text().splitlines()]
+    (dev,) = [event["dev"] for event in events if "dev" in event]
+    done = harness("evaluate", run, "--split", "dev", "--json")
+    assert done.status == 0, done.err
+    assert dev == pytest.approx(done.json["scores"]["official"]["tasks"]["toy_choices"]["value"])
 
 
 def test_a_moved_folder_is_found_with_data_and_a_changed_document_is_an_error(
