@@ -5,11 +5,10 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 
-from harness.cli.options import JSON, OUT, SUITE_DATA
+from harness.cli.options import JSON, OUT, SUITE_DATA, SUITE_KEYS, keys_in
 from harness.config.options import OPTIONS
 from harness.errors import UsageError
 
@@ -17,9 +16,7 @@ from harness.errors import UsageError
 @click.command("list")
 @click.argument("name", required=False)
 @click.option("--check", is_flag=True, help="Import every plug-in and show which ones fail.")
-@click.option(
-    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Set a suite.* key, as in run; may be repeated."
-)
+@SUITE_KEYS
 def list_command(name: str | None, check: bool, assignments: tuple[str, ...]) -> None:
     """List methods and suites, or describe one.
 
@@ -31,7 +28,7 @@ def list_command(name: str | None, check: bool, assignments: tuple[str, ...]) ->
     if not name:
         click.echo(installed(check))
         return
-    click.echo(describe_plugin(name, _keys(assignments)["suite"] if assignments else {}))
+    click.echo(describe_plugin(name, keys_in(assignments, "suite")["suite"] if assignments else {}))
 
 
 @click.command("keys")
@@ -96,7 +93,7 @@ def validate_command(
     from harness.data.validation import validate
     from harness.data.validation_report import render, to_json
 
-    keys = _keys(assignments)
+    keys = keys_in(assignments, "prompt", "suite")
     opened = open_suite(suite, keys["suite"])
     instance = opened.suite
     source = locate_data(instance, data or opened.data).source
@@ -119,18 +116,6 @@ def validate_command(
     click.echo(to_json(report) if as_json else render(report))
     if report.failed:
         sys.exit(1)
-
-
-def _keys(assignments: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """The keys by section. Raises: UsageError for a key that only training uses."""
-    from harness.config.keys import by_section, parse_assignments
-    from harness.config.template import PREFIX
-
-    keys = parse_assignments(assignments)
-    for key in keys:
-        if not key.startswith(("prompt.", "suite.")):
-            raise UsageError(f"--set {key}: this command takes {PREFIX}NAME and suite.NAME keys only")
-    return by_section(keys)
 
 
 COMMANDS = (list_command, keys_command, runs_command, validate_command)

@@ -193,6 +193,19 @@ def test_validate_prints_the_first_targets_of_each_task(harness: Harness, folder
     assert "toy_bad is left out" in done.out
 
 
+def test_predictions_of_another_program_are_scored_as_texts_of_choices(
+    harness: Harness, folder: TaskFolder, tmp_path: Path
+) -> None:
+    file = tmp_path / "predictions.jsonl"
+    lines = [{"id": f"toy_choices-test-{i}", "prediction": "red" if i < 6 else "a drum"} for i in range(12)]
+    file.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+    suite = ["--suite", "lm-eval:toy_choices", "--set", f"suite.include_path={folder.path}"]
+    done = harness("score", file, *suite, "--json")
+    assert done.status == 0, done.err
+    scores = done.json["scores"]["official"]["tasks"]["toy_choices"]
+    assert (scores["value"], scores["n_unparsed"]) == (pytest.approx(2 / 12), 6)
+
+
 def test_list_names_the_argument_and_describes_a_group(harness: Harness, folder: TaskFolder) -> None:
     assert "lm-eval:GROUP" in harness("list").out
     assert "suite.include_path" in harness("list", "lm-eval").out
