@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,10 +37,13 @@ class Example:
     """One example of a task.
 
     target: the reference text; "" where the source withholds it.
-    choices: the options that the prompt offers; None if it offers none.
+    choices: the options that the prompt offers; None if it offers none. In a task that is answered by choosing, each is
+        a continuation of the prompt, as the target is one (see ``Task.answer``).
     group: examples of a task with the same group are scored together, such as the answers to one question that are
         right only as a whole. A limit on the number of examples keeps all examples of a group or none; None for an
         example that is scored by itself.
+    document: what protocols need besides prompt, target and choices, as JSON text; None if they need nothing else. It
+        may hold the answer, so that no method and no prompt gets it.
     """
 
     id: str
@@ -49,6 +52,7 @@ class Example:
     target: str
     choices: tuple[str, ...] | None = None
     group: str | None = None
+    document: str | None = None
 
     @property
     def has_target(self) -> bool:
@@ -133,6 +137,8 @@ class Task:
     invented: (answer, example) -> whether the answer has a label that the example does not offer; None if the task
         has no closed set of labels.
     diagnose: (examples, predictions) -> figures that are reported next to the scores and never ranked.
+    answer: how a model answers: it generates a text, or it chooses, by the likelihood of each of the example's
+        ``choices`` after the prompt. The prediction of a choice is the text of a ``harness.choosing.Choice``.
     """
 
     name: str
@@ -142,6 +148,19 @@ class Task:
     one_label: bool = False
     invented: Callable[[Answer, Example], bool] | None = None
     diagnose: Callable[[Sequence[Example], Sequence[str]], Diagnostics] | None = None
+    answer: Literal["generate", "choose"] = "generate"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundSuite:
+    """A suite that an argument has named (``Suite.from_argument``).
+
+    source: what is read where the user gives no data. notes: for the user, what of the argument is not in the suite.
+    """
+
+    suite: Suite
+    source: str
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +200,22 @@ class Suite(ABC):
         """
         raise NotImplementedError(f"{cls.__name__} reads no files")
 
+    argument: ClassVar[str | None] = None
+    """What follows the name and a colon in ``--suite NAME:…``, such as "GROUP"; see ``from_argument``."""
+    argument_options: ClassVar[type | None] = None
+    """A frozen dataclass with defaults: the ``suite.*`` keys of a suite with an argument."""
+
+    @classmethod
+    def from_argument(cls, argument: str, options: Any) -> FoundSuite:
+        """The suite that an argument names, for a class with ``argument``. options: an ``argument_options``.
+
+        As in ``from_file``, the fields of the suite must hold everything that examples and scores depend on, and no
+        path.
+
+        Raises: UsageError that names the argument or the key, and the remedy; DataError for data that are missing.
+        """
+        raise NotImplementedError(f"{cls.__name__} takes no argument")
+
     @classmethod
     def write_example(cls, folder: Path) -> None:
         """Write a file that ``from_file`` reads and its data into an empty folder, for ``harness new suite``."""
@@ -196,11 +231,11 @@ class Suite(ABC):
         """Read one split of a folder, a file or a data set on the Hugging Face Hub.
 
         Returns: a datasets.Dataset with the columns id, task, prompt, target (str) and choices (list[str] or None), in
-            the source's order, and optionally group (str or None, see ``Example``). Ids are unique within a split.
-            Targets are "" where the source withholds them, as published test sets do, and where an answer is missing:
-            such examples are not used for training or scoring. Examples of tasks that the suite does not have are
-            returned too, with the task that the source names: they are an error, unless they are in ``other_tasks`` or
-            the user has chosen tasks.
+            the source's order, and optionally group and document (str or None, see ``Example``). Ids are unique within
+            a split. Targets are "" where the source withholds them, as published test sets do, and where an answer is
+            missing: such examples are not used for training or scoring. Examples of tasks that the suite does not have
+            are returned too, with the task that the source names: they are an error, unless they are in
+            ``other_tasks`` or the user has chosen tasks.
         Raises: DataError that names the file, the line, the value and the remedy.
         """
 
@@ -278,4 +313,5 @@ def to_example(columns: Mapping[str, Any]) -> Example:
         target=columns["target"] or "",
         choices=None if choices is None else tuple(choices),
         group=columns.get("group"),
+        document=columns.get("document"),
     )

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 
-from harness.cli.options import JSON, OUT, SUITE_DATA
+from harness.cli.options import JSON, OUT, SUITE_DATA, SUITE_KEYS, keys_in
 from harness.config.options import OPTIONS
 from harness.errors import UsageError
 
@@ -17,15 +16,19 @@ from harness.errors import UsageError
 @click.command("list")
 @click.argument("name", required=False)
 @click.option("--check", is_flag=True, help="Import every plug-in and show which ones fail.")
-def list_command(name: str | None, check: bool) -> None:
+@SUITE_KEYS
+def list_command(name: str | None, check: bool, assignments: tuple[str, ...]) -> None:
     """List methods and suites, or describe one.
 
-    With the NAME of a method: its fields, ablations and presets. With the NAME or the file of a suite: its options
-    and tasks.
+    With the NAME of a method: its fields, ablations and presets. With the NAME or the file of a suite, or with
+    NAME:ARGUMENT: its options and tasks.
     """
     from harness.cli.tables import describe_plugin, installed
 
-    click.echo(describe_plugin(name) if name else installed(check))
+    if not name:
+        click.echo(installed(check))
+        return
+    click.echo(describe_plugin(name, keys_in(assignments, "suite")["suite"] if assignments else {}))
 
 
 @click.command("keys")
@@ -77,11 +80,11 @@ def validate_command(
 ) -> None:
     """Check the data of a SUITE before training.
 
-    SUITE is a name, or the file of your own suite.
+    SUITE is a name, NAME:ARGUMENT, or the file of your own suite.
 
-    Reports leaks between splits, duplicates, targets that are empty or do not parse, and sequences that would be
-    truncated, with file and line; with --model also targets that its tokenizer cannot write. The exit status is 1 if
-    there are errors, or if no prediction could be correct.
+    Prints the first targets of each task, and reports leaks between splits, duplicates, targets that are empty or do
+    not parse, and sequences that would be truncated, with file and line; with --model also targets that its tokenizer
+    cannot write. The exit status is 1 if there are errors, or if no prediction could be correct.
     """
     from harness.config.spec import TrainConfig
     from harness.config.suites import open_suite
@@ -90,11 +93,11 @@ def validate_command(
     from harness.data.validation import validate
     from harness.data.validation_report import render, to_json
 
-    sections = _sections(assignments)
-    opened = open_suite(suite, sections["suite"])
+    keys = keys_in(assignments, "prompt", "suite")
+    opened = open_suite(suite, keys["suite"])
     instance = opened.suite
     source = locate_data(instance, data or opened.data).source
-    template = template_arguments(sections["prompt"], prompt)
+    template = template_arguments(keys["prompt"], prompt)
     if prompt is not None and model is None:
         raise UsageError("--prompt decides how many tokens a prompt has: add --model with the name of a model")
     tokenizer = None
@@ -105,6 +108,7 @@ def validate_command(
         max_length = max_length or TrainConfig().max_length
     chosen = None if tasks is None else choose_tasks(instance, tasks)
     report = validate(instance, source, tokenizer, max_length, tasks=chosen, style=prompt or "plain", template=template)
+    report = replace(report, remarks=(*opened.notes, *report.remarks))
     if tokenizer is not None:
         from harness.pipeline.round_trip import with_round_trips
 
@@ -112,18 +116,6 @@ def validate_command(
     click.echo(to_json(report) if as_json else render(report))
     if report.failed:
         sys.exit(1)
-
-
-def _sections(assignments: tuple[str, ...]) -> Mapping[str, Mapping[str, Any]]:
-    """The keys of the prompt and of the suite, by section. Raises: UsageError for a key of another section."""
-    from harness.config.keys import by_section, parse_assignments
-    from harness.config.template import PREFIX
-
-    keys = parse_assignments(assignments)
-    for key in keys:
-        if not key.startswith(("prompt.", "suite.")):
-            raise UsageError(f"--set {key}: harness validate takes {PREFIX}NAME and suite.NAME keys only")
-    return by_section(keys)
 
 
 COMMANDS = (list_command, keys_command, runs_command, validate_command)

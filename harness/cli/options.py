@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import click
 from harness.cli.messages import StderrHandler
 from harness.cli.output import is_printable
 from harness.config.options import OPTIONS
+from harness.errors import UsageError
 
 
 def _no_notes(context: click.Context, _: click.Parameter, value: bool) -> bool:
@@ -33,6 +35,9 @@ KEYS = click.option(
     metavar="KEY=VALUE",
     help="Set a configuration key; may be repeated. `harness keys` lists the keys.",
 )
+SUITE_KEYS = click.option(
+    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Set a suite.* key, as in run; may be repeated."
+)
 SUITE_DATA = click.option("--data", help="Data of the suite: a folder, a file or a hub data set (default: the sample).")
 
 
@@ -47,6 +52,19 @@ def run_options(command: Any) -> Any:
 # Of a finished run, whose data and model may have been moved since.
 DATA = click.option("--data", help="New location of the run's data, if they have moved.")
 MODEL = click.option("--model", help="New location of the run's base model, if it has moved.")
+
+
+def keys_in(assignments: Sequence[str], *sections: str) -> dict[str, dict[str, Any]]:
+    """The keys of a command that trains nothing, by section. Raises: UsageError for a key of another section."""
+    from harness.config.keys import by_section, parse_assignments
+    from harness.config.template import PREFIX
+
+    keys = parse_assignments(assignments)
+    for key in keys:
+        if key.partition(".")[0] not in sections:
+            known = " and ".join({"prompt": PREFIX}.get(name, f"{name}.") + "NAME" for name in sections)
+            raise UsageError(f"--set {key}: this command takes {known} keys only")
+    return by_section(keys)
 
 
 def print_json(value: Any) -> None:

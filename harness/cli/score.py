@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli.options import JSON, PROTOCOL, print_json
+from harness.cli.options import JSON, PROTOCOL, SUITE_KEYS, keys_in, print_json
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
+    from harness.scoring.score import Scored
     from harness.store.record import Scores
 
 LOG = logging.getLogger(__name__)
@@ -31,19 +32,11 @@ LOG = logging.getLogger(__name__)
     is_flag=True,
     help="For a file without ids: its lines are in the order of --gold, and none is missing.",
 )
+@SUITE_KEYS
 @click.option("--data", help="For a run: the new location of its data, if they have moved.")
 @PROTOCOL
 @JSON
-def score_command(
-    what: Path,
-    suite: str | None,
-    gold: Path | None,
-    tasks: str | None,
-    by_order: bool,
-    data: str | None,
-    protocol: str | None,
-    as_json: bool,
-) -> None:
+def score_command(what: Path, data: str | None, protocol: str | None, as_json: bool, **of_file: Any) -> None:
     """Score stored predictions, without a model.
 
     Scores the predictions of a RUN (or of RUN/evaluations/X) again, or a FILE of predictions that another program
@@ -56,25 +49,33 @@ def score_command(
     if what.is_dir():
         from harness.pipeline.rescore import rescore
 
-        if tasks is not None or by_order:
-            raise UsageError("--tasks and --by-order are for a file of predictions; a run has its own tasks and ids")
+        if of_file["tasks"] is not None or of_file["by_order"] or of_file["assignments"]:
+            raise UsageError(
+                "--tasks, --by-order and --set are for a file of predictions; a run has its own tasks, ids and suite"
+            )
         again = rescore(what, data)
         scored, record = again.scored, again.record
     else:
-        from harness.config.suites import open_suite
-        from harness.data.splits import choose_tasks
-        from harness.scoring.prediction_file import score_file
-
-        opened = None if suite is None else open_suite(suite)
-        targets = gold or (None if opened is None or opened.data is None else Path(opened.data))
-        if opened is None or targets is None:
-            raise UsageError(f"{what} is not a run. To score a file of predictions, give --suite and --gold too")
-        chosen = None if tasks is None else choose_tasks(opened.suite, tasks)
-        scored, record = score_file(opened.suite, what, targets, tasks=chosen, in_order=by_order), None
+        scored, record = _scored_file(what, **of_file), None
     if as_json:
         print_json(to_json(what if what.is_dir() else None, record, scored.scores))
     else:
         print_scores(scored.scores, protocol)
+
+
+def _scored_file(
+    what: Path, *, suite: str | None, gold: Path | None, tasks: str | None, by_order: bool, assignments: tuple[str, ...]
+) -> Scored:
+    from harness.config.suites import open_suite
+    from harness.data.splits import choose_tasks
+    from harness.scoring.prediction_file import score_file
+
+    opened = None if suite is None else open_suite(suite, keys_in(assignments, "suite")["suite"])
+    targets = gold or (None if opened is None or opened.data is None else Path(opened.data))
+    if opened is None or targets is None:
+        raise UsageError(f"{what} is not a run. To score a file of predictions, give --suite and --gold too")
+    chosen = None if tasks is None else choose_tasks(opened.suite, tasks)
+    return score_file(opened.suite, what, targets, tasks=chosen, in_order=by_order)
 
 
 class _TwoGroups(click.Command):

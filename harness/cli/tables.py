@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tabulate import tabulate
 
+from harness.errors import HarnessError
 from harness.method import AdapterMethod
-from harness.registry import BACKENDS, METHODS, SUITES, broken, method_class, plugins
+from harness.registry import BACKENDS, METHODS, SUITES, broken, method_class, plugins, suite_class
 from harness.reporting.numbers import MISSING, or_missing, percent
 
 if TYPE_CHECKING:
@@ -27,18 +29,27 @@ def installed(check: bool) -> str:
         reasons = broken(group) if check else {}
         rows = []
         for name, plugin in plugins(group).items():
+            shown = f"{name}:{argument}" if (argument := _argument(group, name)) else name
             state = "registered by " + " and ".join(plugin.clashes) if plugin.clashes else reasons.get(name, "ok")
-            rows.append((name, plugin.distribution, *((state,) if check else ())))
+            rows.append((shown, plugin.distribution, *((state,) if check else ())))
         parts.append(tabulate(rows, (word, "package", *(("state",) if check else ())), tablefmt="simple"))
     return "\n\n".join(parts)
 
 
-def describe_plugin(name: str) -> str:
-    """One method's fields, ablations and presets, or one suite's options and tasks."""
+def _argument(group: str, name: str) -> str | None:
+    """What a suite's name is followed by; None without an argument, and for a plug-in that cannot be imported."""
+    try:
+        return suite_class(name).argument if group == SUITES else None
+    except HarnessError:  # the state of the plug-in says why, with --check
+        return None
+
+
+def describe_plugin(name: str, options: Mapping[str, Any]) -> str:
+    """One method's fields, ablations and presets, or one suite's options (set to ``options``) and tasks."""
     from harness.config.suites import is_suite  # loads pydantic, which the list of everything does not need
 
     if name in plugins(SUITES) or (name not in plugins(METHODS) and is_suite(name)):
-        return _about_suite(name)
+        return _about_suite(name, options)
     cls = method_class(name)
     traits = [*sorted(cls.traits), *(["supports --from"] if issubclass(cls, AdapterMethod) and cls.continues else [])]
     parts = [f"{name}: {cls.summary}", f"traits: {', '.join(traits) or 'none'}", fields(cls, "method")]
@@ -115,18 +126,26 @@ def runs_table(runs: list[RunDirectory]) -> str:
     )
 
 
-def _about_suite(name: str) -> str:
+def _about_suite(name: str, options: Mapping[str, Any]) -> str:
     from harness.config.suites import open_suite
 
-    suite = open_suite(name).suite
-    cls = type(suite)
+    if name in plugins(SUITES) and (cls := suite_class(name)).argument is not None:
+        parts = [_title(name, cls), "" if cls.argument_options is None else fields(cls.argument_options, "suite")]
+        return "\n\n".join(filter(None, [*parts, f"its tasks: harness list {name}:{cls.argument}"]))
+    opened = open_suite(name, options)
+    cls = type(opened.suite)
     rows = [
         (t.name, t.kind, ", ".join(t.protocols), next(iter(t.protocols.values())).headline)
-        for t in suite.tasks.values()
+        for t in opened.suite.tasks.values()
     ]
     table = tabulate(rows, ("task", "kind", "protocols", "headline"), tablefmt="simple")
-    keys = "" if cls.reads else fields(cls, "suite")
-    return "\n\n".join(filter(None, [f"{suite.name}: {(cls.__doc__ or '').strip().splitlines()[0]}", keys, table]))
+    keyed = cls.argument_options if cls.argument is not None else None if cls.reads else cls
+    keys = "" if keyed is None else fields(keyed, "suite")
+    return "\n\n".join(filter(None, [_title(opened.name, cls), keys, table, "\n".join(opened.notes)]))
+
+
+def _title(name: str, cls: type[Any]) -> str:
+    return f"{name}: {(cls.__doc__ or '').strip().splitlines()[0]}"
 
 
 def _progress(run: RunDirectory) -> str:

@@ -20,7 +20,9 @@ class Option:
 OPTIONS: Final[Mapping[str, Option]] = {
     "method": Option(help="Method to train; `harness list` shows all.", metavar="NAME"),
     "suite": Option(
-        help="Suite of tasks: a name (`harness list` shows all), or the file of your own.", metavar="NAME|FILE"
+        help="Suite of tasks: a name (`harness list` shows all), one with an argument such as lm-eval:GROUP, or the "
+        "file of your own.",
+        metavar="NAME|FILE",
     ),
     "model": Option(
         help="Base model: a registered name, a hub id, a folder, or a .gguf file (default: the suite's toy model)."

@@ -22,39 +22,45 @@ class OpenSuite:
     """A suite and where it comes from.
 
     name: as runs record it.
-    file, reader: of a suite that a file defines, the file and the registered suite that has read it; else None.
+    reader: of a suite that a file or an argument defines, the registered suite that has read it; else None.
+    file: of a suite that a file defines; else None.
+    source: of a suite that an argument names, what is read where no data are given; else None.
+    notes: what the user should know about it, such as tasks that are left out.
     """
 
     name: str
     suite: Suite
     file: Path | None = None
     reader: str | None = None
+    source: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def data(self) -> str | None:
-        """The source that is read where no data are given: the file's folder. None for an installed suite."""
-        return None if self.file is None else str(self.file.parent)
+        """What is read where no data are given: for a file its folder. None for an installed suite."""
+        return self.source if self.file is None else str(self.file.parent)
+
+    @property
+    def is_defined(self) -> bool:
+        """Whether a file or an argument defines it now, rather than its name or a record."""
+        return self.data is not None
 
 
 def open_suite(given: str, fields: Mapping[str, Any] | None = None) -> OpenSuite:
-    """The suite that the user names: an installed one, or else a file or a folder with a file.
+    """The suite that the user names: an installed one, one with an argument, or else a file or a folder with a file.
 
     Args: fields: options of an installed suite (``--set suite.<field>=value``).
-    Raises: UsageError for a name that is neither installed nor a path, for a file that does not define a suite, and
-        for an option of a suite from a file.
+    Raises: UsageError for a name that is neither installed nor a path, for a file or an argument that does not define
+        a suite, and for an option of a suite from a file.
     """
-    path = Path(given).expanduser()
     if not is_suite(given):
         raise _unknown(given)
     if given in plugins(SUITES):
-        suite = build_from_keys(suite_class(given), fields or {}, "suite")
-        if type(suite).reads:
-            raise UsageError(
-                f"suite {given!r} reads its tasks from a file. Give the file (*{' or *'.join(type(suite).reads)}); "
-                "`harness new suite DIR` writes an example"
-            )
-        return OpenSuite(name=given, suite=suite)
-    file = _file(path)
+        return OpenSuite(name=given, suite=_installed(given, fields or {}))
+    named = _named(given)
+    if named is not None:
+        return _from_argument(named, given.partition(":")[2], fields or {})
+    file = _file(Path(given).expanduser())
     for name in fields or {}:
         raise UsageError(f"suite.{name}: a suite from a file has no options. Change {file} instead")
     reader = _readers()[file.suffix]
@@ -62,6 +68,29 @@ def open_suite(given: str, fields: Mapping[str, Any] | None = None) -> OpenSuite
     if suite.name in plugins(SUITES):
         raise UsageError(f"{file}: name = {suite.name!r} is an installed suite. Give this one another name")
     return OpenSuite(name=suite.name, suite=suite, file=file, reader=reader)
+
+
+def _installed(name: str, fields: Mapping[str, Any]) -> Suite:
+    """The suite of a name alone. Raises: UsageError if it needs a file or an argument."""
+    cls = suite_class(name)
+    if cls.argument is not None:
+        raise UsageError(f"suite {name!r} needs an argument: --suite {name}:{cls.argument}")
+    suite = build_from_keys(cls, fields, "suite")
+    if cls.reads:
+        raise UsageError(
+            f"suite {name!r} reads its tasks from a file. Give the file (*{' or *'.join(cls.reads)}); "
+            "`harness new suite DIR` writes an example"
+        )
+    return suite
+
+
+def _from_argument(name: str, argument: str, fields: Mapping[str, Any]) -> OpenSuite:
+    cls = suite_class(name)
+    if not argument.strip():
+        raise UsageError(f"--suite {name}: is incomplete: give {name}:{cls.argument}")
+    options = None if cls.argument_options is None else build_from_keys(cls.argument_options, fields, "suite")
+    found = cls.from_argument(argument, options)
+    return OpenSuite(name=found.suite.name, suite=found.suite, reader=name, source=found.source, notes=found.notes)
 
 
 def open_recorded(spec: SuiteSpec) -> OpenSuite:
@@ -75,26 +104,33 @@ def suite_of(spec: SuiteSpec) -> Suite:
 
 
 def same_definition(spec: SuiteSpec, opened: OpenSuite) -> bool:
-    """Whether a record's suite is the one that is opened; for a suite from a file, with the same content."""
+    """Whether a record's suite is the one that is opened, with equal content where a file or an argument defines it."""
     if spec.name != opened.name:
         return False
-    return opened.file is None or dict(spec.fields) == changed(opened.suite, type(opened.suite)())
+    return not opened.is_defined or dict(spec.fields) == changed(opened.suite, type(opened.suite)())
 
 
 def absolute_suite(given: str, folder: Path | None = None) -> str:
     """A name as it is, and a path as an absolute one. folder: where relative paths start (default: here)."""
     path = (folder or Path()) / Path(given).expanduser()
-    return str(path.resolve()) if given not in plugins(SUITES) and _is_path(path) else given
+    named = given in plugins(SUITES) or _named(given) is not None
+    return str(path.resolve()) if not named and _is_path(path) else given
 
 
 def is_suite(given: str) -> bool:
-    """Whether a text is the name of an installed suite, or a path."""
-    return given in plugins(SUITES) or _is_path(Path(given).expanduser())
+    """Whether a text is the name of an installed suite, such a name with an argument, or a path."""
+    return given in plugins(SUITES) or _named(given) is not None or _is_path(Path(given).expanduser())
 
 
 def example_writers() -> Mapping[str, type[Suite]]:
     """The installed suites that read files, by name."""
     return {name: suite_class(name) for name in dict.fromkeys(_readers().values())}
+
+
+def _named(given: str) -> str | None:
+    """The installed suite that takes what follows the colon; None for a text that is not NAME:ARGUMENT."""
+    name, colon, _ = given.partition(":")
+    return name if colon and name in plugins(SUITES) and suite_class(name).argument is not None else None
 
 
 def _is_path(path: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from harness.data.splits import SplitExamples
 from harness.errors import ModelError
 from harness.seeding import stable_seed
 from harness.task import Example
+
+T = TypeVar("T", list[int], tuple[int, ...])
 
 # Tokens that may be generated for tasks whose training targets give no estimate.
 DEFAULT_LIMIT = 256
@@ -46,6 +48,14 @@ class Encoded:
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.target)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedChoices:
+    """The tokens of a prompt and of each of its choices, without eos."""
+
+    prompt: EncodedPrompt
+    choices: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,13 +122,36 @@ class Encoder:
                 shots -= 1
                 ids = self._tokens([self.text(example, shots)])[0]
             too_long = len(ids) > room
-            if too_long:
-                head = room // 2
-                ids = ids[:head] + ids[len(ids) - (room - head) :]
             # An empty prompt still needs one token to predict the target from.
-            tokens = tuple(ids) or (self.eos,)
+            tokens = tuple(_without_middle(ids, room)) or (self.eos,)
             prompts.append(EncodedPrompt(tokens=tokens, truncated=too_long or shots < self.n_shots))
         return prompts
+
+    def choices(self, examples: Sequence[Example]) -> list[EncodedChoices]:
+        """Prompts with their choices, which are encoded as targets are. A prompt leaves room for the longest choice.
+
+        Raises: ModelError for an example without choices, for an empty choice, and for one that leaves no room for a
+            prompt.
+        """
+        found = []
+        for example, prompt in zip(examples, self.prompts(examples), strict=True):
+            texts = example.choices or ()
+            choices = (
+                self._embedded(self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]) if texts else []
+            )
+            longest = max(map(len, choices), default=0)
+            if not choices or not all(choices) or longest >= self.max_length:
+                raise ModelError(
+                    f"{example.task}, example {example.id!r}: it is answered by choosing, but its choices have "
+                    f"{', '.join(str(len(ids)) for ids in choices) or 'no'} tokens; each needs at least 1, and fewer "
+                    f"than the maximum of {self.max_length}, with the prompt. Correct the choices, set a larger "
+                    "train.max_length, or leave the task out"
+                )
+            room = self.max_length - longest
+            if len(prompt.tokens) > room:
+                prompt = EncodedPrompt(tokens=_without_middle(prompt.tokens, room), truncated=True)
+            found.append(EncodedChoices(prompt=prompt, choices=tuple(map(tuple, choices))))
+        return found
 
     def room(self, task: str) -> int:
         """Tokens that a prompt of the task may have."""
@@ -133,7 +166,7 @@ class Encoder:
         if self.style == "chat":
             return render_chat(self.tokenizer, self.turns(example, n_shots), self.template)
         chosen = self._in_context(example, n_shots)
-        return "\n\n".join([f"{s.prompt}{_gap(s.prompt)}{s.target}" for s in chosen] + [example.prompt])
+        return "\n\n".join([f"{s.prompt}{_gap(s)}{s.target}" for s in chosen] + [example.prompt])
 
     def turns(self, example: Example, n_shots: int) -> list[dict[str, str]]:
         """The prompt as a conversation, one turn of the user and one of the assistant for each in-context example."""
@@ -167,8 +200,15 @@ def _turn(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
-def _gap(prompt: str) -> str:
-    return "" if prompt.endswith(("：", ":", "\n")) else "\n"
+def _gap(example: Example) -> str:
+    """What is between prompt and target of an in-context example: nothing if either has a boundary of its own."""
+    return "" if example.prompt.endswith(("：", ":", "\n")) or example.target[:1].isspace() else "\n"
+
+
+def _without_middle(tokens: T, room: int) -> T:
+    """The tokens, or their beginning and end where there are more than ``room``."""
+    head = room // 2
+    return tokens if len(tokens) <= room else tokens[:head] + tokens[len(tokens) - (room - head) :]
 
 
 def generation_limits(

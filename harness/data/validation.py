@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,10 @@ from harness.data.validation_report import (
 )
 from harness.errors import DataError, UsageError
 from harness.task import MIN_EXAMPLES, Suite
+
+_TARGETS: Final = 3
+_PROBED: Final = 30
+"""Examples of a task among whose targets the first different ones are chosen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +121,7 @@ def validate(
         errors=found.errors,
         withheld=tuple(scan.split for scan in scans if scan.withheld),
         remarks=(*found.notes, *_remarks(suite, source, scans, names)),
+        targets=_first_targets(scans, suite, names),
     )
 
 
@@ -205,6 +210,18 @@ def _count(suite: Suite, split: CheckedSplit, names: Sequence[str]) -> Iterator[
             prompt=_lengths(scan.prompt_tokens, of_task),
             target=_lengths(scan.target_tokens, of_task),
         )
+
+
+def _first_targets(scans: Sequence[SplitScan], suite: Suite, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The first different targets of each task that has any, from the first split with them."""
+    found: dict[str, tuple[str, ...]] = {}
+    for scan in scans:
+        for i, name in enumerate(suite.tasks):
+            if name in names and name not in found:
+                first = np.flatnonzero((scan.task == i) & ~scan.flaws[EMPTY_TARGET])[:_PROBED]
+                targets = tuple(dict.fromkeys(scan.example(int(at)).target for at in first))[:_TARGETS]
+                found |= {name: targets} if targets else {}
+    return found
 
 
 def _lengths(tokens: NDArray[np.int32] | None, of_task: Mask) -> Lengths | None:

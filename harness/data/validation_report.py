@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from harness.data.round_trip import RoundTrip, in_words, no_answer_survives
+from harness.json_lines import quoted
 from harness.reporting.numbers import MISSING
 
 EMPTY_TARGET: Final = "empty_target"
@@ -19,6 +20,7 @@ DUPLICATE: Final = "duplicate_prompt"
 LEAK: Final = "leaked_prompt"
 LEAKED_CONTENT: Final = "leaked_content"
 TRUNCATED: Final = "truncated"
+_TARGET_WIDTH: Final = 60  # characters
 FLAWS: Final = (EMPTY_TARGET, BLANK_PROMPT, UNPARSED, NOT_OFFERED, DUPLICATE, LEAK, LEAKED_CONTENT, TRUNCATED)
 
 _MEANING: Final = {
@@ -81,7 +83,7 @@ class ValidationReport:
 
     errors: for each split that cannot be used, the reason. withheld: splits without any target, such as published
     test files. findings: at most ``limit`` of each kind and split, while ``tasks`` has the counts of all. round_trips:
-    with a tokenizer, what it changes in the targets.
+    with a tokenizer, what it changes in the targets. targets: the first different targets of each task.
     """
 
     suite: str
@@ -93,6 +95,7 @@ class ValidationReport:
     withheld: tuple[str, ...]
     remarks: tuple[str, ...]
     round_trips: tuple[RoundTrip, ...] = ()
+    targets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def failed(self) -> bool:
@@ -117,6 +120,8 @@ def render(report: ValidationReport) -> str:
         parts.append("Number of examples\n" + _examples(report))
     if any(task.prompt is not None for task in report.tasks):
         parts.append("Lengths in tokens\n" + _length_table(report))
+    if report.targets:
+        parts.append("First targets\n" + "\n".join(_targets(report)))
     if any(report.totals.values()):
         parts.append("Number of examples with a flaw\n" + _flaw_table(report))
     return "\n\n".join([*parts, *_remarks(report), *_listings(report)]) + "\n"
@@ -133,6 +138,12 @@ def _examples(report: ValidationReport) -> str:
     n = {(task.task, task.split): task.n for task in report.tasks}
     names = dict.fromkeys(task.task for task in report.tasks)
     return _table(["task"], splits, [[name, *(str(n[name, split]) for split in splits)] for name in names])
+
+
+def _targets(report: ValidationReport) -> Iterator[str]:
+    """One line for each task; quotes show white space and line breaks."""
+    for task, targets in report.targets.items():
+        yield f"{task}: {', '.join(quoted(target, _TARGET_WIDTH) for target in targets)}"
 
 
 def _length_table(report: ValidationReport) -> str:

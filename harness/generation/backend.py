@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from harness.data.encoding import Encoder
 from harness.data.splits import SplitExamples
+from harness.generation.answers import Answering
 from harness.generation.backend_prompts import backend_requests
-from harness.generation.generator import Generated, GenerationRequest, Generator
 from harness.generation.predictions import Completion, PredictionKey, PredictionWriter
 from harness.inference import InferenceBackend
 from harness.method import Baseline
@@ -45,7 +45,7 @@ def predict_without_model(
     for task, examples in writer.examples.items():
         left = [e for e in examples if PredictionKey(task, e.id) not in done]
         if left:
-            blank = [replace(e, target="") for e in left]
+            blank = [replace(e, target="", document=None) for e in left]
             texts = method.predict(blank, train.of(task) if train is not None else [])
             completions = [
                 Completion(id=e.id, text=text, tokens=0, truncated=False) for e, text in zip(left, texts, strict=True)
@@ -54,39 +54,29 @@ def predict_without_model(
         stop.check()
 
 
-def predict_with_model(generator: Generator, encoder: Encoder, writer: PredictionWriter, stop: StopFlag) -> Generation:
-    """Generate every prediction that is not on disk yet; a batch that is only partly on disk is generated whole."""
+def predict_with_model(answering: Answering, writer: PredictionWriter, stop: StopFlag) -> Generation:
+    """Write every prediction that is not on disk yet; a batch that is only partly on disk is answered whole."""
     done = writer.recover()
-    requests = [
-        GenerationRequest(id=example.id, task=task, prompt=prompt.tokens, limit=encoder.limit(task, prompt.tokens))
-        for task, examples in writer.examples.items()
-        for example, prompt in zip(examples, encoder.prompts(examples), strict=True)
-    ]
     started = time.perf_counter()
-    with tqdm(total=len(requests), initial=len(done), desc="generate", unit="example", disable=None) as bar:
+    total = sum(map(len, writer.examples.values()))
+    with tqdm(total=total, initial=len(done), desc="generate", unit="example", disable=None) as bar:
 
-        def write(batch: Sequence[Generated]) -> None:
-            for task in dict.fromkeys(g.task for g in batch):
-                new = [g for g in batch if g.task == task and g.key not in done]
-                texts = encoder.texts([g.tokens for g in new])
-                completions = [
-                    Completion(id=g.id, text=text, tokens=len(g.tokens), truncated=g.truncated)
-                    for g, text in zip(new, texts, strict=True)
-                ]
-                writer.write(task, completions)
+        def write(task: str, completions: Sequence[Completion]) -> None:
+            writer.write(task, [c for c in completions if PredictionKey(task, c.id) not in done])
             stop.check()
 
         def advance(n: int) -> None:
-            # Sequences of a batch that is generated again are reported a second time.
-            bar.update(min(n, len(requests) - bar.n))
+            # Sequences of a batch that is answered again are reported a second time.
+            bar.update(min(n, total - bar.n))
             stop.check()
 
-        stats = generator.run(requests, write, finished=done, on_finished=advance)
+        stats = answering.answer(writer.examples, write, finished=done, on_finished=advance)
     summary = GenerationSummary(
         tokens=writer.n_tokens,
         seconds=time.perf_counter() - started,
         halved=stats.halved,
         unfolded=stats.unfolded,
+        choices=stats.choices,
     )
     return Generation(summary=summary, chosen=stats.chosen)
 
@@ -126,5 +116,6 @@ def total_generation(parts: Sequence[GenerationSummary | None]) -> GenerationSum
         tokens=sum(tokens) if len(tokens) == len(known) else None,
         seconds=sum(p.seconds for p in known),
         halved=sum(p.halved for p in known),
+        choices=sum(p.choices for p in known),
         unfolded=tuple(t for p in known for t in p.unfolded),
     )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from collections.abc import Generator as PyGenerator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -66,6 +67,33 @@ class Choice:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChoiceRequest:
+    """A prompt with the continuations among which the model chooses. limit: tokens of the longest of them."""
+
+    id: str
+    task: str
+    prompt: Sequence[int]
+    continuations: Sequence[Sequence[int]]
+
+    @property
+    def limit(self) -> int:
+        return max(map(len, self.continuations))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """The likelihood of each continuation of a ``ChoiceRequest``, in order."""
+
+    id: str
+    task: str
+    likelihoods: tuple[Likelihood, ...]
+
+    @property
+    def key(self) -> PredictionKey:
+        return PredictionKey(self.task, self.id)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Generated:
     """A prediction: its tokens without eos. truncated: the limit was reached before an eos."""
 
@@ -86,10 +114,12 @@ class GenerationStats:
     tokens: generated, eos included. seconds: wall time. switches: how often another task's fold was applied.
     halved: how often a batch was halved for lack of memory. unfolded: tasks that were routed.
     chosen: where the adapter chooses routes from prompts, how many prompts of each task it routed to which task.
+    choices: continuations whose likelihood was computed.
     """
 
     tokens: int = 0
     seconds: float = 0.0
+    choices: int = 0
     switches: int = 0
     halved: int = 0
     unfolded: tuple[str, ...] = ()
@@ -181,19 +211,50 @@ class Generator:
                 on_batch(results)
         return replace(self._stats, seconds=time.perf_counter() - started)
 
+    def choose(
+        self,
+        requests: Sequence[ChoiceRequest],
+        on_batch: Callable[[Sequence[Scored]], None],
+        finished: Collection[PredictionKey] = frozenset(),
+        on_finished: Callable[[int], object] = lambda n: None,
+    ) -> GenerationStats:
+        """Score every continuation of every request. Arguments and errors as in ``run``."""
+        self._stats, started = GenerationStats(), time.perf_counter()
+
+        def score(batch: list[ChoiceRequest], n: int, enter: Enter) -> list[Scored]:
+            # One sequence for each continuation; owner has the request of each.
+            owner = torch.tensor([i for i, r in enumerate(batch) for _ in r.continuations])
+            scored = iter(
+                likelihoods(
+                    self.loaded,
+                    [r.prompt for r in batch for _ in r.continuations],
+                    [c for r in batch for c in r.continuations],
+                    lambda rows: enter(owner[rows]),
+                    batch_size=n,
+                )
+            )
+            on_finished(len(batch))
+            self._count(choices=len(owner))
+            return [
+                Scored(id=r.id, task=r.task, likelihoods=tuple(islice(scored, len(r.continuations)))) for r in batch
+            ]
+
+        with closing(self._batches(requests, score, finished)) as batches:
+            for results in batches:
+                on_batch(results)
+        return replace(self._stats, seconds=time.perf_counter() - started)
+
     def likelihoods(self, choices: Sequence[Choice]) -> list[Likelihood]:
         """The likelihood of each choice, in order. Raises: as ``run``."""
         found: dict[PredictionKey, Likelihood] = {}
 
-        def score(batch: list[Choice], n: int, enter: Enter) -> list[None]:
-            prompts, continuations = [c.prompt for c in batch], [c.continuation for c in batch]
-            scored = likelihoods(self.loaded, prompts, continuations, enter, batch_size=n)
-            found.update({_key(c): one for c, one in zip(batch, scored, strict=True)})
-            return []
+        def keep(batch: Sequence[Scored]) -> None:
+            found.update({one.key: one.likelihoods[0] for one in batch})
 
-        self._stats = GenerationStats()
-        for _ in self._batches(choices, score):
-            pass
+        self.choose(
+            [ChoiceRequest(id=c.id, task=c.task, prompt=c.prompt, continuations=[c.continuation]) for c in choices],
+            keep,
+        )
         return [found[_key(choice)] for choice in choices]
 
     def _batches(

@@ -1,1 +1,1 @@
-"""Integrations with other evaluation tools. Only modules of this package import lm_eval."""
+"""Integrations with other evaluation tools. They and the suite of lm-eval's groups import lm_eval, nothing else."""

@@ -1,7 +1,7 @@
 """lm-eval's models as an inference back end: our prompts, their predictions, our parsers and scores.
 
 ``--backend lm-eval:MODEL,key=value,…`` takes the name of one of lm-eval's models and the arguments that lm-eval's own
-``--model_args`` takes. Only modules of this package import lm_eval, and only commands that need it load them.
+``--model_args`` takes. Only commands that need lm_eval load this package.
 """
 
 from __future__ import annotations

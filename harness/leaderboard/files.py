@@ -59,7 +59,7 @@ def make_board(name: str, out: Path, protocol: str | None = None, *, own: bool =
 def board_of_file(path: Path, spec: BoardSpec, out: Path, protocol: str | None = None, *, own: bool = False) -> Board:
     """The leaderboard of a TOML file; a file with the name of its suite has all runs of the suite."""
     runs = runs_of(out, path.parent, own=own)
-    opened = open_suite(spec.suite)
+    opened = open_suite(spec.suite, spec.suite_options)
     if path.stem != opened.name:
         runs = [r for r in runs if (found := r.spec()) is not None and _belongs(found, spec, opened)]
     return _board(path.stem, path.parent, opened, spec, runs, protocol)
@@ -148,7 +148,7 @@ def _drawn(board: Board) -> list[str]:
 
 
 def _belongs(run: RunSpec, board: BoardSpec, opened: OpenSuite) -> bool:
-    sample = board.data is None and opened.file is None
+    sample = board.data is None and opened.data is None
     model = run.model is None or run.backend != LOCAL or run.model.label in _names(board.model)
     return model and run.data.sample == sample and same_definition(run.suite, opened)
 

@@ -18,7 +18,7 @@ from harness.data.splits import SplitExamples
 from harness.errors import StoreError, add_details
 from harness.method import adapter_method
 from harness.models.parameter_count import describe_adapted
-from harness.pipeline.predict import Predicted, generator, predict_all
+from harness.pipeline.predict import Predicted, answering, predict_all
 from harness.pipeline.prepare import Base, Prepared, attach, load_base, mixture, train_examples
 from harness.pipeline.reopen import RunData
 from harness.pipeline.rescore import score
@@ -254,9 +254,7 @@ class _Execution:
         tasks = list(resolved.evaluated.by_task)
         examples = dev_examples(resolved.suite, resolved.source, tasks, Choice(per_task=config.eval_rows, part=part))
         return DevEvaluator(
-            generator=generator(resolved, prepared),
-            encoder=prepared.encoder,
-            tasks=resolved.suite.tasks,
+            answering=answering(resolved, prepared),
             examples={t: e for t, e in examples.items() if t in prepared.tasks},
         )
 

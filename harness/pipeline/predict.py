@@ -11,6 +11,7 @@ from harness.config.clusters import clusters_of
 from harness.data.chat import check_style
 from harness.data.encoding import Encoder, generation_limits
 from harness.data.splits import SplitExamples
+from harness.generation.answers import Answering
 from harness.generation.backend import (
     Generation,
     predict_with_backend,
@@ -106,7 +107,7 @@ def predict_cluster(
         assert given is not None
         backend = backend_class(given.name)(given.arguments)
         return predict_with_backend(backend, backend_encoder(resolved, backend, train), writer, stop)
-    return predict_with_model(generator(resolved, prepared), prepared.encoder, writer, stop)
+    return predict_with_model(answering(resolved, prepared), writer, stop)
 
 
 def backend_encoder(resolved: Resolved, backend: InferenceBackend, train: SplitExamples | None) -> Encoder:
@@ -126,6 +127,11 @@ def backend_encoder(resolved: Resolved, backend: InferenceBackend, train: SplitE
         shots=draw_shots(resolved, train),
         n_shots=spec.shots,
     )
+
+
+def answering(resolved: Resolved, prepared: Prepared) -> Answering:
+    """How a prepared run answers examples."""
+    return Answering(generator=generator(resolved, prepared), encoder=prepared.encoder, tasks=resolved.suite.tasks)
 
 
 def generator(resolved: Resolved, prepared: Prepared) -> Generator:

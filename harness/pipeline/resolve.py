@@ -70,7 +70,7 @@ def resolve(request: Request, opened: OpenSuite | None = None) -> Resolved:
     cls = method_class(options["method"])
     sections = by_section(with_preset(request.keys, cls, options["preset"]))
     budget = options["budget"] or sections.pop("", {}).get("budget")
-    opened = opened or open_suite(options["suite"], sections["suite"])
+    opened = opened or _opened(options["suite"], sections["suite"])
     suite = opened.suite
     request = _with_data(request, opened)
     train = section_config(TrainConfig, "train", sections["train"])
@@ -87,6 +87,7 @@ def resolve(request: Request, opened: OpenSuite | None = None) -> Resolved:
             f"--clusters does not apply to {options['method']}: it has no trainable parameters. Leave --clusters out"
         )
     backend = parse_backend(options["backend"])
+    _check_generated(suite, tasks, options["backend"] if backend is not None else None)
     model = _model(method, suite, options, backend)
     _warn_of_a_toy(model, suite, data.spec)
     spec = _spec(
@@ -115,6 +116,14 @@ def resolve(request: Request, opened: OpenSuite | None = None) -> Resolved:
         evaluated=examples,
         parent=parent,
     )
+
+
+def _opened(given: str, fields: Mapping[str, Any]) -> OpenSuite:
+    """The suite that the user names, with notes on what of it is not used."""
+    opened = open_suite(given, fields)
+    for note in opened.notes:
+        LOG.info("%s", note)
+    return opened
 
 
 def _with_data(request: Request, opened: OpenSuite) -> Request:
@@ -157,6 +166,16 @@ def _spec(**fields: Any) -> RunSpec:
         return RunSpec(**fields)
     except ValidationError as error:
         raise validation_error(error, "", fields) from error
+
+
+def _check_generated(suite: Suite, tasks: Sequence[str], backend: str | None) -> None:
+    """Raises: UsageError for a task that is answered by choosing, since a back end only generates."""
+    choosing = [task for task in tasks if suite.tasks[task].answer == "choose"]
+    if choosing and backend is not None:
+        raise UsageError(
+            f"--backend {backend} generates texts, but {', '.join(choosing)} {'is' if len(choosing) == 1 else 'are'} "
+            "answered by choosing, which needs likelihoods: leave --backend out, or choose other tasks with --tasks"
+        )
 
 
 def _model(method: Method, suite: Suite, options: Mapping[str, Any], backend: Backend | None) -> str | None:

@@ -35,6 +35,11 @@ def try_prompt(path: Path, task: str, prompt: str, data: str | None = None, mode
         raise unknown("task", task, tasks, see=list_command(finished.record.spec.suite.name))
     if not prompt.strip():
         raise UsageError("the prompt is empty: give it on standard input, for example: harness try RUN --task T < FILE")
+    if finished.resolved.suite.tasks[task].answer == "choose":
+        raise UsageError(
+            f"{task} is answered by choosing among the choices of an example, which a prompt does not have: write the "
+            "example into the data, and evaluate the run on them with harness evaluate"
+        )
     example = Example(id="prompt", task=task, prompt=prompt, target="")
     train = train_examples(finished.resolved)
     if isinstance(finished.resolved.method, Baseline):

@@ -143,11 +143,13 @@ class GenerationSummary(Frozen):
 
     halved: batches halved after running out of memory (such a run is not published). unfolded: tasks evaluated routed,
     because their adapter cannot be folded. router_accuracy: the share of prompts that the adapter routed to their own
-    task, without labels, averaged over the tasks; None if routes are those of the tasks.
+    task, without labels, averaged over the tasks; None if routes are those of the tasks. choices: continuations whose
+    likelihood was computed, for tasks that are answered by choosing; ``tokens`` has none of theirs.
     """
 
     tokens: int | None
     seconds: float
+    choices: int = 0
     halved: int = 0
     unfolded: tuple[str, ...] = ()
     router_accuracy: float | None = None

@@ -182,6 +182,11 @@ class BoardSpec(Frozen):
     orientation: tuple[Orientation, ...] = ()
     claim: tuple[Claim, ...] = ()
 
+    @property
+    def suite_options(self) -> Settings:
+        """The suite's own keys among the settings, without ``suite.``."""
+        return {k.removeprefix("suite."): v for k, v in self.settings.items() if k.startswith("suite.")}
+
     @field_validator("settings", mode="before")
     @classmethod
     def _flat(cls, value: Any) -> Settings:
@@ -215,7 +220,7 @@ def read_board(path: Path) -> BoardSpec:
         raise UsageError(f"{path}: null.seeds and seeds have a seed in common: give the null row seeds of its own")
     board = board.model_copy(update={"suite": absolute_suite(board.suite, path.parent)})
     if board.model is None:
-        return board.model_copy(update={"model": open_suite(board.suite).suite.default_model})
+        return board.model_copy(update={"model": open_suite(board.suite, board.suite_options).suite.default_model})
     return board
 
 

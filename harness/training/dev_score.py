@@ -5,48 +5,43 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.data.encoding import Encoder
 from harness.data.splits import Choice, load_split
-from harness.generation.generator import Generated, GenerationRequest, Generator
-from harness.generation.predictions import PredictionKey
+from harness.generation.answers import Answering
+from harness.generation.predictions import Completion, PredictionKey
 from harness.scoring.judge import judge
-from harness.task import Example, Suite, Task
+from harness.task import Example, Suite
 
 
 @dataclass(frozen=True, kw_only=True)
 class DevEvaluator:
-    """Scores the adapter on a few fixed dev examples of each task, generated greedily.
+    """Scores the adapter on a few fixed dev examples of each task, answered as in the evaluation of the run.
 
     examples: by task, for every task of the adapter; empty for a task without dev examples.
     """
 
-    generator: Generator
-    encoder: Encoder
-    tasks: Mapping[str, Task]
+    answering: Answering
     examples: Mapping[str, Sequence[Example]]
 
     def evaluate(self, tasks: Sequence[str]) -> float | None:
         """The mean over ``tasks`` of each one's headline by its default protocol; None if none has dev examples."""
-        chosen = [t for t in tasks if self.examples[t]]
-        requests = [
-            GenerationRequest(id=e.id, task=t, prompt=prompt.tokens, limit=self.encoder.limit(t, prompt.tokens))
-            for t in chosen
-            for e, prompt in zip(self.examples[t], self.encoder.prompts(self.examples[t]), strict=True)
+        examples = {t: self.examples[t] for t in tasks if self.examples[t]}
+        texts: dict[PredictionKey, str] = {}
+
+        def keep(task: str, completions: Sequence[Completion]) -> None:
+            texts.update({PredictionKey(task, c.id): c.text for c in completions})
+
+        self.answering.answer(examples, keep)
+        values = [
+            self._headline(t, of_task, [texts[PredictionKey(t, e.id)] for e in of_task])
+            for t, of_task in examples.items()
         ]
-        tokens: dict[PredictionKey, tuple[int, ...]] = {}
-
-        def keep(batch: Sequence[Generated]) -> None:
-            tokens.update({g.key: g.tokens for g in batch})
-
-        self.generator.run(requests, keep)
-        values = [self._headline(t, [tokens[PredictionKey(t, e.id)] for e in self.examples[t]]) for t in chosen]
         return sum(values) / len(values) if values else None
 
-    def _headline(self, task: str, tokens: Sequence[tuple[int, ...]]) -> float:
-        predictions = self.encoder.texts(tokens)
-        name, protocol = next(iter(self.tasks[task].protocols.items()))
-        statistics = judge(self.tasks[task], name, self.examples[task], predictions).statistics
-        return float(statistics.values(statistics.per_unit.sum(0))[protocol.headline])
+    def _headline(self, name: str, examples: Sequence[Example], predictions: Sequence[str]) -> float:
+        task = self.answering.tasks[name]
+        protocol, rule = next(iter(task.protocols.items()))
+        statistics = judge(task, protocol, examples, predictions).statistics
+        return float(statistics.values(statistics.per_unit.sum(0))[rule.headline])
 
 
 def dev_examples(suite: Suite, source: str, tasks: Sequence[str], choice: Choice) -> dict[str, list[Example]]:

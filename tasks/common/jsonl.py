@@ -64,6 +64,7 @@ def build_dataset(
     version: int,
     files: Sequence[Path],
     options: Mapping[str, Any],
+    documents: bool = False,
 ) -> Dataset:
     """Build a memory-mapped data set of a suite's examples, or open it from the cache if no file has changed.
 
@@ -73,9 +74,10 @@ def build_dataset(
         reader, version: name and version of the suite that reads them.
         files: the files they are read from; path, size and modification time are part of the cache's key.
         options: everything else that the examples depend on, as JSON values.
+        documents: the examples have documents.
 
-    Returns: a datasets.Dataset with columns id, task, prompt, target (str), group (str or None) and choices (list[str]
-        or None).
+    Returns: a datasets.Dataset with columns id, task, prompt, target (str), group (str or None), choices (list[str] or
+        None) and, with ``documents``, document (str).
     Raises: DataError for a missing file or a cache that cannot be used; what ``examples`` raises, unchanged.
     """
     from datasets import Features, List, Value
@@ -84,6 +86,7 @@ def build_dataset(
         {
             **{name: Value("string") for name in ("id", "task", "prompt", "target", "group")},
             "choices": List(Value("string")),
+            **({"document": Value("string")} if documents else {}),
         }
     )
 
@@ -91,7 +94,8 @@ def build_dataset(
         for e in examples():
             choices = None if e.choices is None else list(e.choices)
             columns = {"id": e.id, "task": e.task, "prompt": e.prompt, "target": e.target, "group": e.group}
-            yield {**columns, "choices": choices}
+            document = {"document": e.document} if documents else {}
+            yield {**columns, "choices": choices, **document}
 
     key = [VERSION, reader, version, source_hash(examples), [_stamp(f) for f in files], dict(options)]
     fingerprint = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]

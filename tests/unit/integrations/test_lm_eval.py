@@ -123,14 +123,14 @@ def yaml_tasks(tmp_path: Path) -> Path:
     return folder
 
 
-def test_only_the_integrations_import_lm_eval() -> None:
+def test_only_the_integrations_and_the_suite_of_its_groups_import_lm_eval() -> None:
     found = set()
     for path in [p for folder in ("harness", "methods", "tasks") for p in (PROJECT / folder).rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            found |= {path.name for name in names if name.partition(".")[0] == "lm_eval"}
-    assert found == {"lm_eval_backend.py", "lm_eval_model.py", "lm_eval_tasks.py"}
+            found |= {path.parent for name in names if name.partition(".")[0] == "lm_eval"}
+    assert found == {PROJECT / "harness" / "integrations", PROJECT / "tasks" / "lm_eval_groups"}
 
 
 def test_help_list_and_a_run_do_not_pay_for_lm_eval(plugin: Path, tmp_path: Path) -> None:
