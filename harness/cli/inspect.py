@@ -85,8 +85,8 @@ def validate_command(
     from harness.data.validation_report import render, to_json
 
     opened = open_suite(suite)
-    instance = opened.suite
-    source = locate_data(instance, data or opened.data).source
+    located = locate_data(opened.suite, data or opened.data)
+    instance, source = located.suite, located.source
     template = _template(assignments, prompt)
     if prompt is not None and model is None:
         raise UsageError("--prompt decides how many tokens a prompt has: add --model with the name of a model")

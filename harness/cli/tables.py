@@ -120,6 +120,8 @@ def _about_suite(name: str) -> str:
 
     suite = open_suite(name).suite
     cls = type(suite)
+    if not suite.tasks and suite.sample is not None:  # such a suite finds its tasks in the data
+        suite = suite.at(str(suite.sample))
     rows = [
         (t.name, t.kind, ", ".join(t.protocols), next(iter(t.protocols.values())).headline)
         for t in suite.tasks.values()
@@ -145,4 +147,6 @@ def _lines(path: Path) -> int:
 
 
 def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()  # tabulate takes the texts True and False for bool, and prints both as True
     return ",".join(map(str, value)) if isinstance(value, tuple) else or_missing(value)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from harness.task import Example
 
-VERSION: Final = 2  # raise it when equal files would give other examples, to rebuild caches
+VERSION: Final = 3  # raise it when equal files would give other examples, to rebuild caches
 # Names under which other formats keep the answer, in lower case.
 _ANSWERS: Final = frozenset(
     {"answer", "answers", "completion", "gold", "label", "labels"}
@@ -74,7 +74,7 @@ def build_dataset(
         files: the files they are read from; path, size and modification time are part of the cache's key.
         options: everything else that the examples depend on, as JSON values.
 
-    Returns: a datasets.Dataset with columns id, task, prompt, target (str) and choices (list[str] or None).
+    Returns: a datasets.Dataset with columns id, task, prompt, target (str), choices and references (list[str] or None).
     Raises: DataError for a missing file or a cache that cannot be used; what ``examples`` raises, unchanged.
     """
     from datasets import Features, List, Value
@@ -82,14 +82,15 @@ def build_dataset(
     features = Features(
         {
             **{name: Value("string") for name in ("id", "task", "prompt", "target")},
-            "choices": List(Value("string")),
+            **{name: List(Value("string")) for name in ("choices", "references")},
         }
     )
 
     def generate() -> Iterator[dict[str, Any]]:
         for e in examples():
-            choices = None if e.choices is None else list(e.choices)
-            yield {"id": e.id, "task": e.task, "prompt": e.prompt, "target": e.target, "choices": choices}
+            lists = {"choices": e.choices, "references": e.references}
+            columns = {name: None if values is None else list(values) for name, values in lists.items()}
+            yield {"id": e.id, "task": e.task, "prompt": e.prompt, "target": e.target, **columns}
 
     key = [VERSION, reader, version, source_hash(examples), [_stamp(f) for f in files], dict(options)]
     fingerprint = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
