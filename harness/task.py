@@ -197,10 +197,11 @@ class Suite(ABC):
         """Read one split of a folder, a file or a data set on the Hugging Face Hub.
 
         Returns: a datasets.Dataset with the columns id, task, prompt, target (str) and, where they are needed, choices
-            and references (list[str] or None), in the source's order. Ids are unique within a split. Targets are "" where the source withholds them, as
-            published test sets do, and where an answer is missing: such examples are not used for training or
-            scoring. Examples of tasks that the suite does not have are returned too, with the task that the source
-            names: they are an error, unless they are in ``other_tasks`` or the user has chosen tasks.
+            and references (list[str] or None), in the source's order. Ids are unique within a split. Targets are ""
+            where the source withholds them, as published test sets do, and where an answer is missing: such examples
+            are not used for training or scoring. Examples of tasks that the suite does not have are returned too, with
+            the task that the source names: they are an error, unless they are in ``other_tasks`` or the user has chosen
+            tasks.
         Raises: DataError that names the file, the line, the value and the remedy.
         """
 

@@ -132,7 +132,8 @@ class SuperNI(Suite):
 
     def locate(self, source: str, split: str, ids: Iterable[str]) -> Mapping[str, str]:
         """File and line of examples by id, from one pass over the files."""
-        wanted, found = set(ids), {}
+        wanted = set(ids)
+        found: dict[str, str] = {}
         for name, path in self._files(source).items() if wanted else ():
             instances = {i.id: example_id(name, i.id) for i in read_task(path).instances}
             here = [instance for instance, id_ in instances.items() if id_ in wanted]

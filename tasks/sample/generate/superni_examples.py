@@ -69,9 +69,8 @@ def _answerability(rng: random.Random) -> Drawn:
 
 def _title(rng: random.Random) -> Drawn:
     who, verb, thing, place = rng.choice(PEOPLE), rng.choice(list(VERBS)), rng.choice(THINGS), rng.choice(PLACES)
-    text = f"One morning {who} walked to the {place}. There {who} {verb} an old {thing}. Everyone talked about it for days."
     return Drawn(
-        input=text,
+        input=f"One morning {who} walked to the {place}. There {who} {verb} an old {thing}. Everyone heard about it.",
         outputs=[f"{who} and the Old {thing.title()}", f"The Old {thing.title()} in the {place.title()}"],
         reason="The title names who or what the story is about.",
     )
@@ -120,7 +119,10 @@ def _data_to_text(rng: random.Random) -> Drawn:
     who, thing, colour, place = rng.choice(PEOPLE), rng.choice(THINGS), rng.choice(COLOURS), rng.choice(PLACES)
     return Drawn(
         input=f"owner: {who} | thing: {thing} | colour: {colour} | place: {place}",
-        outputs=[f"{who}'s {colour} {thing} is in the {place}.", f"The {colour} {thing} in the {place} belongs to {who}."],
+        outputs=[
+            f"{who}'s {colour} {thing} is in the {place}.",
+            f"The {colour} {thing} in the {place} belongs to {who}.",
+        ],
         reason="The sentence has all four values.",
     )
 
