@@ -57,7 +57,11 @@ def runs_command(out: Path) -> None:
 @click.option("--max-length", type=int, help="With --model: maximum length in tokens (default: train.max_length).")
 @click.option("--prompt", type=click.Choice(OPTIONS["prompt"].choices), help="With --model: prompt format (plain).")
 @click.option(
-    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Set a prompt.* key, as in run; may be repeated."
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Set a suite.* or prompt.* key, as in run; may be repeated.",
 )
 @JSON
 def validate_command(
@@ -80,14 +84,16 @@ def validate_command(
     """
     from harness.config.spec import TrainConfig
     from harness.config.suites import open_suite
+    from harness.config.template import template_arguments
     from harness.data.splits import choose_tasks, locate_data
     from harness.data.validation import validate
     from harness.data.validation_report import render, to_json
 
-    opened = open_suite(suite)
+    sections = _sections(assignments)
+    opened = open_suite(suite, sections["suite"])
     located = locate_data(opened.suite, data or opened.data)
     instance, source = located.suite, located.source
-    template = _template(assignments, prompt)
+    template = template_arguments(sections["prompt"], prompt)
     if prompt is not None and model is None:
         raise UsageError("--prompt decides how many tokens a prompt has: add --model with the name of a model")
     tokenizer = None
@@ -107,15 +113,16 @@ def validate_command(
         sys.exit(1)
 
 
-def _template(assignments: tuple[str, ...], prompt: str | None) -> dict[str, Any]:
+def _sections(assignments: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """The keys of --set by section. Raises: UsageError for a key that does not affect the data or their prompts."""
     from harness.config.keys import by_section, parse_assignments
-    from harness.config.template import PREFIX, template_arguments
+    from harness.config.template import PREFIX
 
     keys = parse_assignments(assignments)
     for key in keys:
-        if not key.startswith("prompt."):
-            raise UsageError(f"--set {key}: harness validate takes {PREFIX}NAME keys only")
-    return template_arguments(by_section(keys)["prompt"], prompt)
+        if not key.startswith(("prompt.", "suite.")):
+            raise UsageError(f"--set {key}: harness validate takes suite.* and {PREFIX}NAME keys only")
+    return by_section(keys)
 
 
 COMMANDS = (list_command, keys_command, runs_command, validate_command)

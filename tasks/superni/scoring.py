@@ -12,6 +12,8 @@ from harness.task import NOT_PARSED, Answer, Example, NotParsed, Protocol, Stati
 from tasks.common.english_rouge import english_rouge
 from tasks.common.metrics import mean_statistics, where_golds_parse
 
+TK: Final = "tk"
+HELD_OUT: Final = "tk_held_out"
 EXACT_MATCH: Final = "exact_match"
 ROUGE_1: Final = "rouge1"
 ROUGE_L: Final = "rougeL"
@@ -67,13 +69,17 @@ def _best_over_references(golds: Sequence[Answer], answers: Sequence[Answer]) ->
     return mean_statistics(totals)
 
 
-_TK: Final = {
-    headline: MappingProxyType({"tk": Protocol(parse=parse_text, statistics=tk_statistics, headline=headline)})
+_RULES: Final = {
+    headline: Protocol(parse=parse_text, statistics=tk_statistics, headline=headline)
     for headline in (EXACT_MATCH, ROUGE_L)
 }
 
 
-def make_task(name: str, category: str) -> Task:
-    """A task of a category, which decides its headline."""
-    headline = EXACT_MATCH if category in EXACT_CATEGORIES else ROUGE_L
-    return Task(name=name, version=1, kind=category, protocols=_TK[headline])
+def make_task(name: str, category: str, *, held_out: bool = False) -> Task:
+    """A task of a category, which decides its headline.
+
+    Args: held_out: the task is also scored under ``HELD_OUT``, the same rule, whose mean is over such tasks only.
+    """
+    rule = _RULES[EXACT_MATCH if category in EXACT_CATEGORIES else ROUGE_L]
+    protocols = {TK: rule} | ({HELD_OUT: rule} if held_out else {})
+    return Task(name=name, version=1, kind=category, protocols=MappingProxyType(protocols))

@@ -148,7 +148,9 @@ def _names(path: Path) -> list[str]:
 def _check_known(names: Iterable[str], found: Source, source: str) -> None:
     for name in names:
         if name not in found.files:
-            hint = nearest(name, found.files) or f" It has {len(found.files)} others."
+            number = f"{name.partition('_')[0]}_"
+            known = [other for other in found.files if other.startswith(number)] or found.files
+            hint = nearest(name, known) or f" It has {', '.join(list(known)[:3])}, …"
             raise UsageError(f"suite.only: {source} has no task {name!r}.{hint}")
 
 

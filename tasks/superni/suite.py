@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from harness.errors import UsageError, unknown
+from harness.hashing import file_sha256
 from harness.task import Example, Suite, Task
 from tasks.common.jsonl import build_dataset
 from tasks.superni.encoding import Encoding
@@ -99,7 +101,8 @@ class SuperNI(Suite):
 
     @cached_property
     def _tasks(self) -> Mapping[str, Task]:
-        return {name: make_task(name, category) for name, category in self.categories.items()}
+        held_out = set(self.held_out)
+        return {name: make_task(name, kind, held_out=name in held_out) for name, kind in self.categories.items()}
 
     @property
     def tasks(self) -> Mapping[str, Task]:
@@ -113,6 +116,11 @@ class SuperNI(Suite):
     def files(self, source: str) -> Sequence[Path]:
         """The files of the tasks. Raises: DataError if one is missing."""
         return list(self._files(source).values())
+
+    def fingerprint(self, source: str) -> Mapping[str, str]:
+        """One sha256 of the names and contents of all task files, of which there may be hundreds."""
+        content = "".join(f"{name} {file_sha256(path)}\n" for name, path in self._files(source).items())
+        return {"task_files": hashlib.sha256(content.encode()).hexdigest()}
 
     def read(self, source: str, split: str) -> Dataset:
         """Read ``train``, ``dev`` or ``test`` of every task; see ``Suite.read``.

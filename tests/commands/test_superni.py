@@ -47,7 +47,13 @@ def test_the_sample_runs_without_data_and_without_a_model(harness: Harness, majo
     assert all(tasks[name]["n_train"] == 0 for name in HELD_OUT)
     assert 0 < result["scores"]["tk"]["mean"] < 1
     assert majority()["directory"] == result["directory"]
+    held_out = result["scores"]["tk_held_out"]
+    assert tuple(held_out["tasks"]) == tuple(held_out["mean_of"]) == HELD_OUT
+    assert held_out["tasks"] == {name: tasks[name] for name in HELD_OUT}
+    assert "no runs for 'superni'" in harness("leaderboard", "superni", "--out", tmp_path / "none").err
     assert "| majority†" in harness("leaderboard", "superni", "--out", tmp_path / "runs").out
+    board = harness("leaderboard", "superni", "--out", tmp_path / "runs", "--protocol", "tk_held_out").out
+    assert f"The mean is over 2 tasks: {', '.join(HELD_OUT)}" in board
     assert "scores: same" in harness("verify", result["directory"]).out
 
 
@@ -62,6 +68,8 @@ def test_the_sample_has_no_flaws_and_is_listed_with_its_categories(harness: Harn
     assert checked.status == 0, checked.out + checked.err
     assert "No flaws found." in checked.out
     listed = harness("list", "superni").out
+    few = harness("validate", "superni", "--set", "suite.n_train_tasks=1", "--set", "suite.n_test_tasks=0", "--json")
+    assert len({task["task"] for task in few.json["tasks"]}) == 1
     assert "suite.n_train_tasks" in listed
     assert "Answerability Classification" in listed
 
@@ -79,7 +87,7 @@ def test_a_finished_run_needs_the_task_files_and_no_lists(
     (moved / "tasks" / "task3_toy.json").write_text(json.dumps(task_content(3, n=59)), encoding="utf-8")
     other = harness("score", run["directory"], "--data", moved)
     assert other.status == 1
-    assert "task3_toy.json differ" in other.err
+    assert "task_files differ" in other.err
 
 
 def test_options_are_part_of_the_run(majority: Harness, data: Path) -> None:
@@ -94,7 +102,9 @@ def test_options_are_part_of_the_run(majority: Harness, data: Path) -> None:
     assert runs[3]["scores"]["tk"]["tasks"]["task3_toy"]["n"] == 5
 
 
-def test_predictions_are_scored_by_the_best_reference(harness: Harness, data: Path, tmp_path: Path, hf_cache: Path) -> None:
+def test_predictions_are_scored_by_the_best_reference(
+    harness: Harness, data: Path, tmp_path: Path, hf_cache: Path
+) -> None:
     """Each instance has two references; the file has the second one for the first half, and nothing right for the rest."""
     file = tmp_path / "predictions.jsonl"
     lines = [{"id": f"task3-{i}", "target": str(i) if i < 30 else "else"} for i in range(60)]
@@ -128,7 +138,7 @@ def test_held_out_tasks_are_predicted_by_a_trained_method(
     ("arguments", "words"),
     [
         (["--data", "nowhere"], ["nowhere: no such folder or file", "git clone"]),
-        (["--set", "suite.only=task9001_toy"], ["suite.only", "'task9001_toy'", "Did you mean 'task9001_toy_colour"]),
+        (["--set", "suite.only=task9001_toy"], ["suite.only", "'task9001_toy'", "task9001_toy_colour_entailment"]),
         (["--set", "suite.split=other"], ["unknown suite.split 'other'", "default"]),
         (["--set", "suite.n_train_tasks=7"], ["suite.n_train_tasks = 7", "only 6 tasks"]),
         (["--set", "suite.n_dev=0"], ["suite.n_dev = 0", "at least 1"]),

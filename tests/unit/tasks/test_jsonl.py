@@ -162,7 +162,9 @@ class Source:
         self.reads += 1
         for number, row in read_json_lines(self.path, COLUMNS):
             choices = None if row["choices"] is None else tuple(row["choices"])
-            yield Example(id=str(number), task="toy", prompt=row["input"], target="", choices=choices, references=choices)
+            yield Example(
+                id=str(number), task="toy", prompt=row["input"], target="", choices=choices, references=choices
+            )
 
     def build(self, **options: Any) -> Any:
         return build_dataset(self.examples, reader="toy", version=1, files=[self.path], options=options)

@@ -116,7 +116,16 @@ def test_named_tasks_are_used_whatever_the_lists_say(data: str) -> None:
     suite = SuperNI(only=("task20_toy", "task12_toy")).at(data)
     assert list(suite.tasks) == ["task12_toy", "task20_toy"]
     assert suite.held_out == ("task20_toy",)
-    assert list(suite.fingerprint(data)) == ["task12_toy.json", "task20_toy.json"]
+    assert [path.name for path in suite.files(data)] == ["task12_toy.json", "task20_toy.json"]
+
+
+def test_the_fingerprint_is_of_the_files_that_are_used(data: str) -> None:
+    suite = SuperNI(only=("task12_toy",)).at(data)
+    before = suite.fingerprint(data)
+    write_tasks(Path(data), {"task3_toy": task_content(3, n=3)})
+    assert suite.fingerprint(data) == before
+    write_tasks(Path(data), {"task12_toy": task_content(12, n=3)})
+    assert suite.fingerprint(data) != before
 
 
 def test_a_folder_of_files_and_one_file_have_no_held_out_tasks(data: str) -> None:
@@ -191,7 +200,7 @@ def test_missing_data_are_named_with_the_remedy(data: str, tmp_path: Path) -> No
 
 def test_a_task_in_both_lists_is_an_error(data: str) -> None:
     (Path(data) / "splits" / "default" / "test_tasks.txt").write_text("task3_toy\n", encoding="utf-8")
-    with pytest.raises(DataError, match="task3_toy is in train_tasks.txt and in test_tasks.txt"):
+    with pytest.raises(DataError, match=r"task3_toy is in train_tasks\.txt and in test_tasks\.txt"):
         SuperNI().at(data)
 
 

@@ -27,11 +27,18 @@ def test_definition_examples_and_instances_are_read(write: Any) -> None:
     task = read_task(write(task_content(7, n=2)))
     assert task.definition == "Name the thing."
     assert task.positive[0].explanation == "It is."
-    assert [(i.id, i.outputs) for i in task.instances] == [("task7-0", ("answer 0", "0")), ("task7-1", ("answer 1", "1"))]
+    assert [(i.id, i.outputs) for i in task.instances] == [
+        ("task7-0", ("answer 0", "0")),
+        ("task7-1", ("answer 1", "1")),
+    ]
 
 
 def test_texts_in_place_of_lists_and_withheld_outputs_are_read(write: Any) -> None:
-    lines = [{"id": "a", "input": "x", "output": "one"}, {"id": "b", "input": "y"}, {"id": "c", "input": "z", "output": [" "]}]
+    lines = [
+        {"id": "a", "input": "x", "output": "one"},
+        {"id": "b", "input": "y"},
+        {"id": "c", "input": "z", "output": [" "]},
+    ]
     content = task_content(7, Definition="Name it.", Categories="Sentiment", Instances=lines)
     assert read_header(write(content)) == Header(category="Sentiment", english=True)
     task = read_task(write(content))
@@ -74,7 +81,10 @@ def test_an_instance_is_found_by_its_line(write: Any) -> None:
         (task_content(7, Instances=[{"id": "a", "input": 3, "output": "x"}]), ["Instances 1", "'input'", "3"]),
         (task_content(7, Instances=[{"id": "a", "input": "b", "output": [1]}]), ["Instances 1", "'output'", "1"]),
         (task_content(7, Instances=[{"id": "a", "input": "b", "output": 1}]), ["Instances 1", "'output'", "1"]),
-        (task_content(7, Instances=[{"id": "a", "input": "\ud800"}]), ["Instances 1", "'input'", "half of a character"]),
+        (
+            task_content(7, Instances=[{"id": "a", "input": "\ud800"}]),
+            ["Instances 1", "'input'", "half of a character"],
+        ),
         (task_content(7, Instances=[{"id": "a", "input": "b"}] * 2), ["Instances 2", "'a'", "Instances 1"]),
         (task_content(7, **{"Positive Examples": [{"input": "a"}]}), ["Positive Examples 1", "'output'"]),
     ],
