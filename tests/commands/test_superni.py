@@ -42,7 +42,9 @@ def test_the_sample_runs_without_data_and_without_a_model(harness: Harness, majo
     assert spec["data"]["sample"]
     assert tuple(spec["suite"]["fields"]["held_out"]) == HELD_OUT
     assert spec["suite"]["fields"]["categories"][HELD_OUT[0]] == "Word Analogy"
-    assert {name: tasks[name]["headline"] for name in HELD_OUT} == dict(zip(HELD_OUT, ("exact_match", "rougeL")))
+    assert {name: tasks[name]["headline"] for name in HELD_OUT} == dict(
+        zip(HELD_OUT, ("exact_match", "rougeL"), strict=True)
+    )
     assert set(tasks[HELD_OUT[0]]["metrics"]) == {"exact_match", "rouge1", "rougeL"}
     assert all(tasks[name]["n_train"] == 0 for name in HELD_OUT)
     assert 0 < result["scores"]["tk"]["mean"] < 1
@@ -105,7 +107,7 @@ def test_options_are_part_of_the_run(majority: Harness, data: Path) -> None:
 def test_predictions_are_scored_by_the_best_reference(
     harness: Harness, data: Path, tmp_path: Path, hf_cache: Path
 ) -> None:
-    """Each instance has two references; the file has the second one for the first half, and nothing right for the rest."""
+    """Each instance has two references: half of the predictions are the second one, the others have nothing right."""
     file = tmp_path / "predictions.jsonl"
     lines = [{"id": f"task3-{i}", "target": str(i) if i < 30 else "else"} for i in range(60)]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")

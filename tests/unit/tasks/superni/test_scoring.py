@@ -11,32 +11,8 @@ from harness.task import NOT_PARSED, Example
 from tasks.common.english_rouge import english_rouge, english_tokens
 from tasks.superni.scoring import EXACT_CATEGORIES, make_task, normalised, parse_text
 
-WORDS = st.sampled_from(
-    (
-        "running",
-        "runs",
-        "ran",
-        "ponies",
-        "pony",
-        "relational",
-        "42",
-        "a",
-        "the",
-        "The",
-        "dying",
-        "news",
-        "—",
-        "it's",
-        "U.S.",
-        "state-of-the-art",
-        "naïve",
-        "gas",
-        "他",
-        "_",
-        "generously",
-        "\n",
-    )
-)
+PLAIN = "running runs ran ponies pony relational 42 a the The dying news gas generously"
+WORDS = st.sampled_from([*PLAIN.split(), "—", "it's", "U.S.", "state-of-the-art", "naïve", "他", "_", "\n"])
 TEXTS = st.lists(WORDS, max_size=14).map(" ".join)
 
 
