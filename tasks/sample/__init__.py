@@ -1,4 +1,4 @@
-"""The embedded sample: small data sets for two suites and a tiny model, all made for this project."""
+"""The embedded sample: small data sets for three suites and a tiny model, all made for this project."""
 
 from pathlib import Path
 from typing import Final
