@@ -39,6 +39,8 @@ class Example:
     target: the reference text; "" where the source withholds it.
     choices: the options that the prompt offers; None if it offers none. In a task that is answered by choosing, each is
         a continuation of the prompt, as the target is one (see ``Task.answer``).
+    references: every right answer, where the source has several; None if ``target`` is the only one. A parser can put
+        them into the gold answer, so that a metric can use the best one.
     group: examples of a task with the same group are scored together, such as the answers to one question that are
         right only as a whole. A limit on the number of examples keeps all examples of a group or none; None for an
         example that is scored by itself.
@@ -51,6 +53,7 @@ class Example:
     prompt: str
     target: str
     choices: tuple[str, ...] | None = None
+    references: tuple[str, ...] | None = None
     group: str | None = None
     document: str | None = None
 
@@ -221,6 +224,17 @@ class Suite(ABC):
         """Write a file that ``from_file`` reads and its data into an empty folder, for ``harness new suite``."""
         raise NotImplementedError(f"{cls.__name__} reads no files")
 
+    def at(self, source: str) -> Self:
+        """The suite of these data, for a suite whose tasks depend on them; by default the suite itself.
+
+        It is called once, with a pinned source, before anything else is asked about these data. As with ``from_file``,
+        the fields of the result must hold the tasks, because a finished run is opened from its record. A suite that
+        has been opened so is returned unchanged.
+
+        Raises: DataError for a source that has no tasks; UsageError for options that do not fit it.
+        """
+        return self
+
     @property
     @abstractmethod
     def tasks(self) -> Mapping[str, Task]:
@@ -230,12 +244,12 @@ class Suite(ABC):
     def read(self, source: str, split: str) -> Dataset:
         """Read one split of a folder, a file or a data set on the Hugging Face Hub.
 
-        Returns: a datasets.Dataset with the columns id, task, prompt, target (str) and choices (list[str] or None), in
-            the source's order, and optionally group and document (str or None, see ``Example``). Ids are unique within
-            a split. Targets are "" where the source withholds them, as published test sets do, and where an answer is
-            missing: such examples are not used for training or scoring. Examples of tasks that the suite does not have
-            are returned too, with the task that the source names: they are an error, unless they are in
-            ``other_tasks`` or the user has chosen tasks.
+        Returns: a datasets.Dataset with the columns id, task, prompt, target (str) and, where they are needed, choices
+            and references (list[str] or None), group and document (str or None; see ``Example``), in the source's
+            order. Ids are unique within a split. Targets are "" where the source withholds them, as published test sets
+            do, and where an answer is missing: such examples are not used for training or scoring. Examples of tasks
+            that the suite does not have are returned too, with the task that the source names: they are an error,
+            unless they are in ``other_tasks`` or the user has chosen tasks.
         Raises: DataError that names the file, the line, the value and the remedy.
         """
 
@@ -305,13 +319,14 @@ class Suite(ABC):
 
 def to_example(columns: Mapping[str, Any]) -> Example:
     """One example of the data set that ``Suite.read`` returns, from its columns by name."""
-    choices = columns.get("choices")
+    choices, references = columns.get("choices"), columns.get("references")
     return Example(
         id=columns["id"],
         task=columns["task"],
         prompt=columns["prompt"],
         target=columns["target"] or "",
         choices=None if choices is None else tuple(choices),
+        references=None if references is None else tuple(references),
         group=columns.get("group"),
         document=columns.get("document"),
     )

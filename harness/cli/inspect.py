@@ -95,8 +95,8 @@ def validate_command(
 
     keys = keys_in(assignments, "prompt", "suite")
     opened = open_suite(suite, keys["suite"])
-    instance = opened.suite
-    source = locate_data(instance, data or opened.data).source
+    located = locate_data(opened.suite, data or opened.data)
+    instance, source = located.suite, located.source
     template = template_arguments(keys["prompt"], prompt)
     if prompt is not None and model is None:
         raise UsageError("--prompt decides how many tokens a prompt has: add --model with the name of a model")

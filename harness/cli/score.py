@@ -74,8 +74,9 @@ def _scored_file(
     targets = gold or (None if opened is None or opened.data is None else Path(opened.data))
     if opened is None or targets is None:
         raise UsageError(f"{what} is not a run. To score a file of predictions, give --suite and --gold too")
-    chosen = None if tasks is None else choose_tasks(opened.suite, tasks)
-    return score_file(opened.suite, what, targets, tasks=chosen, in_order=by_order)
+    its_suite = opened.suite.at(opened.suite.pin(str(targets)))
+    chosen = None if tasks is None else choose_tasks(its_suite, tasks)
+    return score_file(its_suite, what, targets, tasks=chosen, in_order=by_order)
 
 
 class _TwoGroups(click.Command):

@@ -133,10 +133,13 @@ def _about_suite(name: str, options: Mapping[str, Any]) -> str:
         parts = [_title(name, cls), "" if cls.argument_options is None else fields(cls.argument_options, "suite")]
         return "\n\n".join(filter(None, [*parts, f"its tasks: harness list {name}:{cls.argument}"]))
     opened = open_suite(name, options)
-    cls = type(opened.suite)
+    suite = opened.suite
+    cls = type(suite)
+    if not suite.tasks and suite.sample is not None:  # Such a suite finds its tasks in the data.
+        suite = suite.at(str(suite.sample))
     rows = [
         (t.name, t.kind, ", ".join(t.protocols), next(iter(t.protocols.values())).headline)
-        for t in opened.suite.tasks.values()
+        for t in suite.tasks.values()
     ]
     table = tabulate(rows, ("task", "kind", "protocols", "headline"), tablefmt="simple")
     keyed = cls.argument_options if cls.argument is not None else None if cls.reads else cls
@@ -164,4 +167,6 @@ def _lines(path: Path) -> int:
 
 
 def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()  # tabulate takes the texts True and False for bool, and prints both as True
     return ",".join(map(str, value)) if isinstance(value, tuple) else or_missing(value)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from harness.errors import DataError
+from harness.json_lines import quoted
 from harness.task import Suite
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 _TEXTS: Final = ("id", "task", "prompt", "target")
+_BATCH: Final = 1_000  # examples
 _MAX_NAMES: Final = 10  # An error message lists this many names of a folder's content.
 
 
@@ -36,6 +39,8 @@ def read_split(suite: Suite, source: str, split: str) -> Dataset:
         )
     for name in _TEXTS if len(dataset) else ():
         _check_texts(dataset, name, reader)
+    if "references" in dataset.column_names:
+        _check_references(dataset, reader)
     _check_ids(suite, source, split, dataset)
     return dataset
 
@@ -69,6 +74,27 @@ def _check_texts(dataset: Dataset, name: str, reader: str) -> None:
             where = f"example {i + 1} (id {example['id']!r})"
             hint = ' A target that is not known is the empty text "".' if name == "target" else ""
             raise DataError(f"{reader}: {where} has None as its {name}, but a text is needed.{hint}")
+
+
+def _check_references(dataset: Dataset, reader: str) -> None:
+    """Raises: DataError if an example has references, and its target is not among them, apart from white space."""
+    if dataset.data.column("references").null_count == len(dataset):
+        return
+    columns = dataset.with_format(None).select_columns(["id", "target", "references"])
+    batches = (zip(*batch.values(), strict=True) for batch in columns.iter(_BATCH))
+    for id_, target, references in chain.from_iterable(batches):
+        if references is None:
+            continue
+        if not isinstance(references, list) or not all(isinstance(text, str) for text in references):
+            raise DataError(
+                f"{reader}: the references of example {id_!r} are {quoted(references)}, but a list of texts is needed, "
+                "or None if the target is the only right answer"
+            )
+        if target.strip() and target.strip() not in {text.strip() for text in references}:
+            raise DataError(
+                f"{reader}: the target of example {id_!r}, {quoted(target)}, is not among its references "
+                f"{quoted(references)}. References are all right answers, the target included"
+            )
 
 
 def _check_ids(suite: Suite, source: str, split: str, dataset: Dataset) -> None:

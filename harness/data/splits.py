@@ -227,10 +227,14 @@ def without_targets(examples: SplitExamples) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class LocatedData:
-    """Where the examples are read from, pinned to what it holds now, and what identifies them."""
+    """Where the examples are read from, pinned to what it holds now, and what identifies them.
+
+    suite: the suite with the tasks of these data, see ``Suite.at``.
+    """
 
     source: str
     spec: DataSpec
+    suite: Suite
 
 
 def _label(given: str) -> str:
@@ -252,10 +256,12 @@ def locate_data(suite: Suite, given: str | None) -> LocatedData:
     else:
         source, label = given, _label(given)
     source = suite.pin(source)
+    suite = suite.at(source)
     parts = dict(suite.fingerprint(source))
     if not parts:
         raise DataError(
             f"{source}: suite {suite.name!r} has an empty fingerprint for these data. "
             f"{type(suite).__name__}.fingerprint must return a hash or a revision, so that other data make another run"
         )
-    return LocatedData(source=source, spec=DataSpec(label=label, sample=given is None, fingerprints=parts))
+    spec = DataSpec(label=label, sample=given is None, fingerprints=parts)
+    return LocatedData(source=source, spec=spec, suite=suite)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from harness.registry import SUITES, method_class, plugins
 from harness.store.files import write_atomic
 from harness.store.run_directory import RunDirectory, find_runs
 from harness.sweep.spec import BoardSpec, read_board
+from harness.task import Task
 
 FOLDER = Path("leaderboards")
 RECORDS = "records"  # The folder of published runs, below FOLDER.
@@ -124,19 +125,31 @@ def _board(
     runs: Sequence[RunDirectory],
     protocol: str | None,
 ) -> Board:
-    suite = opened.suite
-    first = next(iter(next(iter(suite.tasks.values())).protocols))
+    tasks = list(_tasks(opened, runs).values())
+    if not tasks:
+        raise _no_runs(name, opened)
+    first = next(iter(tasks[0].protocols))
     reference = None if spec is None else spec.reference
     if reference is not None:
         method_class(reference)  # Raises a UsageError for an unknown name.
+    limit = opened.suite.parameter_limit
     content = build_leaderboard(
-        runs, opened.name, protocol or first, reference=reference, file=spec, parameter_limit=suite.parameter_limit
+        runs, opened.name, protocol or first, reference=reference, file=spec, parameter_limit=limit
     )
     if not (content.tables or content.elsewhere or content.unfinished):
-        raise StoreError(
-            f"no runs for {name!r}. Start one: harness run --suite {opened.file or opened.name} --method METHOD"
-        )
+        raise _no_runs(name, opened)
     return Board(name=name, folder=folder, content=content)
+
+
+def _tasks(opened: OpenSuite, runs: Sequence[RunDirectory]) -> Mapping[str, Task]:
+    """The suite's tasks; those of one of its runs, for a suite that finds its tasks in the data."""
+    recorded = None if opened.suite.tasks else _recorded(opened.name, runs)
+    return opened.suite.tasks if recorded is None else recorded.suite.tasks
+
+
+def _no_runs(name: str, opened: OpenSuite) -> StoreError:
+    given = opened.file or opened.name
+    return StoreError(f"no runs for {name!r}. Start one: harness run --suite {given} --method METHOD")
 
 
 def _drawn(board: Board) -> list[str]:

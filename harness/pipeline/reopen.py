@@ -172,8 +172,8 @@ def data_at(run: RunDirectory, data: str | None, config: EvalConfig | None = Non
     spec = run.spec()
     if spec is None:
         raise StoreError(f"{run.path} is not a run: it has no spec.json. See: harness runs")
-    suite = suite_of(spec.suite)
-    found = locate_data(suite, data)
+    found = locate_data(suite_of(spec.suite), data)
+    suite = found.suite
     if not suite.same_data(spec.data.fingerprints, found.spec.fingerprints):
         raise _other_data(run, spec.data, found.source, found.spec)
     config = config or spec.eval

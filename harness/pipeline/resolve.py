@@ -71,11 +71,11 @@ def resolve(request: Request, opened: OpenSuite | None = None) -> Resolved:
     sections = by_section(with_preset(request.keys, cls, options["preset"]))
     budget = options["budget"] or sections.pop("", {}).get("budget")
     opened = opened or _opened(options["suite"], sections["suite"])
-    suite = opened.suite
     request = _with_data(request, opened)
     train = section_config(TrainConfig, "train", sections["train"])
     evaluation = section_config(EvalConfig, "eval", sections["eval"])
-    data = locate_data(suite, request.options.get("data"))
+    data = locate_data(opened.suite, request.options.get("data"))
+    suite = data.suite
     evaluation, examples = _evaluated(suite, data.source, evaluation, options["tasks"], see=options["suite"])
     tasks = list(examples.by_task)
     clusters = group_tasks(options["clusters"], suite, tasks)
@@ -92,7 +92,7 @@ def resolve(request: Request, opened: OpenSuite | None = None) -> Resolved:
     _warn_of_a_toy(model, suite, data.spec)
     spec = _spec(
         method=_method_spec(method, options),
-        suite=_suite_spec(opened, tasks),
+        suite=_suite_spec(opened, suite, tasks),
         model=_identity(backend, model),
         data=data.spec,
         train=train if method.trains else data_only(train),
@@ -138,8 +138,7 @@ def _warn_of_a_toy(model: str | None, suite: Suite, data: DataSpec) -> None:
         LOG.warning("--model %s is a toy model for the embedded sample. For other data, give a pretrained model", model)
 
 
-def _suite_spec(opened: OpenSuite, tasks: Sequence[str]) -> SuiteSpec:
-    suite = opened.suite
+def _suite_spec(opened: OpenSuite, suite: Suite, tasks: Sequence[str]) -> SuiteSpec:
     return SuiteSpec(
         name=opened.name,
         version=suite.version,
@@ -186,8 +185,8 @@ def _model(method: Method, suite: Suite, options: Mapping[str, Any], backend: Ba
         model: str | None = options["model"] or suite.default_model
         if model is None:
             raise UsageError(
-                f"--model is missing: suite {suite.name} has no default model. Pass a language model, a "
-                "folder or a name on the Hugging Face Hub such as --model HuggingFaceTB/SmolLM2-135M"
+                f"--model is missing: suite {suite.name} has no default model. Give a pretrained one: a hub id such as "
+                "HuggingFaceTB/SmolLM2-135M, a folder, or a .gguf file"
             )
         return model
     if method.trains or isinstance(method, Baseline):

@@ -44,10 +44,11 @@ Draws = Mapping[str, TaskDraws]  # by task
 
 
 def examples_fingerprint(examples: Sequence[Example]) -> str:
-    """A hash of the ids, prompts and targets of test examples, in their order."""
+    """A hash of the ids, prompts, targets and further references of test examples, in their order."""
     content = hashlib.sha256()
     for e in examples:
-        content.update(f"{e.id}\x1f{text_hash(e.prompt)}\x1f{text_hash(e.target)}\n".encode())
+        further = "".join(f"\x1f{text_hash(reference)}" for reference in e.references or ())
+        content.update(f"{e.id}\x1f{text_hash(e.prompt)}\x1f{text_hash(e.target)}{further}\n".encode())
     return content.hexdigest()[:16]
 
 

@@ -76,8 +76,8 @@ def build_dataset(
         options: everything else that the examples depend on, as JSON values.
         documents: the examples have documents.
 
-    Returns: a datasets.Dataset with columns id, task, prompt, target (str), group (str or None), choices (list[str] or
-        None) and, with ``documents``, document (str).
+    Returns: a datasets.Dataset with columns id, task, prompt, target (str), group (str or None), choices and references
+        (list[str] or None) and, with ``documents``, document (str).
     Raises: DataError for a missing file or a cache that cannot be used; what ``examples`` raises, unchanged.
     """
     from datasets import Features, List, Value
@@ -85,17 +85,18 @@ def build_dataset(
     features = Features(
         {
             **{name: Value("string") for name in ("id", "task", "prompt", "target", "group")},
-            "choices": List(Value("string")),
+            **{name: List(Value("string")) for name in ("choices", "references")},
             **({"document": Value("string")} if documents else {}),
         }
     )
 
     def generate() -> Iterator[dict[str, Any]]:
         for e in examples():
-            choices = None if e.choices is None else list(e.choices)
-            columns = {"id": e.id, "task": e.task, "prompt": e.prompt, "target": e.target, "group": e.group}
+            texts = {"id": e.id, "task": e.task, "prompt": e.prompt, "target": e.target, "group": e.group}
+            lists = {"choices": e.choices, "references": e.references}
+            columns = {name: None if values is None else list(values) for name, values in lists.items()}
             document = {"document": e.document} if documents else {}
-            yield {**columns, "choices": choices, **document}
+            yield {**texts, **columns, **document}
 
     key = [VERSION, reader, version, source_hash(examples), [_stamp(f) for f in files], dict(options)]
     fingerprint = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]

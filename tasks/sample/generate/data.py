@@ -15,9 +15,12 @@ from pathlib import Path
 from tasks.sample.generate.firefly_examples import KINDS
 from tasks.sample.generate.promptcblue_examples import TASKS, Draft, Maker
 from tasks.sample.generate.superglue_items import lines as superglue_lines
+from tasks.sample.generate.superni_examples import TASKS as INSTRUCTIONS
+from tasks.sample.generate.superni_examples import Drawn, ToyTask
 
 SEED = 20
 COUNTS = {"train": 96, "dev": 8, "test": 24}  # examples of each task in each split
+INSTANCES, HELD_OUT_INSTANCES = 100, 24  # instances of each task of natural-instructions
 HERE = Path(__file__).parents[1]
 
 
@@ -49,12 +52,52 @@ def _write(path: Path, lines: Sequence[Mapping[str, object]]) -> None:
     path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
 
 
+def _instructions(name: str, task: ToyTask) -> dict[str, object]:
+    """A task's file: two positive examples, a negative one, and instances with other inputs."""
+    rng = random.Random(f"{SEED}:{name}")
+    drawn: dict[str, Drawn] = {}
+    while len(drawn) < 3 + (HELD_OUT_INSTANCES if task.held_out else INSTANCES):
+        one = task.make(rng)
+        drawn.setdefault(one.input, one)
+    first, second, third, *others = drawn.values()
+    return {
+        "Categories": [task.category],
+        "Definition": [task.definition],
+        "Input_language": ["English"],
+        "Output_language": ["English"],
+        "Positive Examples": [
+            {"input": one.input, "output": one.outputs[0], "explanation": one.reason} for one in (first, second)
+        ],
+        "Negative Examples": [
+            {"input": third.input, "output": task.wrong, "explanation": f"It should be: {third.outputs[0]}"}
+        ],
+        "Instances": [
+            {"id": f"{name.partition('_')[0]}-{number}", "input": one.input, "output": list(one.outputs)}
+            for number, one in enumerate(others)
+        ],
+    }
+
+
+def _write_instructions(folder: Path) -> None:
+    """Write ``tasks/*.json`` and ``splits/default/{train,test}_tasks.txt`` in the layout of natural-instructions."""
+    for name, task in INSTRUCTIONS.items():
+        path = folder / "tasks" / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(_instructions(name, task), indent=1) + "\n", encoding="utf-8")
+    lists = folder / "splits" / "default"
+    lists.mkdir(parents=True, exist_ok=True)
+    for part in ("train", "test"):
+        names = [name for name, task in INSTRUCTIONS.items() if task.held_out == (part == "test")]
+        (lists / f"{part}_tasks.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+
+
 def write(folder: Path) -> None:
-    """Write ``promptcblue/{train,dev,test}.json``, ``firefly/{train,dev,test}.jsonl`` and
-    ``superglue/TASK/{train,val}.jsonl`` under the folder.
+    """Write ``promptcblue/`` and ``firefly/`` (a file for each split), ``superglue/TASK/{train,val}.jsonl`` and
+    ``superni/`` under the folder.
     """
     for (task, split), of_split in superglue_lines(SEED).items():
         _write(folder / "superglue" / task / f"{split}.jsonl", of_split)
+    _write_instructions(folder / "superni")
     promptcblue = list(assign({name: maker for name, (_, maker) in TASKS.items()}))
     firefly = list(assign(KINDS))
     for split in COUNTS:

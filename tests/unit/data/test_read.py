@@ -13,7 +13,8 @@ from harness.data.read import contents, read_split
 from harness.data.splits import group, load_split, locate_data
 from harness.errors import DataError, HarnessError
 from harness.scoring.check_rules import check_rules
-from harness.task import Protocol, Statistics, Suite, Task
+from harness.scoring.draws import examples_fingerprint
+from harness.task import Example, Protocol, Statistics, Suite, Task, to_example
 
 GOOD = {"id": "a", "task": "t", "prompt": "p", "target": "x"}
 
@@ -53,6 +54,9 @@ class Shop(Suite):
         ([GOOD, {**GOOD, "id": "b", "target": None}], ["example 2", "'b'", "target", '""']),
         ([{**GOOD, "prompt": None}], ["example 1", "prompt"]),
         ([{**GOOD, "id": 1}], ["'id'", "texts", "int64"]),
+        ([{**GOOD, "references": ["y", "z"]}], ["'a'", "'x'", "is not among its references", "the target included"]),
+        ([{**GOOD, "references": [1, 2]}], ["'a'", "[1, 2]", "a list of texts"]),
+        ([{**GOOD, "references": "x"}], ["'a'", "a list of texts"]),
         ([{"id": "a"}], ["no column task, prompt, target"]),
         (({"id": "a"},), ["datasets.Dataset", "tuple", "from_list"]),
         (None, ["datasets.Dataset", "NoneType"]),
@@ -67,6 +71,31 @@ def test_what_the_contract_forbids_is_named(given: Any, words: list[str]) -> Non
 
 def test_a_split_without_flaws_is_returned() -> None:
     assert len(read_split(Shop(given=[GOOD]), "source", "train")) == 1
+
+
+def test_references_are_kept_where_an_example_has_several() -> None:
+    several = {**GOOD, "id": "b", "references": ["x ", "y"]}
+    dataset = read_split(Shop(given=[{**GOOD, "references": None}, several]), "source", "train")
+    assert [to_example(row).references for row in dataset] == [None, ("x ", "y")]
+
+
+def test_other_references_are_other_test_examples() -> None:
+    one = Example(id="a", task="t", prompt="p", target="x")
+    hashes = {examples_fingerprint([replace(one, references=given)]) for given in (None, ("x", "y"), ("x", "z"))}
+    assert len(hashes) == 3
+
+
+def test_a_suite_is_asked_for_the_tasks_of_its_data_before_their_fingerprint() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Found(Shop):
+        def at(self, source: str) -> Found:
+            return replace(self, given=source)
+
+        def fingerprint(self, source: str) -> dict[str, str]:
+            return {"given": self.given}
+
+    located = locate_data(Found(), "somewhere/data")
+    assert (located.suite.given, located.spec.fingerprints) == ("somewhere/data", {"given": "somewhere/data"})  # type: ignore[attr-defined]
 
 
 def test_a_headline_that_the_statistics_lack_is_an_error_before_training() -> None:

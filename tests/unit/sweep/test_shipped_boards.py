@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,12 @@ def test_files_for_pretrained_models_have_every_method_with_every_ablation(name:
     ours = [method for method, plugin in plugins(METHODS).items() if plugin.distribution == "mtlora-harness"]
     trained = [method for method in ours if method_class(method).trains]
     assert rows >= {(method, ablation) for method in trained for ablation in (None, *method_class(method).ablations)}
+
+
+def test_the_hundred_instruction_tasks_are_those_that_the_rule_of_the_suite_draws() -> None:
+    """The list they are drawn from is not shipped: of 756 names, a hundred have hashes below 0.15 of the range."""
+    names = read_board(FOLDER / "superni-c_poly.toml").settings["suite.only"]
+    assert isinstance(names, list)
+    assert len(set(names)) == len(names) == 100
+    hashes = [int(hashlib.sha256(f"0 {name}".encode()).hexdigest(), 16) / 2**256 for name in names]
+    assert max(hashes) < 0.15

@@ -162,7 +162,9 @@ class Source:
         self.reads += 1
         for number, row in read_json_lines(self.path, COLUMNS):
             choices = None if row["choices"] is None else tuple(row["choices"])
-            yield Example(id=str(number), task="toy", prompt=row["input"], target="", choices=choices)
+            yield Example(
+                id=str(number), task="toy", prompt=row["input"], target="", choices=choices, references=choices
+            )
 
     def build(self, **options: Any) -> Any:
         return build_dataset(self.examples, reader="toy", version=1, files=[self.path], options=options)
@@ -174,7 +176,7 @@ def test_a_data_set_is_cached_until_its_file_or_an_option_changes(
     path = write(tmp_path / "a.jsonl", GOOD + '{"input": "乙", "choices": ["是", "否"]}\n')
     source = Source(path)
     data = source.build()
-    assert data.column_names == ["id", "task", "prompt", "target", "group", "choices"]
+    assert data.column_names == ["id", "task", "prompt", "target", "group", "choices", "references"]
     assert [to_example(row) for row in data] == list(Source(path).examples())
     assert source.build()[1]["choices"] == ["是", "否"]
     assert source.reads == 1

@@ -25,6 +25,10 @@ DIGEST = "22219005e06ce20512dba73be9dc82a7efff14b2ea543ae1a577c21242e26edd"  # o
 DRAWS = pytest.mark.parametrize("draw", [0, 1, 2])
 
 
+def columns_of(example: Example) -> dict[str, object]:
+    return {name: value for name, value in asdict(example).items() if name != "references"}
+
+
 def thing_of(example: Example) -> str:
     return example.prompt.partition("「")[2].partition("」")[0]
 
@@ -95,7 +99,7 @@ def test_the_rare_task_is_trained_on_two_things_of_each_class_and_tested_on_the_
 
 
 def test_equal_draws_are_equal_byte_for_byte_on_every_machine() -> None:
-    text = json.dumps({n: {s: [asdict(e) for e in b[s]] for s in SPLITS} for n, b in draw_examples(0).items()})
+    text = json.dumps({n: {s: [columns_of(e) for e in b[s]] for s in SPLITS} for n, b in draw_examples(0).items()})
     assert hashlib.sha256(text.encode()).hexdigest() == DIGEST
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.sample.generate.data import COUNTS, HERE, write
+from tasks.sample.generate.data import COUNTS, HELD_OUT_INSTANCES, HERE, INSTANCES, write
 from tasks.sample.generate.superglue_items import TASKS as SUPERGLUE
+from tasks.sample.generate.superni_examples import TASKS as SUPERNI_TASKS
 
 PROMPTCBLUE_FIELDS = ["input", "target", "answer_choices", "task_type", "task_dataset", "sample_id"]
 PROMPTCBLUE_TASKS = {
@@ -22,6 +23,8 @@ FIREFLY_KINDS = {
 }  # fmt: skip
 FILES = [Path("promptcblue") / f"{s}.json" for s in COUNTS] + [Path("firefly") / f"{s}.jsonl" for s in COUNTS]
 FILES += [Path("superglue") / task / f"{split}.jsonl" for task in SUPERGLUE for split in ("train", "val")]
+INSTRUCTIONS = [Path("superni") / "tasks" / f"{name}.json" for name in SUPERNI_TASKS]
+FILES += [*INSTRUCTIONS, *(Path("superni") / "splits" / "default" / f"{part}_tasks.txt" for part in ("train", "test"))]
 LABEL_TASKS = ("CHIP-STS", "CHIP-CTC", "KUAKE-IR", "KUAKE-QIC", "KUAKE-QQR", "KUAKE-QTR", "IMCS-V2-DAC")
 
 
@@ -72,6 +75,24 @@ def test_a_firefly_example_has_kind_input_and_target():
     assert all(
         list(example) == ["kind", "input", "target"] and example["target"] for example in all_examples("firefly")
     )
+
+
+@pytest.mark.parametrize("file", INSTRUCTIONS, ids=lambda file: file.stem)
+def test_an_instruction_task_has_its_examples_and_different_inputs(file):
+    content = json.loads((HERE / file).read_text("utf-8"))
+    task = SUPERNI_TASKS[file.stem]
+    inputs = [e["input"] for key in ("Positive Examples", "Negative Examples", "Instances") for e in content[key]]
+    assert len(set(inputs)) == len(inputs) == 3 + (HELD_OUT_INSTANCES if task.held_out else INSTANCES)
+    assert all(output.strip() for instance in content["Instances"] for output in instance["output"])
+    assert content["Output_language"] == ["English"]
+
+
+def test_the_labels_of_the_instruction_tasks_are_about_balanced():
+    for file in INSTRUCTIONS[:2]:
+        content = json.loads((HERE / file).read_text("utf-8"))
+        labels = Counter(instance["output"][0] for instance in content["Instances"])
+        assert len(labels) == 2
+        assert min(labels.values()) >= 0.4 * INSTANCES
 
 
 @pytest.mark.parametrize("suite", ["promptcblue", "firefly"])

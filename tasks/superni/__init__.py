@@ -1,0 +1,1 @@
+"""Super-NaturalInstructions: English tasks with a definition, examples, and instances of several references."""
