@@ -133,4 +133,6 @@ class _ArrayReader:
 
     def _error(self, number: int, problem: str) -> DataError:
         found = quoted(self.buffer[self.position :][:60])
-        return DataError(f"{self.path}, item {number}: {problem} {found}. Correct the file, or convert it to JSON lines")
+        return DataError(
+            f"{self.path}, item {number}: {problem} {found}. Correct the file, or convert it to JSON lines"
+        )

@@ -56,11 +56,11 @@ class UnlabelledExample:
     """One example of any file, with or without an answer there: what ``harness predict`` needs of it.
 
     place: "file, line 3", for errors.
-    id: None if the file has none. task: None if the file does not name it.
+    id: its number in the file if the file has no ids. task: None if the file does not name it.
     """
 
     place: str
-    id: str | None
+    id: str
     task: str | None
     prompt: str
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -32,24 +32,33 @@ def unlabelled_reader(suite: Suite, path: Path, task: str | None) -> Read:
     try:
         next(suite.read_unlabelled(path, task))
     except DataError as error:
-        if _has_prompts(path):
+        columns = _first_columns(path)
+        if PROMPT in columns:
             return lambda: _prompts(path)
-        raise DataError(f"{error} (or give bare prompts: JSON lines with {PROMPT!r}, or a .txt file)") from error
+        if columns:
+            raise DataError(
+                f"{str(error).removesuffix('.')}. Bare prompts are read from a column {PROMPT!r}, or from a .txt file"
+            ) from error
+        raise
     return lambda: suite.read_unlabelled(path, task)
 
 
-def _has_prompts(path: Path) -> bool:
+def _first_columns(path: Path) -> Collection[str]:
+    """The columns of the first object; none for a file that is not JSON, of which the suite's error says more."""
     try:
-        first = next(read_json_objects(path, {}))
-    except DataError:  # the error of the suite's reader is the better one
-        return False
-    return PROMPT in first.columns
+        return next(read_json_objects(path, {})).columns
+    except DataError:
+        return ()
 
 
 def _prompts(path: Path) -> Iterator[UnlabelledExample]:
     for item in read_json_objects(path, {PROMPT: (str,)}):
-        id_, task = item.optional_text("id"), item.optional_text("task")
-        yield UnlabelledExample(place=item.place, id=id_, task=task, prompt=item.columns[PROMPT])
+        yield UnlabelledExample(
+            place=item.place,
+            id=item.optional_text("id") or str(item.number),
+            task=item.optional_text("task"),
+            prompt=item.columns[PROMPT],
+        )
 
 
 def _text_lines(path: Path) -> Iterator[UnlabelledExample]:

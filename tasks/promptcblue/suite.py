@@ -86,10 +86,10 @@ class PromptCBLUE(Suite):
     def read_unlabelled(self, path: Path, task: str | None) -> Iterator[UnlabelledExample]:
         """JSON lines or an array with ``input``; ``task_dataset`` and ``sample_id`` may be missing."""
         for item in read_json_objects(path, {"input": (str,)}):
-            name = item.optional_text( "task_dataset")
+            name = item.optional_text("task_dataset")
             yield UnlabelledExample(
                 place=item.place,
-                id=item.optional_text( "sample_id"),
+                id=item.optional_text("sample_id") or str(item.number),
                 task=None if name is None else ALIASES.get(name, name),
                 prompt=item.columns["input"],
             )
