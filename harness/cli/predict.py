@@ -53,4 +53,31 @@ def predict_command(run: Path, file: Path, assignments: tuple[str, ...], as_json
     click.echo(f"predictions: {done.out} ({done.n} examples)")
 
 
-COMMANDS = (predict_command,)
+@click.command("submit")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--data", help="Folder or file with the test split (default: the run's data).")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Zip to write.")
+@click.option("--blank", is_flag=True, help="Leave the answers of tasks that the run does not have empty.")
+@click.option("--run-data", help="New location of the run's data, if they have moved.")
+@MODEL
+@JSON
+def submit_command(run: Path, as_json: bool, **options: Any) -> None:
+    """Write a submission to a benchmark's competition.
+
+    The answers of a finished RUN to the test split, as the zip that the competition's site takes. Predictions that the
+    run has are used, and missing ones are generated. Run the same command again to resume after an interruption.
+    """
+    from harness.pipeline.submit import SubmitRequest, submit
+
+    done = submit(SubmitRequest(run=run, **options))
+    if as_json:
+        print_json(vars(done))
+        return
+    if not done.fresh:
+        LOG.info("this submission is already complete: %s", done.out)
+    parts = {"from the run": done.n_stored, "generated": done.n_generated, "blank": done.n_blank}
+    of = ", ".join(f"{n} {what}" for what, n in parts.items() if n)
+    click.echo(f"submission: {done.out} ({done.n} examples: {of})")
+
+
+COMMANDS = (predict_command, submit_command)
