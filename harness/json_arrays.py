@@ -86,7 +86,7 @@ class _ArrayReader:
                 self._skip(",")
                 if self._next() == "]":
                     raise self._error(number, "another item is expected after its comma, found")
-            elif self._next() != "]":
+            elif self._next() not in ("]", ""):
                 raise self._error(number, "a comma or ] is expected after it, found")
         if self._next() == "":
             raise DataError(f"{self.path}: the array has no end after item {number}. Check that the file is complete")

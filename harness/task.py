@@ -263,10 +263,7 @@ class Suite(ABC):
         Args: task: what the user says the task of the examples is, for suites whose prompts depend on it.
         Raises: DataError, at the first example already if the file has another form.
         """
-        raise DataError(
-            f"{path}: suite {self.name!r} reads no single files. Give prompts: JSON lines with 'prompt', and with 'id' "
-            "and 'task' where they are known"
-        )
+        raise NotImplementedError(f"{type(self).__name__} reads no single files")
 
     def submission(self, source: str, predictions: Mapping[str, str]) -> Mapping[str, bytes]:
         """The files of a submission to the benchmark's competition by name, for ``harness submit``.

@@ -20,7 +20,7 @@ def unlabelled_reader(suite: Suite, path: Path, task: str | None) -> Read:
 
     A file ``*.txt`` has one prompt on each line. Any other is in the suite's form; or JSON lines, or an array, with
     ``prompt`` and, where they are known, ``id`` and ``task``. The first example decides which: the suite's form is
-    tried first, so a suite may itself have a column ``prompt``.
+    tried first, so a suite may itself have a column ``prompt``. A suite may also have no form of single files.
 
     Args: task: see ``Suite.read_unlabelled``.
     Raises: DataError for a file that has neither form; errors of later examples are raised while they are read.
@@ -29,6 +29,8 @@ def unlabelled_reader(suite: Suite, path: Path, task: str | None) -> Read:
         return lambda: _text_lines(path)
     if not path.is_file():
         raise missing(path)
+    if type(suite).read_unlabelled is Suite.read_unlabelled:
+        return lambda: _prompts(path)
     try:
         next(suite.read_unlabelled(path, task))
     except DataError as error:
