@@ -189,12 +189,10 @@ def predict_stream(job: StreamJob, out: OutputFile, stop: StopFlag) -> bool:
             out.append([_line(e, p, prompts=job.prompts) for e, p in zip(chunk, predicted, strict=True)])
             done += len(chunk)
             shutil.rmtree(directory.path, ignore_errors=True)
-            if not sys.stderr.isatty():  # where there is no bar
+            if done < job.n and not sys.stderr.isatty():  # where there is no bar
                 LOG.info("%d of %d predictions", done, job.n)
     if predictor.n_truncated:
-        LOG.warning(
-            "%d prompts were truncated: in-context examples or their middle were left out", predictor.n_truncated
-        )
+        LOG.warning("truncated prompts: %d (in-context examples or the middle were left out)", predictor.n_truncated)
     out.finish()
     return True
 

@@ -158,6 +158,15 @@ def test_keys_of_generation_apply(trained: Path, harness: Command, tmp_path: Pat
         assert line["truncated"] is True
 
 
+def test_prompts_that_are_too_long_are_counted(trained: Path, harness: Command, tmp_path: Path) -> None:
+    long, short = "first: the " + "red " * 60 + "car =", "first: a car ="
+    file = write(tmp_path / "in.jsonl", [{"prompt": p, "task": "first"} for p in (long, short, long)])
+    done = harness("predict", trained, file, "--out", tmp_path / "out.jsonl")
+    assert (done.status, "truncated prompts: 2" in done.err) == (0, True), done.err
+    done = harness("predict", trained, write(file, [{"prompt": short, "task": "first"}]), "--out", tmp_path / "b.jsonl")
+    assert (done.status, "truncated prompts" in done.err) == (0, False)
+
+
 def test_repeated_ids_and_examples_of_many_tasks_keep_their_places(
     trained: Path, harness: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -357,3 +366,67 @@ def test_a_run_that_is_moved_away_from_its_data_names_the_remedy(
     gone = harness(*command)
     assert (gone.status, "give their new location with --data" in gone.err) == (1, True)
     assert harness(*command, "--data", tmp_path / "moved").status == 0
+
+
+SAMPLE = Path(__file__).parents[2] / "tasks" / "sample"
+
+
+def test_a_file_of_the_suite_is_predicted_with_answers_or_without_and_can_be_scored(
+    harness: Command, tmp_path: Path
+) -> None:
+    tasks = "CHIP-STS,KUAKE-QIC"
+    command = ("run", "--suite", "promptcblue", "--method", "nearest", "--tasks", tasks, "--out", tmp_path / "runs")
+    scores = harness(*command, "--json").json["scores"]
+    run, test = only(tmp_path / "runs"), SAMPLE / "promptcblue" / "test.json"
+    examples = lines(test)
+    without = [{k: v for k, v in e.items() if k not in ("target", "answer_choices", "task_type")} for e in examples]
+    array = tmp_path / "array.json"
+    array.write_text(json.dumps(without, ensure_ascii=False, indent=2), encoding="utf-8")
+    for file, out in ((test, tmp_path / "a.jsonl"), (array, tmp_path / "b.jsonl")):
+        done = harness("predict", run, file, "--out", out)
+        assert done.status == 0, done.err
+        assert "examples of tasks that the run does not have are left out" in done.err
+        assert "CMeEE-V2 24" in done.err
+    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
+    found = lines(tmp_path / "a.jsonl")
+    assert [x["id"] for x in found] == [e["sample_id"] for e in examples if e["task_dataset"] in tasks]
+    assert {x["id"]: x["prediction"] for x in found} == made(run)
+    assert any(not x["prediction"].isascii() for x in found)
+    again = harness("score", tmp_path / "a.jsonl", "--suite", "promptcblue", "--gold", test, "--tasks", tasks, "--json")
+    for task, score in scores["official"]["tasks"].items():
+        assert again.json["scores"]["official"]["tasks"][task]["metrics"] == score["metrics"]
+    other = write(tmp_path / "other.json", [e for e in examples if e["task_dataset"] == "MedDG"])
+    nothing = harness("predict", run, other, "--out", tmp_path / "c.jsonl")
+    assert (nothing.status, "no example of the run's tasks, which are CHIP-STS, KUAKE-QIC" in nothing.err) == (1, True)
+    wrong = write(tmp_path / "wrong.json", [{"inptu": "什么？"}])
+    column = harness("predict", run, wrong, "--out", tmp_path / "c.jsonl")
+    assert column.status == 1
+    assert "line 1: no column 'input'. Did you mean 'inptu'? The line has 'inptu'. Bare prompts" in column.err
+
+
+def test_firefly_and_suites_from_files_read_their_own_form(harness: Command, tmp_path: Path) -> None:
+    command = ("run", "--method", "nearest", "--out", tmp_path / "runs")
+    assert harness(*command, "--suite", "firefly").status == 0
+    run, out = only(tmp_path / "runs"), tmp_path / "firefly.jsonl"
+    assert harness("predict", run, SAMPLE / "firefly" / "test.jsonl", "--out", out).status == 0
+    own = made(run)
+    assert {x["id"]: x["prediction"] for x in lines(out) if x["id"] in own} == own
+    shutil.rmtree(tmp_path / "runs")
+    assert harness("new", "suite", tmp_path / "shop").status == 0
+    assert harness(*command, "--suite", tmp_path / "shop").status == 0
+    run = only(tmp_path / "runs")
+    own = made(run)
+    for name in ("reviews_test.jsonl", "orders.csv"):
+        done = harness("predict", run, tmp_path / "shop" / name, "--out", tmp_path / f"{name}.out")
+        assert done.status == 0, done.err
+        found = {x["id"]: x["prediction"] for x in lines(tmp_path / f"{name}.out")}
+        assert {i: text for i, text in found.items() if i in own} == {i: t for i, t in own.items() if i in found}
+        assert own.keys() & found.keys()
+    new = tmp_path / "new.csv"
+    new.write_text("order\nTwo teas please.\n")
+    unknown = harness("predict", run, new, "--out", tmp_path / "new.jsonl")
+    assert (unknown.status, "Name the task with --task, one of sentiment, orders" in unknown.err) == (1, True), (
+        unknown.err
+    )
+    assert harness("predict", run, new, "--task", "orders", "--out", tmp_path / "new.jsonl").status == 0
+    assert lines(tmp_path / "new.jsonl")[0]["id"] == "orders-1"
