@@ -36,10 +36,10 @@ class PredictedExample:
 
 @dataclass(frozen=True, kw_only=True)
 class _Assigned:
-    """An example with the task whose weights and limits are used for it. shown: the task in the output."""
+    """An example with the task whose weights and limits are used for it. output_task: the task in the output."""
 
     example: Example
-    shown: str | None
+    output_task: str | None
 
 
 def why_task_needed(resolved: Resolved) -> str | None:
@@ -104,7 +104,8 @@ class Predictor:
                 by_key |= {PredictionKey(task, p.id): p for p in predictions}
         found = [by_key[PredictionKey(a.example.task, a.example.id)] for a in assigned]
         return [
-            PredictedExample(task=a.shown, text=p.text, truncated=p.cut) for a, p in zip(assigned, found, strict=True)
+            PredictedExample(task=a.output_task, text=p.text, truncated=p.cut)
+            for a, p in zip(assigned, found, strict=True)
         ]
 
     def _open(self, cluster: Cluster) -> Prepared | None:
@@ -124,12 +125,14 @@ class Predictor:
         chosen = iter(self._choose(unnamed) if unnamed else ())
         used: set[PredictionKey] = set()
         for position, example in enumerate(chunk):
-            task, shown = (example.task, example.task) if example.task is not None else next(chosen)
+            task, output_task = (example.task, example.task) if example.task is not None else next(chosen)
             id_ = example.id
             while PredictionKey(task, id_) in used:
                 id_ = f"{id_} ({position})"
             used.add(PredictionKey(task, id_))
-            yield _Assigned(example=Example(id=id_, task=task, prompt=example.prompt, target=""), shown=shown)
+            yield _Assigned(
+                example=Example(id=id_, task=task, prompt=example.prompt, target=""), output_task=output_task
+            )
 
     def _choose(self, examples: Sequence[UnlabelledExample]) -> Sequence[tuple[str, str | None]]:
         """For examples without a task: the task that the adapter chooses, or any if all have the same weights."""

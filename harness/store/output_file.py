@@ -98,7 +98,7 @@ class OutputFile:
     def recover(self, ids: Iterable[str], chunk: int) -> int:
         """The number of lines on disk, all of complete chunks; anything after them is removed.
 
-        A chunk that is only partly on disk is made again as a whole, so that no prediction depends on interruptions.
+        A chunk that is only partly on disk is repeated as a whole, so that no prediction depends on interruptions.
 
         Args: ids: of all examples, in order.
         Raises: StoreError for a damaged line, or one whose id is not that of its example.

@@ -429,4 +429,4 @@ def test_firefly_and_suites_from_files_read_their_own_form(harness: Command, tmp
         unknown.err
     )
     assert harness("predict", run, new, "--task", "orders", "--out", tmp_path / "new.jsonl").status == 0
-    assert lines(tmp_path / "new.jsonl")[0]["id"] == "orders-1"
+    assert lines(tmp_path / "new.jsonl")[0]["id"] == "orders-2"  # the line of the file
