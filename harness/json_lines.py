@@ -1,4 +1,4 @@
-"""Reading JSON lines in bounded memory, with errors that name file, line, value and remedy."""
+"""Reading JSON lines and plain lines of text in bounded memory, with errors that name file, line, value and remedy."""
 
 from __future__ import annotations
 
@@ -66,9 +66,40 @@ def read_json_lines(path: Path | str, columns: Columns) -> Iterator[tuple[int, d
                 f"no commas between lines). Convert it: jq -c '.[]' {path.name} > {path.stem}.jsonl"
             )
         n_read += 1
-        yield number, _check_columns(_parse(raw, path, number), columns, path, number)
+        yield number, check_columns(_parse(raw, path, number), columns, f"{path}, line {number}")
     if not n_read:
         raise DataError(f"{path}: the file is empty ({number} lines, all blank). Check that the download is complete")
+
+
+def read_text_lines(path: Path | str) -> Iterator[tuple[int, str]]:
+    """Read a file of plain text, one line at a time, without the ends of lines.
+
+    Yields: (line number from 1, the line), without a byte order mark and without blank lines.
+    Raises: DataError, during iteration, for a file that is missing, blank, compressed or not UTF-8.
+    """
+    path = Path(path)
+    number = n_read = 0
+    for number, raw in _lines(path):
+        if number == 1:
+            _check_kind(raw, path)
+            raw = raw.removeprefix(b"\xef\xbb\xbf")
+        try:
+            text = raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise _other_encoding(path, number, raw, error.start, _utf16(raw) or "GB18030") from None
+        if text.strip():
+            n_read += 1
+            yield number, text.removesuffix("\n").removesuffix("\r")
+    if not n_read:
+        raise DataError(f"{path}: the file is empty ({number} lines, all blank). Check that the download is complete")
+
+
+def is_array(path: Path) -> bool:
+    """Whether a file of JSON begins as one array, and not as JSON lines. Raises: DataError for a missing file."""
+    for _, raw in _lines(path):
+        if start := raw.removeprefix(b"\xef\xbb\xbf").lstrip():
+            return start.startswith(b"[")
+    return False
 
 
 def missing(path: Path) -> DataError:
@@ -141,7 +172,7 @@ def _parse(raw: bytes, path: Path, number: int) -> object:
             "line"
         ) from None
     if b"\\u" in raw:
-        _check_surrogates(value, path, number)
+        check_surrogates(value, f"{path}, line {number}")
     return value
 
 
@@ -161,31 +192,28 @@ def _other_encoding(path: Path, number: int, raw: bytes, at: int, guess: str) ->
     )
 
 
-def _check_surrogates(value: object, path: Path, number: int) -> None:
+def check_surrogates(value: object, where: str) -> None:
+    """Raises: DataError for a text with half a character. where: "file, line 3"."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         half = error.object[error.start]
-        raise DataError(
-            f"{path}, line {number}: {half!r} is half a character (a lone surrogate). Write the text as UTF-8"
-        ) from None
+        raise DataError(f"{where}: {half!r} is half a character (a lone surrogate). Write the text as UTF-8") from None
 
 
-def _check_columns(value: object, columns: Columns, path: Path, number: int) -> dict[str, Any]:
+def check_columns(value: object, columns: Columns, where: str) -> dict[str, Any]:
+    """A value of JSON as an object with these columns. where: "file, line 3". Raises: DataError."""
     if not isinstance(value, dict):
         needed = f" with {', '.join(columns)}" if columns else ""
-        raise DataError(
-            f"{path}, line {number}: expected a JSON object{needed}, not {_type_name(value)}: {quoted(value)}"
-        )
+        raise DataError(f"{where}: expected a JSON object{needed}, not {_type_name(value)}: {quoted(value)}")
     for name, types in columns.items():
         if name not in value:
             present = ", ".join(quoted(k, 30) for k in list(value)[:12]) or "no columns"
-            raise DataError(f"{path}, line {number}: no column {name!r}.{nearest(name, value)} The line has {present}.")
+            raise DataError(f"{where}: no column {name!r}.{nearest(name, value)} The line has {present}.")
         if not _fits(value[name], types):
             allowed = " or ".join(_TYPE_NAMES[t] for t in types)
             raise DataError(
-                f"{path}, line {number}: {name!r} must be {allowed}, "
-                f"not {_type_name(value[name])}: {quoted(value[name])}"
+                f"{where}: {name!r} must be {allowed}, not {_type_name(value[name])}: {quoted(value[name])}"
             )
     return value
 

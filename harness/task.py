@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self
@@ -61,6 +61,20 @@ class Example:
     def has_target(self) -> bool:
         """Whether the target is known. A blank target is never an answer: it is neither trained on nor scored."""
         return bool(self.target.strip())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnlabelledExample:
+    """One example of any file, with or without an answer there: what ``harness predict`` needs of it.
+
+    place: "file, line 3", for errors.
+    id: its number in the file if the file has no ids. task: None if the file does not name it.
+    """
+
+    place: str
+    id: str
+    task: str | None
+    prompt: str
 
 
 class NotParsed:
@@ -302,6 +316,26 @@ class Suite(ABC):
         Override it when the form of ``fingerprint`` changes, so that earlier runs can still be scored.
         """
         return dict(recorded) == dict(present)
+
+    def read_unlabelled(self, path: Path, task: str | None) -> Iterator[UnlabelledExample]:
+        """The examples of any file in the suite's form, for ``harness predict``: answers may be missing.
+
+        The file need not be a split of a source. The examples are read one at a time, in the order of the file, and
+        none is left out, also not those of tasks that the suite does not have. Ids need not be unique.
+
+        Args: task: what the user says the task of the examples is, for suites whose prompts depend on it.
+        Raises: DataError, at the first example already if the file has another form.
+        """
+        raise NotImplementedError(f"{type(self).__name__} reads no single files")
+
+    def submission(self, source: str, predictions: Mapping[str, str]) -> Mapping[str, bytes]:
+        """The files of a submission to the benchmark's competition by name, for ``harness submit``.
+
+        Args: predictions: by id, one for each example of the source's test split and no other; "" for the examples of
+            tasks that the run does not have.
+        Raises: DataError for a test split that is not in the competition's form.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no form of a submission")
 
     def locate(self, source: str, split: str, ids: Iterable[str]) -> Mapping[str, str]:
         """The place of examples in the source, as "file:line" by id; ids without a known place are left out."""

@@ -58,12 +58,13 @@ class Answering:
         finished: Collection[PredictionKey],
         on_finished: Callable[[int], object],
     ) -> GenerationStats:
+        prompts = {task: self.encoder.prompts(of_task) for task, of_task in examples.items()}
         requests = [
             GenerationRequest(
                 id=example.id, task=task, prompt=prompt.tokens, limit=self.encoder.limit(task, prompt.tokens)
             )
             for task, of_task in examples.items()
-            for example, prompt in zip(of_task, self.encoder.prompts(of_task), strict=True)
+            for example, prompt in zip(of_task, prompts[task], strict=True)
         ]
 
         def keep(batch: Sequence[Generated]) -> None:
@@ -76,7 +77,8 @@ class Answering:
                 ]
                 on_answers(task, completions)
 
-        return self.generator.run(requests, keep, finished=finished, on_finished=on_finished)
+        stats = self.generator.run(requests, keep, finished=finished, on_finished=on_finished)
+        return replace(stats, truncated_prompts=sum(p.truncated for of_task in prompts.values() for p in of_task))
 
     def _choose(
         self,
@@ -85,10 +87,11 @@ class Answering:
         finished: Collection[PredictionKey],
         on_finished: Callable[[int], object],
     ) -> GenerationStats:
+        choices = {task: self.encoder.choices(of_task) for task, of_task in examples.items()}
         requests = [
             ChoiceRequest(id=example.id, task=task, prompt=encoded.prompt.tokens, continuations=encoded.choices)
             for task, of_task in examples.items()
-            for example, encoded in zip(of_task, self.encoder.choices(of_task), strict=True)
+            for example, encoded in zip(of_task, choices[task], strict=True)
         ]
         by_key = {PredictionKey(t, e.id): e for t, of_task in examples.items() for e in of_task}
 
@@ -97,7 +100,8 @@ class Answering:
                 own = [scored for scored in batch if scored.task == task]
                 on_answers(task, [_completion(scored, by_key[scored.key]) for scored in own])
 
-        return self.generator.choose(requests, keep, finished=finished, on_finished=on_finished)
+        stats = self.generator.choose(requests, keep, finished=finished, on_finished=on_finished)
+        return replace(stats, truncated_prompts=sum(e.prompt.truncated for of_task in choices.values() for e in of_task))
 
 
 def _completion(scored: Scored, example: Example) -> Completion:
@@ -118,6 +122,7 @@ def _sum(one: GenerationStats, two: GenerationStats) -> GenerationStats:
         switches=one.switches + two.switches,
         halved=one.halved + two.halved,
         unfolded=one.unfolded + two.unfolded,
+        truncated_prompts=one.truncated_prompts + two.truncated_prompts,
         choices=one.choices + two.choices,
         chosen=chosen,
     )

@@ -7,7 +7,8 @@ only what is missing.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from tqdm import tqdm
@@ -31,17 +32,57 @@ class Generation:
     """What generating took.
 
     chosen: where the adapter chooses the route from the prompt, how many prompts of each task it routed to which task.
+    n_truncated: prompts that were too long, so that in-context examples or their middle were left out; None if unknown.
     """
 
     summary: GenerationSummary
     chosen: Mapping[str, Mapping[str, int]] | None = None
+    n_truncated: int | None = None
+
+
+Progress = Callable[[int], object]
+"""Called with the number of predictions that have just been made."""
+
+
+@contextmanager
+def own_bar(total: int, done: int) -> Iterator[Progress]:
+    """A progress bar on stderr, on a terminal only."""
+    with tqdm(total=total, initial=done, desc="generate", unit="example", disable=None) as bar:
+        yield bar.update
+
+
+@contextmanager
+def _progress(total: int, done: int, outer: Progress | None) -> Iterator[Progress]:
+    """Counts predictions on the caller's bar, or on one of this call's own; never more than there are."""
+    left = total - done
+
+    def count(n: int) -> None:
+        # Sequences of a batch that is generated again are reported a second time.
+        nonlocal left
+        new = min(n, left)
+        left -= new
+        update(new)
+
+    if outer is not None:
+        update = outer
+        update(done)
+        yield count
+        return
+    with own_bar(total, done) as update:
+        yield count
 
 
 def predict_without_model(
-    method: Baseline, writer: PredictionWriter, train: SplitExamples | None, stop: StopFlag
+    method: Baseline,
+    writer: PredictionWriter,
+    train: SplitExamples | None,
+    stop: StopFlag,
+    progress: Progress | None = None,
 ) -> None:
-    """The predictions of a baseline, from the training examples of each task."""
+    """The predictions of a baseline, from the training examples of each task. progress: as ``predict_with_model``."""
     done = writer.recover()
+    if progress is not None:
+        progress(len(done))
     for task, examples in writer.examples.items():
         left = [e for e in examples if PredictionKey(task, e.id) not in done]
         if left:
@@ -51,23 +92,29 @@ def predict_without_model(
                 Completion(id=e.id, text=text, tokens=0, truncated=False) for e, text in zip(left, texts, strict=True)
             ]
             writer.write(task, completions)
+            if progress is not None:
+                progress(len(left))
         stop.check()
 
 
-def predict_with_model(answering: Answering, writer: PredictionWriter, stop: StopFlag) -> Generation:
-    """Write every prediction that is not on disk yet; a batch that is only partly on disk is answered whole."""
+def predict_with_model(
+    answering: Answering, writer: PredictionWriter, stop: StopFlag, progress: Progress | None = None
+) -> Generation:
+    """Write every prediction that is not on disk yet; a batch that is only partly on disk is answered whole.
+
+    Args: progress: counts predictions, those on disk among them; None for a bar of this call's own.
+    """
     done = writer.recover()
     started = time.perf_counter()
     total = sum(map(len, writer.examples.values()))
-    with tqdm(total=total, initial=len(done), desc="generate", unit="example", disable=None) as bar:
+    with _progress(total, len(done), progress) as count:
 
         def write(task: str, completions: Sequence[Completion]) -> None:
             writer.write(task, [c for c in completions if PredictionKey(task, c.id) not in done])
             stop.check()
 
         def advance(n: int) -> None:
-            # Sequences of a batch that is answered again are reported a second time.
-            bar.update(min(n, total - bar.n))
+            count(n)
             stop.check()
 
         stats = answering.answer(writer.examples, write, finished=done, on_finished=advance)
@@ -78,30 +125,35 @@ def predict_with_model(answering: Answering, writer: PredictionWriter, stop: Sto
         unfolded=stats.unfolded,
         choices=stats.choices,
     )
-    return Generation(summary=summary, chosen=stats.chosen)
+    return Generation(summary=summary, chosen=stats.chosen, n_truncated=stats.truncated_prompts)
 
 
 def predict_with_backend(
-    backend: InferenceBackend, encoder: Encoder, writer: PredictionWriter, stop: StopFlag
+    backend: InferenceBackend,
+    encoder: Encoder,
+    writer: PredictionWriter,
+    stop: StopFlag,
+    progress: Progress | None = None,
 ) -> Generation:
     """Request every prediction that is not on disk yet from a back end.
 
     Args:
         encoder: with the tokenizer that ``backend_prompts.tokenizer_of`` gives.
+        progress: as ``predict_with_model``.
 
     Raises: ModelError if the back end fails; what it returned before is on disk.
     """
     done = writer.recover()
     started = time.perf_counter()
     total = sum(map(len, writer.examples.values()))
-    with tqdm(total=total, initial=len(done), desc="generate", unit="example", disable=None) as bar:
+    with _progress(total, len(done), progress) as count:
         for task, examples in writer.examples.items():
             left = [e for e in examples if PredictionKey(task, e.id) not in done]
             for first in range(0, len(left), _BACKEND_BATCH):
                 batch = left[first : first + _BACKEND_BATCH]
                 texts = backend.predict(backend_requests(backend, encoder, task, batch))
                 writer.write(task, [Completion(id=e.id, text=text) for e, text in zip(batch, texts, strict=True)])
-                bar.update(len(batch))
+                count(len(batch))
                 stop.check()
     return Generation(summary=GenerationSummary(tokens=None, seconds=time.perf_counter() - started))
 

@@ -114,7 +114,8 @@ class GenerationStats:
     tokens: generated, eos included. seconds: wall time. switches: how often another task's fold was applied.
     halved: how often a batch was halved for lack of memory. unfolded: tasks that were routed.
     chosen: where the adapter chooses routes from prompts, how many prompts of each task it routed to which task.
-    choices: continuations whose likelihood was computed.
+    choices: continuations whose likelihood was computed. truncated_prompts: prompts that were too long, so that
+        in-context examples or their middle were left out.
     """
 
     tokens: int = 0
@@ -123,6 +124,7 @@ class GenerationStats:
     switches: int = 0
     halved: int = 0
     unfolded: tuple[str, ...] = ()
+    truncated_prompts: int = 0
     chosen: Mapping[str, Mapping[str, int]] | None = None
 
 
@@ -292,16 +294,26 @@ class Generator:
         return [batch for batch in batches if any(_key(r) not in finished for r in batch)]
 
     @torch.no_grad()
-    def _routes_of(self, requests: Sequence[R]) -> dict[PredictionKey, int]:
-        """The route of each request: the adapter's choice where it makes one, otherwise its task's."""
-        routes = {_key(r): self.routes.index(r.task) for r in requests}
+    def route(self, requests: Sequence[R]) -> dict[PredictionKey, int] | None:
+        """The route that the adapter chooses for each request from its prompt; None if routes are those of the tasks.
+
+        The tasks of the requests only decide about the order in which the prompts are read.
+        """
         if not self.reads:
-            return routes
+            return None
+        routes: dict[PredictionKey, int] = {}
         for batch in plan_batches(requests, self.batch_tokens, self.routes):
             chosen = self.routing.assign([self._tensor(r) for r in batch])
             if chosen is None:
-                return routes
+                return None
             routes.update({_key(r): int(route) for r, route in zip(batch, chosen, strict=True)})
+        return routes
+
+    def _routes_of(self, requests: Sequence[R]) -> dict[PredictionKey, int]:
+        """The route of each request: the adapter's choice where it makes one, otherwise its task's."""
+        routes = self.route(requests)
+        if routes is None:
+            return {_key(r): self.routes.index(r.task) for r in requests}
         counts: dict[str, dict[str, int]] = {}
         for request in requests:
             own, name = counts.setdefault(request.task, {}), self.routes.name(routes[_key(request)])

@@ -106,25 +106,47 @@ def _evaluate(
     )
 
 
-def _changed(finished: ReopenedRun, keys: Mapping[str, Any]) -> tuple[Resolved, EvaluationSettings]:
-    """The run as resolved, with other evaluation keys, examples and inference fields."""
-    before = finished.resolved
+@dataclass(frozen=True, kw_only=True)
+class ChangedSettings:
+    """Settings of an evaluation that needs no training. fields: the inference fields that differ from the run's."""
+
+    eval: EvalConfig
+    method: Method
+    fields: Mapping[str, Any]
+
+
+def changed_settings(before: Resolved, keys: Mapping[str, Any], command: str) -> ChangedSettings:
+    """A run's settings with other ``eval.*`` keys and inference fields of the method.
+
+    Args: command: the user's, for errors.
+    Raises: UsageError for a key that cannot change without training.
+    """
     tables: dict[str, dict[str, Any]] = {"eval": {}, "method": {}}
     for key, value in keys.items():
         section, _, name = key.partition(".")
         if section not in tables:
-            raise UsageError(f"{key} cannot change without training: harness evaluate takes eval.* and method.* keys")
+            raise UsageError(f"{key} cannot change without training: {command} takes eval.* and method.* keys")
         tables[section][name] = value
     config = section_config(EvalConfig, "eval", {**before.spec.eval.model_dump(), **tables["eval"]})
     method = _with_fields(before.method, tables["method"])
+    fields = {n: v for n, v in tables["method"].items() if getattr(method, n) != getattr(before.method, n)}
+    return ChangedSettings(eval=config, method=method, fields=fields)
+
+
+def _changed(finished: ReopenedRun, keys: Mapping[str, Any]) -> tuple[Resolved, EvaluationSettings]:
+    """The run as resolved, with other evaluation keys, examples and inference fields."""
+    before = finished.resolved
+    changed = changed_settings(before, keys, "harness evaluate")
+    config = changed.eval
     hint = "Choose another one with --split"
     tasks = list(before.evaluated.by_task)
     use = Use(strict=before.all_tasks, withheld=True)
     examples = load_split(before.suite, before.source, config.split, tasks, Choice.of(config), hint=hint, use=use)
     spec = before.spec.model_copy(update={"eval": config})
-    fields = {n: v for n, v in tables["method"].items() if getattr(method, n) != getattr(before.method, n)}
-    settings = EvaluationSettings(run_id=finished.record.run_id, eval=config, method=fields, suite=spec.suite)
-    return dataclasses.replace(before, spec=spec, method=method, evaluated=examples), settings
+    settings = EvaluationSettings(
+        run_id=finished.record.run_id, eval=config, method=dict(changed.fields), suite=spec.suite
+    )
+    return dataclasses.replace(before, spec=spec, method=changed.method, evaluated=examples), settings
 
 
 def _with_fields(method: Method, values: Mapping[str, Any]) -> Method:

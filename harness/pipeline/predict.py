@@ -14,6 +14,7 @@ from harness.data.splits import SplitExamples
 from harness.generation.answers import Answering
 from harness.generation.backend import (
     Generation,
+    Progress,
     predict_with_backend,
     predict_with_model,
     predict_without_model,
@@ -58,12 +59,13 @@ def predict_all(
         directory: of an evaluation, where its predictions go; default the run itself.
     """
     directory = run if directory is None else directory
+    source = open_source(resolved, base, train)
     generations, sizes = [], []
     chosen: dict[str, Mapping[str, int]] = {}
     for cluster in clusters_of(resolved.spec):
         prepared = None if base is None else open_adapter(run, resolved, base, cluster)
         writer = PredictionWriter(run=directory, examples={t: resolved.evaluated.of(t) for t in cluster.tasks})
-        generation = predict_cluster(resolved, prepared, train, writer, stop)
+        generation = predict_cluster(source, prepared, writer, stop)
         generations.append(None if generation is None else generation.summary)
         if generation is not None and generation.chosen is not None:
             accuracy = router_accuracy(generation.chosen)
@@ -92,25 +94,63 @@ def router_accuracy(chosen: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
     return {"mean": sum(shares.values()) / len(shares) if shares else None, "tasks": tasks}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What predicts for a run, besides the adapter of a cluster: opened once, however many clusters there are.
+
+    train: the training examples, for baselines and in-context examples. base: None if no model is loaded here.
+    backend, backend_encoder: of a run whose model is served elsewhere; None otherwise.
+    """
+
+    resolved: Resolved
+    train: SplitExamples | None
+    base: Base | None
+    backend: InferenceBackend | None = None
+    backend_encoder: Encoder | None = None
+
+    @property
+    def encoder(self) -> Encoder | None:
+        """The encoder of prompts; None for a baseline."""
+        return self.backend_encoder if self.base is None else self.base.encoder
+
+
+def open_source(resolved: Resolved, base: Base | None, train: SplitExamples | None) -> Source:
+    """Open the back end of a run that has one. Raises: UsageError for a value of --prompt that it does not support."""
+    given = parse_backend(resolved.spec.backend)
+    if given is None:
+        return Source(resolved=resolved, train=train, base=base)
+    backend = backend_class(given.name)(given.arguments)
+    encoder = _backend_encoder(resolved, backend, train)
+    return Source(resolved=resolved, train=train, base=base, backend=backend, backend_encoder=encoder)
+
+
 def predict_cluster(
-    resolved: Resolved, prepared: Prepared | None, train: SplitExamples | None, writer: PredictionWriter, stop: StopFlag
+    source: Source,
+    prepared: Prepared | None,
+    writer: PredictionWriter,
+    stop: StopFlag,
+    progress: Progress | None = None,
 ) -> Generation | None:
     """Write every prediction that is missing: by the method itself, by a back end, or through the adapter.
 
+    Args:
+        prepared: the model with the cluster's adapter; None if no model is loaded here.
+        progress: counts predictions; None for a progress bar of this call's own.
+
     Returns: what it cost; None if no model generated.
     """
-    if isinstance(resolved.method, Baseline):
-        predict_without_model(resolved.method, writer, train, stop)
+    method = source.resolved.method
+    if isinstance(method, Baseline):
+        predict_without_model(method, writer, source.train, stop, progress)
         return None
     if prepared is None:
-        given = parse_backend(resolved.spec.backend)
-        assert given is not None
-        backend = backend_class(given.name)(given.arguments)
-        return predict_with_backend(backend, backend_encoder(resolved, backend, train), writer, stop)
-    return predict_with_model(answering(resolved, prepared), writer, stop)
+        assert source.backend is not None
+        assert source.backend_encoder is not None
+        return predict_with_backend(source.backend, source.backend_encoder, writer, stop, progress)
+    return predict_with_model(answering(source.resolved, prepared), writer, stop, progress)
 
 
-def backend_encoder(resolved: Resolved, backend: InferenceBackend, train: SplitExamples | None) -> Encoder:
+def _backend_encoder(resolved: Resolved, backend: InferenceBackend, train: SplitExamples | None) -> Encoder:
     """The settings of a back end's prompts. Raises: UsageError for a value of --prompt that it does not support."""
     spec = resolved.spec
     check_backend_style(backend, spec.backend, spec.prompt, spec.template)

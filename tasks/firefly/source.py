@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from harness.errors import DataError, unknown
+from harness.json_arrays import read_json_objects
 from harness.json_lines import missing, read_json_lines
-from harness.task import Example
+from harness.task import Example, UnlabelledExample
 from tasks.common.hub import HubDataset, hub_dataset
 from tasks.common.jsonl import target_of
 from tasks.firefly.labels import FAMILIES, offered
@@ -186,6 +187,17 @@ def folder_examples(folder: Folder, split: str, kinds: tuple[str, ...]) -> Itera
         if not left_out(line["kind"], kinds):
             where = f"{path}, line {number}"
             yield make_example(f"{split}-{number}", line, where, needs_target=split == "train")
+
+
+def unlabelled(path: Path) -> Iterator[UnlabelledExample]:
+    """Every line of any file with ``input``, of which ``kind`` may be missing; ids as in ``folder_examples``."""
+    for item in read_json_objects(path, {"input": (str,)}):
+        yield UnlabelledExample(
+            place=item.place,
+            id=f"{path.stem}-{item.number}",
+            task=item.optional_text("kind"),
+            prompt=item.columns["input"],
+        )
 
 
 def make_example(example_id: str, line: Mapping[str, Any], where: str, *, needs_target: bool) -> Example:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.errors import DataError, UsageError
-from harness.task import Example, Suite, Task
+from harness.task import Example, Suite, Task, UnlabelledExample
 from tasks.common.hub import HubDataset
 from tasks.common.jsonl import build_dataset
 from tasks.firefly.source import (
@@ -26,6 +26,7 @@ from tasks.firefly.source import (
     folder_examples,
     hub_lines,
     line_numbers,
+    unlabelled,
 )
 from tasks.firefly.tasks import CHECKABLE, TASKS, chosen
 
@@ -145,6 +146,10 @@ class Firefly(Suite):
         if isinstance(origin, Folder):
             return [origin.file(split) for split in self.splits(source)]
         return [origin.path] if isinstance(origin, File) else []
+
+    def read_unlabelled(self, path: Path, task: str | None) -> Iterator[UnlabelledExample]:
+        """JSON lines or an array with ``input``; ``kind`` may be missing. An id is the file's name and the number."""
+        return unlabelled(path)
 
     def locate(self, source: str, split: str, ids: Iterable[str]) -> Mapping[str, str]:
         """File and line of examples by id; nothing for a data set on the hub, which is not read again."""

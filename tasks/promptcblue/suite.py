@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.errors import DataError
+from harness.json_arrays import read_json_objects
 from harness.json_lines import quoted, read_json_lines
-from harness.task import Example, ParameterLimit, Suite, Task
+from harness.task import Example, ParameterLimit, Suite, Task, UnlabelledExample
 from tasks.common.hub import HubDataset, hub_dataset
 from tasks.common.jsonl import build_dataset, target_of
 from tasks.promptcblue.tasks import ALIASES, NEEDS_CHOICES, TASKS
@@ -81,6 +82,23 @@ class PromptCBLUE(Suite):
         """The files of the splits; none for a data set on the hub."""
         path = Path(source).expanduser()
         return tuple(_files(path).values()) if path.exists() else ()
+
+    def read_unlabelled(self, path: Path, task: str | None) -> Iterator[UnlabelledExample]:
+        """JSON lines or an array with ``input``; ``task_dataset`` and ``sample_id`` may be missing."""
+        for item in read_json_objects(path, {"input": (str,)}):
+            name = item.optional_text("task_dataset")
+            yield UnlabelledExample(
+                place=item.place,
+                id=item.optional_text("sample_id") or str(item.number),
+                task=None if name is None else ALIASES.get(name, name),
+                prompt=item.columns["input"],
+            )
+
+    def submission(self, source: str, predictions: Mapping[str, str]) -> Mapping[str, bytes]:
+        """The two files that the competition's site takes; see ``tasks.promptcblue.submission``."""
+        from tasks.promptcblue.submission import submission_files
+
+        return submission_files(_split_file(_place(source), "test"), predictions)
 
     def locate(self, source: str, split: str, ids: Iterable[str]) -> Mapping[str, str]:
         """File and line of examples by id, from one pass over the split's file."""

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from harness.errors import DataError
 from harness.json_lines import quoted
-from harness.task import Example
+from harness.task import Example, UnlabelledExample
 from tasks.common.hub import HubDataset, hub_dataset
 from tasks.table.keys import TaskKeys
 from tasks.table.records import read_lines
@@ -52,6 +52,16 @@ class TaskReader:
             if self._selected(line) and self._split_of(line, split):
                 yield PlacedExample(place=line.place, example=self._example(line, split))
 
+    def matches(self, columns: Mapping[str, Any]) -> bool:
+        """Whether a line names this task: it has the values of ``where``, and ``where`` is not empty."""
+        where = self.keys.where.items()
+        return bool(where) and all(name in columns and _equal(columns[name], value) for name, value in where)
+
+    def unlabelled(self, line: Line) -> UnlabelledExample:
+        """A line of any file, without its target. Raises: DataError with file, line, key and remedy."""
+        prompt = self._text(line, "prompt", self._prompt, self.keys.prompt_column)
+        return UnlabelledExample(place=line.place, id=f"{self.task}-{self._id(line)}", task=self.task, prompt=prompt)
+
     def files(self, split: str) -> list[Path]:
         """The local files that a split is read from."""
         return [] if self.hub is not None else [self.folder / name for name in self.keys.given(split)]
@@ -75,8 +85,7 @@ class TaskReader:
         for column, value in self.keys.where.items():
             if column is None or column not in line.columns:
                 raise self._error(line, f"where.{column}", no_column(column, line.columns))
-            # A cell of CSV is text, whatever it means.
-            if line.columns[column] != value and line.columns[column] != str(value):
+            if not _equal(line.columns[column], value):
                 return False
         return True
 
@@ -171,6 +180,11 @@ class TaskReader:
 
     def _error(self, line: Line, key: str, problem: str) -> DataError:
         return DataError(f"{line.place}: task.{self.task}.{key}: {problem}")
+
+
+def _equal(cell: object, value: object) -> bool:
+    """Whether a cell has a value of ``where``. A cell of CSV is text, whatever it means."""
+    return cell in (value, str(value))
 
 
 def assigned(digest: bytes, *, dev: float, test: float) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
 from harness.errors import DataError
+from harness.json_arrays import read_json_objects
 from harness.json_lines import missing, quoted, read_json_lines
 
 Lines = Iterator[tuple[int, Mapping[str, Any]]]  # line number (CSV: of the last line of a record) or position, from 1
@@ -29,20 +29,8 @@ def read_lines(path: Path) -> Lines:
 
 def _json(path: Path) -> Lines:
     """A JSON array of objects, or JSON lines."""
-    with path.open("rb") as file:
-        start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
-    if start != b"[":
-        yield from read_json_lines(path, {})
-        return
-    try:
-        items = json.loads(path.read_text(encoding="utf-8-sig"))
-        json.dumps(items, ensure_ascii=False).encode()  # raises a ValueError for half a character (a lone surrogate)
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: this JSON array cannot be read ({error}). Correct the file") from error
-    for number, item in enumerate(items, 1):
-        if not isinstance(item, dict):
-            raise DataError(f"{path}, item {number}: expected an object with columns, not {quoted(item)}")
-        yield number, item
+    for item in read_json_objects(path, {}):
+        yield item.number, item.columns
 
 
 def _delimited(path: Path, delimiter: str) -> Lines:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from harness.errors import DataError
 from harness.hashing import file_sha256
 from harness.json_lines import missing, quoted
-from harness.task import Example, Suite, Task
+from harness.task import Example, Suite, Task, UnlabelledExample
 from tasks.common.jsonl import build_dataset
 from tasks.table.records import SPLITS
 
@@ -118,6 +118,14 @@ class TableSuite(Suite):
         return build_dataset(
             lambda: self._examples(source, split), reader="table", version=self.version, files=files, options=options
         )
+
+    def read_unlabelled(self, path: Path, task: str | None) -> Iterator[UnlabelledExample]:
+        """A data file of any of the tasks; see ``tasks.table.unlabelled``."""
+        from tasks.table.examples import TaskReader
+        from tasks.table.unlabelled import unlabelled
+
+        readers = [TaskReader(task=name, keys=keys, folder=path.parent) for name, keys in self._keys.items()]
+        return unlabelled(path, readers, task)
 
     def locate(self, source: str, split: str, ids: Iterable[str]) -> Mapping[str, str]:
         """File and line of examples by id, from one pass over the split."""

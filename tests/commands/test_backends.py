@@ -117,6 +117,31 @@ def test_wrong_use_of_back_ends_names_the_choices(echo: Any, backend_run: Comman
     assert (failed.status, "the server is gone" in failed.err) == (1, True)
 
 
+def test_a_file_is_predicted_by_the_back_end_which_is_opened_once(
+    echo: Any, backend_run: Command, harness: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import harness.pipeline.predict_file as module
+
+    monkeypatch.setattr(module, "CHUNK", 2)
+    assert backend_run("echo:loudly").status == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    opened, construct = [], echo.Echo.__init__
+
+    def counted(self: Any, arguments: str) -> None:
+        opened.append(arguments)
+        construct(self, arguments)
+
+    monkeypatch.setattr(echo.Echo, "__init__", counted)
+    prompts = ["the red car", "a kite", "the blue 球", "a drum", "no ball"]
+    (tmp_path / "in.txt").write_text("\n".join(prompts))
+    done = harness("predict", run, tmp_path / "in.txt", "--out", tmp_path / "out.jsonl")
+    assert done.status == 0, done.err
+    found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [line["prediction"] for line in found] == [prompt.split()[-1] for prompt in prompts]
+    assert {(line["task"], line["truncated"]) for line in found} == {(None, None)}
+    assert opened == ["loudly"]
+
+
 def test_back_ends_are_listed(echo: Any, harness: Command) -> None:
     lines = [line.split() for line in harness("list").out.splitlines()]
     assert ["echo", "echo-backend"] in lines
