@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from harness.config.spec import ModelSpec
 from harness.errors import ModelError
-from harness.models.source import Source, check_folder, fetch, fingerprint, locate
+from harness.models.source import TOKENIZER_PARTS, Source, check_fetched, check_folder, fetch, fingerprint, locate
 from harness.models.tokenizer_checks import check_sentencepiece, check_vocabulary, stated_vocabulary
 
 if TYPE_CHECKING:
@@ -151,6 +151,7 @@ def _tokenizer(source: Source, folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     extra = _gguf(source)
+    check_fetched(folder, *((source.gguf,) if source.gguf else TOKENIZER_PARTS))
     if not source.gguf:
         check_sentencepiece(source.label, folder)
     try:
