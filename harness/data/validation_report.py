@@ -80,8 +80,8 @@ class ValidationReport:
     """The result of a validation.
 
     errors: for each split that cannot be used, the reason. absent: splits that the folder does not have. withheld:
-    splits without any target, such as published test files. findings: at most ``limit`` of each kind and split, while ``tasks`` has the counts of all. round_trips:
-    with a tokenizer, what it changes in the targets.
+    splits without any target, such as published test files. findings: at most ``limit`` of each kind and split, while
+    ``tasks`` has the counts of all. round_trips: with a tokenizer, what it changes in the targets.
     """
 
     suite: str

@@ -54,8 +54,8 @@ class PeftLoRA:
         own = getattr(model, "name_or_path", "")
         if self.base and own and _model_name(self.base) != _model_name(own):
             LOG.warning(
-                "%s was trained on the base model %s, and this one is %s: a LoRA of another base model is of no use, even "
-                "if it has the same shapes. Give the LoRA's own base model with --model",
+                "%s was trained on the base model %s, and this one is %s: a LoRA of another base model is of no use, "
+                "even if it has the same shapes. Give the LoRA's own base model with --model",
                 *(self.folder, self.base, own),
             )
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from logged import messages
 from safetensors.torch import load_file, save_file
 
 from harness.config.method_config import fingerprints
@@ -74,6 +75,30 @@ def test_a_lora_of_peft_gives_peft_s_logits_in_lorahub(tmp_path: Path, settings:
     with adapter.apply(adapter.fold(TASKS[1]), merge=True):
         assert (logits(model) - expected).abs().max() < 1e-6
     assert (expected - bare).abs().max() > 1e-3
+
+
+def test_a_lora_of_another_base_model_is_named_although_its_shapes_are_equal(tmp_path: Path) -> None:
+    lora(tmp_path / "lora", PLAIN)
+    bases = {"org/toy-1b": False, "/models/TOY-1b/": False, "org/toy-2b": True, None: False}
+    bases[str(tmp_path / "models--org--toy-1b" / "snapshots" / "abc")] = False
+    for base, differs in bases.items():
+        rewrite(tmp_path / "lora", base_model_name_or_path=base)
+        for method in (LoRAHub(experts=(str(tmp_path / "lora"),)), MoA(experts=(f"{TASKS[0]}={tmp_path / 'lora'}",))):
+            model: Any = small_model()
+            model.name_or_path = "org/toy-1b"
+            with messages("methods") as lines:
+                method.attach(model, list(TASKS), seed=0)
+            assert [f"was trained on the base model {base}, and this one is org/toy-1b" in line for line in lines] == (
+                [True] if differs else []
+            )
+
+
+def test_a_git_lfs_pointer_is_no_lora(tmp_path: Path) -> None:
+    lora(tmp_path / "lora", PLAIN)
+    (tmp_path / "lora" / "adapter_model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+    model: Any = small_model()
+    with pytest.raises(ModelError, match=r"adapter_model\.safetensors is a Git LFS pointer.*git lfs pull"):
+        LoRAHub(experts=(str(tmp_path / "lora"),)).attach(model, list(TASKS), seed=0)
 
 
 def test_experts_are_mixed_by_factors_of_a_common_rank(two: tuple[str, str]) -> None:
