@@ -14,6 +14,7 @@ from harness.config.spec import ModelSpec
 from harness.errors import ModelError
 from harness.models.source import TOKENIZER_PARTS, Source, check_fetched, check_folder, fetch, fingerprint, locate
 from harness.models.tokenizer_checks import check_sentencepiece, check_vocabulary, stated_vocabulary
+from harness.models.transposed import replace_transposed
 
 if TYPE_CHECKING:
     import torch
@@ -195,6 +196,7 @@ def _weights(source: Source, folder: Path, dtype: torch.dtype) -> Any:
             f"the files of {source.label} lack {len(names)} of its weights ({', '.join(names[:3])}), which would be "
             "random. Is it a language model with its output head, and the download complete?"
         )
+    replace_transposed(model)
     if source.gguf and getattr(model, "hf_quantizer", None) is not None:
         # The weights are plain tensors by now, and a model that is marked as quantised could not be saved.
         model.hf_quantizer.remove_quantization_config(model)

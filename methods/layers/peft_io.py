@@ -27,7 +27,7 @@ FILES = (CONFIG, WEIGHTS)
 _NAME = re.compile(r"base_model\.model\.(.+)\.lora_(A|B)\.weight")
 _BEYOND = (
     "use_dora", "lora_bias", "modules_to_save", "trainable_token_indices", "target_parameters", "layer_replication",
-    "fan_in_fan_out", "use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config", "kasa_config",
+    "use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config", "kasa_config",
     "velora_config", "monteclora_config",
 )  # fmt: skip
 # Initialisations that leave the base model's weights as they are; others (PiSSA, OLoRA) change them.
