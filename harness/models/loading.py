@@ -14,7 +14,6 @@ from harness.config.spec import ModelSpec
 from harness.errors import ModelError
 from harness.models.source import TOKENIZER_PARTS, Source, check_fetched, check_folder, fetch, fingerprint, locate
 from harness.models.tokenizer_checks import check_sentencepiece, check_vocabulary, stated_vocabulary
-from harness.models.transposed import replace_transposed
 
 if TYPE_CHECKING:
     import torch
@@ -174,6 +173,8 @@ def _tokenizer(source: Source, folder: Path) -> Any:
 def _weights(source: Source, folder: Path, dtype: torch.dtype) -> Any:
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    from harness.models.transposed import replace_transposed
 
     extra = {**_gguf(source), "trust_remote_code": False}
     auto = AutoModelForCausalLM
