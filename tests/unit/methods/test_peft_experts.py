@@ -150,6 +150,18 @@ def test_moa_trains_no_lora_alone_that_was_read_in(two: tuple[str, str]) -> None
     assert method.stage_key(TASKS[1], TASKS) is not None
 
 
+def test_moa_says_that_the_steps_of_stage_1_are_not_used_if_every_lora_was_read_in(two: tuple[str, str]) -> None:
+    for tasks, share in ((2, 0.5), (3, 0.5), (3, 0.0)):
+        experts = tuple(f"{task}={two[0]}" for task in TASKS[:tasks])
+        method, model = MoA(rank=4, experts=experts, stage1_share=share), small_model()
+        adapter = method.attach(model, list(TASKS), seed=0)
+        with messages("methods") as lines:
+            method.fit(adapter, ToyTrainer(method=method, adapter=adapter, model=model, data=toy_data()), list(TASKS))
+        assert ["train.steps (50 %) is not used: set method.stage1_share=0" in line for line in lines] == (
+            [True] if (tasks, share) == (3, 0.5) else []
+        )
+
+
 @pytest.mark.parametrize("method", [LoRAHub, MoA])
 def test_methods_with_experts_keep_the_contract(two: tuple[str, str], method: Any) -> None:
     made = method(experts=two) if method is LoRAHub else MoA(rank=4, experts=(f"{TASKS[1]}={two[1]}",))
