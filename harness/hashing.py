@@ -43,6 +43,12 @@ def file_sha256(path: str | Path) -> str:
     return digest
 
 
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether a file stands for another one, which Git LFS has not fetched. Raises: OSError if it cannot be read."""
+    with path.open("rb") as stream:
+        return stream.read(len(LFS_POINTER)) == LFS_POINTER
+
+
 def cache_folder() -> Path:
     """Folder of files that can be recomputed: ``$XDG_CACHE_HOME/mtlora-harness`` or ``~/.cache/mtlora-harness``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtlora-harness"

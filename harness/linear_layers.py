@@ -8,6 +8,7 @@ Shapes: B sequences of S tokens, d_in and d_out the widths of a layer.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _B: Final = 3
 _LENGTHS: Final = (7, 5)  # Tokens of the probe's prompt, and of its target in an encoder-decoder model.
+_PREDICTED: Final = 4  # Positions of the probe's logits, where the model can be asked for some only.
 _KEPT: Final = "_linear_layers_of_text"  # The attribute of the model that keeps the result.
 
 
@@ -84,11 +86,16 @@ def linear_layers(model: nn.Module) -> LinearLayers:
 
 @dataclass(kw_only=True)
 class _Seen:
-    """What the probe sees of one layer. routable: every input had a vector for each token of the text, in order."""
+    """What the probe sees of one layer.
+
+    routable: every input had a vector for each token of the text, in order. of_head: an input had only the tokens whose
+    logits were asked for, so that the layer belongs to the output head.
+    """
 
     markers: list[Tensor] = field(default_factory=list)
     linear: bool = True
     routable: bool = True
+    of_head: bool = False
     used: bool = False
 
 
@@ -106,11 +113,13 @@ def _find(model: nn.Module) -> LinearLayers:
     unroutable = {_pattern(name) for name, s in seen.items() if s.linear and not s.routable}
     experts = [name for name in linear if _pattern(name) in unroutable]
     routers = [name for name, s in seen.items() if not s.linear]
-    kept = {n: m for n, m in linear.items() if n in seen and seen[n].used and n not in {*experts, *routers}}
+    in_head = [name for name, s in seen.items() if s.of_head and name not in {*experts, *routers}]
+    kept = {n: m for n, m in linear.items() if n in seen and seen[n].used and n not in {*experts, *routers, *in_head}}
     called_others = {n: w for n, w in others.items() if n.rpartition(".")[0] in called}
     left_out = [
         *_kinds({n: linear[n].weight for n in routers}, model, "do not return what a linear layer returns"),
         *_kinds({n: linear[n].weight for n in experts}, model, "do not read the tokens of a text one by one, in order"),
+        *_kinds({n: linear[n].weight for n in in_head}, model, "belong to the output head"),
         *_kinds(called_others, model, "are not linear layers"),
     ]
     return LinearLayers(layers=kept, left_out=tuple(left_out))
@@ -150,6 +159,7 @@ def _probe(
             state.linear = False
             return None
         state.routable &= _one_vector_per_token(x.shape[:-1])
+        state.of_head |= x.shape[:-1] == (_B, _PREDICTED)
         state.markers.append(torch.zeros_like(output[:0]).sum().requires_grad_())
         return output + state.markers[-1]
 
@@ -185,6 +195,8 @@ def _read_text(model: Any, embeddings: Any) -> Tensor:
     table = embeddings.weight
     tokens = [torch.arange(_B * n, device=table.device).view(_B, n) % table.shape[0] for n in _LENGTHS]
     inputs: dict[str, Any] = {"input_ids": tokens[0], "use_cache": False}
+    if "logits_to_keep" in inspect.signature(model.forward).parameters:
+        inputs["logits_to_keep"] = _PREDICTED
     if getattr(model.config, "is_encoder_decoder", False):
         inputs["decoder_input_ids"] = tokens[1]
     try:

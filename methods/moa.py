@@ -6,6 +6,7 @@ learn which LoRA is active and nothing about the prompt.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -33,6 +34,8 @@ from methods.base import (
 from methods.layers.peft_io import FILES, peft_rank, read_peft
 from methods.layers.prompt_routers import PromptScores, RouterGate, Routers
 from methods.lora_single import LoRASingle
+
+LOG = logging.getLogger(__name__)
 
 ROUTERS = "routers.weight"
 LOAD = "load"  # The stage that loads what another run has trained.
@@ -324,7 +327,14 @@ class MoA(LoRAMethod):
         if self.stage1_share:
             with own.ignore_prompts():
                 folders = self.expert_folders(tasks)
-                train_alone(own, trainer, [t for t in fresh if t not in folders], share=self.alone_share)
+                alone = [t for t in fresh if t not in folders]
+                if folders and not alone and self.joint:
+                    LOG.warning(
+                        "method.experts has the LoRA of every task, so stage 1 trains nothing and its share of "
+                        "train.steps (%g %%) is not used: set method.stage1_share=0 to use all steps in stage 2",
+                        100 * self.stage1_share,
+                    )
+                train_alone(own, trainer, alone, share=self.alone_share)
         routed = start is not None and ROUTERS in start.state
         if self.stage2 and self.stage1_share < 1 and (fresh or not routed):
             names = [ROUTERS, *(name for task in fresh for name in own.task_parameters(task) if self.joint)]

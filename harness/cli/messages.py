@@ -21,7 +21,7 @@ _IGNORED: tuple[dict[str, Any], ...] = (
     {"category": SyntaxWarning},
     {"message": "pkg_resources is deprecated"},
     {"message": "`is_gradient_checkpointing` is deprecated"},  # peft reads this attribute of a transformers model
-    {"message": "COBYLA: Invalid RHOEND"},  # scipy corrects the step size that nevergrad passes
+    {"message": "COBYLA: Invalid"},  # scipy corrects the step size and the number of trials that nevergrad passes
 )
 _PYTHON = "py.warnings"  # the name that logging.captureWarnings uses
 

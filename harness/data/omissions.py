@@ -64,11 +64,12 @@ def other_tasks_note(split: str, counts: Mapping[str, int], suite: str) -> str:
     return f"{split}: {n} {_examples(n)} of tasks that {suite} does not have left out ({of})"
 
 
-def blank_note(split: str, counts: Mapping[str, int]) -> str:
-    """One line that counts the examples without a target, by task."""
+def blank_note(split: str, counts: Mapping[str, int], first: str) -> str:
+    """One line that counts the examples without a target, by task. first: the place of the first of them."""
     n = sum(counts.values())
     of = ", ".join(f"{task} {k}" for task, k in counts.items() if k)
-    return f"{split}: {n} {_examples(n)} without a target left out ({of})"
+    at = f"the first is {first}" if n > 1 else first
+    return f"{split}: {n} {_examples(n)} without a target left out ({of}); {at}"
 
 
 def _examples(n: int) -> str:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from harness.config.spec import DataSpec, EvalConfig
 from harness.data.content import Segments, content_keys
-from harness.data.omissions import blank_note, has_target, no_target, other_tasks, other_tasks_note, task_names
+from harness.data.omissions import blank_note, has_target, no_target, other_tasks, other_tasks_note, place, task_names
 from harness.data.read import contents, read_split
 from harness.errors import DataError, UsageError, unknown
 from harness.registry import list_command
@@ -198,15 +198,15 @@ def load_split(
     found = group(dataset, split, tasks, choice, withheld=use.withheld)
     n_blank = {task: len(indices) for task, indices in found.blank.items()}
     n = sum(found.counts.values())
-    if not n and any(n_blank.values()) and (use.needs_targets or not use.allow_empty):
-        first = next(indices[0] for indices in found.blank.values() if len(indices))
-        raise no_target(suite, source, split, str(dataset[int(first)]["id"]), hint)
+    first = min((int(indices[0]) for indices in found.blank.values() if len(indices)), default=None)
+    if not n and first is not None and (use.needs_targets or not use.allow_empty):
+        raise no_target(suite, source, split, str(dataset[first]["id"]), hint)
     if not n and not use.allow_empty:
         raise DataError(f"{source}: the {split} split has no examples of {', '.join(tasks)}{hint}")
     if others:
         LOG.warning("%s", other_tasks_note(split, others, suite.name))
-    if any(n_blank.values()):
-        LOG.warning("%s", blank_note(split, n_blank))
+    if first is not None:
+        LOG.warning("%s", blank_note(split, n_blank, place(suite, source, split, str(dataset[first]["id"]))))
     return found
 
 

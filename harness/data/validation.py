@@ -47,10 +47,11 @@ class SamePrompt:
 
 @dataclass(frozen=True, kw_only=True)
 class ScannedSplits:
-    """The splits that could be read, the reason for each of the others, and remarks."""
+    """The splits that could be read, the reason for each that could not, the splits that do not exist, and remarks."""
 
     scans: list[SplitScan] = field(default_factory=list)
     errors: dict[str, str] = field(default_factory=dict)
+    absent: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -119,6 +120,7 @@ def validate(
         tasks=tuple(counts for split in checked for counts in _count(suite, split, names)),
         findings=tuple(finding for split in checked for finding in _findings(suite, source, split, limit)),
         errors=found.errors,
+        absent=tuple(found.absent),
         withheld=tuple(scan.split for scan in scans if scan.withheld),
         remarks=(*found.notes, *_remarks(suite, source, scans, names)),
         targets=_first_targets(scans, suite, names),
@@ -141,7 +143,27 @@ def _scan(suite: Suite, source: str, names: Sequence[str], encoder: Encoder | No
         found.scans.append(scan)
         if split == "train" and len(scan.dataset) and scan.flaws[EMPTY_TARGET].all():
             found.errors[split] = str(no_target(suite, source, split, scan.example(0).id))
+    _add_absent(suite, source, found)
     return found
+
+
+def _add_absent(suite: Suite, source: str, found: ScannedSplits) -> None:
+    """Name the splits that a folder does not have; one that something else in the folder is named after is an error."""
+    folder, splits = Path(source).expanduser(), suite.splits(source)
+    if not splits or not folder.is_dir():
+        return
+    found.absent.extend(split for split in ("train", "dev", "test") if split not in splits)
+    read = sorted(file.name for file in suite.files(source))
+    for split in found.absent:
+        named = sorted(p.name for p in folder.iterdir() if p.name.casefold().split(".")[0] == split)
+        if named and read:
+            found.errors[split] = (
+                f"{' and '.join(named)} in {source} {'is' if len(named) == 1 else 'are'} not read. The {split} split "
+                f"must be a plain file {split}{Path(read[0]).suffix}, as {read[0]} is"
+            )
+    others = [split for split in found.absent if split not in found.errors]
+    if others:
+        found.notes.append(f"there is no {' and no '.join(others)} split.{contents(source)}")
 
 
 def _prompt_limits(suite: Suite, scans: Sequence[SplitScan], encoder: Encoder) -> NDArray[np.int64]:
@@ -261,10 +283,6 @@ def _note(scan: SplitScan, i: int, same: Sequence[SamePrompt], what: str) -> str
 def _remarks(suite: Suite, source: str, scans: Sequence[SplitScan], names: Sequence[str]) -> Iterator[str]:
     # On the embedded sample a mean is over all tasks, however few examples they have.
     is_sample = suite.sample is not None and Path(source) == suite.sample
-    splits = suite.splits(source)
-    lacking = [split for split in ("train", "dev", "test") if splits and split not in splits]
-    if lacking and Path(source).expanduser().is_dir():
-        yield f"there is no {' and no '.join(lacking)} split.{contents(source)}"
     for scan in scans:
         counts = np.bincount(scan.task, minlength=len(suite.tasks))
         none = [name for name, n in zip(suite.tasks, counts, strict=True) if n == 0 and name in names]

@@ -81,9 +81,10 @@ class Finding:
 class ValidationReport:
     """The result of a validation.
 
-    errors: for each split that cannot be used, the reason. withheld: splits without any target, such as published
-    test files. findings: at most ``limit`` of each kind and split, while ``tasks`` has the counts of all. round_trips:
-    with a tokenizer, what it changes in the targets. targets: the first different targets of each task.
+    errors: for each split that cannot be used, the reason. absent: splits that the folder does not have. withheld:
+    splits without any target, such as published test files. findings: at most ``limit`` of each kind and split, while
+    ``tasks`` has the counts of all. round_trips: with a tokenizer, what it changes in the targets. targets: the first
+    different targets of each task.
     """
 
     suite: str
@@ -94,6 +95,7 @@ class ValidationReport:
     errors: Mapping[str, str]
     withheld: tuple[str, ...]
     remarks: tuple[str, ...]
+    absent: tuple[str, ...] = ()
     round_trips: tuple[RoundTrip, ...] = ()
     targets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -194,7 +196,8 @@ def _listings(report: ValidationReport) -> Iterator[str]:
     if lines:
         yield "\n".join(lines)
     if not totals and not report.errors and not lines:
-        yield "No flaws found."
+        checked = dict.fromkeys(task.split for task in report.tasks)
+        yield f"No flaws found in {' and '.join(checked)}." if report.absent else "No flaws found."
     for kind, n in totals.items():
         listed = [f for f in report.findings if f.kind == kind]
         some = f", {len(listed)} listed" if len(listed) < n else ""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from harness.errors import HarnessError
 from harness.export.folder import new_folder
 from harness.method import LoRAFactors
+from harness.models.transposed import is_transposed
 from harness.store.files import write_atomic, write_json
 
 SERVED_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the values of vLLM's --max-lora-rank
@@ -93,7 +94,7 @@ def peft_config(model: nn.Module, ranks: Mapping[str, int], base: BaseName | Non
         "target_modules": _targets(model, ranks),
         "lora_dropout": 0.0,
         "bias": "none",
-        "fan_in_fan_out": False,
+        "fan_in_fan_out": any(is_transposed(model.get_submodule(name)) for name in ranks),
         "use_rslora": False,
         "use_dora": False,
         "init_lora_weights": True,

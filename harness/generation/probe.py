@@ -28,8 +28,8 @@ def check_generates(loaded: LoadedModel) -> None:
     except (HarnessError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        text = " ".join(str(error).split())[:300]
+        text = " ".join(str(error).split())[:300].rstrip(".")
         raise ModelError(
-            f"{type(loaded.model).__name__} cannot generate here, so nothing is trained on it: {type(error).__name__}: "
-            f"{text}. Choose another model, or one of the back ends that `harness list` shows"
+            f"{type(loaded.model).__name__} cannot generate here with a cache, so nothing is trained on it: "
+            f"{type(error).__name__}: {text}. Choose another model, or one of the back ends that `harness list` shows"
         ) from error

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from harness.config.spec import ModelSpec
 from harness.errors import ModelError
-from harness.models.source import Source, check_folder, fetch, fingerprint, locate
+from harness.models.source import TOKENIZER_PARTS, Source, check_fetched, check_folder, fetch, fingerprint, locate
 from harness.models.tokenizer_checks import check_sentencepiece, check_vocabulary, stated_vocabulary
 
 if TYPE_CHECKING:
@@ -151,6 +151,7 @@ def _tokenizer(source: Source, folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     extra = _gguf(source)
+    check_fetched(folder, *((source.gguf,) if source.gguf else TOKENIZER_PARTS))
     if not source.gguf:
         check_sentencepiece(source.label, folder)
     try:
@@ -173,6 +174,8 @@ def _weights(source: Source, folder: Path, dtype: torch.dtype) -> Any:
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
+    from harness.models.transposed import replace_transposed
+
     extra = {**_gguf(source), "trust_remote_code": False}
     auto = AutoModelForCausalLM
     try:
@@ -194,6 +197,7 @@ def _weights(source: Source, folder: Path, dtype: torch.dtype) -> Any:
             f"the files of {source.label} lack {len(names)} of its weights ({', '.join(names[:3])}), which would be "
             "random. Is it a language model with its output head, and the download complete?"
         )
+    replace_transposed(model)
     if source.gguf and getattr(model, "hf_quantizer", None) is not None:
         # The weights are plain tensors by now, and a model that is marked as quantised could not be saved.
         model.hf_quantizer.remove_quantization_config(model)

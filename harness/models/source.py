@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Final
 
 from harness.errors import DataError, ModelError, hub_errors, nearest
-from harness.hashing import LFS_POINTER, file_sha256
+from harness.hashing import file_sha256, is_lfs_pointer
 from harness.registry import MODELS, model_folder, plugins
 
 # The files that a model consists of; no other file of its folder changes a result.
-_PARTS: Final = (
-    "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*.json",
-    "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "*.model", "*.tiktoken",
-    "chat_template.*", "*.py",
+TOKENIZER_PARTS: Final = (
+    "config.json", "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt",
+    "merges.txt", "*.model", "*.tiktoken", "chat_template.*",
 )  # fmt: skip
+_PARTS: Final = (*TOKENIZER_PARTS, "generation_config.json", "*.safetensors", "*.safetensors.index.json", "*.py")
 # Second copies of the weights in other layouts, which are not downloaded.
 _COPIES: Final = ("*/*", "consolidated*.safetensors")
 _PICKLES: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -99,8 +99,7 @@ def check_folder(folder: Path) -> None:
     listing = ", ".join(held[:12]) or "nothing"
     if "config.json" not in held:
         raise ModelError(f"{folder} has no config.json; it holds {listing}.{_instead(folder, held)}")
-    for file in sorted({file for part in _PARTS for file in folder.glob(part) if file.is_file()}):
-        _check_fetched(file)
+    check_fetched(folder, *_PARTS)
     weights = sorted(folder.glob("*.safetensors"))
     pickles = [file.name for part in _PICKLES for file in folder.glob(part) if file.name != "training_args.bin"]
     if not weights and pickles:
@@ -127,9 +126,10 @@ def _instead(folder: Path, held: list[str]) -> str:
     return " Give the folder that from_pretrained would take."
 
 
-def _check_fetched(file: Path) -> None:
-    with file.open("rb") as stream:
-        if stream.read(len(LFS_POINTER)) == LFS_POINTER:
+def check_fetched(folder: Path, *patterns: str) -> None:
+    """Refuse files that Git LFS has not fetched. Raises: ModelError naming the first of them."""
+    for file in sorted({file for part in patterns for file in folder.glob(part) if file.is_file()}):
+        if is_lfs_pointer(file):
             raise ModelError(f"{file} is a Git LFS pointer, not the file itself. Fetch it there: git lfs pull")
 
 

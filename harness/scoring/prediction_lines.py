@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ _TEXTS: Final = ("target", "predict", "prediction", "response")
 _PLAIN_TEXT: Final = "text"  # in files of other columns it is often the question, so it comes last
 _GOLDS: Final = ("label", "labels", "gold")
 _TASKS: Final = ("task_dataset", "task", "kind")
+_PARSED: Final = re.compile(r'\ufeff?\s*\{\s*"([^"]+)"\s*:\s*\[\s*\{\s*"(?:sample_id|id|answer)"')
+_HEAD: Final = 4096  # bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +53,22 @@ def read_lines(path: Path) -> list[PredictionLine]:
     Raises: DataError naming the line, for a file that is not JSON lines or is empty, and for a line without a
         prediction or with two.
     """
+    _refuse_parsed(path)
     return [_line(row, number, f"{path}, line {number}") for number, row in read_json_lines(path, {})]
+
+
+def _refuse_parsed(path: Path) -> None:
+    """Refuse one object of answers by task, which scripts of competitions make from the generated texts."""
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        found = _PARSED.match(file.read(_HEAD).decode("utf-8", "replace"))
+    if found is not None:
+        raise DataError(
+            f"{path}: this is one object with a list of parsed answers for each task ({quoted(found[1])}, …), not the "
+            "generated texts, which harness score parses itself. Give the file that the answers were parsed from: JSON "
+            "lines with sample_id and target"
+        )
 
 
 def _line(row: Mapping[str, Any], number: int, where: str) -> PredictionLine:

@@ -131,6 +131,8 @@ def choose_layout(loaded: LoadedModel, adapter: Adapter, config: TrainConfig, re
                 "train.precision=bf16, or a device with more memory"
             ) from error
         if reason is None:
+            reason = _too_long(loaded, adapter, layout, config)
+        if reason is None:
             return layout
     if not loaded.encoder_decoder:
         LOG.warning("examples are padded instead of packed: %s", reason)
@@ -154,16 +156,38 @@ def _known_unsupported(loaded: LoadedModel, config: TrainConfig) -> str | None:
     return None
 
 
+def _trial_sequence(loaded: LoadedModel) -> Weighted:
+    vocabulary = int(loaded.model.config.get_text_config().vocab_size)
+    drawn = torch.Generator().manual_seed(0)
+    ids = torch.randint(min(3, vocabulary - 1), vocabulary, (_TRIAL_TOKENS,), generator=drawn).tolist()
+    encoded = Encoded(task="", prompt=(*ids[:_TRIAL_PROMPT],), target=(*ids[_TRIAL_PROMPT:],), truncated=False)
+    return Weighted(sequence=encoded, task=0, position=0, weight=1.0)
+
+
+def _too_long(loaded: LoadedModel, adapter: Adapter, layout: Layout, config: TrainConfig) -> str | None:
+    """Why packed sequences longer than the model's context cannot be used; None if they can, or are not needed.
+
+    Positions restart in each sequence, so most models take them; GPT-Neo has a mask of a fixed size.
+    """
+    longest, context = micro_tokens(config, loaded.device), loaded.max_context
+    if context is None or longest <= context:
+        return None
+    sequence = _trial_sequence(loaded)
+    try:
+        refusal = _refusal(loaded, adapter, layout, layout.collate([sequence] * (longest // _TRIAL_TOKENS), loaded))
+    except torch.OutOfMemoryError:
+        return None  # Training halves its micro-batches, so memory says nothing about the layout.
+    if refusal is None:
+        return None
+    return f"with train.micro_tokens={longest}, more than the model's context of {context} tokens, {refusal}"
+
+
 def _try(loaded: LoadedModel, adapter: Adapter, layout: Layout, reads: bool) -> str | None:
     """Compare two equal packed sequences with one alone: if the second attended to the first, it could copy from it.
 
     Returns: why the layout cannot be used; None if it can.
     """
-    vocabulary = int(loaded.model.config.get_text_config().vocab_size)
-    drawn = torch.Generator().manual_seed(0)
-    ids = torch.randint(min(3, vocabulary - 1), vocabulary, (_TRIAL_TOKENS,), generator=drawn).tolist()
-    encoded = Encoded(task="", prompt=(*ids[:_TRIAL_PROMPT],), target=(*ids[_TRIAL_PROMPT:],), truncated=False)
-    sequence = Weighted(sequence=encoded, task=0, position=0, weight=1.0)
+    sequence = _trial_sequence(loaded)
     single, pair = padded([sequence], loaded.device), layout.collate([sequence, sequence], loaded)
     name = layout.attention or "the model's own attention"
     refusal = _refusal(loaded, adapter, layout, pair)

@@ -104,6 +104,7 @@ class LoRAAdapter:
 
     def load_expert(self, expert: int, lora: PeftLoRA) -> None:
         """Copy a LoRA that was read from a folder into one LoRA of every layer. Raises: ModelError."""
+        lora.note_other_base(self.model)
         try:
             for name, layer in self.layers.items():
                 if isinstance(layer, TaskLinear):

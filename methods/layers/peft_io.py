@@ -7,6 +7,7 @@ refused, because it cannot be expressed as an expert.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,17 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.errors import ModelError
+from harness.hashing import is_lfs_pointer
 from harness.method import LoRAFactors
 
+LOG = logging.getLogger(__name__)
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 FILES = (CONFIG, WEIGHTS)
 _NAME = re.compile(r"base_model\.model\.(.+)\.lora_(A|B)\.weight")
 _BEYOND = (
     "use_dora", "lora_bias", "modules_to_save", "trainable_token_indices", "target_parameters", "layer_replication",
-    "fan_in_fan_out", "use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config", "kasa_config",
+    "use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config", "kasa_config",
     "velora_config", "monteclora_config",
 )  # fmt: skip
 # Initialisations that leave the base model's weights as they are; others (PiSSA, OLoRA) change them.
@@ -33,15 +36,34 @@ _STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
 
 @dataclass(frozen=True, kw_only=True)
 class PeftLoRA:
-    """The LoRA of one folder. factors: by module name of the base model, with the scale in B; ranks may differ."""
+    """The LoRA of one folder.
+
+    base: the base model that it was trained on, as its configuration names it; None if it does not.
+    factors: by module name of the base model, with the scale in B; ranks may differ.
+    """
 
     folder: Path
+    base: str | None
     factors: Mapping[str, LoRAFactors]
+
+    def note_other_base(self, model: nn.Module) -> None:
+        """Log a warning if the configuration names another base model than this one: equal shapes prove nothing.
+
+        The last parts of names are compared, since a model has one name on the hub and others in local folders.
+        """
+        own = getattr(model, "name_or_path", "")
+        if self.base and own and _model_name(self.base) != _model_name(own):
+            LOG.warning(
+                "%s was trained on the base model %s, and this one is %s: a LoRA of another base model is of no use, "
+                "even if it has the same shapes. Give the LoRA's own base model with --model",
+                *(self.folder, self.base, own),
+            )
 
 
 def read_peft(folder: Path) -> PeftLoRA:
     """Read a folder of ``save_pretrained`` or ``harness export``. Raises: ModelError if it is not a plain LoRA."""
     config = _config(folder)
+    _require_weights(folder)
     pairs: dict[str, dict[str, Tensor]] = {}
     try:
         with safe_open(folder / WEIGHTS, framework="pt") as file:
@@ -52,7 +74,8 @@ def read_peft(folder: Path) -> PeftLoRA:
         raise ModelError(f"{folder / WEIGHTS} cannot be read: {error}") from error
     if not pairs:
         raise ModelError(f"{folder / WEIGHTS} contains no LoRA: give a folder that peft's save_pretrained wrote")
-    return PeftLoRA(folder=folder, factors={m: _factors(folder, config, m, pair) for m, pair in pairs.items()})
+    factors = {m: _factors(folder, config, m, pair) for m, pair in pairs.items()}
+    return PeftLoRA(folder=folder, base=config.get("base_model_name_or_path"), factors=factors)
 
 
 def peft_rank(folder: Path) -> int:
@@ -64,6 +87,7 @@ def peft_rank(folder: Path) -> int:
 def peft_modules(folder: Path) -> list[str]:
     """The names of the modules that a folder's LoRA adapts. Raises: ModelError."""
     _config(folder)
+    _require_weights(folder)
     try:
         with safe_open(folder / WEIGHTS, framework="pt") as file:
             return list(dict.fromkeys(_parts(folder, key)[0] for key in file.keys()))  # noqa: SIM118  (safe_open is not a mapping)
@@ -89,6 +113,19 @@ def _config(folder: Path) -> dict[str, Any]:
             "model, or train one without these settings"
         )
     return config
+
+
+def _require_weights(folder: Path) -> None:
+    if (folder / WEIGHTS).is_file() and is_lfs_pointer(folder / WEIGHTS):
+        raise ModelError(f"{folder / WEIGHTS} is a Git LFS pointer, not the LoRA. Fetch it there: git lfs pull")
+
+
+def _model_name(path: str) -> str:
+    """The last part of a hub id or a folder, in lower case; the hub id of a folder in the hub's cache."""
+    place = Path(path)
+    parts = (place.resolve() if place.exists() else place).parts
+    cached = [part for part in parts if part.startswith("models--")]
+    return (cached[-1].split("--")[-1] if cached else parts[-1] if parts else "").casefold()
 
 
 def _parts(folder: Path, key: str) -> tuple[str, str]:

@@ -112,6 +112,38 @@ def test_an_export_that_peft_would_change_is_refused_with_an_offer_and_written_o
     assert (out / "adapter_config.json").exists()
 
 
+def test_a_gpt2_is_exported_as_transformers_has_it_and_its_lora_is_an_expert_of_another_run(
+    toy_run: Command, harness: Command, toy_model: Path, plugin: Path, tmp_path: Path
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+    base = Path(shutil.copytree(toy_model, tmp_path / "gpt2"))
+    torch.manual_seed(0)
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, "bos_token_id": 0, "eos_token_id": 0}
+    GPT2LMHeadModel(GPT2Config(vocab_size=97, **sizes)).save_pretrained(base)
+    made = toy_run("--method", "lora_all", "--model", base, *STRONG, "--json")
+    assert made.status == 0, made.err
+    run = Path(made.json["directory"])
+    for form in ("peft", "merged"):
+        done = harness("export", run, "--task", "last", "--format", form, "--out", tmp_path / form)
+        assert done.status == 0, done.err
+    whole = GPT2LMHeadModel.from_pretrained(tmp_path / "merged")
+    lora: Any = PeftModel.from_pretrained(GPT2LMHeadModel.from_pretrained(base), str(tmp_path / "peft"))
+    ids = torch.arange(1, 21)[None]
+    with torch.no_grad():
+        logits = [model(input_ids=ids).logits for model in (whole, lora, lora.merge_and_unload())]
+    torch.testing.assert_close(logits[1], logits[0], rtol=0, atol=1e-4)
+    torch.testing.assert_close(logits[2], logits[0], rtol=0, atol=1e-4)
+    rows = rows_of(run, "last", plugin)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    assert texts(whole, tokenizer, [prompt for prompt, _ in rows], 6) == [text for _, text in rows]
+    expert = ["--set", f"method.experts=last={tmp_path / 'peft'}", "--set", "method.joint=false"]
+    again = toy_run("--method", "moa", "--model", base, *expert, "--set", "method.routing=label", "--json")
+    assert again.status == 0, again.err
+    assert rows_of(Path(again.json["directory"]), "last", plugin) == rows
+
+
 def test_without_peft_a_note_says_that_the_export_was_not_checked(
     toy_run: Command, harness: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

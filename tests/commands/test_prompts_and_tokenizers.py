@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -59,6 +60,22 @@ def test_validate_counts_the_tokens_of_prompts_in_the_chat_template(
     assert longest("--prompt", "chat", "--set", "prompt.template.thinking=false") == longest()
     wrong = harness("validate", "toys", "--model", model_with(), "--set", "train.lr=1")
     assert (wrong.status, "prompt.template.NAME" in wrong.err) == (2, True)
+
+
+def test_try_renders_the_chat_template_with_the_arguments_of_its_run(
+    harness: Command, model_with: Callable[..., Path], plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picky = "{% if thinking is not defined %}{{ raise_exception('Say whether to think') }}{% endif %}" + THINKS
+    given = ["--suite", "toys", "--model", model_with(picky), "--prompt", "chat", "--out", tmp_path / "runs"]
+    quiet = ["--set", "prompt.template.thinking=false"]
+    run = harness("run", "--method", "no_finetune", *given, *quiet, *QUICK, "--json").json["directory"]
+    made = [json.loads(line) for line in (Path(run) / "predictions" / "colour.jsonl").read_text().splitlines()]
+    rows = map(json.loads, (plugin / "toy_plugin" / "data" / "test.jsonl").read_text().splitlines())
+    prompts = {row["id"]: row["prompt"] for row in rows}
+    for prediction in made:
+        monkeypatch.setattr("sys.stdin", io.StringIO(prompts[prediction["id"]]))
+        assert harness("try", run, "--task", "colour").out == prediction["text"] + "\n"
+    assert made
 
 
 @pytest.mark.parametrize("command", [["run", "--method", "no_finetune", "--suite"], ["validate"]])

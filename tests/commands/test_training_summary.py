@@ -48,6 +48,30 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
 
 
+def test_memory_is_estimated_for_blocks_of_different_widths(harness: Command, toy_model: Path, tmp_path: Path) -> None:
+    """Gemma 3n states a list of inner widths; the estimate has their mean, and the weights that they make."""
+    import shutil
+
+    import torch
+    from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
+
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "laurel_rank": 4}
+    layers = {"num_hidden_layers": 2, "num_kv_shared_layers": 0, "layer_types": ["full_attention"] * 2}
+    vocabulary = {"vocab_size": 97, "vocab_size_per_layer_input": 97, "hidden_size_per_layer_input": 4}
+    found = []
+    for widths in ([24, 24], [16, 32], [32, 32]):
+        folder = tmp_path / f"gemma-{widths[0]}-{widths[1]}"
+        shutil.copytree(toy_model, folder)
+        torch.manual_seed(0)
+        rest = {"eos_token_id": 0, "pad_token_id": 0, "bos_token_id": 0, "activation_sparsity_pattern": [0.0, 0.0]}
+        config = Gemma3nTextConfig(**sizes, **layers, **vocabulary, **rest, intermediate_size=widths)
+        Gemma3nForCausalLM(config).save_pretrained(folder)
+        plan = harness("run", "--method", "lora_all", "--suite", "toys", "--model", folder, "--dry-run", "--json")
+        assert plan.status == 0, plan.err
+        found.append(plan.json["plan"]["memory_bytes"])
+    assert found[0] == found[1] < found[2]
+
+
 def larger_model(toy_model: Path, folder: Path) -> Path:
     """The toy's tokenizer with a model of 21 million numbers."""
     import shutil

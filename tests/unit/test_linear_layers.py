@@ -109,6 +109,20 @@ def test_a_layer_that_reads_sequences_in_another_order_is_left_out() -> None:
     assert "in order" in linear_layers(model).describe()
 
 
+def test_layers_that_only_read_predicted_tokens_belong_to_the_output_head() -> None:
+    from transformers import BertConfig, BertLMHeadModel
+
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = BertLMHeadModel(BertConfig(vocab_size=50, is_decoder=True, **sizes)).eval().requires_grad_(False)
+    assert not [name for name, _ in iter_linear(model) if not name.startswith("bert.encoder")]
+    assert "1 tensor of Linear" in linear_layers(model).describe()
+    assert "belong to the output head" in linear_layers(model).describe()
+    adapter = LoRAAll(rank=2).attach(model, list(TASKS), seed=0)
+    with adapter.route(torch.tensor([0, 2])):
+        logits = model(input_ids=torch.arange(12).view(2, 6), logits_to_keep=3).logits
+    assert logits.shape == (2, 3, 50)
+
+
 def test_some_targets_are_a_share_of_the_weights() -> None:
     model = toy_model()
     LoRAAll(rank=2, targets="q_proj").attach(model, list(TASKS), seed=0)

@@ -80,7 +80,7 @@ def test_examples_without_a_target_are_left_out_and_counted() -> None:
     for withheld in (False, True):
         with messages() as lines:
             assert ids(PARTLY, "test", withheld=withheld) == {"a": ["a0", "a2", "a5"], "b": ["b0"]}
-        assert lines == ["test: 3 examples without a target left out (a 3)"]
+        assert lines == ["test: 3 examples without a target left out (a 3); the first is here, test example 'a1'"]
 
 
 def test_a_number_of_examples_per_task_is_a_number_of_examples_with_a_target() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from logged import messages
 from safetensors.torch import load_file, save_file
 
 from harness.config.method_config import fingerprints
@@ -76,6 +77,30 @@ def test_a_lora_of_peft_gives_peft_s_logits_in_lorahub(tmp_path: Path, settings:
     assert (expected - bare).abs().max() > 1e-3
 
 
+def test_a_lora_of_another_base_model_is_named_although_its_shapes_are_equal(tmp_path: Path) -> None:
+    lora(tmp_path / "lora", PLAIN)
+    bases = {"org/toy-1b": False, "/models/TOY-1b/": False, "org/toy-2b": True, None: False}
+    bases[str(tmp_path / "models--org--toy-1b" / "snapshots" / "abc")] = False
+    for base, differs in bases.items():
+        rewrite(tmp_path / "lora", base_model_name_or_path=base)
+        for method in (LoRAHub(experts=(str(tmp_path / "lora"),)), MoA(experts=(f"{TASKS[0]}={tmp_path / 'lora'}",))):
+            model: Any = small_model()
+            model.name_or_path = "org/toy-1b"
+            with messages("methods") as lines:
+                method.attach(model, list(TASKS), seed=0)
+            assert [f"was trained on the base model {base}, and this one is org/toy-1b" in line for line in lines] == (
+                [True] if differs else []
+            )
+
+
+def test_a_git_lfs_pointer_is_no_lora(tmp_path: Path) -> None:
+    lora(tmp_path / "lora", PLAIN)
+    (tmp_path / "lora" / "adapter_model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+    model: Any = small_model()
+    with pytest.raises(ModelError, match=r"adapter_model\.safetensors is a Git LFS pointer.*git lfs pull"):
+        LoRAHub(experts=(str(tmp_path / "lora"),)).attach(model, list(TASKS), seed=0)
+
+
 def test_experts_are_mixed_by_factors_of_a_common_rank(two: tuple[str, str]) -> None:
     model: Any = small_model()
     method = LoRAHub(experts=two)
@@ -123,6 +148,18 @@ def test_moa_trains_no_lora_alone_that_was_read_in(two: tuple[str, str]) -> None
     assert {n.partition("proj.")[2] for n in changed} == {f"A.{TASKS[1]}", f"B.{TASKS[1]}", ""}
     assert method.stage_key(TASKS[0], TASKS) is None
     assert method.stage_key(TASKS[1], TASKS) is not None
+
+
+def test_moa_says_that_the_steps_of_stage_1_are_not_used_if_every_lora_was_read_in(two: tuple[str, str]) -> None:
+    for tasks, share in ((2, 0.5), (3, 0.5), (3, 0.0)):
+        experts = tuple(f"{task}={two[0]}" for task in TASKS[:tasks])
+        method, model = MoA(rank=4, experts=experts, stage1_share=share), small_model()
+        adapter = method.attach(model, list(TASKS), seed=0)
+        with messages("methods") as lines:
+            method.fit(adapter, ToyTrainer(method=method, adapter=adapter, model=model, data=toy_data()), list(TASKS))
+        assert ["train.steps (50 %) is not used: set method.stage1_share=0" in line for line in lines] == (
+            [True] if (tasks, share) == (3, 0.5) else []
+        )
 
 
 @pytest.mark.parametrize("method", [LoRAHub, MoA])

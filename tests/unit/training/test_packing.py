@@ -170,6 +170,19 @@ def test_models_known_not_to_take_packed_rows_are_padded(toy_llama: Callable[...
     assert not chosen(toy_llama(), packing="off")[0].packed
 
 
+def test_a_model_with_a_mask_of_a_fixed_size_is_packed_only_up_to_its_context() -> None:
+    from transformers import GPTNeoConfig, GPTNeoForCausalLM
+
+    kinds = [[["global", "local"], 1]]
+    sizes = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "window_size": 6, "max_position_embeddings": 256}
+    model = GPTNeoForCausalLM(GPTNeoConfig(vocab_size=97, attention_types=kinds, **sizes)).eval().requires_grad_(False)
+    adapter = Nothing(model)
+    assert chosen(model, adapter=adapter, micro_tokens=256)[0].packed
+    layout, lines = chosen(model, adapter=adapter, micro_tokens=400)
+    assert not layout.packed
+    assert "with train.micro_tokens=400, more than the model's context of 256 tokens" in lines[0]
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 60))
 def test_every_sequence_is_in_one_micro_batch_that_has_room_for_it(lengths: list[int], capacity: int) -> None:
