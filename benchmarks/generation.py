@@ -23,7 +23,8 @@ from torch import Tensor
 
 from harness.data.routes import Routes
 from harness.generation.decoding import decode
-from harness.generation.generator import Generated, GenerationRequest, Generator
+from harness.generation.generator import Generator
+from harness.generation.requests import Generated, GenerationRequest
 from harness.method import Adapter, AdapterMethod, LoRAFactors, Routing
 from harness.models.loading import LoadedModel, load_model
 from harness.registry import method_class

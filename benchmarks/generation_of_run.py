@@ -20,8 +20,8 @@ from generation import lm_eval_model, lm_eval_texts, now, ratio
 from tabulate import tabulate
 
 from harness.data.splits import group
-from harness.generation.generator import Generated, GenerationRequest
 from harness.generation.predictions import PredictionKey
+from harness.generation.requests import Generated, GenerationRequest
 from harness.pipeline.predict import generator
 from harness.pipeline.prepare import Prepared, train_examples
 from harness.pipeline.reopen import load, reopen

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from harness.choosing import Choice
 from harness.data.encoding import Encoder
-from harness.generation.generator import ChoiceRequest, Generated, GenerationRequest, GenerationStats, Generator, Scored
+from harness.generation.generator import Generator
 from harness.generation.predictions import Completion, PredictionKey
+from harness.generation.requests import ChoiceRequest, Generated, GenerationRequest, GenerationStats, Scored
 from harness.task import Example, Task
 
 OnAnswers = Callable[[str, Sequence[Completion]], None]
@@ -101,7 +102,9 @@ class Answering:
                 on_answers(task, [_completion(scored, by_key[scored.key]) for scored in own])
 
         stats = self.generator.choose(requests, keep, finished=finished, on_finished=on_finished)
-        return replace(stats, truncated_prompts=sum(e.prompt.truncated for of_task in choices.values() for e in of_task))
+        return replace(
+            stats, truncated_prompts=sum(e.prompt.truncated for of_task in choices.values() for e in of_task)
+        )
 
 
 def _completion(scored: Scored, example: Example) -> Completion:

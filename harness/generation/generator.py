@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from collections.abc import Generator as PyGenerator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,15 @@ from harness.errors import ModelError, NotFoldable
 from harness.generation.decoding import Enter, decode
 from harness.generation.likelihood import Likelihood, likelihoods
 from harness.generation.predictions import PredictionKey
+from harness.generation.requests import (
+    Choice,
+    ChoiceRequest,
+    Generated,
+    GenerationRequest,
+    GenerationStats,
+    Prompted,
+    Scored,
+)
 from harness.method import LoRAFactors, Routing
 from harness.models.loading import LoadedModel
 
@@ -27,105 +36,6 @@ _BATCH_FILLS = 4
 
 All of a batch is generated again when it is interrupted.
 """
-
-
-class Prompted(Protocol):
-    """A prompt, with the number of tokens that may follow it. ``id`` is unique within a task."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def task(self) -> str: ...
-    @property
-    def prompt(self) -> Sequence[int]: ...
-    @property
-    def limit(self) -> int: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerationRequest:
-    """A prompt to continue. limit: the largest number of new tokens, eos included."""
-
-    id: str
-    task: str
-    prompt: Sequence[int]
-    limit: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """A prompt with a continuation whose likelihood is wanted."""
-
-    id: str
-    task: str
-    prompt: Sequence[int]
-    continuation: Sequence[int]
-
-    @property
-    def limit(self) -> int:
-        return len(self.continuation)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChoiceRequest:
-    """A prompt with the continuations among which the model chooses. limit: tokens of the longest of them."""
-
-    id: str
-    task: str
-    prompt: Sequence[int]
-    continuations: Sequence[Sequence[int]]
-
-    @property
-    def limit(self) -> int:
-        return max(map(len, self.continuations))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scored:
-    """The likelihood of each continuation of a ``ChoiceRequest``, in order."""
-
-    id: str
-    task: str
-    likelihoods: tuple[Likelihood, ...]
-
-    @property
-    def key(self) -> PredictionKey:
-        return PredictionKey(self.task, self.id)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Generated:
-    """A prediction: its tokens without eos. truncated: the limit was reached before an eos."""
-
-    id: str
-    task: str
-    tokens: tuple[int, ...]
-    truncated: bool
-
-    @property
-    def key(self) -> PredictionKey:
-        return PredictionKey(self.task, self.id)
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerationStats:
-    """The cost of a run of the generator.
-
-    tokens: generated, eos included. seconds: wall time. switches: how often another task's fold was applied.
-    halved: how often a batch was halved for lack of memory. unfolded: tasks that were routed.
-    chosen: where the adapter chooses routes from prompts, how many prompts of each task it routed to which task.
-    choices: continuations whose likelihood was computed. truncated_prompts: prompts that were too long, so that
-        in-context examples or their middle were left out.
-    """
-
-    tokens: int = 0
-    seconds: float = 0.0
-    choices: int = 0
-    switches: int = 0
-    halved: int = 0
-    unfolded: tuple[str, ...] = ()
-    truncated_prompts: int = 0
-    chosen: Mapping[str, Mapping[str, int]] | None = None
 
 
 R = TypeVar("R", bound=Prompted)

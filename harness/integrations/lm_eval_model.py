@@ -15,7 +15,8 @@ from harness.data.chat import render_chat
 from harness.data.decode import texts_of
 from harness.data.encoding import DEFAULT_LIMIT
 from harness.errors import UsageError
-from harness.generation.generator import Choice, Generated, GenerationRequest, Generator
+from harness.generation.generator import Generator
+from harness.generation.requests import Choice, Generated, GenerationRequest
 from harness.pipeline.prepare import Prepared
 
 _UNLIMITED = 1 << 30

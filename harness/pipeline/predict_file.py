@@ -81,8 +81,8 @@ class FilePredictions:
 def _check_generated(suite: Suite, task: str, place: str) -> None:
     if suite.tasks[task].answer == "choose":
         raise DataError(
-            f"{place}: {task} is answered by choosing among the choices of an example, which a file of prompts does not "
-            "have. Evaluate the run on data of its suite with harness evaluate"
+            f"{place}: {task} is answered by choosing among the choices of an example, which a file of prompts does "
+            "not have. Evaluate the run on data of its suite with harness evaluate"
         )
 
 
@@ -105,7 +105,7 @@ class ExampleStream:
                 yield chosen
 
     def counts(self) -> Counter[str | None]:
-        """The number of examples of each task that the file names; None counts the examples without a task. All are checked.
+        """The number of examples of each task that the file names, all checked; None counts those without a task.
 
         Raises: DataError for a blank prompt, and for a task that is needed or unknown, with file, line and remedy.
         """

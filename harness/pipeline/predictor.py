@@ -10,8 +10,8 @@ from harness.config.clusters import Cluster, clusters_of
 from harness.data.encoding import Encoder
 from harness.errors import DataError
 from harness.generation.backend import Progress
-from harness.generation.generator import GenerationRequest
 from harness.generation.predictions import PredictionKey, PredictionWriter
+from harness.generation.requests import GenerationRequest
 from harness.method import Baseline, Trait
 from harness.pipeline.predict import generator, open_source, predict_cluster
 from harness.pipeline.prepare import Prepared, open_adapter, train_examples

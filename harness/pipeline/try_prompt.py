@@ -9,7 +9,7 @@ from typing import Final
 
 from harness.data.splits import SplitExamples
 from harness.errors import UsageError, unknown
-from harness.generation.generator import Generated, GenerationRequest
+from harness.generation.requests import Generated, GenerationRequest
 from harness.method import Baseline
 from harness.pipeline.predict import generator
 from harness.pipeline.prepare import train_examples

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from harness.data.routes import Routes
 from harness.errors import NotFoldable
-from harness.generation.generator import GenerationRequest, Generator
+from harness.generation.generator import Generator
+from harness.generation.requests import GenerationRequest
 from harness.models.loading import LoadedModel
 from methods.cgc_lora import CGCLoRA
 

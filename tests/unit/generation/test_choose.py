@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import pytest
 from toy_generation import EOS, ROUTES, TASKS, always, cgc, toy_requests
 
-from harness.generation.generator import ChoiceRequest, GenerationStats, Generator, Scored, plan_batches
+from harness.generation.generator import Generator, plan_batches
 from harness.generation.likelihood import likelihoods
 from harness.generation.predictions import PredictionKey
+from harness.generation.requests import ChoiceRequest, GenerationStats, Scored
 from harness.models.loading import LoadedModel
 
 pytestmark = pytest.mark.numeric

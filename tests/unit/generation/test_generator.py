@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from toy_generation import EOS, ROUTES, TASKS, VOCABULARY, Spy, cgc, loaded, reference, run, toy_requests
 
 from harness.errors import HarnessError, ModelError
-from harness.generation.generator import Generated, GenerationRequest, Generator, plan_batches
+from harness.generation.generator import Generator, plan_batches
 from harness.generation.predictions import PredictionKey
+from harness.generation.requests import Generated, GenerationRequest
 from harness.method import BaseRouting
 from harness.models.loading import LoadedModel, load_model
 from harness.registry import model_folder

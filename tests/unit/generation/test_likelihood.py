@@ -7,8 +7,9 @@ import torch
 from toy_generation import EOS, ROUTES, TASKS, VOCABULARY, always, cgc, toy, toy_requests
 
 from harness.generation.decoding import decode
-from harness.generation.generator import Choice, Generator
+from harness.generation.generator import Generator
 from harness.generation.likelihood import likelihoods
+from harness.generation.requests import Choice
 from harness.models.loading import LoadedModel
 
 pytestmark = pytest.mark.numeric
