@@ -149,8 +149,8 @@ class Task:
     version: raise it when the same predictions would be scored differently.
     kind: the type of task ("ner", "label", ...), by which ``--clusters kind`` groups tasks.
     protocols: scoring rules by name, the official one first.
-    one_label: whether each answer is either right or wrong and each example is a unit, so that McNemar's test can
-        compare two methods.
+    one_label: whether each answer is either right or wrong, so that McNemar's test can compare two methods where each
+        example is a unit.
     invented: (answer, example) -> whether the answer has a label that the example does not offer; None if the task
         has no closed set of labels.
     diagnose: (examples, predictions) -> figures that are reported next to the scores and never ranked.

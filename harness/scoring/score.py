@@ -20,7 +20,7 @@ from harness.scoring.judge import Compute, JudgeCache, Judged, Parse, judge
 from harness.store.files import write_json
 from harness.store.record import Prediction, ProtocolScores, RunRecord, Scores, TaskScore, text_hash
 from harness.store.run_directory import RunDirectory
-from harness.task import MIN_EXAMPLES, NOT_PARSED, Example, Suite, Task
+from harness.task import MIN_EXAMPLES, NOT_PARSED, Example, Floats, Suite, Task
 
 LOG = logging.getLogger(__name__)
 
@@ -179,15 +179,18 @@ def score_task(
         return TaskResult(scores=_without_score(task, n, n_train, n_truncated), draws=None, diagnostics=None)
     cache = JudgeCache()
     resampled: dict[tuple[Parse, Compute, str], stats.Resampled] = {}  # protocols that agree in these share draws
+    counts: dict[int, Floats] = {}  # Protocols with the same units share their resampled test sets.
     scores, headlines, correct = {}, {}, {}
     for name, rule in task.protocols.items():
         judged = judge(task, name, examples, given, cache)
         key = (rule.parse, rule.statistics, rule.headline)
+        n_units = len(judged.statistics.per_unit)
+        if n_units not in counts:
+            counts[n_units] = stats.unit_counts(task.name, n_units)
         if key not in resampled:
-            counts = stats.unit_counts(task.name, len(judged.statistics.per_unit))
-            resampled[key] = stats.resample(judged.statistics, rule.headline, counts)
+            resampled[key] = stats.resample(judged.statistics, rule.headline, counts[n_units])
         headlines[name] = resampled[key]
-        if task.one_label:
+        if task.one_label and n_units == len(examples):
             correct[name] = _correct(judged)
         scores[name] = TaskScore(
             headline=rule.headline,
@@ -199,7 +202,7 @@ def score_task(
             n_unparsed=judged.n_unparsed,
             n_cut=n_truncated,
             n_invented=judged.n_invented,
-            n_units=n_units if (n_units := len(judged.statistics.per_unit)) != len(examples) else None,
+            n_units=None if n_units == len(examples) else n_units,
         )
     draws = TaskDraws(fingerprint=examples_fingerprint(examples), headlines=headlines, correct=correct)
     diagnostics = None if task.diagnose is None else dict(task.diagnose(examples, given))

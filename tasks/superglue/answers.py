@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from harness.task import NOT_PARSED, Example, NotParsed
-from tasks.superglue.items import LABELS
-from tasks.superglue.prompts import ANOTHER_NOUN, SEPARATOR, letter
+from tasks.superglue.items import LABELS, SEPARATOR
+from tasks.superglue.prompts import ANOTHER_NOUN, letter
 
 _EDGES: Final = " \t.,;:!?\"'`*()[]"
 _LETTERED = re.compile(r"\(?([A-Za-z]{1,2})[.):](?=\s|$)")  # an option that begins with its letter: "A. Yes"
-_BETWEEN = re.compile(rf"[\n{SEPARATOR.strip()}]")
+_BETWEEN = re.compile(rf"[\n{re.escape(SEPARATOR.strip())}]")
 # Words that T5's rule for WSC ignores: articles, quantifiers, possessives and demonstratives.
 _DETERMINERS: Final = frozenset(
     {"a", "an", "the", "few", "each", "every", "many", "much", "some", "which", "whose"}

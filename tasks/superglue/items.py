@@ -27,6 +27,8 @@ LABELS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """The labels of each task that has some, in the order of the numbers in the data. ReCoRD has entities instead."""
 PLACEHOLDER: Final = "@placeholder"
+SEPARATOR: Final = " | "
+"""Between the correct entities of ReCoRD in a target: unlike a line break, tokenizers such as T5's have it."""
 _TEXTS: Final[Mapping[str, tuple[str, ...]]] = {
     "boolq": ("passage", "question"),
     "cb": ("premise", "hypothesis"),
@@ -188,8 +190,9 @@ def _query(number: str, text: str, query: str, entities: Iterable[str], golds: I
 
 
 def _different(names: Iterable[str]) -> tuple[str, ...]:
-    """The different names in their order, each on one line."""
-    return tuple(dict.fromkeys(name for given in names if (name := " ".join(given.split()))))
+    """The different names in their order, each on one line and without the separator."""
+    plain = (" ".join(given.replace(SEPARATOR.strip(), " ").split()) for given in names)
+    return tuple(dict.fromkeys(name for name in plain if name))
 
 
 _READERS: Final[Mapping[str, Callable[[Line, str], Iterator[Item]]]] = {

@@ -18,12 +18,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from harness.task import Example
-from tasks.superglue.items import LABELS, Item
+from tasks.superglue.items import LABELS, SEPARATOR, Item
 
 ANOTHER_NOUN: Final = "another noun"
 """The reference of WSC in the format t5 where the pronoun does not refer to the noun: which other one is not known."""
-SEPARATOR: Final = "; "
-"""Between the correct entities of ReCoRD. Unlike a line break, every tokenizer has it, and no entity contains it."""
 _HIGHLIGHT: Final = "@highlight"
 _AFTER_SENTENCE = re.compile(r"(?<=[.?!\"'])\s*\n@highlight\n")
 

@@ -126,7 +126,8 @@ class Pages(Suite):
         rule = Protocol(
             parse=lambda text, e: (e.id.partition(".")[0], text), statistics=self.statistics, headline="accuracy"
         )
-        return {"reading": Task(name="reading", version=1, kind="label", protocols={"official": rule})}
+        task = Task(name="reading", version=1, kind="label", one_label=True, protocols={"official": rule})
+        return {"reading": task}
 
     def read(self, source: str, split: str) -> Dataset:
         return Dataset.from_list(
@@ -163,7 +164,7 @@ def test_a_mean_needs_fifty_pages_and_a_table_says_how_many_there_are(n_pages: i
     assert (table.tasks["reading"].n, table.tasks["reading"].n_units) == (3 * n_pages, n_pages)
     assert table.mean_of == mean_of
     assert f"reading: the interval is over {n_pages} groups of examples" in render_scores(scored.scores, "official")
-    assert scored.draws["reading"].correct == {}
+    assert scored.draws["reading"].correct == {}, "McNemar's test would count answers as independent"
 
 
 def test_units_that_depend_on_the_predictions_are_an_error() -> None:

@@ -13,7 +13,8 @@ import pytest
 from harness.scoring.judge import judge
 from harness.task import NOT_PARSED, Example, Statistics, to_example
 from tasks.common.bleu import bleu_statistics
-from tasks.firefly.statistics import char_f1, free_text, labels, sets, short_answers
+from tasks.common.metrics import parsed_label_statistics as labels
+from tasks.firefly.statistics import char_f1, free_text, sets, short_answers
 from tasks.firefly.suite import Firefly
 from tasks.firefly.tasks import PROTOCOL, TASKS
 

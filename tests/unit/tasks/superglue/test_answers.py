@@ -68,7 +68,7 @@ def test_answers_have_the_question_and_the_passage_that_they_belong_to() -> None
     answer = Example(id="multirc-4-2-9", task="multirc", prompt="?", target="A", choices=("B", "A"), group="4-2")
     verdict = parse_verdict("A", answer)
     assert (verdict.passage, verdict.question, verdict.value) == ("4", "4-2", "True")  # type: ignore[union-attr]
-    found = parse_entity("Ann Lee; Ann", example("record", id="record-8-30"))
+    found = parse_entity("Ann Lee | Ann", example("record", id="record-8-30"))
     assert (found.passage, found.names) == ("8", ("Ann Lee", "Ann"))  # type: ignore[union-attr]
 
 
@@ -76,7 +76,7 @@ def test_answers_have_the_question_and_the_passage_that_they_belong_to() -> None
     ("text", "names"),
     [
         ("B", ("Bob",)),
-        ("a; B", ("Ann", "Bob")),
+        ("a | B", ("Ann", "Bob")),
         ("A\nB", ("Ann", "Bob")),
         ("B. Bob", ("Bob",)),
         ("b and more", None),

@@ -60,21 +60,21 @@ def ask(task: str, form: str) -> Example:
             "letters",
             "Ann Lee met Bob. Ann gave a kite\nThe kite was from @placeholder.\nWhat is @placeholder?\nA. Ann Lee\n"
             "B. Bob\nC. Ann\nAnswer:",
-            "A; C",
+            "A | C",
         ),
         (
             "record",
             "t5",
             "record query: The kite was from @placeholder. entities: Ann Lee, Bob, Ann passage: Ann Lee met Bob. Ann "
             "gave a kite",
-            "Ann Lee; Ann",
+            "Ann Lee | Ann",
         ),
         (
             "record",
             "lm-eval",
             "Ann Lee met Bob.\n\n  - Ann gave a kite\n  - The kite was from @placeholder.\n"
             "Question: Which name is @placeholder?\nAnswer:",
-            "Ann Lee; Ann",
+            "Ann Lee | Ann",
         ),
         ("rte", "letters", f"{PASSAGE}\nBob has a kite.{ENTAILED}{OPTIONS}", "B"),
         ("rte", "t5", f"rte hypothesis: Bob has a kite. premise: {PASSAGE}", "not_entailment"),
@@ -134,6 +134,14 @@ def test_copa_is_a_sentence_to_continue_in_the_format_of_lm_eval(
     (item,) = items("copa", {**LINES["copa"], "premise": premise, "question": question}, "here")
     (example,) = examples(item, "lm-eval", train=False)
     assert (example.prompt, (example.choices or ())[0]) == (prompt, choice)
+
+
+def test_an_entity_with_the_separator_in_it_is_one_entity() -> None:
+    names = {"entities": ["Ann|Lee", "Bob\nLee", "Bob Lee"], "answers": ["Ann|Lee"]}
+    line = {"passage": "Ann|Lee met Bob\nLee.", "query": "It is @placeholder.", "idx": {"passage": 0, "query": 1}}
+    (item,) = items("record", {**line, **names}, "here")
+    (example,) = examples(item, "t5", train=False)
+    assert (example.target, example.choices) == ("Ann Lee", ("Ann Lee", "Bob Lee"))
 
 
 def test_wsc_trains_on_nouns_that_are_meant_and_tests_on_all_in_the_format_t5() -> None:

@@ -115,7 +115,7 @@ def test_queries_with_several_entities_are_trained_on_each_and_tested_once(offic
     train = [e for e in read(official, "train") if e.task == "record"]
     assert [(e.id, e.target) for e in train] == [("record-0-7-0", "A"), ("record-0-7-1", "C")]
     (test,) = [e for e in read(official) if e.task == "record"]
-    assert (test.target, test.choices) == ("A; C", ("Ann Lee", "Bob", "Ann"))
+    assert (test.target, test.choices) == ("A | C", ("Ann Lee", "Bob", "Ann"))
 
 
 def test_dev_is_a_part_of_train_in_which_all_questions_about_a_text_are_together(tmp_path: Path) -> None:
