@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from datasets.exceptions import DatasetsError
+from datasets.exceptions import DatasetGenerationError, DatasetsError
 from lm_eval.api.task import ConfigurableTask
 
 from harness.errors import DataError, hub_errors
@@ -26,6 +26,11 @@ def load_task(name: str, portable: Portable, folder: Path | None) -> Configurabl
     with quiet():
         try:
             return build_task(portable, folder)
+        except DatasetGenerationError as error:
+            raise DataError(
+                f"{name}: the files of its data cannot be read ({' '.join(str(error.__cause__ or error).split())[:200]}). "
+                "Correct the files that dataset_path or data_files name in the task's file"
+            ) from error
         except (*hub_errors(), DatasetsError) as error:
             raise DataError(
                 f"the data of lm-eval's {name} are not on this disk, and the hub cannot be reached or does not have "
