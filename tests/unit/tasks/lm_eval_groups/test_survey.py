@@ -174,7 +174,7 @@ def test_functions_of_the_users_files_are_found_and_guarded_by_their_hash(folder
 def test_data_that_are_not_json_lines_are_an_error_that_names_the_task(folder: TaskFolder, found: Find) -> None:
     folder.choices("a")
     (folder.path / "train.jsonl").write_text("{'text': 1\n", encoding="utf-8")
-    with pytest.raises(DataError, match="^a: the files of its data cannot be read"):
+    with pytest.raises(DataError, match=r"^a: the files of its data cannot be read"):
         found("a")
 
 
