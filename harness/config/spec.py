@@ -197,7 +197,8 @@ class MethodSpec(Section):
 class SuiteSpec(Section):
     """A suite with its options, the tasks that are run and the version of each.
 
-    reader: for a suite from a file, the registered suite that reads such files; ``fields`` has the file's content.
+    reader: for a suite from a file or with an argument, the registered suite that has read it; ``fields`` then has its
+        whole definition.
     """
 
     name: str

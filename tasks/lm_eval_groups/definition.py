@@ -70,3 +70,8 @@ class TaskDefinition:
 def until(text: str, stops: tuple[str, ...]) -> str:
     """The text before the first of the stop strings."""
     return text[: min((at for stop in stops if (at := text.find(stop)) >= 0), default=len(text))]
+
+
+def described(error: BaseException) -> str:
+    """An error of lm-eval or of a task's code, in one short line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -13,7 +13,7 @@ from lm_eval.api.task import ConfigurableTask
 
 from harness.errors import DataError
 from harness.task import Example
-from tasks.lm_eval_groups.definition import TaskDefinition
+from tasks.lm_eval_groups.definition import TaskDefinition, described
 
 RULE: Final = "prompt-hash-1"  # raise the number when equal documents would be assigned to train or dev differently
 # What lm-eval and the functions of its tasks raise for a document or a key that is not as they expect.
@@ -53,8 +53,8 @@ class TaskReader:
             except FAILURES as error:
                 raise DataError(
                     f"{self.name}: lm-eval cannot render document {i} of its split {own!r} "
-                    f"({type(error).__name__}: {' '.join(str(error).split())[:200]}). Correct the task's file or its "
-                    "data, or leave the task out with --tasks"
+                    f"({described(error)}). Correct the task's file or its data, or leave "
+                    "the task out with --tasks"
                 ) from error
             if not shared or (_position(example) < self.dev_share) == (split == "dev"):
                 yield example

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.errors import DataError, UsageError
 from tasks.lm_eval_groups.config import Portable
-from tasks.lm_eval_groups.definition import TaskDefinition
+from tasks.lm_eval_groups.definition import TaskDefinition, described
 from tasks.lm_eval_groups.examples import FAILURES, TaskReader
 from tasks.lm_eval_groups.kept_index import leaves_of
 from tasks.lm_eval_groups.load import load_task
@@ -65,7 +65,7 @@ def open_reader(name: str, definition: TaskDefinition, folder: Path | None, dev_
         task = load_task(name, portable, folder)
     except FAILURES as error:
         raise DataError(
-            f"{name}: lm-eval cannot open the task with these data ({type(error).__name__}: "
-            f"{' '.join(str(error).split())[:200]}). Give the data of the run with --data"
+            f"{name}: lm-eval cannot open the task with these data ({described(error)}). Give the data of "
+            "the run with --data"
         ) from error
     return TaskReader(name=name, definition=definition, task=task, dev_share=dev_share)

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from datasets.exceptions import DatasetsError
+from datasets.exceptions import DatasetGenerationError, DatasetsError
 from lm_eval.api.task import ConfigurableTask
 
 from harness.errors import DataError, hub_errors
 from tasks.lm_eval_groups.config import Portable, build_task, needs_folder
-from tasks.lm_eval_groups.definition import TaskDefinition
+from tasks.lm_eval_groups.definition import TaskDefinition, described
 from tasks.lm_eval_groups.examples import FAILURES
 from tasks.lm_eval_groups.index import quiet
 
@@ -26,10 +26,15 @@ def load_task(name: str, portable: Portable, folder: Path | None) -> Configurabl
     with quiet():
         try:
             return build_task(portable, folder)
+        except DatasetGenerationError as error:
+            raise DataError(
+                f"{name}: the files of its data cannot be read ({described(error.__cause__ or error)}). "
+                "Correct the files that dataset_path or data_files name in the task's file"
+            ) from error
         except (*hub_errors(), DatasetsError) as error:
             raise DataError(
                 f"the data of lm-eval's {name} are not on this disk, and the hub cannot be reached or does not have "
-                f"them ({' '.join(str(error).split())[:200]}). Run the same command once with a connection and without "
+                f"them ({described(error)}). Run the same command once with a connection and without "
                 "HF_HUB_OFFLINE, which stores them in the cache; for tasks of your own, correct the path in their files"
             ) from error
 
@@ -54,8 +59,8 @@ def scoring_task(
             task = build_task(portable, folder, **alone)
         except FAILURES as error:
             raise DataError(
-                f"{name}: lm-eval cannot open the task for scoring ({type(error).__name__}: "
-                f"{' '.join(str(error).split())[:200]}). Install the lm-eval that the run used, or run it again"
+                f"{name}: lm-eval cannot open the task for scoring ({described(error)}). Install the lm-eval "
+                "that the run used, or run it again"
             ) from error
     # lm-eval decides this by the first document of the split.
     task.multiple_target = int(definition.several_targets)

@@ -14,7 +14,7 @@ import numpy as np
 from harness.choosing import Choice, read_choice
 from harness.errors import DataError
 from harness.task import NOT_PARSED, Example, Floats, NotParsed, Protocol, Statistics, Task
-from tasks.lm_eval_groups.definition import TaskDefinition, until
+from tasks.lm_eval_groups.definition import TaskDefinition, described, until
 
 if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask
@@ -128,7 +128,7 @@ class TaskScoring:
         except FAILURES as error:
             raise DataError(
                 f"{self.name}: lm-eval cannot score a prediction for the document {document[:80]}… "
-                f"({type(error).__name__}: {' '.join(str(error).split())[:200]}). Correct the functions of the task, "
+                f"({described(error)}). Correct the functions of the task, "
                 "or leave it out with --tasks"
             ) from error
 

@@ -15,7 +15,7 @@ from lm_eval.api.task import ConfigurableTask
 
 from harness.task import Example
 from tasks.lm_eval_groups.config import NotPortable, Portable, to_portable
-from tasks.lm_eval_groups.definition import Aggregation, Splits, TaskDefinition, until
+from tasks.lm_eval_groups.definition import Aggregation, Splits, TaskDefinition, described, until
 from tasks.lm_eval_groups.examples import FAILURES, documents, target_of, to_text
 from tasks.lm_eval_groups.index import Leaf
 from tasks.lm_eval_groups.load import load_task
@@ -67,7 +67,7 @@ def survey(leaf: Leaf, included: Path | None, headline: str | None) -> Surveyed:
         task = load_task(leaf.name, portable, included)
         return _surveyed(leaf, portable, task, included, headline, own.refused)
     except FAILURES as error:
-        reason = f"lm-eval cannot open it ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+        reason = f"lm-eval cannot open it ({described(error)})"
         raise LeftOut(reason) from error
 
 

@@ -101,7 +101,7 @@ def test_a_run_resumes_with_the_choices_that_are_missing(group_run: Harness) -> 
     assert len(_lines(directory, "toy_choices")) == 12
 
 
-@pytest.mark.parametrize("method", ["cgc_lora", "moe_lora", "majority", "nearest", "empty"])
+@pytest.mark.parametrize("method", ["cgc_lora", "moe_lora", "moa", "majority", "nearest", "empty"])
 def test_folded_and_routed_adapters_and_baselines_choose(group_run: Harness, method: str) -> None:
     budget = ["--budget", "active:8"] if method.endswith("lora") else []
     tasks = group_run("--method", method, *budget)["scores"]["official"]["tasks"]
@@ -113,6 +113,15 @@ def test_folded_and_routed_adapters_and_baselines_choose(group_run: Harness, met
     else:
         assert 0.0 <= value <= 1.0
         assert unparsed == 0
+
+
+def test_clusters_by_kind_are_the_groups(group_run: Harness, folder: TaskFolder) -> None:
+    folder.group("one", ["toy_choices"])
+    folder.group("two", ["toy_text"])
+    folder.group("toygroup", ["one", "two"])
+    run = group_run("--method", "lora_all", "--clusters", "kind")
+    assert set(run["record"]["spec"]["clusters"]["groups"]) == {"one", "two"}
+    assert run["record"]["generation"]["choices"] == 36
 
 
 def test_the_score_on_dev_during_training_is_that_of_an_evaluation(harness: Harness, group_run: Harness) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from lm_eval_folder import COLOURS, MEAN, TaskFolder, colour_folder, colour_lines
 
-from harness.errors import UsageError
+from harness.errors import DataError, UsageError
 from harness.task import FoundSuite
 from tasks.lm_eval_groups.suite import GroupOptions, LmEvalGroups
 
@@ -167,8 +167,40 @@ def test_functions_of_the_users_files_are_found_and_guarded_by_their_hash(folder
     assert suite.read(str(folder.path), "test")[0]["prompt"].startswith("Q: the red")
     (folder.path / "utils.py").write_text("def prompt(doc):\n    return doc['text']\n", encoding="utf-8")
     again = LmEvalGroups(group="a", lm_eval=suite.lm_eval, definitions=suite.definitions)
-    with pytest.raises(Exception, match=r"utils\.py: the file has changed since the run"):
+    with pytest.raises(DataError, match=r"utils\.py: the file has changed since the run"):
         again.fingerprint(str(folder.path))
+
+
+def test_data_that_are_not_json_lines_are_an_error_that_names_the_task(folder: TaskFolder, found: Find) -> None:
+    folder.choices("a")
+    (folder.path / "train.jsonl").write_text("{'text': 1\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"^a: the files of its data cannot be read"):
+        found("a")
+
+
+def test_another_version_of_lm_eval_is_a_warning(
+    folder: TaskFolder, found: Find, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder.choices("a")
+    suite = found("a").suite
+    then = LmEvalGroups(group="a", lm_eval="0.0.1", definitions=suite.definitions)
+    assert then.fingerprint(str(folder.path)) == suite.fingerprint(str(folder.path))
+    assert "the run used lm-eval 0.0.1, and" in caplog.text
+
+
+def test_the_fingerprint_is_that_of_the_documents_of_each_task(folder: TaskFolder, found: Find) -> None:
+    folder.choices("a")
+    folder.choices("b")
+    before = found("a,b").suite.fingerprint(str(folder.path))
+    assert set(before) == {"a", "b"}
+    (folder.path / "test.jsonl").rename(folder.path / "same.jsonl")
+    files = {"train": str(folder.path / "train.jsonl"), "test": str(folder.path / "same.jsonl")}
+    folder.choices("a", dataset_kwargs={"data_files": files})
+    folder.write("other", colour_lines("other", 3))
+    folder.choices("b", dataset_kwargs={"data_files": {**files, "test": str(folder.path / "other.jsonl")}})
+    after = found("a,b").suite.fingerprint(str(folder.path))
+    assert after["a"] == before["a"]
+    assert after["b"] != before["b"]
 
 
 def test_an_unknown_name_names_the_nearest(folder: TaskFolder, found: Find, monkeypatch: pytest.MonkeyPatch) -> None:
