@@ -62,7 +62,8 @@ def open_source(source: str) -> Source:
     if not path.is_dir():
         raise DataError(
             f"{source}: no such folder or file. Super-NaturalInstructions is read from a copy of {REPOSITORY}: "
-            f"git clone {REPOSITORY}, then give the folder"
+            f"git clone {REPOSITORY}, then give the folder. Mirrors on the hub are not read, because they lack the "
+            "categories and examples of the tasks"
         )
     folder = path / "tasks" if (path / "tasks").is_dir() else path
     files = {file.stem: file for file in folder.glob("task*.json") if _NAME.fullmatch(file.stem)}

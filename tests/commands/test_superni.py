@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -74,6 +75,7 @@ def test_the_sample_has_no_flaws_and_is_listed_with_its_categories(harness: Harn
     assert len({task["task"] for task in few.json["tasks"]}) == 1
     assert "suite.n_train_tasks" in listed
     assert "Answerability Classification" in listed
+    assert re.search(r"suite.definition +true .*\n(?:.*\n)*suite.explanation +false ", listed)
 
 
 def test_a_finished_run_needs_the_task_files_and_no_lists(
@@ -120,20 +122,40 @@ def test_predictions_are_scored_by_the_best_reference(
     }
 
 
-@pytest.mark.parametrize("method", ["lora_all", "lora_single", "c_poly", "lorahub", "moa"])
-def test_held_out_tasks_are_predicted_by_a_trained_method(
-    harness: Harness, toy_model: Path, tmp_path: Path, hf_cache: Path, method: str
-) -> None:
-    quick = ["train.steps=2", "train.batch_size=2", "train.max_length=96", "eval.max_new_tokens=2", "eval.per_task=2"]
-    quick += ["suite.positive=0", f"suite.only=task9001_toy_colour_entailment,task9006_toy_last_location,{HELD_OUT[0]}"]
-    keys = [word for key in quick for word in ("--set", key)]
-    out = ["--out", tmp_path / "runs", "--json"]
-    done = harness("run", "--suite", "superni", "--method", method, "--model", toy_model, *keys, *out)
-    assert done.status == 0, done.err
-    tasks = done.json["scores"]["tk"]["tasks"]
-    assert tasks[HELD_OUT[0]]["n"] == 2
-    assert tasks[HELD_OUT[0]]["value"] is not None
-    assert harness("evaluate", done.json["directory"], "--split", "dev").status == 0
+@pytest.fixture
+def trained(harness: Harness, toy_model: Path, tmp_path: Path, hf_cache: Path) -> Harness:
+    """``trained(method)`` runs a method on two tasks and a held-out one, and returns the run's JSON."""
+
+    def call(method: str) -> Any:
+        quick = ["train.steps=2", "train.batch_size=2", "train.max_length=96", "train.lr=0.1", "suite.positive=0"]
+        quick += ["eval.max_new_tokens=4", "eval.per_task=2"]
+        quick += [f"suite.only=task9001_toy_colour_entailment,task9006_toy_last_location,{HELD_OUT[0]}"]
+        keys = [word for key in quick for word in ("--set", key)]
+        out = ["--out", tmp_path / "runs", "--json"]
+        done = harness("run", "--suite", "superni", "--method", method, "--model", toy_model, *keys, *out)
+        assert done.status == 0, done.err
+        return done.json
+
+    return call
+
+
+def predicted(run: Any, task: str) -> list[str]:
+    path = Path(run["directory"], "predictions", f"{task}.jsonl")
+    return [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("method", ["lora_all", "c_poly", "lorahub", "moa"])
+def test_held_out_tasks_are_predicted_by_a_trained_method(harness: Harness, trained: Harness, method: str) -> None:
+    run = trained(method)
+    task = run["scores"]["tk_held_out"]["tasks"][HELD_OUT[0]]
+    assert (task["n"], task["n_train"]) == (2, 0)
+    assert task["value"] is not None
+    assert harness("evaluate", run["directory"], "--split", "dev").status == 0
+
+
+def test_without_shared_parts_a_held_out_task_is_answered_by_the_base_model(trained: Harness) -> None:
+    base, alone, shared = (trained(method) for method in ("no_finetune", "lora_single", "lora_all"))
+    assert predicted(alone, HELD_OUT[0]) == predicted(base, HELD_OUT[0]) != predicted(shared, HELD_OUT[0])
 
 
 @pytest.mark.parametrize(
