@@ -97,7 +97,7 @@ class ExampleStream:
                 yield chosen
 
     def counts(self) -> Counter[str | None]:
-        """The number of examples of each task that the file names; None counts the examples without a task. All are checked.
+        """The number of examples of each task that the file names; None counts those without a task. All are checked.
 
         Raises: DataError for a blank prompt, and for a task that is needed or unknown, with file, line and remedy.
         """
