@@ -15,7 +15,7 @@ from harness.reporting.numbers import MISSING, count, duration, number, or_missi
 from harness.scoring.significance import Pair, best_against, family
 from harness.scoring.verdict import DRAWS_ONLY, gain, score_interval, verdict
 from harness.store.machine import differences
-from harness.task import ParameterLimit
+from harness.task import MIN_EXAMPLES, ParameterLimit
 
 _HASH: Final = re.compile(r"[0-9a-f]{40,64}")
 _INDENT: Final = 3 * "&nbsp;"
@@ -193,9 +193,12 @@ def _cell(cell: Cell) -> str:
 def _notes(table: Table) -> Iterator[str]:
     spec = table.spec
     left_out = [escape(task) for task in table.tasks if task not in table.mean_of]
-    yield f"The mean is over {len(table.mean_of)} tasks: {', '.join(map(escape, table.mean_of)) or MISSING}" + (
-        f"; without {', '.join(left_out)} (too few test examples)" if left_out else ""
-    )
+    few = f"fewer than {MIN_EXAMPLES} test examples"
+    if table.mean_of:
+        without = f"; without {', '.join(left_out)} ({few})" if left_out else ""
+        yield f"The mean is over {len(table.mean_of)} tasks: {', '.join(map(escape, table.mean_of))}{without}"
+    else:
+        yield f"There is no mean, because every task has {few}"
     data = ", ".join(f"{escape(k)} {escape(_short(v))}" for k, v in spec.data.fingerprints.items())
     model = "none" if spec.model is None else f"{escape(spec.model.label)} ({escape(spec.model.fingerprint)[:12]})"
     yield f"Data: {escape(spec.data.label)}" + (f" ({data})" if data else "") + f"; base model: {model}"

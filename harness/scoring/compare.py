@@ -133,7 +133,9 @@ def render(found: Comparison) -> str:
         _table(found.tasks),
         "",
         "MDD: minimum detectable difference (80 % power)",
-        f"mean of {len(found.mean_of)} tasks: A {percent(found.a_mean)}, B {percent(found.b_mean)}",
+        f"mean of {len(found.mean_of)} tasks: A {percent(found.a_mean)}, B {percent(found.b_mean)}"
+        if found.mean_of
+        else f"no mean, because every task has fewer than {MIN_EXAMPLES} examples",
         f"tasks (Holm, {100 * _ALPHA:.0f} %): {found.count('win')} won, {found.count('tie')} tied, "
         f"{found.count('loss')} lost",
     ]

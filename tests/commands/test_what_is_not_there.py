@@ -44,6 +44,21 @@ def test_data_that_were_moved_away_and_data_that_changed_are_different_errors(
     assert "test.jsonl differ" in changed
 
 
+def test_without_enough_examples_for_a_mean_each_command_says_so(
+    toy_run: Command, harness: Command, data: Path, tmp_path: Path
+) -> None:
+    runs = []
+    for method in ("majority", "nearest"):
+        done = toy_run("--method", method, "--data", data)
+        assert "no mean, because every task has fewer than 50 examples" in done.out
+        runs += (tmp_path / "runs").glob(f"{method}-*")
+    compared = harness("compare", runs[0], "--with", runs[1])
+    assert "no mean, because every task has fewer than 50 examples" in compared.out
+    assert "mean of 0" not in compared.out
+    board = harness("leaderboard", "toys", "--out", tmp_path / "runs")
+    assert "There is no mean, because every task has fewer than 50 test examples" in board.out
+
+
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "config.json"])
 def test_a_git_lfs_pointer_in_the_place_of_a_models_file_is_named(
     harness: Command, toy_run: Command, toy_model: Path, tmp_path: Path, name: str
