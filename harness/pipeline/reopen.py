@@ -32,21 +32,24 @@ class ReopenedRun:
     resolved: Resolved
 
 
-def reopen(path: Path, data: str | None = None, model: str | None = None) -> ReopenedRun:
+def reopen(
+    path: Path, data: str | None = None, model: str | None = None, *, data_option: str = "--data"
+) -> ReopenedRun:
     """Open a finished run and check that its data, model and method are still those that it used.
 
     Args:
         data, model: their current locations, if they have moved.
+        data_option: the option of the command that gives the location of the data, for errors.
 
     Raises: StoreError if the run is not finished; DataError or ModelError if data or model have changed.
     """
     finished = open_finished(path)
     run, record = finished.run, finished.record
-    request = request_of_run(run, data, model)
+    request = request_of_run(run, data, model, data_option=data_option)
     # The adapter of a finished run already holds what came from its parent, which may have been deleted.
     alone = {name: value for name, value in request.options.items() if name != "from"}
     resolved = resolve(dataclasses.replace(request, options=alone), open_recorded(record.spec.suite))
-    _check_same(run, record.spec, resolved)
+    _check_same(run, record.spec, resolved, data_option)
     # The same data may have a fingerprint of an older form in the record; the run keeps its identity.
     spec = resolved.spec.model_copy(update={"parent": record.spec.parent, "data": record.spec.data})
     return ReopenedRun(run=run, record=record, resolved=dataclasses.replace(resolved, spec=spec))
@@ -100,11 +103,11 @@ def _predictor(resolved: Resolved) -> str:
     return f"the method {spec.method.name}" if isinstance(resolved.method, Baseline) else spec.backend
 
 
-def _check_same(run: RunDirectory, then: RunSpec, resolved: Resolved) -> None:
+def _check_same(run: RunDirectory, then: RunSpec, resolved: Resolved, data_option: str) -> None:
     """An adapter can only be used with the base model, tasks and method that it was trained with."""
     now = resolved.spec
     if not resolved.suite.same_data(then.data.fingerprints, now.data.fingerprints):
-        raise _other_data(run, then.data, resolved.source, now.data)
+        raise _other_data(run, then.data, resolved.source, now.data, data_option)
     if then.clusters != now.clusters:
         raise StoreError(f"{run.name} used other clusters than its inputs.json states: repeat the run")
     if list(then.suite.tasks) != list(now.suite.tasks):
@@ -130,7 +133,9 @@ def _check_same(run: RunDirectory, then: RunSpec, resolved: Resolved) -> None:
         )
 
 
-def request_of_run(run: RunDirectory, data: str | None = None, model: str | None = None) -> Request:
+def request_of_run(
+    run: RunDirectory, data: str | None = None, model: str | None = None, *, data_option: str = "--data"
+) -> Request:
     """The request of a run, with ``data`` and ``model`` if they have moved. Raises: StoreError."""
     try:
         saved = json.loads(run.inputs.read_bytes())
@@ -141,7 +146,7 @@ def request_of_run(run: RunDirectory, data: str | None = None, model: str | None
     if data is None and recorded and Path(recorded).is_absolute() and not Path(recorded).exists():
         raise DataError(
             f"the data of {run.name} were in {recorded}, which no longer exists. If they have moved, give their new "
-            "location with --data"
+            f"location with {data_option}"
         )
     return merge(request, Request(options={"data": data, "model": model}))
 
@@ -182,9 +187,13 @@ def data_at(run: RunDirectory, data: str | None, config: EvalConfig | None = Non
     return RunData(spec=spec, suite=suite, evaluated=examples.with_examples())
 
 
-def _other_data(run: RunDirectory, recorded: DataSpec, source: str, present: DataSpec) -> DataError:
+def _other_data(
+    run: RunDirectory, recorded: DataSpec, source: str, present: DataSpec, data_option: str = "--data"
+) -> DataError:
     """The error for data that are not the run's: the parts that differ, and the recorded revision, if there is one."""
     then, now = recorded.fingerprints, present.fingerprints
     names = ", ".join(name for name in sorted({*then, *now}) if then.get(name) != now.get(name))
     revision = f", for a data set of the hub ID@{then['revision']}" if "revision" in then else ""
-    return DataError(f"{source} is not the data that {run.name} used ({names} differ): give the right --data{revision}")
+    return DataError(
+        f"{source} is not the data that {run.name} used ({names} differ): give the right {data_option}{revision}"
+    )

@@ -76,7 +76,7 @@ def submit(request: SubmitRequest) -> Submission:
     out.check_free()
     record = open_finished(request.run).record
     _check_form(suite_of(record.spec.suite), record)
-    finished = reopen(request.run, request.run_data, request.model)
+    finished = reopen(request.run, request.run_data, request.model, data_option="--run-data")
     suite = finished.resolved.suite
     source = finished.resolved.source if request.data is None else suite.pin(request.data)
     examples = [to_example(columns) for columns in read_split(suite, source, "test")]

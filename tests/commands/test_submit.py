@@ -193,3 +193,19 @@ def test_an_adapter_above_the_benchmarks_limit_is_a_warning(harness: Command, tm
     done = harness("submit", only(tmp_path / "runs"), "--data", data, "--out", tmp_path / "a.zip")
     assert done.status == 0, done.err
     assert "at most 1 % of the base model's parameters" in done.err
+
+
+def test_a_run_whose_data_have_moved_is_found_again(harness: Command, blank_test: Path, tmp_path: Path) -> None:
+    shutil.copytree(SAMPLE, tmp_path / "data")
+    command = ("run", "--suite", "promptcblue", "--method", "majority", "--data", tmp_path / "data")
+    assert harness(*command, "--out", tmp_path / "runs").status == 0
+    (tmp_path / "data").rename(tmp_path / "moved")
+    again = ("submit", only(tmp_path / "runs"), "--data", blank_test, "--out", tmp_path / "a.zip")
+    gone = harness(*again)
+    assert (gone.status, "give their new location with --run-data" in gone.err) == (1, True), gone.err
+    shutil.copytree(tmp_path / "moved", tmp_path / "other")
+    dev = (SAMPLE / "dev.json").read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "other" / "dev.json").write_text("".join(dev[1:]), encoding="utf-8")
+    other = harness(*again, "--run-data", tmp_path / "other")
+    assert (other.status, "give the right --run-data" in other.err) == (1, True), other.err
+    assert harness(*again, "--run-data", tmp_path / "moved").status == 0
