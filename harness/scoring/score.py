@@ -143,7 +143,7 @@ def render_scores(scores: Scores, protocol: str) -> str:
     mean_range = f" ({percent_range(table.mean_ci95)})" if table.mean_ci95 else ""
     mean_line = f"{mean_of}: {percent(table.mean)}{mean_range}" if table.mean_of else mean_of
     grouped = [
-        f"{task}: the interval is over {s.n_units} groups of examples that belong together, not over single examples"
+        f"{task}: the interval is over groups of examples that belong together ({s.n_units}), not over single examples"
         for task, s in table.tasks.items()
         if s.n_units is not None
     ]

@@ -163,7 +163,9 @@ def test_a_mean_needs_fifty_pages_and_a_table_says_how_many_there_are(n_pages: i
     table = scored.scores.root["official"]
     assert (table.tasks["reading"].n, table.tasks["reading"].n_units) == (3 * n_pages, n_pages)
     assert table.mean_of == mean_of
-    assert f"reading: the interval is over {n_pages} groups of examples" in render_scores(scored.scores, "official")
+    assert f"reading: the interval is over groups of examples that belong together ({n_pages})" in render_scores(
+        scored.scores, "official"
+    )
     assert scored.draws["reading"].correct == {}, "McNemar's test would count answers as independent"
 
 
