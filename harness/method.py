@@ -209,6 +209,19 @@ class HasExperts(Protocol):
         """By module name, the layers whose output is a weighted sum over experts."""
 
 
+@runtime_checkable
+class MarksTokens(Protocol):
+    """An adapter whose penalty is computed from tokens. This is optional: without it the adapter gets no marks."""
+
+    def mark_tokens(self, real: Tensor) -> None:
+        """Called inside ``route`` before a forward of training, which tokens are not padding.
+
+        Args:
+            real: BoolTensor (B, S) on the CPU, of the shape of ``input_ids``: True for tokens of prompts and targets,
+                False for padding and for what fills a packed sequence.
+        """
+
+
 @dataclass(frozen=True, kw_only=True)
 class Start:
     """The finished run that a run is initialised from: its tasks by route, and its adapter's ``state_dict``."""

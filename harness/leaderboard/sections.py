@@ -152,9 +152,10 @@ def tested_claims(table: Table, claims: Sequence[Claim]) -> Iterator[str]:
 
 
 def _named(table: Table, name: str) -> Row | None:
-    return next((r for r in table.rows if r.label == name), None) or next(
-        (r for r in table.rows if r.group.name == name and r.group.spec.method.preset is None), None
-    )
+    """The row with this label; else, of the rows of this method, one with the table's own effort and one adapter."""
+    rows = [r for r in table.rows if r.group.name == name and r.group.spec.method.preset is None]
+    rows.sort(key=lambda r: (r.label != name, r.unranked is not None, r.group.spec.clusters is not None))
+    return rows[0] if rows else next((r for r in table.rows if r.label == name), None)
 
 
 def one_sweep(sweep: Sweep, shared: SeedVariance | None) -> Iterator[str]:

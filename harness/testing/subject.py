@@ -95,6 +95,7 @@ def gradients(s: Subject, adapter: Adapter) -> dict[str, Tensor]:
     """The gradients of a loss and the penalty in training mode, by parameter name; zeros for an unused parameter."""
     s.model.train()
     adapter.begin_step("stage", 1)
+    torch.manual_seed(1)  # as the engine seeds each step, so that dropout is the same in every call
     with s.routed(adapter, s.labels, s.tokens):
         logits = s.model(input_ids=s.tokens, use_cache=False).logits
         (logits.logsumexp(-1) - logits[..., 0]).mean().add(adapter.penalty()).backward()

@@ -18,7 +18,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from harness.method import Adapter, AdapterMethod, ArtefactKind, Start, Trait
+from harness.method import Adapter, AdapterMethod, ArtefactKind, MarksTokens, Start, Trait
+from harness.seeding import stable_seed
 from harness.task import Example
 
 VOCABULARY = 67
@@ -110,6 +111,7 @@ class ToyTrainer:
         self.model.train()
         for step in range(round(self.steps * share)):
             self.adapter.begin_step(stage, step)
+            torch.manual_seed(stable_seed("dropout", self.seed, stage, step))  # as the engine seeds each step
             optimiser.zero_grad(set_to_none=True)
             losses, penalty = self._losses(order.choices(examples, k=size))
             (losses.mean() + penalty / size).backward()  # type: ignore[no-untyped-call]
@@ -160,6 +162,8 @@ class ToyTrainer:
         for i, prompt in enumerate(prompts):
             labels[i, : len(prompt)] = -100
         with self.adapter.route(torch.tensor([tasks.index(e.task) for e in examples])):
+            if isinstance(self.adapter, MarksTokens):
+                self.adapter.mark_tokens(mask)
             if Trait.LABEL_FREE in self.method.traits:
                 self.adapter.read(prompts, torch.arange(len(prompts)))
             logits = self.model(input_ids=tokens, attention_mask=mask.long(), use_cache=False).logits

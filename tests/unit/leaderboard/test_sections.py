@@ -244,6 +244,16 @@ def test_a_back_end_row_asks_for_no_model_and_no_budget_and_is_made_once(tmp_pat
     }
 
 
+def test_a_claim_about_a_method_is_about_its_row_with_the_budget_of_the_others(
+    toy_run: ToyRuns, file: BoardSpec, plugin: Path
+) -> None:
+    larger = [toy_run("lora_all", sky(0.9), seed=s, train=STEPS, budget="stored:304") for s in (0, 1)]
+    text = render_markdown(make(toy_run, file, *larger)).replace("\u00a0", " ")
+    (line,) = (line for line in text.splitlines() if "(its paper)" in line)
+    assert "+20.0" in line  # cgc_lora has 70.0, lora_all 50.0, and the larger LoRA 90.0.
+    assert "stored:304" not in line
+
+
 def test_claims_are_not_tested_on_the_sample(toy_run: ToyRuns, file: BoardSpec, plugin: Path) -> None:
     runs = [toy_run(m, sky(p), sample=True, train=STEPS) for m, p in (("cgc_lora", 0.7), ("lora_all", 0.5))]
     text = render_markdown(build_leaderboard(runs, "toys", "official", file=file))

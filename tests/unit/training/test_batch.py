@@ -13,7 +13,7 @@ from toy_steps import CLOSE, ROUTES, TASKS, make_sequences
 from harness.data.encoding import Encoded
 from harness.data.routes import Routes
 from harness.registry import method_class
-from harness.training.batch import IGNORED, packed, padded, token_losses, weigh
+from harness.training.batch import IGNORED, encoder_decoder, packed, padded, token_losses, weigh
 from harness.training.packing import groups
 from methods.no_finetune import NoFinetune
 
@@ -105,3 +105,11 @@ def test_a_padded_sequence_has_the_losses_that_it_has_alone(toy_llama: Callable[
                 own = token_losses(model, adapter, alone, reads=False)
             assert torch.allclose(together[i, -len(own) :], own, atol=CLOSE)
             assert float(together[i, : -len(own)].abs().sum()) == 0.0
+
+
+def test_a_batch_marks_its_real_tokens() -> None:
+    weighted = weigh([encoded("a", 3, 2), encoded("b", 1, 1)], "token", Routes(("a", "b")))
+    cpu = torch.device("cpu")
+    assert padded(weighted, cpu).real.tolist() == [[True] * 5, [False] * 3 + [True] * 2]
+    assert packed(weighted, cpu, multiple=10).real.tolist() == [[True] * 7 + [False] * 3]
+    assert encoder_decoder(weighted, cpu, start=0).real.tolist() == [[True] * 3, [True, False, False]]

@@ -53,7 +53,9 @@ def reference(steps: StepRunner, sequences: Sequence[Encoded], kind: str) -> flo
 
 
 @pytest.mark.parametrize("kind", LOSSES)
-@pytest.mark.parametrize("name", ["lora_all", "lora_single", "cgc_lora", "c_poly", "moe_lora", "moa"])
+@pytest.mark.parametrize(
+    "name", ["lora_all", "lora_single", "cgc_lora", "c_poly", "moe_lora", "moa", "mtl_lora", "multi_lora"]
+)
 def test_packed_sequences_give_the_loss_and_gradients_of_padded_ones(
     toy_llama: Callable[..., Any], name: str, kind: str
 ) -> None:

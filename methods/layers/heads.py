@@ -1,0 +1,137 @@
+"""A layer with one A for all heads: n factors B, summed or behind a task gate, and a small map of each task after A.
+
+Shapes: M labels of a route, n input vectors for each label, T tasks, H heads of rank r, A (r, d_in), B (d_out, H r) the
+stacked factors of the heads, z = A x (M, n, r).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout, linear, one_hot
+
+from harness.method import LoRAFactors
+from methods.layers.gates import Gate
+from methods.layers.linear import AdaptedLinear, add_product
+from methods.layers.routing import Route
+from methods.layers.target import TargetModule, generator
+
+
+class HeadScores(nn.Module):
+    """Free logits w (T, H) divided by a temperature. Initially w is uniform in +-1 / sqrt(H) (kaiming, a = sqrt(5)).
+
+    Args:
+        key: the name of the layer; initial values depend only on (seed, key, task name).
+    """
+
+    task_rows = ("logits",)
+
+    def __init__(self, tasks: Sequence[str], n_heads: int, temperature: float, seed: int, key: str) -> None:
+        super().__init__()
+        bound = n_heads**-0.5
+        rows = [
+            torch.empty(n_heads).uniform_(-bound, bound, generator=generator(seed, key, "heads", task))
+            for task in tasks
+        ]
+        self.logits = nn.Parameter(torch.stack(rows))
+        self.temperature = temperature
+
+    def forward(self) -> Tensor:
+        return self.logits / self.temperature
+
+    @torch.no_grad()
+    def reset(self, tasks: Sequence[int]) -> None:
+        """Give these tasks equal weights of all heads."""
+        self.logits[list(tasks)] = 0
+
+
+class TaskMap(nn.Module):
+    """A linear map Lambda_t of z for each task, initially the identity: (T, r, r), or its diagonal (T, r)."""
+
+    task_rows = ("weight",)
+
+    def __init__(self, n_tasks: int, rank: int, diagonal: bool) -> None:
+        super().__init__()
+        start = torch.ones(rank) if diagonal else torch.eye(rank)
+        self.weight = nn.Parameter(start.repeat(n_tasks, *[1] * start.dim()))
+        self.diagonal = diagonal
+
+    def forward(self, z: Tensor, route: Route) -> Tensor:
+        """Lambda_t z (M, n, r) for the task of each label."""
+        labels, position = route.labels, route.position
+        assert labels is not None
+        assert position is not None
+        weight = self.weight.to(z.dtype)
+        if self.diagonal:
+            return z * weight[labels][:, None]
+        if len(route.present) == 1:
+            return linear(z, weight[route.present[0]])
+        if not route.tokens:
+            return torch.bmm(z, weight[labels].transpose(1, 2))
+        # A map gathered for each token takes r times the memory of the token's z, so that all present tasks' maps are
+        # applied and the task's own is selected.
+        mapped = torch.unflatten(linear(z, weight[list(route.present)].flatten(0, 1)), -1, (-1, z.shape[-1]))
+        own = one_hot(position, len(route.present)).to(z.dtype)
+        return torch.einsum("mp,mnpr->mnr", own, mapped)
+
+    def of(self, task: int, a: Tensor) -> Tensor:
+        """Lambda_t A (r, d_in) of one task, without gradient."""
+        weight = self.weight.detach()[task]
+        return weight[:, None] * a if self.diagonal else weight @ a
+
+
+class HeadsLinear(AdaptedLinear):
+    """``out + scale sum_i g_ti B_i drop_i(Lambda_t A x)``: one A, H heads B_i, initially zero.
+
+    Args:
+        n_heads, rank: H and r.
+        scale: the factor on the whole update.
+        gate: the weights g of the heads by task; None: every weight is 1.
+        task_map: Lambda; None: the identity.
+        head_dropout: the probability with which entries of z are dropped in training, with a mask for each head. It
+            depends on the micro-batch, as ``dropout`` does.
+    """
+
+    def __init__(
+        self,
+        target: TargetModule,
+        *,
+        n_heads: int,
+        rank: int,
+        scale: float,
+        gate: Gate | None = None,
+        task_map: TaskMap | None = None,
+        head_dropout: float = 0.0,
+    ) -> None:
+        super().__init__(target)
+        # These are the A and the zeros of a plain LoRA; B has a block of columns for each head.
+        self.a = target.experts([0], rank).a
+        self.b = nn.Parameter(self.a.detach().new_zeros(self.out_features, n_heads * rank))
+        self.gate, self.task_map = gate, task_map
+        self.n_heads, self.scale, self.head_dropout = n_heads, scale, head_dropout
+
+    def factors(self) -> Mapping[str, nn.Parameter]:
+        return {"A": self.a, "B": self.b}
+
+    def delta(self, out: Tensor, x: Tensor) -> Tensor:
+        z = linear(x, self.a.to(x.dtype))
+        if self.task_map is not None:
+            z = self.task_map(z, self.route)
+        if self.gate is None:
+            heads = z.repeat(1, 1, self.n_heads)
+        else:
+            g = self.gate(self.route).to(z.dtype)
+            heads = (z[:, :, None] * g[:, None, :, None]).flatten(2)
+        if self.head_dropout:
+            heads = dropout(heads, self.head_dropout, self.training)
+        return add_product(out, heads, self.b.to(x.dtype), self.scale)
+
+    @torch.no_grad()
+    def fold(self, task: int) -> LoRAFactors:
+        a = self.a.detach()
+        a = a.clone() if self.task_map is None else self.task_map.of(task, a)
+        heads = torch.unflatten(self.b.detach(), 1, (self.n_heads, -1))
+        g = heads.new_ones(self.n_heads) if self.gate is None else self.gate.task_weights()[task].to(heads)
+        return LoRAFactors(a=a, b=self.scale * torch.einsum("h,ohr->or", g, heads))
