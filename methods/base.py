@@ -37,7 +37,7 @@ from methods.layers.gates import EmbeddingScores, FreeScores, Gate, TaskEmbeddin
 from methods.layers.linear import AdaptedLinear, GatedLinear, TaskLinear
 from methods.layers.peft_io import peft_modules
 from methods.layers.routing import Route
-from methods.layers.target import ExpertFactors, TargetModule, generator, method_seed
+from methods.layers.target import ExpertFactors, TargetModule, block_of, generator, method_seed
 
 __all__ = [
     "AdaptedLinear",
@@ -99,6 +99,7 @@ class LoRAMethod(AdapterMethod):
         """Put the adapter on a frozen model. Raises: UsageError if ``targets`` matches no linear layer."""
         require_bare(model)
         route, modules = Route(len(tasks)), dict[str, nn.Module]()
+        blocks = tuple(dict.fromkeys(filter(None, (block_of(name) for name, _ in iter_linear(model)))))
         layers = {
             name: self.layer(
                 TargetModule(
@@ -109,6 +110,7 @@ class LoRAMethod(AdapterMethod):
                     dropout=self.dropout,
                     route=route,
                     modules=modules,
+                    blocks=blocks,
                 )
             )
             for name, linear in self.target_layers(model).items()
