@@ -166,6 +166,14 @@ class StepRouting(Protocol):
         """The method's own loss term, summed over the prompts of the last ``read``; the engine divides. A scalar."""
 
 
+@runtime_checkable
+class CountsTokens(Protocol):
+    """An adapter whose penalty is a mean over tokens of the text. This is optional."""
+
+    def count_tokens(self, masks: Sequence[Tensor]) -> None:
+        """Called inside ``route`` before each forward: bool (B, S), False for padding; two for an encoder-decoder."""
+
+
 class Adapter(Routing, StepRouting, Protocol):
     """The trainable part that a method adds to a model."""
 
@@ -274,8 +282,7 @@ class Trainer(Protocol):
 class Method(ABC):
     """A row of a leaderboard: a ``Baseline`` or an ``AdapterMethod``. Subclass one of these two.
 
-    A frozen dataclass whose fields are its hyper-parameters (``method.<field>`` keys). Fields must be JSON values (str,
-    int, float, bool, None, tuples of these) with defaults.
+    A frozen dataclass whose fields are its hyper-parameters (``method.<field>`` keys): JSON values and their tuples.
     """
 
     version: ClassVar[int]  # Raise it whenever results change: runs of another version are not reused.
