@@ -222,12 +222,12 @@ class TokenGatedAdapter(LoRAAdapter):
     def _summed(self, n_vectors: int, weights: Sequence[TokenWeights]) -> Tensor:
         """The balance of layers that read the same n_vectors vectors and have the same number of experts."""
         p = torch.stack([w.p.reshape(n_vectors, -1) for w in weights])
-        shares = self._shares(n_vectors).to(p.dtype)
+        shares = self._shares(n_vectors, p.dtype)
         f = [torch.ones_like(w.p) if w.selected is None else w.selected for w in weights]
         used = torch.stack([s.reshape(n_vectors, -1) for s in f])
         return self.balance.of(shares @ p, shares @ used)
 
-    def _shares(self, n_vectors: int) -> Tensor:
+    def _shares(self, n_vectors: int, dtype: torch.dtype) -> Tensor:
         """(S, V): 1 / n for the n vectors of each sequence, 0 for those of others and of padding.
 
         A product with it adds in a fixed order on every device, which ``index_add`` does not.
@@ -243,4 +243,4 @@ class TokenGatedAdapter(LoRAAdapter):
                     f"a layer reads {n_vectors} vectors, and the batch has {[m.numel() for m in self._masks]} tokens"
                 )
             own = own & mask.reshape(-1).to(owner.device)
-        return own / own.sum(1, keepdim=True).clamp(min=1)
+        return own.to(dtype) / own.sum(1, keepdim=True).clamp(min=1)
