@@ -22,9 +22,9 @@ from methods.layers.token_gates import (
 class LoRAMoE(LoRAMethod):
     """h = W0 x + alpha / expert_rank sum_k w_k(x) B_k A_k drop(x) with w(x) = softmax(W_r x); initially B_k = 0.
 
-    A gate for each layer reads x before dropout. The load balance is the squared coefficient of variation of the experts'
-    weights, for each sequence and layer. The paper also scales weights by the type of a sequence (delta), of which its
-    release has two and switches the factor off; a suite has no such types.
+    A gate for each layer reads x before dropout. The load balance is the squared coefficient of variation of the
+    experts' weights, for each sequence and layer. The paper also scales weights by the type of a sequence (delta), of
+    which its release has two and switches the factor off; a suite has no such types.
 
     expert_rank: of each expert. balance: the weight of the load balance, 0 as in the release's run.
     """

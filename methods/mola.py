@@ -1,4 +1,4 @@
-"""MoLA (arXiv 2402.08562, after the released code): the k likeliest experts of each token, and more experts by depth."""
+"""MoLA (arXiv 2402.08562, after the released code): the k likeliest experts of each token, more of them by depth."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from methods.layers.token_gates import (
 class MoLA(LoRAMethod):
     """h = W0 x + alpha / expert_rank sum_{e in S} p_e / (sum_{i in S} p_i) B_e A_e drop(x); initially B_e = 0.
 
-    p = softmax(W_r x) is a token's, from x before dropout, and S holds the top_k largest p_e. The load balance is that of
-    Switch Transformers, for each sequence and layer.
+    p = softmax(W_r x) is a token's, from x before dropout, and S holds the top_k largest p_e. The load balance is that
+    of Switch Transformers, for each sequence and layer.
 
-    n_experts: the number of experts in the layers of each of as many groups of blocks, from the input to the output. One
-        number is that of all layers.
+    n_experts: the number of experts in the layers of each of as many groups of blocks, from the input to the output.
+        One number, [5], is that of all layers.
     expert_rank: of each expert. top_k: the number of experts of a token. balance: the weight of the load balance.
     """
 
@@ -63,8 +63,8 @@ class MoLA(LoRAMethod):
         require_weight("method.balance", self.balance)
         if not self.n_experts or min(self.n_experts) < self.top_k:
             raise UsageError(
-                f"method.n_experts={list(self.n_experts)}: give method.top_k={self.top_k} or more experts for each group "
-                "of blocks"
+                f"method.n_experts={list(self.n_experts)}: give method.top_k={self.top_k} or more experts for each "
+                "group of blocks"
             )
 
     def ranks(self, n_tasks: int) -> Ranks:

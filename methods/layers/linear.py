@@ -1,8 +1,8 @@
 """Expert layers: a frozen linear layer and E low-rank experts, computed without a loop over the experts.
 
 Shapes: M labels of a route, n input vectors for each label (the tokens of a sequence, times beams), E experts of rank
-r, A (E r, d_in) and B (d_out, E r) the stacked factors of the experts, g (M, E) the weights of the experts, or (M, n, E)
-where each vector has its own.
+r, A (E r, d_in) and B (d_out, E r) the stacked factors of the experts, g (M, E) the weights of the experts, or
+(M, n, E) where each vector has its own.
 """
 
 from __future__ import annotations

@@ -74,8 +74,8 @@ class TopKGate(TokenGate):
 class ThresholdGate(TokenGate):
     """The experts above a threshold: g_e = (p_e - tau)+ / sum_e (p_e - tau)+, all 0 if none is above it.
 
-    tau = max_threshold sigmoid(w x + b) depends on the token. Initially w and b are uniform in +-1 / sqrt(d_in), as those
-    of a linear layer. The load balance averages p - tau, as in the released code.
+    tau = max_threshold sigmoid(w x + b) depends on the token. Initially w and b are uniform in +-1 / sqrt(d_in), as
+    those of a linear layer. The load balance averages p - tau, as in AdaMoLE's released code.
     """
 
     def __init__(self, target: TargetModule, n_experts: int, max_threshold: float) -> None:
@@ -162,7 +162,8 @@ class Balance:
     its tokens,
 
     - "switch": E sum_e f_e P_e (Switch Transformers, arXiv 2101.03961);
-    - "variation": Var_e(P_e) / (Mean_e(P_e)^2 + 1e-10), the squared coefficient of variation, with the unbiased variance.
+    - "variation": Var_e(P_e) / (Mean_e(P_e)^2 + 1e-10), the squared coefficient of variation, with the unbiased
+      variance (LoRAMoE, arXiv 2312.09979).
     """
 
     weight: float
@@ -181,8 +182,8 @@ class TokenGatedAdapter(LoRAAdapter):
     """Layers with token gates, and their load balance as the penalty of a training step.
 
     The balance is a mean over the sequences of the step, each averaged over its own tokens without padding. It is thus
-    the same however the step is divided into micro-batches, packed sequences and processes, while that of the tokens of a
-    micro-batch, as in released code, is not. For micro-batches of one sequence both are equal.
+    the same however the step is divided into micro-batches, packed sequences and processes, while that of the tokens of
+    a micro-batch, as in released code, is not. For micro-batches of one sequence both are equal.
     """
 
     def __init__(self, parts: Parts, balance: Balance) -> None:

@@ -76,7 +76,10 @@ class Loop:
         for k in range(len(p)):
             if used[k]:
                 own = slice(0, rank) if isinstance(self.method, HydraLoRA) else slice(k * rank, (k + 1) * rank)
-                a, b = self.values[f"{self.module}.A"][own], self.values[f"{self.module}.B"][:, k * rank : (k + 1) * rank]
+                a, b = (
+                    self.values[f"{self.module}.A"][own],
+                    self.values[f"{self.module}.B"][:, k * rank : (k + 1) * rank],
+                )
                 out = out + self.method.alpha / rank * scores[k] / total * (b @ (a @ x))
         return out
 
@@ -372,7 +375,7 @@ def test_values_out_of_range_are_errors_that_name_the_key(make: Callable[[], Any
 
 
 def test_the_gate_of_a_token_depends_on_that_token_only() -> None:
-    net, adapter = attached(LoRAMoE(targets="first"))
+    _, adapter = attached(LoRAMoE(targets="first"))
     gate, x = adapter.layers["first"].gate, inputs()
     assert isinstance(gate, TokenGate)
     changed = x.clone()

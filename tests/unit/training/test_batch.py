@@ -13,7 +13,7 @@ from toy_steps import CLOSE, ROUTES, TASKS, make_sequences
 from harness.data.encoding import Encoded
 from harness.data.routes import Routes
 from harness.registry import method_class
-from harness.training.batch import IGNORED, packed, padded, token_losses, weigh
+from harness.training.batch import IGNORED, encoder_decoder, packed, padded, token_losses, weigh
 from harness.training.packing import groups
 from methods.no_finetune import NoFinetune
 
@@ -32,6 +32,19 @@ STEP = [
     encoded("b", 12, 3, 31),
     encoded("c", 4, 4, 47),
 ]
+
+
+def test_masks_are_true_for_the_tokens_of_the_text_and_the_sides_of_an_encoder_decoder_differ_in_width() -> None:
+    weighted = weigh([encoded("a", 3, 2), encoded("b", 1, 3)], "token", Routes(("a", "b")))
+    cpu = torch.device("cpu")
+    assert [m.int().tolist() for m in padded(weighted, cpu).masks] == [[[1, 1, 1, 1, 1], [0, 1, 1, 1, 1]]]
+    assert [m.int().tolist() for m in packed(weighted, cpu, 4).masks] == [[[1] * 9 + [0] * 3]]
+    batch = encoder_decoder(weighted, cpu, 0)
+    assert [m.int().tolist() for m in batch.masks] == [[[1, 1, 1], [1, 0, 0]], [[1, 1, 0, 0], [1, 1, 1, 0]]]
+    assert batch.inputs["decoder_input_ids"].shape == batch.masks[1].shape
+    assert batch.labels.view(2, 4)[:, 3].tolist() == [IGNORED, IGNORED]
+    narrow = encoder_decoder(weighted[:1], cpu, 0)
+    assert [tuple(m.shape) for m in narrow.masks] == [(1, 3), (1, 2)]
 
 
 @pytest.mark.parametrize("kind", ["token", "example", "task"])
