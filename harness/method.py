@@ -166,6 +166,19 @@ class StepRouting(Protocol):
         """The method's own loss term, summed over the prompts of the last ``read``; the engine divides. A scalar."""
 
 
+@runtime_checkable
+class CountsTokens(Protocol):
+    """An adapter whose penalty is a mean over tokens of the text. This is optional."""
+
+    def count_tokens(self, masks: Sequence[Tensor]) -> None:
+        """Called inside ``route`` before each forward of training.
+
+        Args:
+            masks: BoolTensor (B, S) on the CPU of the shape of ``input_ids``, False for padding and for what fills a
+                packed sequence; an encoder-decoder has a second one, of its decoder's side.
+        """
+
+
 class Adapter(Routing, StepRouting, Protocol):
     """The trainable part that a method adds to a model."""
 
@@ -207,19 +220,6 @@ class HasExperts(Protocol):
 
     def experts(self) -> Mapping[str, Experts]:
         """By module name, the layers whose output is a weighted sum over experts."""
-
-
-@runtime_checkable
-class MarksTokens(Protocol):
-    """An adapter whose penalty is computed from tokens. This is optional: without it the adapter gets no marks."""
-
-    def mark_tokens(self, real: Tensor) -> None:
-        """Called inside ``route`` before a forward of training, which tokens are not padding.
-
-        Args:
-            real: BoolTensor (B, S) on the CPU, of the shape of ``input_ids``: True for tokens of prompts and targets,
-                False for padding and for what fills a packed sequence.
-        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,8 +287,7 @@ class Trainer(Protocol):
 class Method(ABC):
     """A row of a leaderboard: a ``Baseline`` or an ``AdapterMethod``. Subclass one of these two.
 
-    A frozen dataclass whose fields are its hyper-parameters (``method.<field>`` keys). Fields must be JSON values (str,
-    int, float, bool, None, tuples of these) with defaults.
+    A frozen dataclass whose fields are its hyper-parameters (``method.<field>`` keys): JSON values and their tuples.
     """
 
     version: ClassVar[int]  # Raise it whenever results change: runs of another version are not reused.

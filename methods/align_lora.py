@@ -62,9 +62,9 @@ class AlignAdapter(LoRAAdapter):
             finally:
                 self.alignment.end()
 
-    def mark_tokens(self, real: Tensor) -> None:
-        """As ``MarksTokens.mark_tokens``: padding takes no part in the statistics."""
-        self.alignment.real = real.cpu()
+    def count_tokens(self, masks: Sequence[Tensor]) -> None:
+        """As ``CountsTokens.count_tokens``: padding takes no part in the statistics."""
+        (self.alignment.real,) = masks
 
     def penalty(self) -> Tensor:
         """The weighted alignment loss of the micro-batch, times the number of its sequences.

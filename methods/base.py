@@ -37,7 +37,7 @@ from methods.layers.gates import EmbeddingScores, FreeScores, Gate, TaskEmbeddin
 from methods.layers.linear import AdaptedLinear, GatedLinear, TaskLinear
 from methods.layers.peft_io import peft_modules
 from methods.layers.routing import Route
-from methods.layers.target import ExpertFactors, TargetModule, generator, method_seed
+from methods.layers.target import ExpertFactors, TargetModule, block_of, generator, method_seed
 
 __all__ = [
     "AdaptedLinear",
@@ -60,6 +60,7 @@ __all__ = [
     "generator",
     "method_seed",
     "require_choice",
+    "require_positive",
     "require_target_layers",
     "to_json_numbers",
     "train_alone",
@@ -77,7 +78,7 @@ class LoRAMethod(AdapterMethod):
     alpha: the numerator of the scale s. dropout: on the input of the adapted part, one mask for each layer.
     """
 
-    rank_field: ClassVar[str] = "rank"  # Stored and active rank are proportional to this field.
+    rank_field: ClassVar[str] = "rank"  # Stored and active rank grow with this field, by 1 or more for each 1.
 
     targets: str = "all"
     alpha: float = 32.0
@@ -99,6 +100,7 @@ class LoRAMethod(AdapterMethod):
         """Put the adapter on a frozen model. Raises: UsageError if ``targets`` matches no linear layer."""
         require_bare(model)
         route, modules = Route(len(tasks)), dict[str, nn.Module]()
+        blocks = tuple(dict.fromkeys(filter(None, (block_of(name) for name, _ in iter_linear(model)))))
         layers = {
             name: self.layer(
                 TargetModule(
@@ -109,6 +111,7 @@ class LoRAMethod(AdapterMethod):
                     dropout=self.dropout,
                     route=route,
                     modules=modules,
+                    blocks=blocks,
                 )
             )
             for name, linear in self.target_layers(model).items()
@@ -127,20 +130,34 @@ class LoRAMethod(AdapterMethod):
 
     def within(self: Self, budget: Budget, n_tasks: int) -> Self:
         field, step = self.rank_field, self.rank_step(n_tasks)
-        smallest = replace(self, **cast("dict[str, Any]", {field: step})).ranks(n_tasks)
-        used = smallest.active if budget.kind == "active" else smallest.stored
+        used = self._used(budget, step, n_tasks)
         if used > budget.rank:
             raise BudgetError(
                 f"{type(self).__name__} needs at least {budget.kind}:{used} with {n_tasks} tasks, and the budget is "
                 f"{budget}: use --budget {budget.kind}:{used} or more"
             )
-        return replace(self, **cast("dict[str, Any]", {field: step * (budget.rank // used)}))
+        value = step
+        while self._used(budget, value + step, n_tasks) <= budget.rank:
+            value += step
+        return replace(self, **cast("dict[str, Any]", {field: value}))
+
+    def _used(self, budget: Budget, value: int, n_tasks: int) -> int:
+        """The rank that the budget limits, if the rank field has this value."""
+        ranks = replace(self, **cast("dict[str, Any]", {self.rank_field: value})).ranks(n_tasks)
+        return ranks.active if budget.kind == "active" else ranks.stored
 
 
 def require_choice(what: str, value: str, choices: Sequence[str]) -> None:
     """Raises UsageError if a field's value is not one of its choices."""
     if value not in choices:
         raise unknown(what, value, choices)
+
+
+def require_positive(**fields: int) -> None:
+    """Raises UsageError if one of a method's fields, given by name, is below 1."""
+    for name, value in fields.items():
+        if value < 1:
+            raise UsageError(f"method.{name}={value}: use 1 or more")
 
 
 def select_layers(model: nn.Module, targets: str) -> dict[str, nn.Linear]:

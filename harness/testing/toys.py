@@ -18,7 +18,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from harness.method import Adapter, AdapterMethod, ArtefactKind, MarksTokens, Start, Trait
+from harness.method import Adapter, AdapterMethod, ArtefactKind, CountsTokens, Start, Trait
 from harness.seeding import stable_seed
 from harness.task import Example
 
@@ -162,8 +162,8 @@ class ToyTrainer:
         for i, prompt in enumerate(prompts):
             labels[i, : len(prompt)] = -100
         with self.adapter.route(torch.tensor([tasks.index(e.task) for e in examples])):
-            if isinstance(self.adapter, MarksTokens):
-                self.adapter.mark_tokens(mask)
+            if isinstance(self.adapter, CountsTokens):
+                self.adapter.count_tokens([mask])
             if Trait.LABEL_FREE in self.method.traits:
                 self.adapter.read(prompts, torch.arange(len(prompts)))
             logits = self.model(input_ids=tokens, attention_mask=mask.long(), use_cache=False).logits

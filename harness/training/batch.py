@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from harness.data.encoding import Encoded
 from harness.data.routes import Routes
-from harness.method import MarksTokens, StepRouting
+from harness.method import CountsTokens, StepRouting
 
 # The label of positions without a target. Labels go by position, because a target may hold the padding token.
 IGNORED = -100
@@ -32,8 +32,8 @@ class Batch:
     examples: of the shape of ``routes`` and on the CPU, the position in the whole step of each sequence's or token's
         example (``StepRouting.route``).
     prompts: B tensors, the tokenised prompts, for adapters that read them.
-    real: BoolTensor of the shape of ``input_ids`` and on the CPU, False for padding and filling.
     owner: of the shape of ``routes``, the index into ``prompts`` of each sequence or token; -1 for filling.
+    masks: bool on the CPU, False for padding and filling: (rows, S); for an encoder-decoder one of each side.
     shift: the model gives logits of one more position than is predicted, the last one of each sequence.
 
     ``tasks``, ``routes`` and ``owner`` have three readers (the log, the adapter's layers, the adapter's router), in
@@ -47,8 +47,8 @@ class Batch:
     routes: Tensor
     examples: Tensor
     prompts: Sequence[Tensor]
-    real: Tensor
     owner: Tensor
+    masks: Sequence[Tensor]
     shift: bool
 
 
@@ -109,7 +109,7 @@ def padded(sequences: Sequence[Weighted], device: torch.device) -> Batch:
     }
     if not bool(mask.all()):
         inputs |= {"attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
-    return _side_by_side(sequences, inputs, labels, mask.bool(), device, shift=True)
+    return _side_by_side(sequences, inputs, labels, device, masks=[mask.bool()], shift=True)
 
 
 def encoder_decoder(sequences: Sequence[Weighted], device: torch.device, start: int) -> Batch:
@@ -118,15 +118,19 @@ def encoder_decoder(sequences: Sequence[Weighted], device: torch.device, start: 
     start: the token that the decoder reads first; see ``harness.models.loading.decoder_start_token``.
     """
     labels = _pad([w.sequence.target for w in sequences], IGNORED, left=False)
-    first = torch.full((len(sequences), 1), start)
     mask = _pad([[1] * len(w.sequence.prompt) for w in sequences], 0, left=False)
+    if labels.shape == mask.shape:
+        # Layers recognise the side that they read by its width, so the two sides have different ones.
+        labels = nn.functional.pad(labels, (0, 1), value=IGNORED)
+    first = torch.full((len(sequences), 1), start)
     inputs = {
         "input_ids": _pad([w.sequence.prompt for w in sequences], 0, left=False),
         "attention_mask": mask,
         "decoder_input_ids": torch.cat([first, labels[:, :-1].clamp(min=0)], dim=1),
         "use_cache": False,
     }
-    return _side_by_side(sequences, inputs, labels, mask.bool(), device, shift=False)
+    # The decoder reads the start token and every target token but the last: as many as there are targets.
+    return _side_by_side(sequences, inputs, labels, device, masks=[mask.bool(), labels != IGNORED], shift=False)
 
 
 def packed(sequences: Sequence[Weighted], device: torch.device, multiple: int = 1) -> Batch:
@@ -166,8 +170,8 @@ def packed(sequences: Sequence[Weighted], device: torch.device, multiple: int = 
         routes=torch.tensor([routes + routes[-1:] * empty]),
         examples=torch.tensor([examples + examples[-1:] * empty]),
         prompts=[torch.tensor(w.sequence.prompt, device=device) for w in sequences],
-        real=torch.tensor([owner + [-1] * empty]) >= 0,
         owner=torch.tensor([owner + [-1] * empty], device=device),
+        masks=[torch.tensor([[True] * len(tokens) + [False] * empty])],
         shift=False,
     )
 
@@ -192,10 +196,10 @@ def token_losses(model: Any, adapter: StepRouting, batch: Batch, reads: bool) ->
 
     reads: the adapter chooses routes by reading the prompts (trait LABEL_FREE), so that it gets them first.
     """
-    if isinstance(adapter, MarksTokens):
-        adapter.mark_tokens(batch.real)
     if reads:
         adapter.read(batch.prompts, batch.owner)
+    if isinstance(adapter, CountsTokens):
+        adapter.count_tokens(batch.masks)
     return cross_entropies(batch_logits(model, batch), batch)
 
 
@@ -203,9 +207,9 @@ def _side_by_side(
     sequences: Sequence[Weighted],
     inputs: Mapping[str, Any],
     labels: Tensor,
-    real: Tensor,
     device: torch.device,
     *,
+    masks: Sequence[Tensor],
     shift: bool,
 ) -> Batch:
     width = labels.shape[1]
@@ -219,8 +223,8 @@ def _side_by_side(
         routes=tasks,
         examples=torch.tensor([w.position for w in sequences]),
         prompts=[torch.tensor(w.sequence.prompt, device=device) for w in sequences],
-        real=real,
         owner=torch.arange(len(sequences), device=device),
+        masks=masks,
         shift=shift,
     )
 

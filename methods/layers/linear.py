@@ -1,12 +1,14 @@
 """Expert layers: a frozen linear layer and E low-rank experts, computed without a loop over the experts.
 
 Shapes: M labels of a route, n input vectors for each label (the tokens of a sequence, times beams), E experts of rank
-r, A (E r, d_in) and B (d_out, E r) the stacked factors of the experts, g (M, E) the weights of the experts.
+r, A (E r, d_in) and B (d_out, E r) the stacked factors of the experts, g (M, E) the weights of the experts, or
+(M, n, E) where each vector has its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +22,14 @@ from methods.layers.target import ExpertFactors, TargetModule
 
 
 def output_sum(out: Tensor, x: Tensor, a: Tensor, b: Tensor, g: Tensor, scale: float) -> Tensor:
-    """``out + scale sum_k g_k B_k A_k x`` for out (M, n, d_out) and x (M, n, d_in): one LoRA of rank E r."""
+    """``out + scale sum_k g_k B_k A_k x`` for out (M, n, d_out) and x (M, n, d_in): one LoRA of rank E r.
+
+    The experts may share one A (r, d_in).
+    """
     z = linear(x, a)
-    weighted = torch.unflatten(z, -1, (g.shape[1], -1)) * g.to(z.dtype)[:, None, :, None]
+    g = g.to(z.dtype)
+    g = g if g.dim() == 3 else g[:, None]
+    weighted = torch.unflatten(z, -1, (-1, b.shape[1] // g.shape[-1])) * g[..., None]
     return add_product(out, weighted.flatten(2), b, scale)
 
 
@@ -56,7 +63,11 @@ class AdaptedLinear(nn.Module):
 
     It replaces the base layer in the model under the same name. A forward in the routed state without a route raises
     RuntimeError. Subclasses define what the routed state adds (``delta``) and how a task's share is folded (``fold``).
+
+    drops_input: ``delta`` gets the input after dropout. If not, it applies ``drop`` itself, to what it chooses.
     """
+
+    drops_input: ClassVar[bool] = True
 
     def __init__(self, target: TargetModule) -> None:
         super().__init__()
@@ -108,10 +119,14 @@ class AdaptedLinear(nn.Module):
                 f"{self.name}: the route has {labels.numel()} labels, which do not divide the {n_vectors} vectors of "
                 f"the input {tuple(x.shape)}; give a label for each sequence or each token"
             )
-        if self.dropout:
-            x = dropout(x, self.dropout, self.training)
+        if self.drops_input:
+            x = self.drop(x)
         per_label = (labels.numel(), n_vectors // labels.numel(), -1)
         return self.delta(out.reshape(per_label), x.reshape(per_label)).reshape(out.shape)
+
+    def drop(self, x: Tensor) -> Tensor:
+        """The input after dropout, which has one mask for each layer and is active in training only."""
+        return dropout(x, self.dropout, self.training) if self.dropout else x
 
     # Some models read these attributes of a linear layer (T5 casts the input to the dtype of its output layer).
 

@@ -27,9 +27,16 @@ def generator(*key: object) -> torch.Generator:
     return torch.Generator().manual_seed(method_seed(*key))
 
 
+def block_of(name: str) -> str:
+    """The name up to the first number (``model.layers.3``); "" for a layer outside every block."""
+    parts = name.split(".")
+    numbers = [i for i, part in enumerate(parts) if part.isdecimal()]
+    return ".".join(parts[: numbers[0] + 1]) if numbers else ""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ExpertFactors:
-    """The stacked factors of E experts of rank r: a (E r, d_in) and b (d_out, E r)."""
+    """The stacked factors of E experts of rank r: a (E r, d_in), or (r, d_in) if they share it, and b (d_out, E r)."""
 
     a: nn.Parameter
     b: nn.Parameter
@@ -47,6 +54,7 @@ class TargetModule:
         dropout: the probability with which the input of the adapted part is dropped in training.
         route: the state that all layers of the adapter share.
         modules: gates and embeddings that layers share, by key; one mapping for each adapter.
+        blocks: the names of all blocks of the model with linear layers, adapted or not, from the input to the output.
     """
 
     name: str
@@ -56,6 +64,7 @@ class TargetModule:
     dropout: float
     route: Route
     modules: dict[str, nn.Module]
+    blocks: tuple[str, ...] = ()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -64,10 +73,16 @@ class TargetModule:
 
     @property
     def block(self) -> str:
-        """The name up to the first number (``model.layers.3``); "" for a layer outside every block."""
-        parts = self.name.split(".")
-        numbers = [i for i, part in enumerate(parts) if part.isdecimal()]
-        return ".".join(parts[: numbers[0] + 1]) if numbers else ""
+        """The name of the layer's block; see ``block_of``."""
+        return block_of(self.name)
+
+    def depth_group(self, n: int) -> int:
+        """The index of the layer's group, if the blocks of its stack are divided by depth into n groups.
+
+        Encoder and decoder are two stacks. A layer outside every block is in group 0.
+        """
+        stack = [block for block in self.blocks if block.rpartition(".")[0] == self.block.rpartition(".")[0]]
+        return stack.index(self.block) * n // len(stack) if self.block in stack else 0
 
     def scope(self, scope: str) -> str:
         """The name that all layers of a scope ("linear", "block" or "model") have in common."""

@@ -24,7 +24,7 @@ from harness.training.packing import Layout
 from harness.training.step import Stage, StepRunner
 
 TASKS = ("one", "two", "three")
-RUNS = (("cgc_lora", "task"), ("lora_single", "token"), ("moa", "example"))
+RUNS = (("cgc_lora", "task"), ("lora_single", "token"), ("moa", "example"), ("mola", "token"))
 STEPS = 20
 
 

@@ -45,7 +45,7 @@ def attached(method: AlignLoRA) -> tuple[Any, Any]:
 
 def penalty_of(net: Any, adapter: Any, x: Tensor, labels: Tensor, real: Tensor, examples: Any = None) -> Tensor:
     with adapter.route(labels, examples):
-        adapter.mark_tokens(real)
+        adapter.count_tokens([real])
         net(x)
         result: Tensor = adapter.penalty()
         return result

@@ -34,6 +34,19 @@ STEP = [
 ]
 
 
+def test_masks_are_true_for_the_tokens_of_the_text_and_the_sides_of_an_encoder_decoder_differ_in_width() -> None:
+    weighted = weigh([encoded("a", 3, 2), encoded("b", 1, 3)], "token", Routes(("a", "b")))
+    cpu = torch.device("cpu")
+    assert [m.int().tolist() for m in padded(weighted, cpu).masks] == [[[1, 1, 1, 1, 1], [0, 1, 1, 1, 1]]]
+    assert [m.int().tolist() for m in packed(weighted, cpu, 4).masks] == [[[1] * 9 + [0] * 3]]
+    batch = encoder_decoder(weighted, cpu, 0)
+    assert [m.int().tolist() for m in batch.masks] == [[[1, 1, 1], [1, 0, 0]], [[1, 1, 0, 0], [1, 1, 1, 0]]]
+    assert batch.inputs["decoder_input_ids"].shape == batch.masks[1].shape
+    assert batch.labels.view(2, 4)[:, 3].tolist() == [IGNORED, IGNORED]
+    narrow = encoder_decoder(weighted[:1], cpu, 0)
+    assert [tuple(m.shape) for m in narrow.masks] == [(1, 3), (1, 2)]
+
+
 @pytest.mark.parametrize("kind", ["token", "example", "task"])
 def test_the_loss_of_a_step_is_the_weighted_mean_of_single_sequences(toy_llama: Any, kind: str) -> None:
     model = toy_llama()
