@@ -23,7 +23,7 @@ def output_sum(out: Tensor, x: Tensor, a: Tensor, b: Tensor, g: Tensor, scale: f
     """``out + scale sum_k g_k B_k A_k x`` for out (M, n, d_out) and x (M, n, d_in): one LoRA of rank E r."""
     z = linear(x, a)
     weighted = torch.unflatten(z, -1, (g.shape[1], -1)) * g.to(z.dtype)[:, None, :, None]
-    return _add_product(out, weighted.flatten(2), b, scale)
+    return add_product(out, weighted.flatten(2), b, scale)
 
 
 def factor_sum(out: Tensor, x: Tensor, a: Tensor, b: Tensor, g: Tensor, scale: float) -> Tensor:
@@ -31,7 +31,7 @@ def factor_sum(out: Tensor, x: Tensor, a: Tensor, b: Tensor, g: Tensor, scale: f
     z = linear(x, a)
     g = g.to(z.dtype)[:, None, :, None]
     u = (torch.unflatten(z, -1, (g.shape[2], -1)) * g).sum(2, keepdim=True)
-    return _add_product(out, (g * u).flatten(2), b, scale)
+    return add_product(out, (g * u).flatten(2), b, scale)
 
 
 def split_factor_sum(out: Tensor, x: Tensor, a: Tensor, b: Tensor, g: Tensor, splits: int, scale: float) -> Tensor:
@@ -45,7 +45,7 @@ def split_factor_sum(out: Tensor, x: Tensor, a: Tensor, b: Tensor, g: Tensor, sp
     return out + scale * torch.einsum("mqk,mnr,qokr->mnqo", g, u, b).flatten(2)
 
 
-def _add_product(out: Tensor, z: Tensor, b: Tensor, scale: float) -> Tensor:
+def add_product(out: Tensor, z: Tensor, b: Tensor, scale: float) -> Tensor:
     """``out + scale B z`` for z (..., rank)."""
     flat = torch.addmm(out.reshape(-1, out.shape[-1]), z.reshape(-1, z.shape[-1]), b.t(), alpha=scale)
     return flat.view(out.shape)
@@ -92,7 +92,7 @@ class AdaptedLinear(nn.Module):
         if state is State.ROUTED:
             return self._routed(out, x)
         if state is State.FOLDED and self.folded is not None:
-            return _add_product(out, self.folded.down(x), self.folded.b, 1.0)
+            return add_product(out, self.folded.down(x), self.folded.b, 1.0)
         return out
 
     def _routed(self, out: Tensor, x: Tensor) -> Tensor:
@@ -249,7 +249,7 @@ class TaskLinear(AdaptedLinear):
         used = (0,) if self.expert_names is None else self.route.present
         if len(used) == 1:
             a, b = self._stacked(used, x.dtype)
-            return _add_product(out, linear(x, a), b, self.scale)
+            return add_product(out, linear(x, a), b, self.scale)
         return self._by_token(out, x) if self.route.tokens else self._by_sequence(out, x)
 
     def _by_sequence(self, out: Tensor, x: Tensor) -> Tensor:
