@@ -38,7 +38,7 @@ def top_right_singular_vectors(a: Tensor, b: Tensor) -> Tensor:
     _, r_b = torch.linalg.qr(b)
     _, values, vectors = torch.linalg.svd(r_b @ r_a.transpose(1, 2), full_matrices=False)
     first = (q @ vectors[:, 0, :, None]).squeeze(-1)
-    return first * (values[:, :1] > 0)
+    return torch.where(values[:, :1] > 0, first, torch.zeros_like(first))
 
 
 class ArrowLinear(PostHocLinear):
