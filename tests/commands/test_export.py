@@ -54,6 +54,7 @@ def texts(model: Any, tokenizer: Any, prompts: list[str], limit: int) -> list[st
         ("moe_lora", ()),
         ("c_poly", ("--set", "train.lr=0.2")),
         ("lora_all", ()),
+        ("merge", ()),
         ("cgc_lora", ("--clusters", "kind")),
     ],
     ids=lambda v: v if isinstance(v, str) else "-".join(v[:1]),
