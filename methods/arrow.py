@@ -73,7 +73,7 @@ class ArrowLinear(PostHocLinear):
         return output_sum(out.reshape(-1, 1, out.shape[-1]), tokens, a, b, weights, self.scale).view(out.shape)
 
     def fold(self, task: int) -> LoRAFactors:
-        raise NotFoldable("arrow weighs LoRAs for every token anew: it has no fold and cannot be exported")
+        raise NotFoldable("the weights of arrow depend on the token: it has no fold and cannot be exported")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from harness.errors import unknown
 from harness.leaderboard.plots.style import Style, escape_dollars, figure, legible_colour, light_and_dark
-from harness.pipeline.transfer import Transfer
 from harness.reporting.markdown import short_names
 from harness.reporting.numbers import percent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from harness.pipeline.transfer import Transfer
 
 BASE: Final = "base model"
 _MOST_NUMBERS: Final = 24  # A matrix with at most this many columns has its values printed.
