@@ -19,9 +19,13 @@ Updates = Callable[[int], Tensor]
 
 def trim(update: Tensor, density: float) -> Tensor:
     """The share ``density`` of the entries that are largest in magnitude; the others are 0."""
-    flat = update.reshape(-1)
-    largest = flat.abs().topk(int(density * flat.numel())).indices
-    return torch.zeros_like(flat).scatter(0, largest, flat[largest]).view_as(update)
+    magnitudes = update.abs()
+    n = int(density * update.numel())
+    if not n:
+        return torch.zeros_like(update)
+    # The n-th largest magnitude; entries of equal magnitude are all kept.
+    least = magnitudes.reshape(-1).kthvalue(update.numel() - n + 1).values
+    return torch.where(magnitudes >= least, update, torch.zeros_like(update))
 
 
 def drop(update: Tensor, density: float, generator: torch.Generator) -> Tensor:
@@ -43,9 +47,9 @@ def total(updates: Updates, n: int) -> Tensor:
 
 def disjoint_mean(updates: Updates, n: int) -> Tensor:
     """For each entry, the sign of the sum is elected; then the mean over the updates that have this sign; else 0."""
-    elected = torch.where(total(updates, n) >= 0, 1, -1)
-    found = torch.zeros_like(updates(0))
-    count = torch.zeros_like(found)
+    whole = total(updates, n)
+    elected = torch.where(whole >= 0, 1, -1).to(whole.dtype)
+    found, count = torch.zeros_like(whole), torch.zeros_like(whole)
     for i in range(n):
         update = updates(i)
         agrees = update.sign() == elected

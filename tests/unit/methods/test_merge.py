@@ -17,7 +17,7 @@ from harness.errors import UsageError
 from harness.method import Budget, Ranks
 from harness.testing.toys import TASKS, ToyTrainer, perturb, toy_data, toy_model
 from methods.base import generator
-from methods.layers.merging import truncate
+from methods.layers.merging import trim, truncate
 from methods.lora_single import LoRASingle
 from methods.merge import RULES, Merge
 
@@ -123,6 +123,19 @@ def test_a_truncated_update_is_the_nearest_matrix_of_its_rank(d_out: int, d_in: 
     values = np.linalg.svd(update.numpy())[1] ** 2
     assert found.kept == pytest.approx(values[:rank].sum() / values.sum(), abs=1e-12)
     assert truncate(torch.zeros_like(update), rank).kept == 1.0
+
+
+@pytest.mark.parametrize(
+    ("density", "expected"),
+    [
+        (0.1, [0.0, 0.0, 0.0, 0.0, 0.0]),  # less than one entry
+        (0.2, [0.0, -5.0, 0.0, 0.0, 0.0]),
+        (0.4, [0.0, -5.0, 3.0, 0.0, -3.0]),  # entries of equal magnitude are all kept
+        (1.0, [1.0, -5.0, 3.0, 0.0, -3.0]),
+    ],
+)
+def test_trimming_keeps_the_largest_entries(density: float, expected: list[float]) -> None:
+    assert trim(torch.tensor([[1.0, -5.0, 3.0, 0.0, -3.0]]), density).tolist() == [expected]
 
 
 PEFT_TYPES = [
