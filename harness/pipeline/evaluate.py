@@ -54,8 +54,8 @@ def evaluate_again(
         ``harness.pipeline.reopen``.
     """
     finished = reopen(path, data, model)
-    resolved, settings = _changed(finished, keys)
-    directory = finished.run.evaluation_directory(_key(settings))
+    resolved, settings = changed_evaluation(finished, keys, "harness evaluate")
+    directory = finished.run.evaluation_directory(settings_key(settings))
     with directory.lock(), stop_gracefully() as stop:
         evaluation = directory.evaluation()
         fresh = evaluation is None
@@ -133,10 +133,12 @@ def changed_settings(before: Resolved, keys: Mapping[str, Any], command: str) ->
     return ChangedSettings(eval=config, method=method, fields=fields)
 
 
-def _changed(finished: ReopenedRun, keys: Mapping[str, Any]) -> tuple[Resolved, EvaluationSettings]:
-    """The run as resolved, with other evaluation keys, examples and inference fields."""
+def changed_evaluation(
+    finished: ReopenedRun, keys: Mapping[str, Any], command: str
+) -> tuple[Resolved, EvaluationSettings]:
+    """The run as resolved, with other evaluation keys, examples and inference fields; arguments and errors as above."""
     before = finished.resolved
-    changed = changed_settings(before, keys, "harness evaluate")
+    changed = changed_settings(before, keys, command)
     config = changed.eval
     hint = "Choose another one with --split"
     tasks = list(before.evaluated.by_task)
@@ -163,6 +165,7 @@ def _with_fields(method: Method, values: Mapping[str, Any]) -> Method:
     return build_from_keys(type(method), {**dataclasses.asdict(method), **values}, "method")
 
 
-def _key(settings: EvaluationSettings) -> str:
+def settings_key(settings: EvaluationSettings) -> str:
+    """The name of the folder of an evaluation with these settings."""
     content = json.dumps(settings.model_dump(mode="json", exclude_defaults=True), sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(content.encode()).hexdigest()[:8]

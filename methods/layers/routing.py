@@ -33,6 +33,27 @@ class _Cached:
     held: Sequence[Tensor]
 
 
+class Cache:
+    """Values computed from tensors, by key: each is computed again only after one of its tensors has changed."""
+
+    def __init__(self) -> None:
+        self._values: dict[object, _Cached] = {}
+
+    def get(self, key: object, inputs: Sequence[Tensor], compute: Callable[[], Tensor]) -> Tensor:
+        """``compute()`` without a gradient, called once as long as its inputs stay unchanged.
+
+        Writes through ``Tensor.data`` are not noticed, as they are not by autograd.
+        """
+        if any(tensor.is_inference() for tensor in inputs):  # Writes to inference tensors are not counted.
+            return compute()
+        stamp = [(id(tensor), tensor._version, tensor.data_ptr()) for tensor in inputs]
+        entry = self._values.get(key)
+        if entry is None or entry.stamp != stamp:
+            held = [*inputs, *(tensor.detach() for tensor in inputs)]
+            entry = self._values[key] = _Cached(value=compute(), stamp=stamp, held=held)
+        return entry.value
+
+
 class Route:
     """The state of one adapter, read by its layers and changed only by the contexts below, which do not nest.
 
@@ -61,21 +82,11 @@ class Route:
         self.n_examples = 0
         self.step: tuple[str, int] | None = None
         self.is_open = False
-        self.cache: dict[object, _Cached] = {}
+        self.cache = Cache()
 
     def cached(self, key: object, inputs: Sequence[Tensor], compute: Callable[[], Tensor]) -> Tensor:
-        """``compute()`` without a gradient, called once per route as long as its inputs stay unchanged.
-
-        Writes through ``Tensor.data`` are not noticed, as they are not by autograd.
-        """
-        if any(tensor.is_inference() for tensor in inputs):  # Writes to inference tensors are not counted.
-            return compute()
-        stamp = [(id(tensor), tensor._version, tensor.data_ptr()) for tensor in inputs]
-        entry = self.cache.get(key)
-        if entry is None or entry.stamp != stamp:
-            held = [*inputs, *(tensor.detach() for tensor in inputs)]
-            entry = self.cache[key] = _Cached(value=compute(), stamp=stamp, held=held)
-        return entry.value
+        """As ``Cache.get``, for values that are kept as long as this route is open."""
+        return self.cache.get(key, inputs, compute)
 
     @contextmanager
     def routed(self, labels: Tensor, device: torch.device, examples: Tensor | None = None) -> Iterator[None]:
@@ -98,13 +109,13 @@ class Route:
             self.labels, self.position = labels.reshape(-1).to(device), position.to(device)
             self.examples, self.n_examples = examples.reshape(-1).to(device), int(examples.max()) + 1
             self.present, self.tokens = present, labels.dim() == 2
-            self.cache = {}
+            self.cache = Cache()
             try:
                 yield
             finally:
                 self.labels, self.position, self.present, self.tokens = None, None, (), False
                 self.examples, self.n_examples = None, 0
-                self.cache = {}
+                self.cache = Cache()
 
     @contextmanager
     def enter(self, state: State) -> Iterator[None]:

@@ -58,6 +58,7 @@ def texts(model: Any, tokenizer: Any, prompts: list[str], limit: int) -> list[st
         ("multi_lora", ()),
         ("m_lora", ()),
         ("align_lora", ()),
+        ("merge", ()),
         ("cgc_lora", ("--clusters", "kind")),
     ],
     ids=lambda v: v if isinstance(v, str) else "-".join(v[:1]),

@@ -38,8 +38,8 @@ def installed_names() -> re.Pattern[str]:
     }
     suites = [name for name, plugin in plugins(SUITES).items() if plugin.distribution == "mtlora-harness"]
     names = own | {task for name in suites for task in suite_class(name)().tasks}
-    # A method, a task (ReCoRD) and a suite, which are also English words and the name of a tool that the engine needs.
-    names -= {"empty", "record", "lm-eval"}
+    # Methods, a task (ReCoRD) and a suite that are also English words, a file format, and a tool that the engine needs.
+    names -= {"arrow", "empty", "merge", "record", "lm-eval"}
     return re.compile("|".join(rf"(?<![\w-]){re.escape(name)}(?![\w-])" for name in sorted(names)))
 
 
