@@ -79,7 +79,8 @@ def _definitions() -> Iterator[str]:
     yield f"HEADINGS = {HEADINGS!r}"
     for kind in (Example, Entity, Event, Finding, Triple):
         fields = " ".join(field.name for field in dataclasses.fields(kind))
-        yield f'{kind.__name__} = collections.namedtuple("{kind.__name__}", "{fields}")'
+        optional = sum(field.default is None for field in dataclasses.fields(kind))
+        yield f'{kind.__name__} = collections.namedtuple("{kind.__name__}", "{fields}", defaults=[None] * {optional})'
     yield ""
 
 

@@ -70,7 +70,7 @@ def test_runs_are_compared_over_passages_and_verified(run: Command, harness: Com
 def test_a_method_that_needs_a_model_says_what_to_pass(run: Command) -> None:
     done = run("--method", "lora_all")
     assert (done.status, done.out) == (2, "")
-    assert "--model is missing: suite superglue has no default model. Pass a language model" in done.err
+    assert "--model is missing: suite superglue has no default model. Give a pretrained one" in done.err
 
 
 def test_a_model_is_trained_and_evaluated_on_every_task(run: Command, toy_model: Path) -> None:

@@ -56,7 +56,7 @@ def test_a_folder_is_read_in_its_order_with_choices_that_may_be_missing(tmp_path
     free = line(2, task_dataset="MedDG", target="多喝水。", answer_choices=None)
     write(tmp_path / "train.json", line(1), free, line(3, target="不相关"))
     data = SUITE.read(str(tmp_path), "train")
-    assert data.column_names == ["id", "task", "prompt", "target", "group", "choices"]
+    assert data.column_names == ["id", "task", "prompt", "target", "group", "choices", "references"]
     assert data["id"][:] == ["toy-1", "toy-2", "toy-3"]
     assert [to_example(row).choices for row in data] == [("相关", "不相关"), None, ("相关", "不相关")]
     assert to_example(data[1]).target == "多喝水。"
