@@ -118,8 +118,7 @@ class Routing(Protocol):
 class BaseRouting:
     """A ``Routing`` without an adapter: every sequence uses the base model.
 
-    Args:
-        off: gives the context in which the model is its base; ``adapter.off`` where an adapter is attached.
+    off: gives the context in which the model is its base; ``adapter.off`` where an adapter is attached.
     """
 
     def __init__(self, off: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
@@ -240,10 +239,9 @@ class Trainer(Protocol):
         tasks: Sequence[str] | None = None,
         share: float = 1.0,
     ) -> None:
-        """Train one stage.
+        """Train one stage; its name is unique within the run.
 
         Args:
-            stage: its name; unique within the run.
             parameters: names from ``Adapter.trainable`` that change in this stage (default all).
             tasks: the tasks whose examples are used (default all). With n_t of N examples the batch size is
                 max(1, round(batch_size * n_t / N)) and the number of steps is that of the mixed run.
@@ -308,12 +306,7 @@ class Baseline(Method):
 
     @abstractmethod
     def predict(self, examples: Sequence[Example], train: Sequence[Example]) -> Sequence[str]:
-        """One prediction for each example.
-
-        Args:
-            examples: of one task, with empty targets.
-            train: the training examples of this task; there may be none.
-        """
+        """One prediction for each of one task's examples, whose targets are empty. train: of this task, maybe none."""
 
 
 @dataclass(frozen=True, kw_only=True)
