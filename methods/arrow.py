@@ -87,6 +87,7 @@ class Arrow(LoRASingle):
     random and no error where the two largest singular values are close. A LoRA without an update (of a task without
     training examples) takes no part.
 
+    rank: of each LoRA.
     top_k: the number of LoRAs for a token, by default as in PEFT; None: all, as in the authors' library.
     temperature: of the softmax.
     """

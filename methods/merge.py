@@ -79,6 +79,7 @@ class MergedLinear(PostHocLinear):
 class Merge(LoRASingle):
     """h = W0 x + delta W x, one update for all tasks, merged from the updates s B_k A_k of ``lora_single``.
 
+    rank: of each LoRA, and of the merged one.
     how: "uniform", the mean; "task_arithmetic", weight times the sum; "ties", which trims each update to its largest
         entries, elects the sign of each entry and takes the mean over the updates with this sign; "dare", which drops
         entries at random, rescales the others, and takes weight times the sum; "dare_ties", which drops as "dare" and
