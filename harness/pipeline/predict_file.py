@@ -25,6 +25,7 @@ from harness.pipeline.evaluate import ChangedSettings, changed_settings
 from harness.pipeline.predictor import PredictedExample, Predictor, no_task, why_task_needed
 from harness.pipeline.reopen import ReopenedRun, reopen
 from harness.pipeline.resolve import Resolved
+from harness.registry import list_command
 from harness.runtime.signals import StopFlag, stop_gracefully
 from harness.store.output_file import OutputFile
 from harness.store.run_directory import RunDirectory
@@ -144,7 +145,7 @@ def predict_file(request: FileRequest) -> FilePredictions:
     resolved, settings = _with_keys(finished, request.keys)
     tasks = resolved.spec.suite.tasks
     if request.task is not None and request.task not in tasks:
-        raise unknown("task", request.task, tasks, see=f"harness list {resolved.spec.suite.name}")
+        raise unknown("task", request.task, tasks, see=list_command(resolved.spec.suite.name))
     read = unlabelled_reader(resolved.suite, request.file, request.task)
     stream = ExampleStream(resolved=resolved, read=read, task=request.task)
     identity = {
