@@ -152,7 +152,7 @@ class TestASweep:
     def test_finds_nothing_between_two_sets_of_seeds_of_one_method(self, swept: Path, harness: Command) -> None:
         board = json.loads((swept / "leaderboards" / "truths.json").read_text("utf-8"))
         noise = board["tables"][0]["seed_noise"]
-        null, row = ([swept / "runs" / run for run in noise["runs"][side]] for side in ("null", "row"))
+        null, row = ([swept / "runs" / run for run in noise[side]] for side in ("null", "row"))
         found = harness("compare", *null, "--with", *row, "--json").json
         assert not found["mean"]["significant"]
         assert found["won"] == found["lost"] == 0
