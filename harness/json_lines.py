@@ -53,7 +53,7 @@ def read_json_lines(path: Path | str, columns: Columns) -> Iterator[tuple[int, d
         ``columns``, with file, line, value and remedy. It is raised during iteration, not by the call itself.
     """
     path = Path(path)
-    number = n_read = 0
+    n_read = 0
     for number, raw in _lines(path):
         if number == 1:
             _check_kind(raw, path)
@@ -68,7 +68,7 @@ def read_json_lines(path: Path | str, columns: Columns) -> Iterator[tuple[int, d
         n_read += 1
         yield number, check_columns(_parse(raw, path, number), columns, f"{path}, line {number}")
     if not n_read:
-        raise DataError(f"{path}: the file is empty ({number} lines, all blank). Check that the download is complete")
+        raise DataError(f"{path}: the file is empty, or all its lines are blank. Check that the download is complete")
 
 
 def read_text_lines(path: Path | str) -> Iterator[tuple[int, str]]:
@@ -78,7 +78,7 @@ def read_text_lines(path: Path | str) -> Iterator[tuple[int, str]]:
     Raises: DataError, during iteration, for a file that is missing, blank, compressed or not UTF-8.
     """
     path = Path(path)
-    number = n_read = 0
+    n_read = 0
     for number, raw in _lines(path):
         if number == 1:
             _check_kind(raw, path)
@@ -91,7 +91,7 @@ def read_text_lines(path: Path | str) -> Iterator[tuple[int, str]]:
             n_read += 1
             yield number, text.removesuffix("\n").removesuffix("\r")
     if not n_read:
-        raise DataError(f"{path}: the file is empty ({number} lines, all blank). Check that the download is complete")
+        raise DataError(f"{path}: the file is empty, or all its lines are blank. Check that the download is complete")
 
 
 def is_array(path: Path) -> bool:
