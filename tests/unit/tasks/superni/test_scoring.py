@@ -24,7 +24,7 @@ def example(*references: str, target: str | None = None) -> Example:
 def metrics(examples: list[Example], predictions: list[str]) -> dict[str, float]:
     judged = judge(make_task("t", "Title Generation"), "tk", examples, predictions)
     statistics = judged.statistics
-    return {name: float(value) for name, value in statistics.values(statistics.per_example.sum(0)).items()}
+    return {name: float(value) for name, value in statistics.values(statistics.per_unit.sum(0)).items()}
 
 
 @settings(max_examples=150, deadline=None)
