@@ -53,7 +53,7 @@ def read_json_lines(path: Path | str, columns: Columns) -> Iterator[tuple[int, d
         ``columns``, with file, line, value and remedy. It is raised during iteration, not by the call itself.
     """
     path = Path(path)
-    number = n_read = 0
+    n_read = 0
     for number, raw in _lines(path):
         if number == 1:
             _check_kind(raw, path)
@@ -68,7 +68,7 @@ def read_json_lines(path: Path | str, columns: Columns) -> Iterator[tuple[int, d
         n_read += 1
         yield number, check_columns(_parse(raw, path, number), columns, f"{path}, line {number}")
     if not n_read:
-        raise DataError(f"{path}: the file is empty ({number} lines, all blank). Check that the download is complete")
+        raise DataError(f"{path}: the file is empty, or all its lines are blank. Check that the download is complete")
 
 
 def read_text_lines(path: Path | str) -> Iterator[tuple[int, str]]:
@@ -78,7 +78,21 @@ def read_text_lines(path: Path | str) -> Iterator[tuple[int, str]]:
     Raises: DataError, during iteration, for a file that is missing, blank, compressed or not UTF-8.
     """
     path = Path(path)
-    number = n_read = 0
+    n_read = 0
+    for number, text in decoded_lines(path):
+        if text.strip():
+            n_read += 1
+            yield number, text.removesuffix("\n").removesuffix("\r")
+    if not n_read:
+        raise DataError(f"{path}: the file is empty, or all its lines are blank. Check that the download is complete")
+
+
+def decoded_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """All lines of a file of text, blank ones too, each with its end.
+
+    Yields: (line number from 1, the line), without a byte order mark.
+    Raises: DataError, during iteration, for a file that is missing, compressed or not UTF-8.
+    """
     for number, raw in _lines(path):
         if number == 1:
             _check_kind(raw, path)
@@ -87,11 +101,7 @@ def read_text_lines(path: Path | str) -> Iterator[tuple[int, str]]:
             text = raw.decode("utf-8")
         except UnicodeDecodeError as error:
             raise _other_encoding(path, number, raw, error.start, _utf16(raw) or "GB18030") from None
-        if text.strip():
-            n_read += 1
-            yield number, text.removesuffix("\n").removesuffix("\r")
-    if not n_read:
-        raise DataError(f"{path}: the file is empty ({number} lines, all blank). Check that the download is complete")
+        yield number, text
 
 
 def is_array(path: Path) -> bool:
@@ -123,7 +133,7 @@ def _check_kind(first_line: bytes, path: Path) -> None:
     for magic, kind, command in _COMPRESSED:
         if first_line.startswith(magic):
             raise DataError(
-                f"{path}: this is a {kind} file, but plain JSON lines are expected. Unpack it: {command} {path.name} > "
+                f"{path}: this is a {kind} file, but plain text is expected. Unpack it: {command} {path.name} > "
                 f"unpacked-{path.name.removesuffix('.gz')}"
             )
 
@@ -188,7 +198,7 @@ def _utf16(raw: bytes) -> str | None:
 def _other_encoding(path: Path, number: int, raw: bytes, at: int, guess: str) -> DataError:
     return DataError(
         f"{path}, line {number}: byte {at + 1} is not UTF-8: {quoted(raw[at:][:12])}. "
-        f"If the file is {guess}, convert it: iconv -f {guess} -t UTF-8 {path.name} > utf8.jsonl"
+        f"If the file is {guess}, convert it: iconv -f {guess} -t UTF-8 {path.name} > utf8{path.suffix}"
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from harness.cli.options import DATA, JSON, MODEL, print_json
+from harness.reporting.numbers import counted
 
 LOG = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def predict_command(run: Path, file: Path, assignments: tuple[str, ...], as_json
         LOG.info("these predictions are already complete: %s", done.out)
     if done.chosen:
         LOG.info("tasks chosen from the prompts: %s", ", ".join(f"{task} {n}" for task, n in done.chosen.items()))
-    click.echo(f"predictions: {done.out} ({done.n} examples)")
+    click.echo(f"predictions: {done.out} ({counted(done.n, 'example')})")
 
 
 @click.command("submit")
@@ -77,7 +78,7 @@ def submit_command(run: Path, as_json: bool, **options: Any) -> None:
         LOG.info("this submission is already complete: %s", done.out)
     parts = {"from the run": done.n_stored, "generated": done.n_generated, "blank": done.n_blank}
     of = ", ".join(f"{n} {what}" for what, n in parts.items() if n)
-    click.echo(f"submission: {done.out} ({done.n} examples: {of})")
+    click.echo(f"submission: {done.out} ({counted(done.n, 'example')}: {of})")
 
 
 COMMANDS = (predict_command, submit_command)

@@ -14,7 +14,7 @@ from tabulate import tabulate
 from harness.errors import HarnessError
 from harness.method import AdapterMethod
 from harness.registry import BACKENDS, METHODS, SUITES, broken, method_class, plugins, suite_class
-from harness.reporting.numbers import MISSING, or_missing, percent
+from harness.reporting.numbers import MISSING, counted, or_missing, percent
 
 if TYPE_CHECKING:
     from harness.store.run_directory import RunDirectory
@@ -156,9 +156,9 @@ def _progress(run: RunDirectory) -> str:
         return MISSING
     predictions = sum(_lines(p) for p in (run.path / "predictions").glob("*.jsonl"))
     if predictions:
-        return f"{predictions} predictions"
+        return counted(predictions, "prediction")
     steps = sum(_lines(p) for p in (run.path / "train.jsonl", *run.path.glob("train/*.jsonl")) if p.exists())
-    return f"{steps} steps" if steps else MISSING
+    return counted(steps, "step") if steps else MISSING
 
 
 def _lines(path: Path) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import DataError, nearest
+from harness.reporting.numbers import counted
 from harness.task import Suite
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def other_tasks_note(split: str, counts: Mapping[str, int], suite: str) -> str:
     """One line that counts the examples of tasks that the suite does not have."""
     of = ", ".join(f"{name} {n}" for name, n in counts.items())
     n = sum(counts.values())
-    return f"{split}: {n} {_examples(n)} of tasks that {suite} does not have left out ({of})"
+    return f"{split}: {counted(n, 'example')} of tasks that {suite} does not have left out ({of})"
 
 
 def blank_note(split: str, counts: Mapping[str, int], first: str) -> str:
@@ -69,11 +70,7 @@ def blank_note(split: str, counts: Mapping[str, int], first: str) -> str:
     n = sum(counts.values())
     of = ", ".join(f"{task} {k}" for task, k in counts.items() if k)
     at = f"the first is {first}" if n > 1 else first
-    return f"{split}: {n} {_examples(n)} without a target left out ({of}); {at}"
-
-
-def _examples(n: int) -> str:
-    return "example" if n == 1 else "examples"
+    return f"{split}: {counted(n, 'example')} without a target left out ({of}); {at}"
 
 
 def no_target(suite: Suite, source: str, split: str, first: str, hint: str = "") -> DataError:

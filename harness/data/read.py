@@ -107,10 +107,10 @@ def _check_ids(suite: Suite, source: str, split: str, dataset: Dataset) -> None:
     for i, id_ in enumerate(ids.to_pylist()):
         if id_ in first:
             place = suite.locate(source, split, [id_]).get(id_)
-            at = f" ({place})" if place else ""
+            at = f" (one is at {place})" if place else ""
             raise DataError(
-                f"{source}: the id {id_!r} occurs twice in the {split} split: example {first[id_] + 1}{at} and example "
-                f"{i + 1}. Ids must be unique within a split, since predictions are stored by id: give each example "
-                "its own"
+                f"{source}: the id {id_!r} occurs twice in the {split} split: example {first[id_] + 1} and "
+                f"example {i + 1}{at}. Ids must be unique within a split, since predictions are stored by id: give "
+                "each example its own"
             )
         first[id_] = i

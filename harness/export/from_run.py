@@ -25,7 +25,7 @@ from harness.models.source import locate
 from harness.pipeline.reopen import ReopenedRun, reopen
 from harness.registry import list_command
 from harness.reporting.markdown import cells, escape, heading
-from harness.reporting.numbers import or_missing
+from harness.reporting.numbers import counted, or_missing
 from harness.store.adapter import load_into
 from harness.store.files import write_atomic
 
@@ -276,4 +276,4 @@ def _readme(source: _ExportSource, loras: Sequence[ExportedLoRA], command: str |
 def _prompts(spec: RunSpec) -> str:
     chat = f"the base model's chat template{template_in_words(spec.template)}"
     form = chat if spec.prompt == "chat" else "plain text, without a chat template"
-    return form + (f", after {spec.shots} in-context examples of the task" if spec.shots else "")
+    return form + (f", after {counted(spec.shots, 'in-context example')} of the task" if spec.shots else "")

@@ -11,7 +11,18 @@ from harness.leaderboard.sections import orientation, pictures, sections
 from harness.leaderboard.tables import LIMITED, Cell, Kind, Leaderboard, Row, Table
 from harness.leaderboard.titles import titles
 from harness.reporting.markdown import cells, escape, heading, side_by_side, unbroken
-from harness.reporting.numbers import MISSING, count, duration, number, or_missing, p_value, percent, share, size
+from harness.reporting.numbers import (
+    MISSING,
+    count,
+    counted,
+    duration,
+    number,
+    or_missing,
+    p_value,
+    percent,
+    share,
+    size,
+)
 from harness.scoring.significance import Pair, best_against, family
 from harness.scoring.verdict import DRAWS_ONLY, gain, score_interval, verdict
 from harness.store.machine import differences
@@ -196,7 +207,8 @@ def _notes(table: Table) -> Iterator[str]:
     few = f"fewer than {MIN_EXAMPLES} test examples"
     if table.mean_of:
         without = f"; without {', '.join(left_out)} ({few})" if left_out else ""
-        yield f"The mean is over {len(table.mean_of)} tasks: {', '.join(map(escape, table.mean_of))}{without}"
+        names = ", ".join(map(escape, table.mean_of))
+        yield f"The mean is over {counted(len(table.mean_of), 'task')}: {names}{without}"
     else:
         yield f"There is no mean, because every task has {few}"
     data = ", ".join(f"{escape(k)} {escape(_short(v))}" for k, v in spec.data.fingerprints.items())
@@ -294,8 +306,8 @@ def _signs(table: Table) -> Iterator[str]:
     for row in table.rows:
         if row.n_truncated_targets:
             yield (
-                f"{escape(row.label)}: {number(row.n_truncated_targets)} training examples had truncated targets, from "
-                "which no end of an answer is learned; give a larger train.max_length"
+                f"{escape(row.label)}: {counted(row.n_truncated_targets, 'training example')} had truncated "
+                "targets, from which no end of an answer is learned; give a larger train.max_length"
             )
     if any(LIMITED in row.flags for row in table.rows):
         yield "limited: trained or evaluated on only part of the examples, not ranked"

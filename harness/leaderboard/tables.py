@@ -9,6 +9,7 @@ from typing import Final
 
 from harness.config.spec import RunSpec
 from harness.config.template import template_in_words
+from harness.reporting.numbers import counted
 from harness.scoring.groups import SeedGroup
 from harness.scoring.significance import Difference
 from harness.scoring.statistics import Estimate, SeedVariance
@@ -202,8 +203,8 @@ class Leaderboard:
 def setting_in_words(spec: RunSpec) -> str:
     """``test split, 100 examples of each task, chat prompt, 2 shots``: what runs are evaluated on, and how."""
     part = ", the part that is not for tuning" if spec.eval.part == "report" else ""
-    limit = f", {spec.eval.per_task} examples of each task" if spec.eval.per_task is not None else ""
-    shots = f", {spec.shots} shot{'' if spec.shots == 1 else 's'}" if spec.shots else ""
+    limit = f", {counted(spec.eval.per_task, 'example')} of each task" if spec.eval.per_task is not None else ""
+    shots = f", {counted(spec.shots, 'shot')}" if spec.shots else ""
     return f"{spec.eval.split} split{part}{limit}, {spec.prompt} prompt{template_in_words(spec.template)}{shots}"
 
 

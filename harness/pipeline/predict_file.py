@@ -26,6 +26,7 @@ from harness.pipeline.predictor import PredictedExample, Predictor, no_task, why
 from harness.pipeline.reopen import ReopenedRun, reopen
 from harness.pipeline.resolve import Resolved
 from harness.registry import list_command
+from harness.reporting.numbers import counted
 from harness.runtime.signals import StopFlag, stop_gracefully
 from harness.store.output_file import OutputFile
 from harness.store.run_directory import RunDirectory
@@ -221,7 +222,8 @@ def _with_keys(finished: ReopenedRun, keys: Mapping[str, Any]) -> tuple[Resolved
 def _remark(request: FileRequest, counts: Counter[str | None], left_out: Mapping[str, int]) -> None:
     if left_out:
         of = ", ".join(f"{task} {n}" for task, n in left_out.items())
-        LOG.warning("%d examples of tasks that the run does not have are left out (%s)", sum(left_out.values()), of)
+        n = counted(sum(left_out.values()), "example")
+        LOG.warning("left out: %s of tasks that the run does not have (%s)", n, of)
     if request.task is not None and not counts[None] and request.task not in counts:
         LOG.warning("--task %s is not used: every example of %s names its task", request.task, request.file)
 

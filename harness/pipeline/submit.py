@@ -18,6 +18,7 @@ from harness.errors import DataError, HarnessError, UsageError
 from harness.pipeline.predict_file import ExampleStream, StreamJob, predict_stream
 from harness.pipeline.reopen import ReopenedRun, reopen
 from harness.registry import SUITES, plugins, suite_class
+from harness.reporting.numbers import counted
 from harness.runtime.signals import StopFlag, stop_gracefully
 from harness.store.archive import zip_archive
 from harness.store.files import write_atomic
@@ -131,15 +132,14 @@ def _check_tasks(source: str, examples: list[Example], record: RunRecord, *, bla
     counts = Counter(example.task for example in examples if example.task not in record.spec.suite.tasks)
     if not counts:
         return
-    of = ", ".join(f"{task} {n}" for task, n in counts.items())
+    of = ", ".join(f"{task} {k}" for task, k in counts.items())
+    n = counted(counts.total(), "example")
     if not blank:
         raise DataError(
-            f"{source}: the test split has {counts.total()} examples of tasks that the run does not have ({of}), and a "
-            "submission needs an answer for each. Give a run on all tasks, or add --blank to leave these answers empty"
+            f"{source}: the test split has {n} of tasks that the run does not have ({of}), and a submission needs an "
+            "answer for each. Give a run on all tasks, or add --blank to leave these answers empty"
         )
-    LOG.warning(
-        "the answers of %d examples are empty, because the run does not have their tasks (%s)", counts.total(), of
-    )
+    LOG.warning("left empty: the answers of %s of tasks that the run does not have (%s)", n, of)
 
 
 def _remark_limit(suite: Suite, record: RunRecord) -> None:

@@ -48,6 +48,11 @@ def interval(value: float | None, low: float | None, high: float | None) -> str:
     return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
+def counted(n: int, noun: str) -> str:
+    """``1 task``, ``2 tasks``, ``1,339 examples``: a count with its noun, whose plural ends in s."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
 def p_value(value: float | None) -> str:
     """``0.0123``, ``1e-05``: three significant digits; None as –."""
     return MISSING if value is None else f"{value:.3g}"

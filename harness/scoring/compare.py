@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from harness.config.spec import RunSpec
 from harness.errors import StoreError, UsageError, unknown
-from harness.reporting.numbers import MISSING, or_missing, p_value, percent
+from harness.reporting.numbers import MISSING, counted, or_missing, p_value, percent
 from harness.scoring import statistics as stats
 from harness.scoring.comparable import differing, flat, question
 from harness.scoring.groups import (
@@ -133,7 +133,7 @@ def render(found: Comparison) -> str:
         _table(found.tasks),
         "",
         "MDD: minimum detectable difference (80 % power)",
-        f"mean of {len(found.mean_of)} tasks: A {percent(found.a_mean)}, B {percent(found.b_mean)}"
+        f"mean of {counted(len(found.mean_of), 'task')}: A {percent(found.a_mean)}, B {percent(found.b_mean)}"
         if found.mean_of
         else f"no mean, because every task has fewer than {MIN_EXAMPLES} examples",
         f"tasks (Holm, {100 * _ALPHA:.0f} %): {found.count('win')} won, {found.count('tie')} tied, "
@@ -150,7 +150,7 @@ def render(found: Comparison) -> str:
     if transfer.losing:
         most = transfer.losing[0]
         lines.append(
-            f"A is lower in {len(transfer.losing)} of {len(transfer.gains)} tasks, most in {most} "
+            f"A is lower in {len(transfer.losing)} of {counted(len(transfer.gains), 'task')}, most in {most} "
             f"{gain(transfer.gains[most].estimate)}"
         )
     return "\n".join([*lines, found.verdict])

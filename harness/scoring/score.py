@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from harness.errors import DataError, unknown
 from harness.registry import list_command
-from harness.reporting.numbers import or_missing, percent, percent_range
+from harness.reporting.numbers import counted, or_missing, percent, percent_range
 from harness.scoring import statistics as stats
 from harness.scoring.draws import Draws, TaskDraws, examples_fingerprint, write_draws
 from harness.scoring.judge import Compute, JudgeCache, Judged, Parse, judge
@@ -137,7 +137,7 @@ def render_scores(scores: Scores, protocol: str) -> str:
     few = f"fewer than {MIN_EXAMPLES} independent examples"
     if table.mean_of:
         without = f" (without {', '.join(left_out)}: {few})" if left_out else ""
-        mean_of = f"mean of {len(table.mean_of)} tasks{without}"
+        mean_of = f"mean of {counted(len(table.mean_of), 'task')}{without}"
     else:
         mean_of = f"no mean, because every task has {few}"
     mean_range = f" ({percent_range(table.mean_ci95)})" if table.mean_ci95 else ""

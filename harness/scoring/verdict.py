@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from harness.reporting.numbers import MISSING, p_value, percent, percent_range, points, points_range
+from harness.reporting.numbers import MISSING, counted, p_value, percent, percent_range, points, points_range
 from harness.scoring.significance import Difference
 from harness.scoring.statistics import Estimate
 
@@ -84,7 +84,8 @@ def transfer_in_words(together: str, alone: str, found: Transfer) -> str:
     ``cgc_lora against lora_single: mean +1.2 (0.3 to 2.0); 3 of 16 tasks lose (1 significantly), most MedDG -2.0 (…)``
     """
     mean = f"mean {gain(found.mean.estimate)}; " if found.mean.estimate is not None else ""
-    lose = f"{len(found.losing)} of {len(found.gains)} tasks lose ({len(found.losing_significantly)} significantly)"
+    of = counted(len(found.gains), "task")
+    lose = f"{len(found.losing)} of {of} lose ({len(found.losing_significantly)} significantly)"
     worst = found.gains[found.losing[0]].estimate if found.losing else None
     most = f", most {found.losing[0]} {gain(worst)}" if worst is not None else ""
     return f"{together} against {alone}: {mean}{lose}{most}"

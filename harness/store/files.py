@@ -29,8 +29,8 @@ def explain_write_errors(path: Path) -> Iterator[None]:
             ) from error
         if isinstance(error, NotADirectoryError) or _is_above(error, path):
             raise StoreError(
-                f"cannot write {path}: {error.strerror} ({error.filename}). Choose another --out, a folder that can be "
-                "created."
+                f"cannot write {path}: {error.strerror} ({error.filename}). Choose another --out, in a folder that "
+                "exists or can be created."
             ) from error
         raise
 

@@ -11,7 +11,7 @@ from tabulate import tabulate
 from harness.data.mixture import n_steps
 from harness.pipeline.prepare import train_examples
 from harness.pipeline.resolve import Resolved
-from harness.reporting.numbers import duration, number, or_missing, share
+from harness.reporting.numbers import counted, duration, number, or_missing, share
 from harness.store.record import Parameters, RunRecord
 from harness.store.run_directory import TUNING_FOLDER, RunDirectory, find_runs
 from harness.sweep.entries import Entry
@@ -126,7 +126,7 @@ def render(plan: SweepPlan) -> str:
         [
             table,
             "",
-            f"{plan.n_runs} runs, {plan.n_done} done, {plan.n_runs - plan.n_done} left{left}{unknown}{more}",
+            f"{counted(plan.n_runs, 'run')}, {plan.n_done} done, {plan.n_runs - plan.n_done} left{left}{unknown}{more}",
             *(f"not possible: {label}: {reason}" for label, reason in plan.impossible.items()),
         ]
     )

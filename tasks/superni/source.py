@@ -113,7 +113,7 @@ def drawn(names: Sequence[str], n: int | None, seed: int, option: str) -> list[s
     if n is None:
         return list(names)
     if n > len(names):
-        raise UsageError(f"{option} = {n}: the list has only {len(names)} tasks. Choose at most that many")
+        raise UsageError(f"{option} = {n}: the list has {len(names)}. Choose at most that many")
     return sorted(names, key=lambda name: draw_key(name, seed))[:n]
 
 
@@ -163,7 +163,7 @@ def _with_categories(names: Sequence[str], held_out: Sequence[str], found: Sourc
     if foreign and (explicit or len(foreign) == len(names)):
         raise UsageError(f"suite.only: {_some(foreign)} cannot be scored, because {why}. Leave them out")
     if foreign:
-        LOG.warning("%d tasks are left out, because %s: %s", len(foreign), why, _some(foreign))
+        LOG.warning("left out, because %s: %s (number of tasks: %d)", why, _some(foreign), len(foreign))
     kept = [name for name in names if headers[name].english]
     return ChosenTasks(
         categories={name: headers[name].category or UNKNOWN_CATEGORY for name in kept},

@@ -206,7 +206,7 @@ def _hub_lines(hub: HubDataset, keys: TaskKeys, split: str) -> Iterator[tuple[in
     except (OSError, ValueError) as error:
         raise DataError(
             f"{hub.name}, split {split!r}: the data set on the hub cannot be read ({type(error).__name__}: "
-            f"{' '.join(str(error).split())[:200]}). Check hub, config and the names of the splits"
+            f"{' '.join(str(error).split())[:200]}). Check the connection, hub, config and the names of the splits"
         ) from error
     if not number:
         raise DataError(f"{hub.name}, split {split!r}: it has no examples. Check the name of the split")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterator, Mapping
+from io import StringIO
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
 from harness.errors import DataError
 from harness.json_arrays import read_json_objects
-from harness.json_lines import missing, quoted, read_json_lines
+from harness.json_lines import decoded_lines, missing, quoted, read_json_lines
 
 Lines = Iterator[tuple[int, Mapping[str, Any]]]  # line number (CSV: of the last line of a record) or position, from 1
 
@@ -34,30 +36,25 @@ def _json(path: Path) -> Lines:
 
 
 def _delimited(path: Path, delimiter: str) -> Lines:
+    # A quoted cell may span lines, so the parser gets each line with its end, which may also be a lone "\r".
+    lines = chain.from_iterable(StringIO(text, newline="") for _, text in decoded_lines(path))
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
-            names = next(reader, [])
-            _check_header(path, names, delimiter)
-            for cells in reader:
-                if not cells:
-                    continue
-                if len(cells) != len(names):
-                    raise DataError(
-                        f"{path}, line {reader.line_num}: {len(cells)} cells, but the first line names {len(names)} "
-                        f"columns ({', '.join(names)}). Put cells with a separator or a quote into quotes"
-                    )
-                yield reader.line_num, dict(zip(names, cells, strict=True))
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: not UTF-8 ({error.reason}). Convert it: iconv -f GB18030 -t UTF-8 {path.name} > utf8.csv"
-        ) from error
+        names = next(reader, [])
+        _check_header(path, names, delimiter)
+        for cells in reader:
+            if not cells:
+                continue
+            if len(cells) != len(names):
+                raise DataError(
+                    f"{path}, line {reader.line_num}: {len(cells)} cells, but the first line names {len(names)} "
+                    f"columns ({', '.join(names)}). Put cells with a separator or a quote into quotes"
+                )
+            yield reader.line_num, dict(zip(names, cells, strict=True))
     except csv.Error as error:
         raise DataError(
             f"{path}, line {reader.line_num}: {error}. Correct the quotes, or convert the file to JSON lines"
         ) from error
-    except OSError as error:
-        raise DataError(f"{path}: the file cannot be read ({error.strerror}). Check its permissions") from error
 
 
 def _check_header(path: Path, names: list[str], delimiter: str) -> None:

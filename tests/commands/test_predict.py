@@ -69,6 +69,16 @@ def test_predictions_equal_those_of_the_runs_own_evaluation_and_keep_the_order_o
     assert len(set(own.values())) > 1
 
 
+def test_an_output_below_a_file_is_one_line_with_the_remedy(
+    trained: Path, harness: Command, test_file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    done = harness("predict", trained, test_file, "--out", tmp_path / "file" / "out.jsonl")
+    assert done.status == 1
+    remedy = "Choose another --out, in a folder that exists or can be created."
+    assert done.err.strip().splitlines()[-1].endswith(remedy)
+
+
 def test_a_file_of_prompts_needs_the_task_once_for_all_or_in_each_line(
     trained: Path, harness: Command, test_file: Path, tmp_path: Path
 ) -> None:
@@ -385,7 +395,7 @@ def test_a_file_of_the_suite_is_predicted_with_answers_or_without_and_can_be_sco
     for file, out in ((test, tmp_path / "a.jsonl"), (array, tmp_path / "b.jsonl")):
         done = harness("predict", run, file, "--out", out)
         assert done.status == 0, done.err
-        assert "examples of tasks that the run does not have are left out" in done.err
+        assert "examples of tasks that the run does not have" in done.err
         assert "CMeEE-V2 24" in done.err
     assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
     found = lines(tmp_path / "a.jsonl")

@@ -34,6 +34,14 @@ def nearest(harness: Harness, suite: Path, tmp_path: Path) -> Harness:
     return call
 
 
+def test_the_mean_of_a_suite_with_one_task_is_of_one_task(harness: Harness, suite: Path, tmp_path: Path) -> None:
+    file = suite / "suite.toml"
+    file.write_text(file.read_text().partition("[task.orders]")[0], encoding="utf-8")
+    done = harness("run", "--suite", suite, "--method", "majority", "--out", tmp_path / "runs")
+    assert done.status == 0, done.err
+    assert "\nmean of 1 task: " in done.out
+
+
 def test_a_new_suite_is_valid_runs_and_has_a_leaderboard(
     harness: Harness, suite: Path, nearest: Harness, tmp_path: Path
 ) -> None:

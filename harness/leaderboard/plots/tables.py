@@ -15,7 +15,7 @@ from harness.leaderboard.plots.runs import run_plots
 from harness.leaderboard.plots.style import Style, escape_dollars, figure, legible_colour, light_and_dark
 from harness.leaderboard.tables import GridPoint, Kind, Leaderboard, Row, Sweep, Table, grid_value
 from harness.reporting.markdown import short_names
-from harness.reporting.numbers import count, duration, points
+from harness.reporting.numbers import count, counted, duration, points
 from harness.scoring.groups import SeedGroup
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _means(table: Table, cost: str, style: Style) -> Figure | None:
     axes.xaxis.set_minor_formatter(lambda x, _: _tick(cost, x) if _few(axes.get_xlim(), x) else "")
     axes.tick_params(axis="x", which="both", labelsize=8)
     axes.set_xlabel("stored parameters" if cost == "parameters" else "training time of one seed")
-    axes.set_ylabel(f"mean of {len(table.mean_of)} tasks, percent (95 % interval)")
+    axes.set_ylabel(f"mean of {counted(len(table.mean_of), 'task')}, percent (95 % interval)")
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return picture
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,21 @@ def test_what_the_contract_forbids_is_named(given: Any, words: list[str]) -> Non
         read_split(Shop(given=given), "source", "train")
     for word in words:
         assert word in str(caught.value), str(caught.value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlacedShop(Shop):
+    """It knows one place for each id, as a suite whose file has an id twice does."""
+
+    name = "placed-shop"
+
+    def locate(self, source: str, split: str, ids: Iterable[str]) -> dict[str, str]:
+        return dict.fromkeys(ids, f"{split}.jsonl:7")
+
+
+def test_the_place_of_an_id_that_occurs_twice_is_that_of_either_example() -> None:
+    with pytest.raises(DataError, match=r"example 1 and example 2 \(one is at train\.jsonl:7\)\. Ids must"):
+        read_split(PlacedShop(given=[GOOD, GOOD]), "source", "train")
 
 
 def test_a_split_without_flaws_is_returned() -> None:

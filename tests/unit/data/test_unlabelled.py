@@ -120,7 +120,7 @@ def test_a_table_suite_fills_the_template_of_the_task(read: Any) -> None:
         (PromptCBLUE(), "a.json", '{"input": "x"}\n{"input": 3}\n', ["line 2: 'input' must be text"]),
         (PromptCBLUE(), "a.json", '{"input": "x", "task_dataset": ["a"]}\n', ["'task_dataset' must be text"]),
         (PromptCBLUE(), "a.json", "", ["the file is empty"]),
-        (PromptCBLUE(), "a.txt", "\n\n", ["the file is empty (2 lines, all blank)"]),
+        (PromptCBLUE(), "a.txt", "\n\n", ["the file is empty, or all its lines are blank"]),
         (PromptCBLUE(), "a.json", '{"prompt": "x"}\n{"input": "y"}\n', ["line 2: no column 'prompt'"]),
         (TableSuite(definition=TABLE), "new.csv", "order,nr\nx,1\n", ["does not say which task", "orders, web"]),
         (TableSuite(definition=TABLE), "orders.csv", "ordr,nr\nx,1\n", ["task.orders.prompt", "Did you mean 'ordr'"]),

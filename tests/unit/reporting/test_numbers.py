@@ -5,6 +5,7 @@ from __future__ import annotations
 from harness.reporting.numbers import (
     MISSING,
     count,
+    counted,
     duration,
     interval,
     number,
@@ -54,3 +55,7 @@ def test_other_numbers_have_a_fixed_count_of_digits() -> None:
     assert (number(1339.2), number(0.01234, 4), number(0.01234, 4, signed=True)) == ("1,339", "0.0123", "+0.0123")
     assert (interval(0.9841, 0.97, 0.99), interval(0.9841, None, None)) == ("0.984 [0.970, 0.990]", "0.984")
     assert (p_value(0.01234), share(35.23), share(191.2)) == ("0.0123", "35.2", "191")
+
+
+def test_a_count_of_one_has_a_noun_in_the_singular() -> None:
+    assert [counted(n, "task") for n in (0, 1, 2, 1339)] == ["0 tasks", "1 task", "2 tasks", "1,339 tasks"]

@@ -170,7 +170,7 @@ def test_an_example_is_located_by_file_and_line(data: str) -> None:
     [
         ({"only": ("task3_toi",)}, ["suite.only", "'task3_toi'", "'task3_toy'"]),
         ({"split": "xlingual"}, ["suite.split", "'xlingual'", "default"]),
-        ({"n_train_tasks": 9}, ["suite.n_train_tasks = 9", "3 tasks"]),
+        ({"n_train_tasks": 9}, ["suite.n_train_tasks = 9", "the list has 3"]),
         ({"n_train": 0}, ["suite.n_train = 0", "at least 1"]),
         ({"positive": -1}, ["suite.positive = -1", "at least 0"]),
         ({"n_train_tasks": 0, "n_test_tasks": 0}, ["no task is left"]),

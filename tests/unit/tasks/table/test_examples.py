@@ -58,6 +58,12 @@ def test_numbers_lists_and_null_in_parquet_are_plain_values(tmp_path: Path) -> N
     assert second == {"n": None, "l": None, "s": None}
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_of_csv_may_have_any_end_and_quoted_cells_may_span_lines(tmp_path: Path, end: str) -> None:
+    (tmp_path / "data.csv").write_bytes(f'\ufeffq,a{end}"1{end}2",x{end}{end}3,你{end}'.encode())
+    assert list(read_lines(tmp_path / "data.csv")) == [(3, {"q": f"1{end}2", "a": "x"}), (5, {"q": "3", "a": "你"})]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
@@ -67,6 +73,10 @@ def test_numbers_lists_and_null_in_parquet_are_plain_values(tmp_path: Path) -> N
         ("d.csv", "q,\n1,2\n", ["line 1", "a column has no name"]),
         ("d.csv", "q\ta\n1\t2\n", ["line 1", "d.tsv"]),
         ("d.csv", "", ["no lines of data"]),
+        ("d.csv", b"q,a\n1,2\n\xc4\xe3,3\n", ["line 3", "byte 1 is not UTF-8", "iconv -f GB18030", "> utf8.csv"]),
+        ("d.tsv", b"q\ta\n\xc4\xe3\t3\n", ["line 2", "> utf8.tsv"]),
+        ("d.csv", b"\x1f\x8b\x08", ["gzip -dc < d.csv"]),
+        ("d.csv", "version https://git-lfs.github.com/spec/v1\n", ["git lfs pull"]),
         ("d.json", "[1]", ["item 1", "expected a JSON object"]),
         ("d.json", "[{]", ["item 1", "broken JSON"]),
         ("d.json", '[{"q": "\\ud800"}]', ["item 1", "half a character"]),
@@ -75,8 +85,10 @@ def test_numbers_lists_and_null_in_parquet_are_plain_values(tmp_path: Path) -> N
         ("d.parquet", "PAR", ["not a Parquet file"]),
     ],
 )
-def test_a_broken_file_is_one_line_with_its_name(tmp_path: Path, name: str, content: str, words: list[str]) -> None:
-    (tmp_path / name).write_text(content)
+def test_a_broken_file_is_one_line_with_its_name(
+    tmp_path: Path, name: str, content: str | bytes, words: list[str]
+) -> None:
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DataError) as caught:
         list(read_lines(tmp_path / name))
     assert str(caught.value).startswith(str(tmp_path / name))
