@@ -1,12 +1,11 @@
-"""Intervals and tests: a bootstrap over test examples, the same for both sides of a comparison, and Student's t over
-seeds.
+"""Intervals and tests: a bootstrap over test examples, equal on both sides of a comparison, and Student's t over seeds.
 
 A protocol's metrics are functions of column sums over test examples (``harness.task.Statistics``), so a metric on B
 resampled test sets is one matrix product: counts (B, n) @ statistics (n, k) -> sums (B, k) -> values (B,). The counts
 of a task depend only on its name and n. Draws of two runs on the same examples are therefore always paired, and a run
 stores its draws (``harness.scoring.draws``), so that comparisons need no predictions. Where several examples come from
-one text, they are not independent, and the rows of statistics are units of several examples. All that is said of
-examples here and in the modules next to this one is then true of units: they are drawn, left out, swapped and counted.
+one text, they are not independent, and the rows of statistics are units of several examples: what is said of examples
+here and in the modules next to this one is then true of units.
 
 An estimate over seeds is a crossed design: every seed of a side is evaluated on the same examples. With n_a and n_b
 seeds the standard error of a difference of means is (Welch 1947; one side alone for a level)
@@ -22,11 +21,12 @@ seeds the standard error of a difference of means is (Welch 1947; one side alone
 and it is at least the variance that other test examples would cause with these very seeds. p is Welch's, or that of
 random swaps of the two sides where it is larger.
 
-The interval is value ± t(df) * error with the degrees of freedom of Satterthwaite (Biometrics 2, 1946). v has one for
-each test example minus one for each task, and counts as known if only draws are. The interval is symmetric in the sides
-and in the order of the seeds. A side without randomness in training, such as a baseline, has no variance between seeds.
-A single run alone has the percentile interval of its draws, which covers the choice of test examples only
-(``Estimate.examples_only``). Examples, or units, are assumed to be independent of each other.
+The interval is value ± t(df) * error. A difference has Satterthwaite's degrees of freedom (Biometrics 2, 1946). Of a
+level, 1 / df is the mean over its parts, weighted by their variances: with two seeds that vary more than the test set
+Satterthwaite's cover 89 %, these 93 %. v has one for each test example minus one for each task; it is known if there
+are draws only. The interval is symmetric in the sides and in the order of the seeds. A side without randomness in
+training, such as a baseline, has no variance between seeds. A single run alone has the percentile interval of its
+draws, which covers the choice of test examples only. Examples, or units, are assumed to be independent of each other.
 """
 
 from __future__ import annotations
@@ -278,8 +278,7 @@ def _estimate(sides: Sequence[Side], shared: SeedVariance | None) -> Estimate:
     examples = _example_variance(sides)
     variance = max(examples.common + of_seeds, examples.of_mean)
     parts = [*between, _Part(value=variance - of_seeds, df=_df_of_examples(sides))]
-    below = sum(part.value**2 / part.df for part in parts)
-    df = variance**2 / below if below > 0 else math.inf
+    df = _df_of_sum(parts, one_side=len(sides) == 1)
     error = math.sqrt(variance)
     half = _quantile((1 + LEVEL) / 2, df) * error
     return Estimate(
@@ -301,6 +300,13 @@ class _Part:
 
     value: float
     df: float
+
+
+def _df_of_sum(parts: Sequence[_Part], *, one_side: bool) -> float:
+    """The degrees of freedom of an error, of one side or of a difference; infinite for an error of 0."""
+    total = sum(part.value for part in parts)
+    below = sum(part.value * (total if one_side else part.value) / part.df for part in parts)
+    return total**2 / below if below > 0 else math.inf
 
 
 def _between_seeds(sides: Sequence[Side], values: Sequence[Floats], shared: SeedVariance | None) -> list[_Part]:

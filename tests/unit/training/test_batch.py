@@ -123,6 +123,6 @@ def test_a_padded_sequence_has_the_losses_that_it_has_alone(toy_llama: Callable[
 def test_a_batch_marks_its_real_tokens() -> None:
     weighted = weigh([encoded("a", 3, 2), encoded("b", 1, 1)], "token", Routes(("a", "b")))
     cpu = torch.device("cpu")
-    assert padded(weighted, cpu).real.tolist() == [[True] * 5, [False] * 3 + [True] * 2]
-    assert packed(weighted, cpu, multiple=10).real.tolist() == [[True] * 7 + [False] * 3]
-    assert encoder_decoder(weighted, cpu, start=0).real.tolist() == [[True] * 3, [True, False, False]]
+    assert padded(weighted, cpu).masks[0].tolist() == [[True] * 5, [False] * 3 + [True] * 2]
+    assert packed(weighted, cpu, multiple=10).masks[0].tolist() == [[True] * 7 + [False] * 3]
+    assert encoder_decoder(weighted, cpu, start=0).masks[0].tolist() == [[True] * 3, [True, False, False]]
