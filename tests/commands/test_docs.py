@@ -20,6 +20,19 @@ from pages import ROOT, Block, blocks, harness_commands, pages
 from harness.cli.main import cli
 
 PAGES = [pytest.param(path, id=path.relative_to(ROOT).as_posix()) for path in pages()]
+# The commands of these pages take long and are tested one by one elsewhere.
+LONG = {
+    "gpus_and_machines",
+    "merging_and_transfer",
+    "one_lora_for_all_tasks",
+    "reading_a_leaderboard",
+    "real_data_and_models",
+    "super_natural_instructions",
+}
+RUN = [
+    pytest.param(path, id=path.relative_to(ROOT).as_posix(), marks=[pytest.mark.slow] if path.stem in LONG else [])
+    for path in pages()
+]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +58,7 @@ def _script(page: list[Block]) -> str:
     return "\n".join(["set -euo pipefail", *parts])
 
 
-@pytest.mark.parametrize("path", PAGES)
+@pytest.mark.parametrize("path", RUN)
 def test_the_commands_of_a_page_run_in_order(path: Path, shell_path: str, tmp_path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     page = blocks(text)

@@ -42,6 +42,7 @@ def tuned(out: Path) -> list[Tuning]:
     return [tuning for tuning in found if tuning is not None]
 
 
+@pytest.mark.slow
 def test_a_grid_grows_from_one_rate_to_its_limit_or_until_its_best_is_inside(
     file: Path, harness: Command, tmp_path: Path
 ) -> None:

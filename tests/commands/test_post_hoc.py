@@ -128,6 +128,7 @@ def test_a_matrix_that_was_interrupted_keeps_its_predictions(harness: Command, s
     assert kept.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_fewer_examples_are_another_matrix(harness: Command, single: Path) -> None:
     whole, part = (harness("transfer", single, *s, "--json") for s in ((), ("--set", "eval.per_task=2")))
     assert part.status == 0, part.err

@@ -261,6 +261,7 @@ def test_an_edited_output_is_not_continued(
     assert out.read_text() == "".join(content)
 
 
+@pytest.mark.slow
 def test_a_killed_command_resumes(
     trained: Path, harness: Command, start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:

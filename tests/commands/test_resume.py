@@ -249,6 +249,7 @@ def check_same(folder: Path) -> None:
     assert result(only(folder / "killed")) == result(only(folder / "alone"))
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_five_random_moments_ends_with_the_same_bits(
     forks: Forks, toy_model: Path, tmp_path: Path
 ) -> None:

@@ -311,6 +311,7 @@ def test_a_plan_counts_runs_parameters_steps_and_time(
     assert one["seconds"] > 0
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_stopped_resumes_where_it_was(
     board_file: Callable[[str], Path], plugin: Path, start: Command, tmp_path: Path
 ) -> None:

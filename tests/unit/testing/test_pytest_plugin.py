@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 
 def run_pytest(plugin: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
@@ -14,6 +16,7 @@ def run_pytest(plugin: Path, folder: Path, *arguments: str) -> subprocess.Comple
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=240)
 
 
+@pytest.mark.slow
 def test_a_third_partys_method_is_held_to_its_contract_without_a_test_file(plugin: Path, tmp_path: Path) -> None:
     done = run_pytest(plugin, tmp_path, "--harness-method", "toy_lora", "-vv")
     assert done.returncode == 0, done.stdout
