@@ -22,6 +22,8 @@ from harness.store.run_directory import RunDirectory
 from harness.training.stage import StepDone
 from methods.cgc_lora import CGCLoRA
 
+pytestmark = pytest.mark.slow
+
 Command = Callable[..., Any]
 
 

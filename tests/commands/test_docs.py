@@ -23,8 +23,10 @@ PAGES = [pytest.param(path, id=path.relative_to(ROOT).as_posix()) for path in pa
 # The commands of these pages take long and are tested one by one elsewhere.
 LONG = {
     "gpus_and_machines",
+    "lm_eval_groups",
     "merging_and_transfer",
     "one_lora_for_all_tasks",
+    "predict",
     "reading_a_leaderboard",
     "real_data_and_models",
     "super_natural_instructions",

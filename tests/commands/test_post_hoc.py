@@ -12,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.slow
+
 Command = Callable[..., Any]
 STRONG = ("--set", "train.lr=0.05", "--set", "train.steps=12")  # far enough from the base that its texts are others
 

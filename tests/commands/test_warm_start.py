@@ -16,6 +16,8 @@ from harness.pipeline.reopen import open_model
 from harness.runtime.signals import Interrupted
 from harness.training.stage import StepDone
 
+pytestmark = pytest.mark.slow
+
 Command = Callable[..., Any]
 MOA = ("--method", "moa", "--set", "train.lr=0.02", "--json")
 
