@@ -123,6 +123,8 @@ class Protocol:
     headline: str
 
 
+SPLITS: Final = ("train", "dev", "test")
+
 MIN_EXAMPLES: Final = 50
 """A mean over tasks leaves out tasks with fewer test examples (units, where these have several examples), except on
 embedded samples."""
@@ -269,7 +271,7 @@ class Suite(ABC):
 
     def splits(self, source: str) -> Sequence[str]:
         """The splits that the source has, of "train", "dev", "test"."""
-        return ("train", "dev", "test")
+        return SPLITS
 
     def pin(self, source: str) -> str:
         """The same source, fixed to its present version.

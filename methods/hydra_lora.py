@@ -18,8 +18,8 @@ class HydraLoRA(LoRAMethod):
     """h = W0 x + alpha / rank sum_k w_k(x) B_k A drop(x) with w(x) = softmax(W_r x); initially B_k = 0.
 
     A gate for each layer reads x before dropout. Dropout has one mask for each layer; in the released code each head
-    has its own. There is no ablation with equal weights: heads with equal weights stay equal to each other, since all
-    start at 0, and are ``lora_all``.
+    has its own. An ablation with equal weights would be ``lora_all``: all heads start at 0, and with equal weights they
+    stay equal to each other.
 
     rank: of A and of each head. n_experts: the number of heads.
     """

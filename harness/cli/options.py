@@ -38,6 +38,13 @@ KEYS = click.option(
 SUITE_KEYS = click.option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Set a suite.* key, as in run; may be repeated."
 )
+EVAL_KEYS = click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Set an eval.* key or an inference field; may be repeated.",
+)
 SUITE_DATA = click.option("--data", help="Data of the suite: a folder, a file or a hub data set (default: the sample).")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli.options import DATA, JSON, KEYS, MODEL, OUT, PROTOCOL, print_json, run_options
+from harness.cli.options import DATA, EVAL_KEYS, JSON, KEYS, MODEL, OUT, PROTOCOL, print_json, run_options
 from harness.cli.score import print_scores
 
 if TYPE_CHECKING:
@@ -67,13 +67,7 @@ def run_command(
 @click.option(
     "--split", type=click.Choice(["dev", "train", "test"]), help="Split to evaluate (default: as in the run)."
 )
-@click.option(
-    "--set",
-    "assignments",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Set an eval.* key or an inference field; may be repeated.",
-)
+@EVAL_KEYS
 @DATA
 @MODEL
 @PROTOCOL

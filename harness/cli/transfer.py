@@ -7,20 +7,14 @@ from pathlib import Path
 
 import click
 
-from harness.cli.options import DATA, JSON, MODEL, PROTOCOL, print_json
+from harness.cli.options import DATA, EVAL_KEYS, JSON, MODEL, PROTOCOL, print_json
 
 LOG = logging.getLogger(__name__)
 
 
 @click.command("transfer")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option(
-    "--set",
-    "assignments",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Set an eval.* key or an inference field; may be repeated.",
-)
+@EVAL_KEYS
 @DATA
 @MODEL
 @PROTOCOL

@@ -27,6 +27,7 @@ def check_generates(loaded: LoadedModel) -> None:
         cache.step(token, torch.ones_like(token, dtype=torch.bool))
     except (HarnessError, torch.OutOfMemoryError):
         raise
+    # Models state no errors; whatever one raises here, it would raise when it predicts, after the training.
     except Exception as error:
         text = " ".join(str(error).split())[:300].rstrip(".")
         raise ModelError(

@@ -210,7 +210,7 @@ def _notes(table: Table) -> Iterator[str]:
         names = ", ".join(map(escape, table.mean_of))
         yield f"The mean is over {counted(len(table.mean_of), 'task')}: {names}{without}"
     else:
-        yield f"There is no mean, because every task has {few}"
+        yield f"The table has no mean, because every task has {few}"
     data = ", ".join(f"{escape(k)} {escape(_short(v))}" for k, v in spec.data.fingerprints.items())
     model = "none" if spec.model is None else f"{escape(spec.model.label)} ({escape(spec.model.fingerprint)[:12]})"
     yield f"Data: {escape(spec.data.label)}" + (f" ({data})" if data else "") + f"; base model: {model}"

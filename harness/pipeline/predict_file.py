@@ -200,7 +200,7 @@ def predict_stream(job: StreamJob, out: OutputFile, stop: StopFlag) -> bool:
             out.append([_line(e, p, prompts=job.prompts) for e, p in zip(chunk, predicted, strict=True)])
             done += len(chunk)
             shutil.rmtree(directory.path, ignore_errors=True)
-            if done < job.n and not sys.stderr.isatty():  # where there is no bar
+            if done < job.n and not sys.stderr.isatty():  # The progress bar is drawn on a terminal only.
                 LOG.info("%d of %d predictions", done, job.n)
     if predictor.n_truncated:
         LOG.warning("truncated prompts: %d (in-context examples or the middle were left out)", predictor.n_truncated)

@@ -46,7 +46,7 @@ def token_groups(labels: Tensor, n: int, real: Tensor | None, limit: int | None)
 
     Args:
         labels: (M,) of sequences or tokens, on the CPU. n: the number of tokens of each label.
-        real: BoolTensor of M n tokens in the same order, False for padding; None: there is no padding.
+        real: BoolTensor of M n tokens in the same order, False for padding; None if nothing is padded.
         limit: the largest number of tokens of a task, evenly spaced among all of its tokens; None: all.
     """
     tasks = labels.reshape(-1).repeat_interleave(n)

@@ -1,6 +1,7 @@
 """Token gates: weights of experts that each layer computes from the hidden state of each token.
 
-No task label is needed, and there is no fold, since a plain LoRA has no weights that change from token to token.
+Prompts need no task label, and the methods do not fold, since a plain LoRA has no weights that change from token to
+token.
 
 Shapes: V input vectors (tokens) of a forward, E experts of rank r, S sequences of a training step, L layers.
 """

@@ -36,7 +36,7 @@ def open_or_build(generate: Callable[[], Iterator[dict[str, Any]]], features: Fe
     def recorded() -> Iterator[dict[str, Any]]:
         try:
             yield from generate()
-        except Exception as error:
+        except Exception as error:  # raised again below, in place of the error that datasets makes of it
             failed.append(error)
             raise
 

@@ -16,13 +16,12 @@ from typing import Any, Final
 from harness.errors import DataError, unknown
 from harness.json_arrays import read_json_objects
 from harness.json_lines import missing, read_json_lines
-from harness.task import Example, UnlabelledExample
+from harness.task import SPLITS, Example, UnlabelledExample
 from tasks.common.hub import HubDataset, hub_dataset
 from tasks.common.jsonl import target_of
 from tasks.firefly.labels import FAMILIES, offered
 from tasks.firefly.tasks import TASKS
 
-SPLITS: Final = ("train", "dev", "test")
 SUFFIXES: Final = (".jsonl", ".json")
 COLUMNS: Final = {"kind": (str,), "input": (str,)}
 # Earlier runs recorded one of these sentences as their split, because the rule did not have a name yet.

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.errors import DataError, UsageError
-from harness.task import Example, Suite, Task, UnlabelledExample
+from harness.task import SPLITS, Example, Suite, Task, UnlabelledExample
 from tasks.common.hub import HubDataset
 from tasks.common.jsonl import build_dataset
 from tasks.firefly.source import (
     FORMER_RULES,
-    SPLITS,
     File,
     Folder,
     Lines,

@@ -114,7 +114,7 @@ def _function(place: str, name: str, sha256: str | None, included: Path | None) 
         )
     function = getattr(_module(file, file.stat().st_mtime_ns), name, None)
     if function is None:
-        raise DataError(f"{file}: there is no function {name}, which a task names. Correct the task's file")
+        raise DataError(f"{file}: the function {name}, which a task names, is missing. Correct the task's file")
     found: Callable[..., Any] = function
     return found
 

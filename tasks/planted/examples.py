@@ -13,9 +13,8 @@ from itertools import permutations, product
 from types import MappingProxyType
 from typing import Final, TypeVar
 
-from harness.task import Example
+from harness.task import SPLITS, Example
 
-SPLITS: Final = ("train", "dev", "test")
 N_DEV, N_TEST = 40, 100  # examples of each task
 N_TRAIN: Final[Mapping[str, int]] = MappingProxyType(
     {

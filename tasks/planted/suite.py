@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.errors import DataError
-from harness.task import Example, Suite, Task
-from tasks.planted.examples import N_DEV, N_TEST, N_TRAIN, SPLITS, draw_examples
+from harness.task import SPLITS, Example, Suite, Task
+from tasks.planted.examples import N_DEV, N_TEST, N_TRAIN, draw_examples
 from tasks.planted.tasks import TASKS
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from harness.errors import DataError
 from harness.json_arrays import read_json_objects
 from harness.json_lines import quoted, read_json_lines
-from harness.task import Example, ParameterLimit, Suite, Task, UnlabelledExample
+from harness.task import SPLITS, Example, ParameterLimit, Suite, Task, UnlabelledExample
 from tasks.common.hub import HubDataset, hub_dataset
 from tasks.common.jsonl import build_dataset, target_of
 from tasks.promptcblue.tasks import ALIASES, NEEDS_CHOICES, TASKS
@@ -18,7 +18,6 @@ from tasks.promptcblue.tasks import ALIASES, NEEDS_CHOICES, TASKS
 if TYPE_CHECKING:
     from datasets import Dataset
 
-SPLITS = ("train", "dev", "test")
 ENDINGS = (".json", ".jsonl")
 _COLUMNS: Mapping[str, tuple[type, ...]] = {"input": (str,), "task_dataset": (str,), "sample_id": (str, int)}
 _KNOWN = frozenset({*_COLUMNS, "target", "answer_choices", "task_type"})

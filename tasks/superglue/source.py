@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from harness.errors import DataError
+from tasks.common.data_files import read_lines
 from tasks.common.hub import HubDataset, hub_dataset
 from tasks.superglue.items import Item, Line, items
-from tasks.table.records import read_lines
 
 TASKS: Final[tuple[str, ...]] = ("boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc")
-SPLITS: Final = ("train", "dev", "test")
 CORRECTED_WSC: Final = "wsc.fixed"  # The data set on the hub has the words of WSC's spans corrected under this name.
 _FILES: Final = {"train": "train", "dev": "train", "test": "validation"}
 _LINES: Final = {"train": ("train.jsonl",), "validation": ("val.jsonl", "validation.jsonl")}
@@ -144,7 +143,7 @@ def _hub_lines(origin: HubDataset, task: str, split: str) -> Iterator[tuple[int,
             yield number, line
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{origin.name}: there is no such local folder, and line {number + 1} of {config!r} of the data set on the "
+            f"{origin.name}: no such local folder exists, and line {number + 1} of {config!r} of the data set on the "
             f"hub cannot be read ({type(error).__name__}: {error}). Check the name, or download the files and pass "
             "their folder to --data"
         ) from error

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from harness.errors import DataError, UsageError
-from harness.task import Example, Suite, Task
+from harness.errors import DataError, UsageError, unknown
+from harness.task import SPLITS, Example, Suite, Task
 from tasks.common.hub import HubDataset
 from tasks.common.jsonl import build_dataset
 from tasks.superglue.prompts import examples
-from tasks.superglue.source import SPLITS, TASKS, Folder, find, placed_items, split_rule
+from tasks.superglue.source import TASKS, Folder, find, placed_items, split_rule
 from tasks.superglue.tasks import tasks_of
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class SuperGLUE(Suite):
             without examples.
         """
         if split not in SPLITS:
-            raise UsageError(f"unknown split {split!r}. SuperGLUE has {', '.join(SPLITS)}")
+            raise unknown("split", split, SPLITS)
         origin = find(self.pin(source))
         options: dict[str, Any] = {"format": self.format, "split": split, "dev_percent": self.dev_percent}
         if isinstance(origin, HubDataset):

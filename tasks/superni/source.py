@@ -94,8 +94,8 @@ def choose(source: str, wanted: TaskList) -> ChosenTasks:
     absent = [name for name in chosen if name not in found.files]
     if absent and (wanted.n_train_tasks is not None or wanted.n_test_tasks is not None):
         raise DataError(
-            f"{source}: there is no file {absent[0]}.json for a task that the lists of {wanted.split} name "
-            f"({len(absent)} such tasks are drawn). Copy the whole repository, or name tasks with --set suite.only=A,B"
+            f"{source}: the file {absent[0]}.json is missing for a task that the lists of {wanted.split} name "
+            f"(drawn tasks without a file: {len(absent)}). Copy the whole repository, or name tasks with --set suite.only=A,B"
         )
     if absent:
         LOG.warning("tasks of the lists without a file are left out: %s", _some(absent))

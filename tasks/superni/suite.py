@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from harness.errors import UsageError, unknown
 from harness.hashing import file_sha256
-from harness.task import Example, Suite, Task
+from harness.task import SPLITS, Example, Suite, Task
 from tasks.common.jsonl import build_dataset
 from tasks.superni.encoding import Encoding
 from tasks.superni.examples import Sizes, TaskReader, example_id
@@ -23,7 +23,6 @@ from tasks.superni.task_file import lines_of, read_task
 if TYPE_CHECKING:
     from datasets import Dataset
 
-SPLITS: Final = ("train", "dev", "test")
 _AT_LEAST: Final = {"n_train_tasks": 0, "n_test_tasks": 0, "n_train": 1, "n_dev": 1, "n_test": 1} | {
     "positive": 0,
     "negative": 0,

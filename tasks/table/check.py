@@ -8,10 +8,11 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Final
 
 from harness.errors import nearest
+from harness.task import SPLITS
+from tasks.common.data_files import ENDINGS
 from tasks.common.hub import hub_dataset
 from tasks.table.keys import Definition, TaskKeys
 from tasks.table.metrics import METRICS, Family
-from tasks.table.records import ENDINGS, SPLITS
 from tasks.table.templates import template_problem
 
 _NAME: Final = re.compile(r"\w[\w.+-]*")

@@ -13,9 +13,9 @@ from typing import Any, Final
 from harness.errors import DataError
 from harness.json_lines import quoted
 from harness.task import Example, UnlabelledExample
+from tasks.common.data_files import read_lines
 from tasks.common.hub import HubDataset, hub_dataset
 from tasks.table.keys import TaskKeys
-from tasks.table.records import read_lines
 from tasks.table.templates import MissingColumn, RenderError, Template, no_column, template
 
 RULE: Final = "content-hash-1"  # raise the number when equal lines would be assigned to other splits

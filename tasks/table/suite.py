@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from harness.errors import DataError
 from harness.hashing import file_sha256
 from harness.json_lines import missing, quoted
-from harness.task import Example, Suite, Task, UnlabelledExample
+from harness.task import SPLITS, Example, Suite, Task, UnlabelledExample
 from tasks.common.jsonl import build_dataset
-from tasks.table.records import SPLITS
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from harness.errors import DataError
 from harness.json_lines import missing
-from harness.task import UnlabelledExample
+from harness.task import SPLITS, UnlabelledExample
+from tasks.common.data_files import ENDINGS, read_lines
 from tasks.table.examples import Line, TaskReader
-from tasks.table.records import ENDINGS, SPLITS, read_lines
 
 
 def unlabelled(path: Path, readers: Sequence[TaskReader], task: str | None) -> Iterator[UnlabelledExample]:

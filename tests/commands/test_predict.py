@@ -335,11 +335,25 @@ def test_baselines_predict_from_the_training_examples_of_the_task(
     assert (unnamed.status, "predicts from the training examples of a task" in unnamed.err) == (1, True)
 
 
-def test_a_run_with_clusters_uses_the_adapter_of_each(
-    toy_run: Command, harness: Command, test_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--clusters", "kind", "--set", "train.lr=0.05"), "one adapter for each cluster"),
+        (("--shots", "1"), "in-context examples of the task"),
+    ],
+    ids=["clusters", "shots"],
+)
+def test_a_run_whose_prompts_or_weights_depend_on_the_task_predicts_as_it_was_evaluated(
+    toy_run: Command,
+    harness: Command,
+    test_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+    reason: str,
 ) -> None:
     monkeypatch.setattr(module, "CHUNK", 7)
-    assert toy_run("--method", "lora_all", "--clusters", "kind", "--set", "train.lr=0.05").status == 0
+    assert toy_run("--method", "lora_all", *options).status == 0
     run = only(tmp_path / "runs")
     own = made(run)
     file = write(tmp_path / "in.jsonl", [e for e in lines(test_file) if e["id"] in own])
@@ -347,21 +361,7 @@ def test_a_run_with_clusters_uses_the_adapter_of_each(
     assert {x["id"]: x["prediction"] for x in lines(tmp_path / "out.jsonl")} == own
     (tmp_path / "plain.txt").write_text("the red car\n")
     unnamed = harness("predict", run, tmp_path / "plain.txt", "--out", tmp_path / "b.jsonl")
-    assert (unnamed.status, "one adapter for each cluster" in unnamed.err) == (1, True)
-
-
-def test_in_context_examples_are_those_of_the_run_and_need_the_task(
-    toy_run: Command, harness: Command, test_file: Path, tmp_path: Path
-) -> None:
-    assert toy_run("--method", "lora_all", "--shots", "1").status == 0
-    run = only(tmp_path / "runs")
-    own = made(run)
-    file = write(tmp_path / "in.jsonl", [e for e in lines(test_file) if e["id"] in own])
-    assert harness("predict", run, file, "--out", tmp_path / "out.jsonl").status == 0
-    assert {x["id"]: x["prediction"] for x in lines(tmp_path / "out.jsonl")} == own
-    (tmp_path / "plain.txt").write_text("the red car\n")
-    unnamed = harness("predict", run, tmp_path / "plain.txt", "--out", tmp_path / "b.jsonl")
-    assert (unnamed.status, "in-context examples of the task" in unnamed.err) == (1, True)
+    assert (unnamed.status, reason in unnamed.err) == (1, True)
 
 
 def test_a_run_that_is_moved_away_from_its_data_names_the_remedy(

@@ -56,7 +56,7 @@ def test_without_enough_examples_for_a_mean_each_command_says_so(
     assert "no mean, because every task has fewer than 50 examples" in compared.out
     assert "mean of 0" not in compared.out
     board = harness("leaderboard", "toys", "--out", tmp_path / "runs")
-    assert "There is no mean, because every task has fewer than 50 test examples" in board.out
+    assert "The table has no mean, because every task has fewer than 50 test examples" in board.out
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "config.json"])

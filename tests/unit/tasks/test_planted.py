@@ -13,8 +13,8 @@ import pytest
 from harness.errors import DataError
 from harness.scoring.score import score_predictions
 from harness.store.record import Prediction, text_hash
-from harness.task import NOT_PARSED, Example, to_example
-from tasks.planted.examples import CLASSES, MARKS, N_DEV, N_TEST, N_TRAIN, SPLITS, THINGS, WORDINGS, draw_examples
+from harness.task import NOT_PARSED, SPLITS, Example, to_example
+from tasks.planted.examples import CLASSES, MARKS, N_DEV, N_TEST, N_TRAIN, THINGS, WORDINGS, draw_examples
 from tasks.planted.suite import Planted
 from tasks.planted.tasks import FAMILIES, answer_of
 

@@ -191,7 +191,7 @@ def test_missing_data_are_named_with_the_remedy(data: str, tmp_path: Path) -> No
             SuperNI().at(source)
     suite = SuperNI(n_train_tasks=3).at(data)
     (Path(data) / "tasks" / "task3_toy.json").unlink()
-    with pytest.raises(DataError, match=r"no file task3_toy\.json"):
+    with pytest.raises(DataError, match=r"the file task3_toy\.json"):
         SuperNI(n_train_tasks=3).at(data)
     with pytest.raises(HarnessError, match="task3_toy"):
         suite.files(data)

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import DataError
+from tasks.common.data_files import read_lines
 from tasks.table.examples import TaskReader, assigned
 from tasks.table.keys import TaskKeys
-from tasks.table.records import read_lines
 
 LINES = [{"q": "1 + 1", "a": "2"}, {"q": 'a "quoted", text', "a": "two\nlines"}, {"q": "猫", "a": "cat"}]
 

@@ -107,5 +107,4 @@ def _plain(value: Any) -> Any:
 _READERS: Final[Mapping[str, Callable[[Path], Lines]]] = MappingProxyType(
     {".jsonl": lambda path: read_json_lines(path, {}), ".json": _json, ".csv": _csv, ".tsv": _tsv, ".parquet": _parquet}
 )
-SPLITS: Final = ("train", "dev", "test")
 ENDINGS: Final = tuple(_READERS)
