@@ -57,6 +57,8 @@ def check_with_peft(
         warnings.simplefilter("ignore")  # What PEFT warns of is compared below.
         try:
             model: Any = PeftModel.from_pretrained(loaded.model, str(folder), autocast_adapter_dtype=False)
+        except torch.OutOfMemoryError:
+            raise  # It says nothing about the folder.
         # PEFT states no errors; whatever it raises here, a user of the folder would get too.
         except Exception as error:
             raise _refused(
