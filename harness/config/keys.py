@@ -69,8 +69,7 @@ def build_from_keys(cls: type[T], values: Mapping[str, Any], section: str) -> T:
                 "key", f"{section}.{name}", [f"{section}.{k}" for k in known], see=f"harness list {section.upper()}"
             )
     default = cls()
-    # A list may be typed with commas: --set suite.kinds=NLI,MRC
-    lists = {k: tuple(v.split(",")) for k, v in values.items() if isinstance(v, str) and _is_tuple(default, k)}
+    lists = {name: _as_list(value) for name, value in values.items() if _is_tuple(default, name)}
     try:
         built: T = _validator(cls).validate_python({**values, **lists})  # type: ignore[arg-type]  # a class is hashable
     except ValidationError as error:
@@ -82,6 +81,13 @@ def build_from_keys(cls: type[T], values: Mapping[str, Any], section: str) -> T:
 @lru_cache(maxsize=64)
 def _validator(cls: type) -> TypeAdapter[Any]:
     return TypeAdapter(cls)
+
+
+def _as_list(value: Any) -> Any:
+    """A list may be typed with commas, and one of a single item without brackets: --set suite.kinds=NLI,MRC"""
+    if isinstance(value, str):
+        return tuple(value.split(","))
+    return (value,) if isinstance(value, int | float) else value
 
 
 def _is_tuple(value: Any, name: str) -> bool:
