@@ -95,7 +95,8 @@ def choose(source: str, wanted: TaskList) -> ChosenTasks:
     if absent and (wanted.n_train_tasks is not None or wanted.n_test_tasks is not None):
         raise DataError(
             f"{source}: the file {absent[0]}.json is missing for a task that the lists of {wanted.split} name "
-            f"(drawn tasks without a file: {len(absent)}). Copy the whole repository, or name tasks with --set suite.only=A,B"
+            f"(drawn tasks without a file: {len(absent)}). Copy the whole repository, or name tasks with --set "
+            "suite.only=A,B"
         )
     if absent:
         LOG.warning("tasks of the lists without a file are left out: %s", _some(absent))
