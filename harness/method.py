@@ -317,6 +317,7 @@ class AdapterMethod(Method):
     """
 
     trains: ClassVar[bool] = True
+    mixes_tasks: ClassVar[bool] = True  # Whether a stage trains several tasks, which train.balance can then weigh.
     continues: ClassVar[bool] = False  # Whether a run may be initialised from a finished one (Trainer.start).
 
     @abstractmethod

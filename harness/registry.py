@@ -1,4 +1,4 @@
-"""Methods, suites, models and inference back ends by name, from the entry points of every installed distribution."""
+"""Methods, suites, models, inference back ends and balancers by name, from entry points of every distribution."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 from harness.errors import HarnessError, UsageError, unknown
 
 if TYPE_CHECKING:
+    from harness.balancing import Balancer
     from harness.inference import InferenceBackend
     from harness.method import Method
     from harness.task import Suite
@@ -22,8 +23,9 @@ METHODS = "harness.methods"
 SUITES = "harness.suites"
 MODELS = "harness.models"
 BACKENDS = "harness.backends"
-GROUPS = (METHODS, SUITES, MODELS, BACKENDS)
-_WORD = {METHODS: "method", SUITES: "suite", MODELS: "model", BACKENDS: "back end"}
+BALANCERS = "harness.balancers"
+GROUPS = (METHODS, SUITES, MODELS, BACKENDS, BALANCERS)
+_WORD = {METHODS: "method", SUITES: "suite", MODELS: "model", BACKENDS: "back end", BALANCERS: "balancer"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +91,11 @@ def backend_class(name: str) -> type[InferenceBackend]:
     return cast("type[InferenceBackend]", _load(BACKENDS, name))
 
 
+def balancer_class(name: str) -> type[Balancer]:
+    """The balancer of that name; errors as ``method_class``."""
+    return cast("type[Balancer]", _load(BALANCERS, name))
+
+
 def broken(group: str) -> dict[str, str]:
     """The error of each plug-in that cannot be used, by name, for `harness list --check`. Imports everything."""
     reasons = {}
@@ -127,6 +134,7 @@ def _load(group: str, name: str) -> object:
 
 
 def _check(group: str, name: str, loaded: object) -> None:
+    from harness.balancing import GradientBalancer, LossBalancer
     from harness.inference import InferenceBackend
     from harness.method import AdapterMethod, Baseline
     from harness.task import Suite
@@ -139,11 +147,12 @@ def _check(group: str, name: str, loaded: object) -> None:
         METHODS: (AdapterMethod, Baseline),
         SUITES: (Suite,),
         BACKENDS: (InferenceBackend,),
+        BALANCERS: (LossBalancer, GradientBalancer),
     }
     if not (isinstance(loaded, type) and issubclass(loaded, bases[group])):
         names = " or ".join(base.__name__ for base in bases[group])
         raise HarnessError(f"{_WORD[group]} {name!r} is {loaded!r}, not a subclass of harness's {names}")
-    if group in (METHODS, SUITES) and not isinstance(getattr(loaded, "version", None), int):
+    if group in (METHODS, SUITES, BALANCERS) and not isinstance(getattr(loaded, "version", None), int):
         raise HarnessError(
             f"{_WORD[group]} {name!r} has no version: give the class {loaded.__name__} the line "
             "`version: ClassVar[int] = 1`, and raise it whenever results change"

@@ -18,6 +18,8 @@ class LoRASingle(LoRAMethod):
     traits: ClassVar[frozenset[Trait]] = frozenset({Trait.ROUTED, Trait.FOLDS})
     summary: ClassVar[str] = "one LoRA for each task, trained alone"
 
+    mixes_tasks: ClassVar[bool] = False
+
     rank: int = 16
 
     def layer(self, target: TargetModule) -> AdaptedLinear:

@@ -82,6 +82,7 @@ class LoRAHub(LoRAMethod):
         "with_own": {"exclude_target": False},
     }
     folders: ClassVar[Mapping[str, Sequence[str]]] = {"experts": FILES}
+    mixes_tasks: ClassVar[bool] = False
 
     rank: int = 16
     shots: int = 5

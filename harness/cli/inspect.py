@@ -18,10 +18,10 @@ from harness.errors import UsageError
 @click.option("--check", is_flag=True, help="Import every plug-in and show which ones fail.")
 @SUITE_KEYS
 def list_command(name: str | None, check: bool, assignments: tuple[str, ...]) -> None:
-    """List methods and suites, or describe one.
+    """List methods, suites, back ends and balancers, or describe one.
 
     With the NAME of a method: its fields, ablations and presets. With the NAME or the file of a suite, or with
-    NAME:ARGUMENT: its options and tasks.
+    NAME:ARGUMENT: its options and tasks. With the NAME of a balancer: its settings.
     """
     from harness.cli.tables import describe_plugin, installed
 
@@ -33,9 +33,9 @@ def list_command(name: str | None, check: bool, assignments: tuple[str, ...]) ->
 
 @click.command("keys")
 def keys_command() -> None:
-    """List the train.*, eval.* and prompt.* configuration keys.
+    """List the train.*, eval.*, prompt.* and balance.* configuration keys.
 
-    The keys of a method: harness list METHOD.
+    The keys of a method or a balancer: harness list NAME.
     """
     from harness.cli.tables import config_keys
 

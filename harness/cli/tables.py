@@ -13,7 +13,17 @@ from tabulate import tabulate
 
 from harness.errors import HarnessError
 from harness.method import AdapterMethod
-from harness.registry import BACKENDS, METHODS, SUITES, broken, method_class, plugins, suite_class
+from harness.registry import (
+    BACKENDS,
+    BALANCERS,
+    METHODS,
+    SUITES,
+    balancer_class,
+    broken,
+    method_class,
+    plugins,
+    suite_class,
+)
 from harness.reporting.numbers import MISSING, counted, or_missing, percent
 
 if TYPE_CHECKING:
@@ -23,9 +33,10 @@ _MEANING_WIDTH: Final = 70  # characters
 
 
 def installed(check: bool) -> str:
-    """Every method, suite and back end with the distribution that provides it; ``check`` imports all of them."""
+    """Every method, suite, back end and balancer with its distribution; ``check`` imports all of them."""
     parts = []
-    for group, word in ((METHODS, "method"), (SUITES, "suite"), (BACKENDS, "back end")):
+    words = ((METHODS, "method"), (SUITES, "suite"), (BACKENDS, "back end"), (BALANCERS, "balancer"))
+    for group, word in words:
         reasons = broken(group) if check else {}
         rows = []
         for name, plugin in plugins(group).items():
@@ -45,11 +56,14 @@ def _argument(group: str, name: str) -> str | None:
 
 
 def describe_plugin(name: str, options: Mapping[str, Any]) -> str:
-    """One method's fields, ablations and presets, or one suite's options (set to ``options``) and tasks."""
+    """One method's fields, ablations and presets, one suite's options (set to ``options``) and tasks, or a balancer."""
     from harness.config.suites import is_suite  # loads pydantic, which the list of everything does not need
 
     if name in plugins(SUITES) or (name not in plugins(METHODS) and is_suite(name)):
         return _about_suite(name, options)
+    if name in plugins(BALANCERS) and name not in plugins(METHODS):
+        balancer = balancer_class(name)
+        return f"{name}: {balancer.summary}\n\n{fields(balancer, 'balance')}"
     cls = method_class(name)
     traits = [*sorted(cls.traits), *(["supports --from"] if issubclass(cls, AdapterMethod) and cls.continues else [])]
     parts = [f"{name}: {cls.summary}", f"traits: {', '.join(traits) or 'none'}", fields(cls, "method")]
@@ -99,7 +113,7 @@ def field_meanings(cls: type[Any]) -> dict[str, str]:
 
 
 def config_keys() -> str:
-    """Every ``train.*``, ``eval.*`` and ``prompt.*`` key with default and meaning."""
+    """Every ``train.*``, ``eval.*``, ``prompt.*`` and ``balance.*`` key with default and meaning."""
     from harness.config.spec import EvalConfig, TrainConfig
     from harness.config.template import MEANING, PREFIX
 
@@ -109,6 +123,7 @@ def config_keys() -> str:
         for name, info in config.model_fields.items()
     ]
     rows.append((f"{PREFIX}NAME", MISSING, MEANING))
+    rows.append(("balance.NAME", MISSING, "a setting of the balancer of train.balance: harness list BALANCER"))
     return tabulate(rows, ("key", "default", "meaning"), tablefmt="simple", disable_numparse=True)
 
 

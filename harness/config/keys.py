@@ -16,7 +16,7 @@ from harness.config.spec import EvalConfig, TrainConfig
 from harness.config.template import PREFIX
 from harness.errors import UsageError, unknown
 
-SECTIONS = ("train", "eval", "method", "suite", "prompt")
+SECTIONS = ("train", "eval", "method", "suite", "prompt", "balance")
 
 
 T = TypeVar("T")
@@ -124,7 +124,7 @@ def by_section(keys: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             sections[""]["budget"] = value
         elif not dot or section not in SECTIONS:
             known = [f"train.{k}" for k in TrainConfig.model_fields] + [f"eval.{k}" for k in EvalConfig.model_fields]
-            raise unknown("key", key, [*known, "budget", "method.", "suite.", PREFIX], see="harness keys")
+            raise unknown("key", key, [*known, "budget", "method.", "suite.", "balance.", PREFIX], see="harness keys")
         else:
             sections[section][name] = value
     return sections

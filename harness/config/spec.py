@@ -79,6 +79,14 @@ def _is_default(field: FieldInfo, value: Any) -> bool:
     return not field.is_required() and bool(value == field.get_default(call_default_factory=True, validated_data={}))
 
 
+class BalanceSpec(Section):
+    """A balancer of tasks (``train.balance``). fields: its settings that differ from their defaults."""
+
+    name: str
+    version: int
+    fields: dict[str, Any] = {}
+
+
 class TrainConfig(Section):
     """``train.*`` keys: how every method is trained."""
 
@@ -88,6 +96,11 @@ class TrainConfig(Section):
     batch_size: int = Field(16, ge=1, description="examples per optimiser step")
     loss: Literal["token", "example", "task"] = Field(
         "token", description="average the loss over tokens, over examples, or over tasks"
+    )
+    balance: BalanceSpec | None = Field(
+        None,
+        description="how much each task of a step counts: a balancer (`harness list` shows all), with balance.* as its"
+        " settings (none: what train.loss and the mixture give)",
     )
     per_task: int | None = Field(None, ge=1, description="maximum number of training examples per task (default: all)")
     mixture: Literal["proportional", "uniform", "temperature"] = Field(
@@ -120,7 +133,9 @@ class TrainConfig(Section):
     patience: int | None = Field(
         None, ge=1, description="early stopping: number of evaluations without improvement (needs train.eval_every)"
     )
-    eval_rows: int = Field(20, ge=1, description="with train.eval_every: dev examples per task")
+    eval_rows: int = Field(
+        20, ge=1, description="dev examples per task, with train.eval_every or a train.balance that reads dev"
+    )
     gradient_checkpointing: Annotated[bool, Runtime] = Field(
         False,
         description="recompute activations in the backward pass: less memory, more time",

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from harness.config.balance import balancer_of
 from harness.config.clusters import Cluster, clusters_of
 from harness.config.request import to_json
 from harness.config.spec import directory_name, run_id
@@ -36,8 +37,10 @@ from harness.training.reuse import ReusedTraining, reuse_training
 
 if TYPE_CHECKING:
     from harness.runtime.distributed import ProcessGroup
+    from harness.task import Example
     from harness.training.dev_score import DevEvaluator
     from harness.training.stage import StepHook
+    from harness.training.task_balance import TaskBalancing
     from harness.training.trainer import EngineTrainer
 
 LOG: Final = logging.getLogger(__name__)
@@ -228,6 +231,7 @@ class _Execution:
                 encoder=prepared.encoder,
                 mixture=mixture(self.resolved, train),
                 routes=prepared.routes,
+                balancing=self._balancing(prepared),
                 memory_before=prepared.base.memory_before,
             ),
             stop=self.stop,
@@ -240,23 +244,37 @@ class _Execution:
         return trainer
 
     def _dev_evaluator(self, prepared: Prepared) -> DevEvaluator | None:
-        from harness.data.splits import Choice
-        from harness.training.dev_score import DevEvaluator, dev_examples
+        from harness.training.dev_score import DevEvaluator
 
-        resolved, config = self.resolved, self.resolved.spec.train
-        if config.eval_every is None:
+        if self.resolved.spec.train.eval_every is None:
             return None
+        return DevEvaluator(
+            answering=answering(self.resolved, prepared), examples=self._dev_examples(prepared, "train.eval_every")
+        )
+
+    def _balancing(self, prepared: Prepared) -> TaskBalancing | None:
+        from harness.training.task_balance import TaskBalancing
+
+        config = self.resolved.spec.train
+        balancer = balancer_of(config)
+        if balancer is None or config.balance is None:
+            return None
+        key = f"train.balance={config.balance.name}"
+        return TaskBalancing(balancer=balancer, dev=self._dev_examples(prepared, key) if balancer.reads_dev else {})
+
+    def _dev_examples(self, prepared: Prepared, key: str) -> dict[str, list[Example]]:
+        """Dev examples of each task of an adapter, for training. key: what needs them."""
+        from harness.data.splits import Choice
+        from harness.training.dev_score import dev_examples
+
+        resolved = self.resolved
         part = "tune" if resolved.spec.eval.part is not None else None
         if resolved.spec.eval.split == "dev" and part is None:
-            LOG.warning(
-                "train.eval_every selects the adapter on dev, and dev is evaluated too: these scores are biased upwards"
-            )
+            LOG.warning("%s uses dev for training, and dev is evaluated too: these scores are biased upwards", key)
         tasks = list(resolved.evaluated.by_task)
-        examples = dev_examples(resolved.suite, resolved.source, tasks, Choice(per_task=config.eval_rows, part=part))
-        return DevEvaluator(
-            answering=answering(resolved, prepared),
-            examples={t: e for t, e in examples.items() if t in prepared.tasks},
-        )
+        choice = Choice(per_task=resolved.spec.train.eval_rows, part=part)
+        examples = dev_examples(resolved.suite, resolved.source, tasks, choice, key=key)
+        return {t: e for t, e in examples.items() if t in prepared.tasks}
 
     def _record(
         self,

@@ -11,12 +11,13 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from harness.config.backend import Backend, parse_backend
+from harness.config.balance import require_tasks_to_balance, train_config
 from harness.config.clusters import group_tasks
 from harness.config.keys import by_section, changed, section_config, validation_error
 from harness.config.method_config import absolute, choose_method, data_only, fingerprints, parse_budget, with_preset
 from harness.config.options import OPTIONS
 from harness.config.request import Request
-from harness.config.spec import LOCAL, DataSpec, EvalConfig, MethodSpec, ModelSpec, RunSpec, SuiteSpec, TrainConfig
+from harness.config.spec import LOCAL, DataSpec, EvalConfig, MethodSpec, ModelSpec, RunSpec, SuiteSpec
 from harness.config.suites import OpenSuite, open_suite
 from harness.config.template import template_arguments
 from harness.data.splits import Choice, SplitExamples, Use, choose_tasks, load_split, locate_data, without_targets
@@ -72,7 +73,7 @@ def resolve(request: Request, opened: OpenSuite | None = None) -> Resolved:
     budget = options["budget"] or sections.pop("", {}).get("budget")
     opened = opened or _opened(options["suite"], sections["suite"])
     request = _with_data(request, opened)
-    train = section_config(TrainConfig, "train", sections["train"])
+    train = train_config(sections["train"], sections["balance"])
     evaluation = section_config(EvalConfig, "eval", sections["eval"])
     data = locate_data(opened.suite, request.options.get("data"))
     suite = data.suite
@@ -86,6 +87,7 @@ def resolve(request: Request, opened: OpenSuite | None = None) -> Resolved:
         raise UsageError(
             f"--clusters does not apply to {options['method']}: it has no trainable parameters. Leave --clusters out"
         )
+    require_tasks_to_balance(train, options["method"], method, sizes)
     backend = parse_backend(options["backend"])
     _check_generated(suite, tasks, options["backend"] if backend is not None else None)
     model = _model(method, suite, options, backend)

@@ -3,7 +3,7 @@
 The *question* is what the scores are about: tasks, data, split, base model, prompt and shots. Runs with different
 questions are in different tables. The *effort* is what training may use: budget, steps, batches, examples, loss. Runs
 with different efforts may be in one table, but they are neither ranked nor tested against each other. Everything
-else, such as the method's fields and the learning rate, is the method's own.
+else, such as the method's fields, the learning rate and the balance of tasks, is the method's own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from harness.reporting.numbers import MISSING
 
 _QUESTION: Final = ("suite", "data", "model", "eval", "prompt", "template", "shots")
 _NOT_ASKED: Final = ("data.label", "model.label", "eval.batch_tokens", "eval.max_new_tokens")
-_OWN: Final = frozenset(("train.lr",))
+_OWN: Final = ("train.lr", "train.balance")
 
 
 def flat(spec: RunSpec) -> dict[str, str]:
@@ -51,9 +51,13 @@ def question(spec: RunSpec, *, model: bool = True) -> dict[str, str]:
 def effort(spec: RunSpec) -> dict[str, str]:
     """The fields that decide what training may use."""
     runtime = {f"train.{name}" for name, field in TrainConfig.model_fields.items() if Runtime in field.metadata}
-    found = {k: v for k, v in flat(spec).items() if k.split(".")[0] == "train" and k not in runtime | _OWN}
+    found = {k: v for k, v in flat(spec).items() if k.split(".")[0] == "train" and k not in runtime and not _own(k)}
     parent = None if spec.parent is None else spec.parent.run_id
     return {**found, "budget": json.dumps(spec.budget), "--from": json.dumps(parent)}
+
+
+def _own(key: str) -> bool:
+    return any(key == own or key.startswith(f"{own}.") for own in _OWN)
 
 
 def other_effort(a: RunSpec, b: RunSpec, free: Sequence[str] = ()) -> str | None:

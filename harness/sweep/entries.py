@@ -10,6 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from harness.config.balance import train_config
 from harness.config.clusters import KIND, clusters_of
 from harness.config.keys import by_section, changed, section_config
 from harness.config.method_config import choose_method, data_only, fingerprints, parse_budget, with_preset
@@ -193,7 +194,7 @@ class Matcher:
         sizes = [len(c.tasks) for c in clusters_of(spec)]
         budget = asked.options.get("budget")
         method = choose_method(cls, tables["method"], entry.config.ablation, budget, sizes)
-        train = section_config(TrainConfig, "train", tables["train"])
+        train = train_config(tables["train"], tables["balance"])
         fields = changed(method, type(method)())
         # A run evaluates on dev if the data have no targets for test, and then on the part that is not for tuning.
         both = self.board.tune is not None and spec.eval.split == self.board.tune.by

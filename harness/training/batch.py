@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -94,6 +95,11 @@ def weigh(sequences: Sequence[Encoded], kind: str, routes: Routes) -> list[Weigh
         Weighted(sequence=s, task=routes.index(s.task), position=i, weight=w / total)
         for i, (s, w) in enumerate(zip(sequences, weights, strict=True))
     ]
+
+
+def reweigh(sequences: Sequence[Weighted], weights: Mapping[int, float]) -> list[Weighted]:
+    """The same sequences, each weighted by the factor of its task (by index) too; the sum may then differ from 1."""
+    return [dataclasses.replace(w, weight=w.weight * weights[w.task]) for w in sequences]
 
 
 def padded(sequences: Sequence[Weighted], device: torch.device) -> Batch:

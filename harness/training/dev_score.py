@@ -44,11 +44,13 @@ class DevEvaluator:
         return float(statistics.values(statistics.per_unit.sum(0))[rule.headline])
 
 
-def dev_examples(suite: Suite, source: str, tasks: Sequence[str], choice: Choice) -> dict[str, list[Example]]:
-    """Dev examples of each task, the same for every seed and method.
+def dev_examples(
+    suite: Suite, source: str, tasks: Sequence[str], choice: Choice, *, key: str
+) -> dict[str, list[Example]]:
+    """Dev examples of each task, the same for every seed and method. key: the setting that needs them.
 
     Raises: DataError if the source has no dev split, or none with targets.
     """
-    hint = "train.eval_every needs one: leave train.eval_every out"
+    hint = f"{key} needs one: leave {key.partition('=')[0]} out"
     rows = load_split(suite, source, "dev", tasks, choice, hint=hint)
     return {t: rows.of(t) for t in rows.by_task}

@@ -29,6 +29,7 @@ class Progress:
     log_bytes: the length of train.jsonl at this point. scaler: the state of the loss scaler of fp16.
     micro_tokens: the maximum number of tokens of a micro-batch, if it was reduced for lack of memory.
     dev_scores: (step, score) of the stage's evaluations on dev, oldest first.
+    balance: what the balancer of tasks has learned in the stage (``TaskWeights.state``).
     """
 
     stage: str | None = None
@@ -41,6 +42,7 @@ class Progress:
     scaler: dict[str, Any] = field(default_factory=dict)
     micro_tokens: int | None = None
     dev_scores: list[tuple[int, float]] = field(default_factory=list)
+    balance: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The fields under their names in progress.json."""
@@ -59,13 +61,13 @@ class Progress:
 
     def begin_stage(self, stage: str) -> None:
         """Start a stage at step 0."""
-        self.stage, self.step, self.dev_scores = stage, 0, []
+        self.stage, self.step, self.dev_scores, self.balance = stage, 0, [], {}
 
     def finish_stage(self, stage: str) -> None:
         """Mark a stage as finished; then no stage is in progress."""
         if stage not in self.finished:
             self.finished.append(stage)
-        self.stage, self.step, self.dev_scores, self.scaler = None, 0, [], {}
+        self.stage, self.step, self.dev_scores, self.scaler, self.balance = None, 0, [], {}, {}
 
     def count_step(self, result: StepResult, sequences: Sequence[Encoded], waited_seconds: float) -> None:
         """Add one step. waited_seconds: how long it waited for its sequences."""
@@ -135,6 +137,7 @@ def log_line(stage: str, step: int, result: StepResult) -> Mapping[str, Any]:
         "tokens": result.n_tokens,
         "seconds": round(result.seconds, 4),
         "tasks": {t: round(v, 5) for t, v in result.by_task.items()},
+        **({} if result.weights is None else {"weights": {t: round(w, 5) for t, w in sorted(result.weights.items())}}),
     }
 
 

@@ -29,6 +29,7 @@ from harness.training.checkpoint import CheckpointManager
 from harness.training.early_stopping import EarlyStopping
 from harness.training.progress import Progress, log_line
 from harness.training.step import StepResult, StepRunner
+from harness.training.task_balance import TaskBalancing
 from harness.training.train_log import TrainLog
 
 LOG: Final = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class TrainingSetup:
     """The subject of a training: a method's adapter on a model, with data and settings.
 
     routes: the tasks that the adapter was attached for.
+    balancing: of tasks; None for what ``train.loss`` gives.
     memory_before: bytes that the process used before the model was loaded, for the peak on a CPU.
     """
 
@@ -49,6 +51,7 @@ class TrainingSetup:
     encoder: Encoder
     mixture: Mixture
     routes: Routes
+    balancing: TaskBalancing | None = None
     memory_before: int | None = None
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.balancing import BalancedStep
 from harness.config.spec import TrainConfig
 from harness.data.encoding import Encoded
 from harness.data.routes import Routes
@@ -19,9 +20,10 @@ from harness.method import Adapter
 from harness.models.loading import LoadedModel
 from harness.runtime.distributed import SINGLE_PROCESS, ProcessGroup, partition_by_length
 from harness.seeding import stable_seed
-from harness.training.batch import Weighted, token_losses, weigh
+from harness.training.batch import Weighted, reweigh, token_losses, weigh
 from harness.training.optimiser import TaskAdamW, TrainedParameter
 from harness.training.packing import Layout, micro_tokens
+from harness.training.task_balance import Balancing, LossPasses, StageBalance, mean_losses
 
 # Below this scale of fp16 losses an overflow of the gradient means divergence, not a wrong scale.
 _LEAST_SCALE = 2.0**-10
@@ -33,6 +35,7 @@ class StepResult:
 
     loss: the weighted mean that was minimised. by_task: the mean token loss of each task of the step.
     n_tokens: of prompts and targets. stop: at least one process got a signal to stop.
+    weights: the factor of ``train.balance`` on the loss of each task of the step; None without weights.
     """
 
     loss: float
@@ -43,6 +46,7 @@ class StepResult:
     n_target_tokens: int
     seconds: float
     stop: bool = False
+    weights: Mapping[str, float] | None = None
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
@@ -59,6 +63,7 @@ class Stage:
 
     key: seed and tasks, on which dropout depends in addition to step, process and micro-batch.
     reads: the adapter chooses routes by reading prompts (trait LABEL_FREE).
+    balance: of the tasks of each step; None for what ``train.loss`` gives.
     """
 
     name: str
@@ -66,6 +71,7 @@ class Stage:
     key: tuple[object, ...]
     reads: bool
     trained: Mapping[str, TrainedParameter]
+    balance: StageBalance | None = None
 
     @property
     def parameters(self) -> Mapping[str, nn.Parameter]:
@@ -112,29 +118,35 @@ class StepRunner:
         """
         started = time.perf_counter()
         self.adapter.begin_step(self.stage.name, number)
-        sums = self.processes.all_reduce(torch.cat([self._gradients(number, sequences, routes), self._flag(stop)]))
+        lr = learning_rate(number, self.stage.steps, self.config.lr, self.config.warmup)
+        weighted = weigh(sequences, self.config.loss, routes)
+        balancing = self._begin_balancing(number, weighted, routes, lr)
+        if balancing is not None:
+            weighted = reweigh(weighted, {routes.index(task): w for task, w in balancing.weights.items()})
+        sums = self.processes.all_reduce(torch.cat([self._pass(number, weighted, len(routes)), self._flag(stop)]))
         self.processes.all_reduce_gradients(self.stage.parameters.values())
         self.scaler.unscale_(self.optimiser)
         norm = self._clip()
-        loss, *by_task, stopped, norm = torch.cat([sums, norm.double()[None]]).tolist()
+        loss, *totals, stopped, norm = torch.cat([sums, norm.double()[None]]).tolist()
         self._check(loss, norm, number, sequences)
-        lr = learning_rate(number, self.stage.steps, self.config.lr, self.config.warmup)
         self.optimiser.set_lr(lr)
         self.optimiser.present = frozenset(routes.index(s.task) for s in sequences)
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
-        means = dict(zip(routes.tasks, by_task, strict=True))
-        n_targets = {t: sum(len(s.target) for s in sequences if s.task == t) for t in {s.task for s in sequences}}
+        by_task = mean_losses(totals, sequences, routes)
+        if balancing is not None:
+            balancing.end(by_task)
         return StepResult(
             loss=loss,
-            by_task={t: means[t] / n for t, n in sorted(n_targets.items())},
+            by_task=by_task,
             grad_norm=norm,
             lr=lr,
             n_tokens=sum(map(len, sequences)),
-            n_target_tokens=sum(n_targets.values()),
+            n_target_tokens=sum(len(s.target) for s in sequences),
             seconds=time.perf_counter() - started,
             stop=bool(stopped),
+            weights=None if balancing is None else balancing.weights,
         )
 
     def state(self) -> dict[str, Tensor]:
@@ -153,17 +165,43 @@ class StepRunner:
         if scaler and self.scaler.is_enabled():
             self.scaler.load_state_dict(dict(scaler))
 
-    def _gradients(self, number: int, sequences: Sequence[Encoded], routes: Routes) -> Tensor:
-        """Compute the gradients of this process's share of the step.
+    def _begin_balancing(
+        self, number: int, weighted: Sequence[Weighted], routes: Routes, lr: float
+    ) -> Balancing | None:
+        """The weights of the tasks of this step; None without a balancer."""
+        balance = self.stage.balance
+        if balance is None:
+            return None
+        present = {w.task for w in weighted}
+        losses = LossPasses(
+            of_step=lambda: self._losses(number, weighted, routes),
+            on_dev=lambda: self._losses(number, weigh(balance.dev_of(number), "token", routes), routes, dropout=False),
+        )
+        tasks = tuple(task for i, task in enumerate(routes.tasks) if i in present)
+        return Balancing.begin(balance.weights, BalancedStep(number=number, tasks=tasks, lr=lr, losses=losses))
+
+    def _losses(
+        self, number: int, weighted: Sequence[Weighted], routes: Routes, *, dropout: bool = True
+    ) -> Mapping[str, float]:
+        """The mean token losses of the tasks of these sequences, the same in every process, without gradients."""
+        self.loaded.model.train(dropout)
+        try:
+            with torch.no_grad():
+                sums = self.processes.all_reduce(self._pass(number, weighted, len(routes)))
+        finally:
+            self.loaded.model.train()
+        return mean_losses(sums[1:].tolist(), [w.sequence for w in weighted], routes)
+
+    def _pass(self, number: int, weighted: Sequence[Weighted], n_tasks: int) -> Tensor:
+        """Compute losses, and gradients where they are enabled, of this process's share of the sequences.
 
         Returns: (1 + tasks,) float64, its share of the loss, then of the summed token loss of each task.
         """
-        weighted = weigh(sequences, self.config.loss, routes)
-        parts = partition_by_length(list(map(len, sequences)), self.processes.world_size)
+        parts = partition_by_length([len(w.sequence) for w in weighted], self.processes.world_size)
         mine = [weighted[i] for i in parts[self.processes.rank]]
         while True:
             try:
-                return self._accumulate(number, mine, len(sequences), len(routes))
+                return self._accumulate(number, mine, len(weighted), n_tasks)
             except torch.OutOfMemoryError:
                 self.optimiser.zero_grad(set_to_none=True)
             self._halve([len(w.sequence) for w in mine])
@@ -178,7 +216,8 @@ class StepRunner:
             with self.adapter.route(batch.routes, batch.examples):
                 losses = token_losses(self.model, self.adapter, batch, self.stage.reads)
                 loss = (losses * batch.weights).sum() + self.adapter.penalty() / n_sequences
-                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                if torch.is_grad_enabled():
+                    self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             sums[0] += loss.detach()
             sums[1:].index_add_(0, batch.tasks, losses.detach().double())
         return sums

@@ -13,6 +13,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from harness.balancing import BalancedStage
 from harness.data.encoding import draw
 from harness.data.mixture import Mixture, StepPlan
 from harness.errors import TrainingError
@@ -35,6 +36,7 @@ from harness.training.progress import Progress
 from harness.training.reuse import find_stage
 from harness.training.stage import StageRunner, StepHook, TrainingSetup, TrainingState
 from harness.training.step import Stage, StepRunner
+from harness.training.task_balance import StageBalance
 from harness.training.train_log import TrainLog
 
 LOG: Final = logging.getLogger(__name__)
@@ -206,16 +208,27 @@ class EngineTrainer:
             key=(self.seed, *(self.setup.routes.tasks if tasks is None else tasks)),
             reads=self._reads,
             trained=trained_parameters(self.setup.adapter, self.setup.method, trained),
+            balance=self._balance(stage, plan),
         )
         setup = self.setup
         steps = StepRunner(setup.loaded, setup.adapter, setup.config, parts, self._choose_layout(), self.processes)
         steps.micro_tokens = self._micro_tokens()
         if progress.stage == stage:
             steps.load_state(self._optimiser, progress.scaler)
+            if parts.balance is not None:
+                parts.balance.weights.load_state(progress.balance)
         else:
             progress.begin_stage(stage)
             self._state.early_stopping.begin_stage()
         return steps
+
+    def _balance(self, stage: str, plan: StepPlan) -> StageBalance | None:
+        if self.setup.balancing is None:
+            return None
+        epoch = max(1, round(plan.steps * plan.n_examples / plan.total))
+        tasks = tuple(task for task in self.setup.routes.tasks if task in plan.examples)
+        subject = BalancedStage(name=stage, tasks=tasks, epoch=epoch, seed=self.seed)
+        return self.setup.balancing.begin(subject, self.setup.encoder)
 
     @property
     def _reads(self) -> bool:
@@ -242,6 +255,8 @@ class EngineTrainer:
         steps = self._steps if progress.stage else None
         if steps is not None:
             progress.scaler = dict(steps.scaler.state_dict())
+            balance = steps.stage.balance
+            progress.balance = {} if balance is None else balance.weights.state()
         progress.log_bytes = self._state.log.n_bytes()
         progress.dev_scores = list(early_stopping.scores)
         self._measure_memory()

@@ -1,0 +1,1 @@
+"""Balancers: weights of tasks, and combinations of their gradients."""
