@@ -52,13 +52,12 @@ def _positive(values: Any) -> Any:
 
 
 class ConvergenceWeights(TaskWeights):
-    """The losses on dev and their slopes, by task."""
+    """The losses on dev divided by the first ones, their slopes, and the slope of the largest of them."""
 
     def __init__(self, settings: CoBa, stage: BalancedStage) -> None:
         self.settings, self.tasks = settings, stage.tasks
-        self.losses: list[
-            list[float]
-        ] = []  # for each of the last ``history`` steps the loss of every task over its first
+        # Lists by step, the newest last; the inner lists are by task.
+        self.losses: list[list[float]] = []
         self.first: list[float] = []
         self.slopes: list[list[float]] = []
         self.largest: list[float] = []
@@ -96,8 +95,8 @@ class CoBa(LossBalancer):
 
     RCS = softmax_t(T a_t / sum_j |a_j|), ACS = softmax_t(-n a_t / sum_s |a_t(s)|), DF = N softmax_s(-tau N a_max(s) /
     sum_s |a_max(s)|) at the current step, where a_max is the slope of the largest loss of any task, n counts the last
-    ``history`` steps and N all steps since the warm-up. Where a weight is below m = 1 / (10 T), all become w (1 - m T) +
-    m. The weights of the tasks of a step are divided by their mean, as MFTCoder divides by their sum.
+    ``history`` steps and N all steps since the warm-up. Where a weight is below m = 1 / (10 T), every w becomes
+    w (1 - m T) + m. The weights of the tasks of a step are divided by their mean, as MFTCoder divides by their sum.
 
     As released, losses are relative to those at the first step, and there is a forward pass on dev before every step.
     It reads one dev example of each task, in turn out of ``train.eval_rows``.

@@ -64,8 +64,8 @@ class FamoWeights(TaskWeights):
 class FAMO(LossBalancer):
     """L = sum_t z_t log D_t / c, z = softmax(xi), D_t = L_t + 1e-8, c = sum_t z_t / D_t; so w_t = T z_t / (c D_t).
 
-    After a step xi descends delta^T d softmax(xi) / d xi, where delta_t is the fall of log D_t in this step. As released,
-    the smallest possible loss of every task is 0, and Adam updates xi. Only the tasks of a step take part in it.
+    After a step xi descends delta^T d softmax(xi) / d xi, where delta_t is the fall of log D_t in this step. As
+    released, the smallest possible loss of every task is 0, and Adam updates xi. Only the tasks of a step take part.
 
     The weights of a step depend on its own losses, which are known only when all its micro-batches have been read: they
     come from a forward pass before the step. Another one after the step measures delta on the same examples, as
@@ -75,7 +75,7 @@ class FAMO(LossBalancer):
     same_batch: whether delta is measured on the same examples, with two forward passes more for each step, or by the
         losses of the next step, with one.
     lr: the learning rate of xi, as released.
-    weight_decay: of xi, as in LibMTL.
+    weight_decay: the weight decay of xi, as in LibMTL.
     """
 
     version: ClassVar[int] = 1
