@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.balancing import BalancedStage, BalancedStep, Balancer, LossBalancer, TaskWeights
-from harness.data.encoding import Encoded, Encoder
+from harness.data.encoding import Encoded
 from harness.data.routes import Routes
 from harness.errors import DataError
 from harness.task import Example
@@ -21,7 +21,7 @@ class TaskBalancing:
     balancer: Balancer
     dev: Mapping[str, Sequence[Example]] = field(default_factory=dict)
 
-    def begin(self, stage: BalancedStage, encoder: Encoder) -> StageBalance | None:
+    def begin(self, stage: BalancedStage, encode: Callable[[Sequence[Example]], list[Encoded]]) -> StageBalance | None:
         """The balance of one stage; None for a stage with one task, where there is nothing to balance.
 
         Raises: DataError for a task without the dev examples that the balancer reads.
@@ -34,7 +34,7 @@ class TaskBalancing:
                 f"train.balance reads dev, which has no examples of {', '.join(without)}: leave train.balance out, or "
                 "choose other tasks with --tasks"
             )
-        dev = {task: encoder.encode(self.dev[task]) for task in stage.tasks} if self.balancer.reads_dev else {}
+        dev = {task: encode(self.dev[task]) for task in stage.tasks} if self.balancer.reads_dev else {}
         return StageBalance(weights=self.balancer.begin(stage), dev=dev)
 
 

@@ -228,7 +228,7 @@ class EngineTrainer:
         epoch = max(1, round(plan.steps * plan.n_examples / plan.total))
         tasks = tuple(task for task in self.setup.routes.tasks if task in plan.examples)
         subject = BalancedStage(name=stage, tasks=tasks, epoch=epoch, seed=self.seed)
-        return self.setup.balancing.begin(subject, self.setup.encoder)
+        return self.setup.balancing.begin(subject, self.setup.encoder.encode)
 
     @property
     def _reads(self) -> bool:

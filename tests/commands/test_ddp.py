@@ -43,9 +43,9 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return runs
 
 
-@pytest.mark.parametrize(("name", "kind"), RUNS)
-def test_two_processes_take_the_steps_of_one(two: dict[str, Any], name: str, kind: str) -> None:
-    one, other = run(name, kind, SINGLE_PROCESS), two[name]
+@pytest.mark.parametrize(("name", "kind", "balancer"), RUNS)
+def test_two_processes_take_the_steps_of_one(two: dict[str, Any], name: str, kind: str, balancer: str | None) -> None:
+    one, other = run(name, kind, balancer, SINGLE_PROCESS), two[name]
     assert len(one["losses"]) == STEPS
     np.testing.assert_allclose(other["losses"], one["losses"], rtol=CLOSE)
     np.testing.assert_allclose(other["norms"], one["norms"], rtol=CLOSE)

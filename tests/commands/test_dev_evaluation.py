@@ -31,7 +31,9 @@ def test_the_examples_of_an_evaluation_are_a_few_of_the_dev_split(plugin: Path, 
     from harness.data.splits import Choice
 
     suite = Toys()
-    examples = dev_examples(suite, str(plugin / "toy_plugin" / "data"), ["colour", "last"], Choice(per_task=2), key="a key")
+    examples = dev_examples(
+        suite, str(plugin / "toy_plugin" / "data"), ["colour", "last"], Choice(per_task=2), key="a key"
+    )
     assert {task: len(chosen) for task, chosen in examples.items()} == {"colour": 2, "last": 2}
     assert all(e.id.startswith("dev-") for chosen in examples.values() for e in chosen)
 

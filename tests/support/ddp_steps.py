@@ -11,20 +11,29 @@ from typing import Any
 import numpy as np
 import torch
 
+from harness.balancing import BalancedStage
 from harness.config.spec import TrainConfig
 from harness.data.encoding import Encoded
 from harness.data.routes import Routes
 from harness.method import Trait
 from harness.models.loading import LoadedModel
-from harness.registry import method_class
+from harness.registry import balancer_class, method_class
 from harness.runtime.distributed import ProcessGroup, join
 from harness.testing.toys import VOCABULARY, perturb, toy_model
 from harness.training.optimiser import trained_parameters
 from harness.training.packing import Layout
 from harness.training.step import Stage, StepRunner
+from harness.training.task_balance import StageBalance, TaskBalancing
 
 TASKS = ("one", "two", "three")
-RUNS = (("cgc_lora", "task"), ("lora_single", "token"), ("moa", "example"), ("mola", "token"))
+# method, train.loss, and the balancer of tasks
+RUNS = (
+    ("cgc_lora", "task", None),
+    ("lora_single", "token", None),
+    ("moa", "example", None),
+    ("mola", "token", None),
+    ("lora_all", "task", "famo"),
+)
 STEPS = 20
 
 
@@ -42,7 +51,13 @@ def make_rows(step: int) -> list[Encoded]:
     ]
 
 
-def run(name: str, kind: str, processes: ProcessGroup) -> dict[str, Any]:
+def balance(name: str) -> StageBalance | None:
+    """A balancer with its default settings at the first step."""
+    stage = BalancedStage(name="all", tasks=TASKS, epoch=2, seed=0)
+    return TaskBalancing(balancer=balancer_class(name)()).begin(stage, lambda examples: [])
+
+
+def run(name: str, kind: str, balancer: str | None, processes: ProcessGroup) -> dict[str, Any]:
     """Loss, norm and task losses of each step, gradients of the first, weights after the last."""
     method = method_class(name)()
     model = toy_model()
@@ -54,6 +69,7 @@ def run(name: str, kind: str, processes: ProcessGroup) -> dict[str, Any]:
         key=(0,),
         reads=Trait.LABEL_FREE in method.traits,
         trained=trained_parameters(adapter, method),
+        balance=None if balancer is None else balance(balancer),
     )
     loaded = LoadedModel(
         model=model,
@@ -94,7 +110,7 @@ def main(arguments: Sequence[str]) -> None:
     """Write what every method and weighting gives, from rank 0."""
     torch.set_num_threads(1)
     processes = join()
-    found = {name: run(name, kind, processes) for name, kind in RUNS}
+    found = {name: run(name, kind, balancer, processes) for name, kind, balancer in RUNS}
     weights = {name: one["weights"] for name, one in found.items()}
     same = processes.broadcast(weights) == weights  # bit for bit
     if processes.is_main:

@@ -17,6 +17,7 @@ from harness.testing.toys import perturb
 from harness.training.optimiser import trained_parameters
 from harness.training.packing import Layout
 from harness.training.step import Stage, StepRunner
+from harness.training.task_balance import StageBalance
 
 TASKS = ("one", "two", "three")
 ROUTES = Routes(TASKS)
@@ -49,7 +50,9 @@ def make_sequences(n: int = 11, seed: int = 0, vocabulary: int = 97) -> list[Enc
     return [Encoded(task=TASKS[i % 3], prompt=tokens(1, 30), target=tokens(1, 12), truncated=False) for i in range(n)]
 
 
-def make_steps(model: Any, method: AdapterMethod, layout: Layout, **config: Any) -> StepRunner:
+def make_steps(
+    model: Any, method: AdapterMethod, layout: Layout, *, balance: StageBalance | None = None, **config: Any
+) -> StepRunner:
     """The steps of a stage that trains every parameter of the method; ``config``: fields of TrainConfig."""
     adapter = method.attach(model, TASKS, seed=3)
     perturb(adapter)
@@ -59,6 +62,7 @@ def make_steps(model: Any, method: AdapterMethod, layout: Layout, **config: Any)
         key=(3,),
         reads=Trait.LABEL_FREE in method.traits,
         trained=trained_parameters(adapter, method),
+        balance=balance,
     )
     return StepRunner(as_loaded(model), adapter, TrainConfig(**{"clip": None, **config}), stage, layout)
 

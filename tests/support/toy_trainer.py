@@ -10,6 +10,7 @@ import numpy as np
 from datasets import Dataset
 from toy_steps import ROUTES, TASKS, as_loaded
 
+from harness.balancing import Balancer
 from harness.config.spec import TrainConfig
 from harness.data.encoding import Encoder
 from harness.data.mixture import Mixture
@@ -17,8 +18,10 @@ from harness.data.splits import SplitExamples
 from harness.registry import method_class
 from harness.runtime.signals import StopFlag
 from harness.store.run_directory import RunDirectory
+from harness.task import Example
 from harness.training.early_stopping import EvaluateOnDev
 from harness.training.stage import StepHook, TrainingSetup
+from harness.training.task_balance import TaskBalancing
 from harness.training.trainer import EngineTrainer
 
 STEPS = 6
@@ -48,6 +51,12 @@ def toy_rows() -> SplitExamples:
     return SplitExamples(split="train", dataset=dataset, by_task=by_task)
 
 
+def toy_dev() -> dict[str, list[Example]]:
+    """Two dev examples of each task, which are training examples of it too."""
+    rows = toy_rows()
+    return {task: rows.of(task)[:2] for task in TASKS}
+
+
 def toy_trainer(
     folder: Path,
     model: Any,
@@ -56,6 +65,7 @@ def toy_trainer(
     evaluate: EvaluateOnDev | None = None,
     on_step: StepHook | None = None,
     stop: StopFlag | None = None,
+    balancer: Balancer | None = None,
     **config: Any,
 ) -> EngineTrainer:
     """A trainer in the directory ``folder`` of a run that is restored; ``config``: fields of TrainConfig."""
@@ -74,6 +84,7 @@ def toy_trainer(
             ),
             mixture=Mixture(examples=toy_rows(), batch_size=4, steps=STEPS, seed=0),
             routes=ROUTES,
+            balancing=None if balancer is None else TaskBalancing(balancer=balancer, dev=toy_dev()),
         ),
         stop=StopFlag() if stop is None else stop,
         evaluate=evaluate,
