@@ -47,7 +47,7 @@ def test_a_balancer_may_read_dev_and_warns_where_dev_is_evaluated(toy_run: Comma
     weights = [line["weights"] for line in log(done.json["directory"])]
     assert set(weights[0].values()) == {1.0}
     assert len(set(weights[-1].values())) > 1
-    on_dev = toy_run("--method", "cgc_lora", *settings, *keys("eval.split=dev"))
+    on_dev = toy_run("--method", "cgc_lora", *settings, *keys("eval.split=dev"), "--seed", 1)
     assert "train.balance=coba uses dev for training, and dev is evaluated too" in on_dev.err
 
 
