@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ from harness.seeding import stable_seed
 from harness.training.batch import Weighted, token_losses, weigh
 from harness.training.optimiser import TaskAdamW, TrainedParameter
 from harness.training.packing import Layout, micro_tokens
+from harness.training.task_gradients import TaskGradients, TaskGradientSums
 
 # Below this scale of fp16 losses an overflow of the gradient means divergence, not a wrong scale.
 _LEAST_SCALE = 2.0**-10
@@ -33,6 +35,7 @@ class StepResult:
 
     loss: the weighted mean that was minimised. by_task: the mean token loss of each task of the step.
     n_tokens: of prompts and targets. stop: at least one process got a signal to stop.
+    task_gradients: those of the step, if they were asked for.
     """
 
     loss: float
@@ -43,6 +46,7 @@ class StepResult:
     n_target_tokens: int
     seconds: float
     stop: bool = False
+    task_gradients: TaskGradients | None = None
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
@@ -96,8 +100,11 @@ class StepRunner:
         # Scales losses so that small gradients do not underflow in fp16; without effect in other precisions.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=loaded.dtype == torch.float16)
         self.optimiser = TaskAdamW(stage.trained.values(), config)
+        self._sums: TaskGradientSums | None = None
 
-    def step(self, number: int, sequences: Sequence[Encoded], routes: Routes, stop: bool = False) -> StepResult:
+    def step(
+        self, number: int, sequences: Sequence[Encoded], routes: Routes, stop: bool = False, by_task: bool = False
+    ) -> StepResult:
         """Perform one optimiser step on ``sequences``, of which each process gets its share.
 
         If memory runs out, the micro-batches are halved and the step is repeated; its result is the same.
@@ -107,16 +114,23 @@ class StepRunner:
             sequences: those of the whole step, the same in every process.
             routes: the tasks that the adapter was attached for.
             stop: this process got a signal to stop.
+            by_task: also give the gradients of single tasks. The step itself stays the same, bit for bit.
 
         Raises: NotFinite if the loss or the gradient is not finite; TrainingError if one sequence is too long.
         """
         started = time.perf_counter()
         self.adapter.begin_step(self.stage.name, number)
-        sums = self.processes.all_reduce(torch.cat([self._gradients(number, sequences, routes), self._flag(stop)]))
+        weighted = weigh(sequences, self.config.loss, routes)
+        task_sums = self._task_sums(len(routes)) if by_task else None
+        sums = torch.cat([self._gradients(number, weighted, len(routes), task_sums), self._flag(stop)])
+        self.processes.all_reduce(sums)
         self.processes.all_reduce_gradients(self.stage.parameters.values())
+        task_gradients = None
+        if task_sums is not None:
+            task_gradients = task_sums.finish(weighted, self.scaler.get_scale(), self.processes)
         self.scaler.unscale_(self.optimiser)
         norm = self._clip()
-        loss, *by_task, stopped, norm = torch.cat([sums, norm.double()[None]]).tolist()
+        loss, *of_tasks, stopped, norm = torch.cat([sums, norm.double()[None]]).tolist()
         self._check(loss, norm, number, sequences)
         lr = learning_rate(number, self.stage.steps, self.config.lr, self.config.warmup)
         self.optimiser.set_lr(lr)
@@ -124,7 +138,7 @@ class StepRunner:
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
-        means = dict(zip(routes.tasks, by_task, strict=True))
+        means = dict(zip(routes.tasks, of_tasks, strict=True))
         n_targets = {t: sum(len(s.target) for s in sequences if s.task == t) for t in {s.task for s in sequences}}
         return StepResult(
             loss=loss,
@@ -135,7 +149,13 @@ class StepRunner:
             n_target_tokens=sum(n_targets.values()),
             seconds=time.perf_counter() - started,
             stop=bool(stopped),
+            task_gradients=task_gradients,
         )
+
+    def checkpoint_contexts(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+        """The contexts of a checkpointed block's forward, inside which it is called, and of its repetition."""
+        observer = None if self._sums is None else self._sums.observer
+        return nullcontext(), nullcontext() if observer is None else observer
 
     def state(self) -> dict[str, Tensor]:
         """The optimiser's state by ``<parameter>/<key>``."""
@@ -153,35 +173,76 @@ class StepRunner:
         if scaler and self.scaler.is_enabled():
             self.scaler.load_state_dict(dict(scaler))
 
-    def _gradients(self, number: int, sequences: Sequence[Encoded], routes: Routes) -> Tensor:
-        """Compute the gradients of this process's share of the step.
+    def _task_sums(self, n_tasks: int) -> TaskGradientSums:
+        if self._sums is None:
+            # A compiled model makes its products where they cannot be observed.
+            observes = not self.config.compile
+            self._sums = TaskGradientSums(self.adapter, self.stage.trained, n_tasks, observes)
+        return self._sums
+
+    def _gradients(
+        self, number: int, weighted: Sequence[Weighted], n_tasks: int, task_sums: TaskGradientSums | None
+    ) -> Tensor:
+        """Compute the gradients of this process's share of the step, and those of its tasks where they are asked for.
 
         Returns: (1 + tasks,) float64, its share of the loss, then of the summed token loss of each task.
         """
-        weighted = weigh(sequences, self.config.loss, routes)
-        parts = partition_by_length(list(map(len, sequences)), self.processes.world_size)
+        parts = partition_by_length([len(w.sequence) for w in weighted], self.processes.world_size)
         mine = [weighted[i] for i in parts[self.processes.rank]]
         while True:
             try:
-                return self._accumulate(number, mine, len(sequences), len(routes))
+                sums = self._accumulate(number, mine, len(weighted), n_tasks, task_sums)
+                if task_sums is not None and not task_sums.complete:
+                    self._accumulate_alone(number, mine, task_sums)
+                return sums
             except torch.OutOfMemoryError:
                 self.optimiser.zero_grad(set_to_none=True)
             self._halve([len(w.sequence) for w in mine])
 
-    def _accumulate(self, number: int, mine: Sequence[Weighted], n_sequences: int, n_tasks: int) -> Tensor:
+    def _accumulate(
+        self,
+        number: int,
+        mine: Sequence[Weighted],
+        n_sequences: int,
+        n_tasks: int,
+        task_sums: TaskGradientSums | None,
+    ) -> Tensor:
         self.optimiser.zero_grad(set_to_none=True)
+        if task_sums is not None:
+            task_sums.begin()
         sums = torch.zeros(1 + n_tasks, dtype=torch.float64, device=self.device)
         for micro, positions in enumerate(self._split(mine)):
-            torch.manual_seed(stable_seed("dropout", *self.stage.key, number, self.processes.rank, micro))
+            self._seed(number, micro)
             batch = self.layout.collate([mine[i] for i in positions], self.loaded)
+            observed = nullcontext() if task_sums is None else task_sums.observe(batch)
             # The route stays set until backward has ended, because checkpointed layers repeat their forward there.
-            with self.adapter.route(batch.routes, batch.examples):
+            with self.adapter.route(batch.routes, batch.examples), observed:
                 losses = token_losses(self.model, self.adapter, batch, self.stage.reads)
-                loss = (losses * batch.weights).sum() + self.adapter.penalty() / n_sequences
+                of_tasks, penalty = (losses * batch.weights).sum(), self.adapter.penalty()
+                loss = of_tasks + penalty / n_sequences
+                if task_sums is not None and penalty.requires_grad:
+                    task_sums.backward_before(self.scaler.scale(of_tasks))
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             sums[0] += loss.detach()
             sums[1:].index_add_(0, batch.tasks, losses.detach().double())
         return sums
+
+    def _accumulate_alone(self, number: int, mine: Sequence[Weighted], task_sums: TaskGradientSums) -> None:
+        """The tasks' gradients by a pass of their own, in micro-batches of one task each."""
+        task_sums.begin()
+        micro = 0
+        for task in sorted({w.task for w in mine}):
+            own = [w for w in mine if w.task == task]
+            for positions in self._split(own):
+                self._seed(number, micro)
+                micro += 1
+                batch = self.layout.collate([own[i] for i in positions], self.loaded)
+                with self.adapter.route(batch.routes, batch.examples):
+                    losses = token_losses(self.model, self.adapter, batch, self.stage.reads)
+                    task_sums.add_alone(self.scaler.scale((losses * batch.weights).sum()), task)
+
+    def _seed(self, number: int, micro: int) -> None:
+        torch.manual_seed(stable_seed("dropout", *self.stage.key, number, self.processes.rank, micro))
 
     def _split(self, mine: Sequence[Weighted]) -> list[list[int]]:
         return self.layout.split([len(w.sequence) for w in mine], self.micro_tokens)
