@@ -62,7 +62,7 @@ class TaskGradients:
     def replace(self, combined: Tensor) -> None:
         """Set the shared parts of the parameters' gradients to ``combined`` (P,), in place of the sum over tasks.
 
-        The share of the adapter's penalty in a gradient, which is no task's, stays in it.
+        The share of the adapter's penalty, which belongs to all tasks together, stays in a gradient.
         """
         parts = torch.split(combined, [self.by_name[s.name][0].numel() for s in self.shared])
         for shared, part in zip(self.shared, parts, strict=True):

@@ -89,7 +89,7 @@ class BatchRows:
     owned: Mapping[int, Sequence[int]]
 
     def of(self, x: Tensor) -> Rows | None:
-        """The tasks of the rows of x (..., in); None where they are unknown."""
+        """The tasks of the rows of x (..., in); None if they are unknown."""
         if id(x) in self.owned:
             return Rows.of(self.owned[id(x)])
         n_rows = x.shape[:-1].numel()
@@ -198,7 +198,7 @@ class ProductObserver(TorchFunctionMode):
     def _observe(
         self, func: Any, y: Tensor, args: Sequence[Any], kwargs: Mapping[str, Any], used: Sequence[_Weight]
     ) -> Tensor | None:
-        """The observed result of a product; None where ``func`` is none, or one with rows of unknown tasks."""
+        """The observed result of a product; None if ``func`` is another function or its rows have unknown tasks."""
         read = _READERS.get(func)
         operands = read(*args, **kwargs) if read is not None else None
         if operands is None or len(used) != sum(id(w) in self._weights for w in (operands.weight, operands.bias)):
