@@ -23,6 +23,9 @@ class Balancer(ABC):
     summary: ClassVar[str] = ""  # One line for `harness list`.
     reads_dev: ClassVar[bool] = False  # Whether it asks for ``Losses.on_dev``, so that the data need a dev split.
 
+    def require(self) -> None:
+        """Called before a run. Raises: UsageError if a package that it needs is not installed."""
+
 
 class Losses(Protocol):
     """The mean token losses of tasks, with the parameters as they are at the call.
@@ -98,9 +101,10 @@ class GradientBalancer(Balancer):
         """One direction of descent.
 
         Args:
-            jacobian: (T, n), the gradient of each task's share of the loss of the step, so that the sum over the rows
-                is the gradient of training without balance. The n numbers are the parameters that all tasks share.
+            jacobian: (T, n), finite: the gradient of the share of each of the step's tasks in its loss, at least two,
+                so that the sum over tasks is the gradient of training without balance. The n numbers are the
+                parameters that all tasks share.
             seed: for random choices; it depends on the run's seed, the stage and the step.
 
-        Returns: (n,), in the place of the sum over the rows.
+        Returns: (n,), in the place of the sum over tasks; the same in every process for equal arguments.
         """

@@ -45,7 +45,7 @@ def balancer_of(config: TrainConfig) -> Balancer | None:
     return cls(**spec.fields)
 
 
-def require_tasks_to_balance(train: TrainConfig, name: str, method: Method, sizes: Sequence[int]) -> None:
+def require_balance(train: TrainConfig, name: str, method: Method, sizes: Sequence[int]) -> None:
     """Raises: UsageError where no stage of a method trains several tasks together.
 
     Args: name: of the method. sizes: the number of tasks of each cluster.

@@ -11,7 +11,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from harness.config.backend import Backend, parse_backend
-from harness.config.balance import require_tasks_to_balance, train_config
+from harness.config.balance import require_balance, train_config
 from harness.config.clusters import group_tasks
 from harness.config.keys import by_section, changed, section_config, validation_error
 from harness.config.method_config import absolute, choose_method, data_only, fingerprints, parse_budget, with_preset
@@ -87,7 +87,7 @@ def resolve(request: Request, opened: OpenSuite | None = None) -> Resolved:
         raise UsageError(
             f"--clusters does not apply to {options['method']}: it has no trainable parameters. Leave --clusters out"
         )
-    require_tasks_to_balance(train, options["method"], method, sizes)
+    require_balance(train, options["method"], method, sizes)
     backend = parse_backend(options["backend"])
     _check_generated(suite, tasks, options["backend"] if backend is not None else None)
     model = _model(method, suite, options, backend)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 
 from harness.models.loading import LoadedModel
+
+CheckpointContexts = Callable[[], tuple[AbstractContextManager[Any], AbstractContextManager[Any]]]
 
 
 @contextmanager
@@ -29,16 +31,19 @@ def attention(model: Any, name: str | None) -> Iterator[None]:
         model.set_attn_implementation(own)
 
 
-def checkpoint_activations(model: Any, on: bool) -> None:
+def checkpoint_activations(model: Any, on: bool, contexts: CheckpointContexts | None = None) -> None:
     """Turn gradient checkpointing of every block on or off, without reentrant autograd.
+
+    contexts: called at each forward of a block, gives the context of this forward and that of its repetition.
 
     Non-reentrant checkpoints need no input that requires a gradient, so the hook on the embeddings that transformers
     adds for reentrant ones, and never removes, is removed.
     """
+    options = {"use_reentrant": False} | ({} if contexts is None else {"context_fn": contexts})
     if on and hasattr(model, "activation_checkpointing_enable"):
-        model.activation_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable(options)
     elif on:  # versions of transformers before the method was renamed
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.gradient_checkpointing_enable(options)
     elif hasattr(model, "activation_checkpointing_disable"):
         model.activation_checkpointing_disable()
     else:

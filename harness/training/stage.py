@@ -176,7 +176,7 @@ class StageRunner:
         model, config = self.setup.loaded.model, self.setup.config
         with attention(model, self.steps.layout.attention):
             if config.gradient_checkpointing:
-                checkpoint_activations(model, True)
+                checkpoint_activations(model, True, self.steps.checkpoint_contexts)
             model.train()
             try:
                 yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,8 @@ from harness.seeding import stable_seed
 from harness.training.batch import Weighted, reweigh, token_losses, weigh
 from harness.training.optimiser import TaskAdamW, TrainedParameter
 from harness.training.packing import Layout, micro_tokens
-from harness.training.task_balance import Balancing, LossPasses, StageBalance, mean_losses
+from harness.training.task_balance import Balancing, CombinedGradients, LossPasses, StageBalance, mean_losses
+from harness.training.task_gradients import TaskGradients, TaskGradientSums
 
 # Below this scale of fp16 losses an overflow of the gradient means divergence, not a wrong scale.
 _LEAST_SCALE = 2.0**-10
@@ -36,6 +38,7 @@ class StepResult:
     loss: the weighted mean that was minimised. by_task: the mean token loss of each task of the step.
     n_tokens: of prompts and targets. stop: at least one process got a signal to stop.
     weights: the factor of ``train.balance`` on the loss of each task of the step; None without weights.
+    task_gradients: those of the step, if they were asked for.
     """
 
     loss: float
@@ -47,6 +50,7 @@ class StepResult:
     seconds: float
     stop: bool = False
     weights: Mapping[str, float] | None = None
+    task_gradients: TaskGradients | None = None
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
@@ -63,7 +67,8 @@ class Stage:
 
     key: seed and tasks, on which dropout depends in addition to step, process and micro-batch.
     reads: the adapter chooses routes by reading prompts (trait LABEL_FREE).
-    balance: of the tasks of each step; None for what ``train.loss`` gives.
+    balance: the weights of the tasks of each step; None for what ``train.loss`` gives.
+    combined: combines the gradients of the tasks of each step; None for their sum.
     """
 
     name: str
@@ -72,6 +77,7 @@ class Stage:
     reads: bool
     trained: Mapping[str, TrainedParameter]
     balance: StageBalance | None = None
+    combined: CombinedGradients | None = None
 
     @property
     def parameters(self) -> Mapping[str, nn.Parameter]:
@@ -102,8 +108,11 @@ class StepRunner:
         # Scales losses so that small gradients do not underflow in fp16; without effect in other precisions.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=loaded.dtype == torch.float16)
         self.optimiser = TaskAdamW(stage.trained.values(), config)
+        self._sums: TaskGradientSums | None = None
 
-    def step(self, number: int, sequences: Sequence[Encoded], routes: Routes, stop: bool = False) -> StepResult:
+    def step(
+        self, number: int, sequences: Sequence[Encoded], routes: Routes, stop: bool = False, by_task: bool = False
+    ) -> StepResult:
         """Perform one optimiser step on ``sequences``, of which each process gets its share.
 
         If memory runs out, the micro-batches are halved and the step is repeated; its result is the same.
@@ -113,6 +122,7 @@ class StepRunner:
             sequences: those of the whole step, the same in every process.
             routes: the tasks that the adapter was attached for.
             stop: this process got a signal to stop.
+            by_task: also give the gradients of single tasks. The step itself stays the same, bit for bit.
 
         Raises: NotFinite if the loss or the gradient is not finite; TrainingError if one sequence is too long.
         """
@@ -123,9 +133,16 @@ class StepRunner:
         balancing = self._begin_balancing(number, weighted, routes, lr)
         if balancing is not None:
             weighted = reweigh(weighted, {routes.index(task): w for task, w in balancing.weights.items()})
-        sums = self.processes.all_reduce(torch.cat([self._pass(number, weighted, len(routes)), self._flag(stop)]))
+        task_sums = self._task_sums(len(routes)) if by_task or self.stage.combined is not None else None
+        sums = torch.cat([self._pass(number, weighted, len(routes), task_sums), self._flag(stop)])
+        self.processes.all_reduce(sums)
         self.processes.all_reduce_gradients(self.stage.parameters.values())
+        task_gradients = None
+        if task_sums is not None:
+            task_gradients = task_sums.finish(weighted, self.scaler.get_scale(), self.processes)
         self.scaler.unscale_(self.optimiser)
+        if self.stage.combined is not None and task_gradients is not None:
+            self.stage.combined.replace(task_gradients, number)
         norm = self._clip()
         loss, *totals, stopped, norm = torch.cat([sums, norm.double()[None]]).tolist()
         self._check(loss, norm, number, sequences)
@@ -134,12 +151,12 @@ class StepRunner:
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
-        by_task = mean_losses(totals, sequences, routes)
+        losses = mean_losses(totals, sequences, routes)
         if balancing is not None:
-            balancing.end(by_task)
+            balancing.end(losses)
         return StepResult(
             loss=loss,
-            by_task=by_task,
+            by_task=losses,
             grad_norm=norm,
             lr=lr,
             n_tokens=sum(map(len, sequences)),
@@ -147,7 +164,13 @@ class StepRunner:
             seconds=time.perf_counter() - started,
             stop=bool(stopped),
             weights=None if balancing is None else balancing.weights,
+            task_gradients=task_gradients,
         )
+
+    def checkpoint_contexts(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+        """The contexts of a checkpointed block's forward, inside which it is called, and of its repetition."""
+        observer = None if self._sums is None else self._sums.observer
+        return nullcontext(), nullcontext() if observer is None else observer
 
     def state(self) -> dict[str, Tensor]:
         """The optimiser's state by ``<parameter>/<key>``."""
@@ -192,8 +215,19 @@ class StepRunner:
             self.loaded.model.train()
         return mean_losses(sums[1:].tolist(), [w.sequence for w in weighted], routes)
 
-    def _pass(self, number: int, weighted: Sequence[Weighted], n_tasks: int) -> Tensor:
-        """Compute losses, and gradients where they are enabled, of this process's share of the sequences.
+    def _task_sums(self, n_tasks: int) -> TaskGradientSums:
+        if self._sums is None:
+            # A compiled model makes its products where they cannot be observed.
+            observes = not self.config.compile
+            self._sums = TaskGradientSums(self.adapter, self.stage.trained, n_tasks, observes)
+        return self._sums
+
+    def _pass(
+        self, number: int, weighted: Sequence[Weighted], n_tasks: int, task_sums: TaskGradientSums | None = None
+    ) -> Tensor:
+        """Compute the losses of this process's share of the sequences, and, where gradients are enabled, theirs too.
+
+        task_sums: adds up the gradients of single tasks, where they are asked for.
 
         Returns: (1 + tasks,) float64, its share of the loss, then of the summed token loss of each task.
         """
@@ -201,26 +235,59 @@ class StepRunner:
         mine = [weighted[i] for i in parts[self.processes.rank]]
         while True:
             try:
-                return self._accumulate(number, mine, len(weighted), n_tasks)
+                sums = self._accumulate(number, mine, len(weighted), n_tasks, task_sums)
+                if task_sums is not None and not task_sums.complete:
+                    self._accumulate_alone(number, mine, task_sums)
+                return sums
             except torch.OutOfMemoryError:
                 self.optimiser.zero_grad(set_to_none=True)
             self._halve([len(w.sequence) for w in mine])
 
-    def _accumulate(self, number: int, mine: Sequence[Weighted], n_sequences: int, n_tasks: int) -> Tensor:
+    def _accumulate(
+        self,
+        number: int,
+        mine: Sequence[Weighted],
+        n_sequences: int,
+        n_tasks: int,
+        task_sums: TaskGradientSums | None,
+    ) -> Tensor:
         self.optimiser.zero_grad(set_to_none=True)
+        if task_sums is not None:
+            task_sums.begin()
         sums = torch.zeros(1 + n_tasks, dtype=torch.float64, device=self.device)
         for micro, positions in enumerate(self._split(mine)):
-            torch.manual_seed(stable_seed("dropout", *self.stage.key, number, self.processes.rank, micro))
+            self._seed(number, micro)
             batch = self.layout.collate([mine[i] for i in positions], self.loaded)
+            observed = nullcontext() if task_sums is None else task_sums.observe(batch)
             # The route stays set until backward has ended, because checkpointed layers repeat their forward there.
-            with self.adapter.route(batch.routes, batch.examples):
+            with self.adapter.route(batch.routes, batch.examples), observed:
                 losses = token_losses(self.model, self.adapter, batch, self.stage.reads)
-                loss = (losses * batch.weights).sum() + self.adapter.penalty() / n_sequences
+                of_tasks, penalty = (losses * batch.weights).sum(), self.adapter.penalty()
+                loss = of_tasks + penalty / n_sequences
+                if task_sums is not None and penalty.requires_grad:
+                    task_sums.backward_before(self.scaler.scale(of_tasks))
                 if torch.is_grad_enabled():
                     self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             sums[0] += loss.detach()
             sums[1:].index_add_(0, batch.tasks, losses.detach().double())
         return sums
+
+    def _accumulate_alone(self, number: int, mine: Sequence[Weighted], task_sums: TaskGradientSums) -> None:
+        """The tasks' gradients by a pass of their own, in micro-batches of one task each."""
+        task_sums.begin()
+        micro = 0
+        for task in sorted({w.task for w in mine}):
+            own = [w for w in mine if w.task == task]
+            for positions in self._split(own):
+                self._seed(number, micro)
+                micro += 1
+                batch = self.layout.collate([own[i] for i in positions], self.loaded)
+                with self.adapter.route(batch.routes, batch.examples):
+                    losses = token_losses(self.model, self.adapter, batch, self.stage.reads)
+                    task_sums.add_alone(self.scaler.scale((losses * batch.weights).sum()), task)
+
+    def _seed(self, number: int, micro: int) -> None:
+        torch.manual_seed(stable_seed("dropout", *self.stage.key, number, self.processes.rank, micro))
 
     def _split(self, mine: Sequence[Weighted]) -> list[list[int]]:
         return self.layout.split([len(w.sequence) for w in mine], self.micro_tokens)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from harness.balancing import BalancedStage, BalancedStep, Balancer, LossBalancer, TaskWeights
+from harness.balancing import BalancedStage, BalancedStep, Balancer, GradientBalancer, LossBalancer, TaskWeights
 from harness.data.encoding import Encoded
 from harness.data.routes import Routes
-from harness.errors import DataError
+from harness.errors import DataError, UsageError
+from harness.seeding import stable_seed
 from harness.task import Example
+from harness.training.task_gradients import TaskGradients
 
 Losses = Mapping[str, float]
 
@@ -36,6 +38,40 @@ class TaskBalancing:
             )
         dev = {task: encode(self.dev[task]) for task in stage.tasks} if self.balancer.reads_dev else {}
         return StageBalance(weights=self.balancer.begin(stage), dev=dev)
+
+    def combined(self, stage: BalancedStage, shared: bool) -> CombinedGradients | None:
+        """What combines the gradients of one stage; None for a stage with one task.
+
+        Args: shared: whether the stage trains parameters that several tasks share.
+
+        Raises: UsageError if it does not.
+        """
+        if len(stage.tasks) < 2 or not isinstance(self.balancer, GradientBalancer):
+            return None
+        if not shared:
+            raise UsageError(
+                f"train.balance combines gradients of parameters that tasks share, and stage {stage.name!r} of this "
+                "method trains none: leave train.balance out, or use a balancer that weighs losses"
+            )
+        return CombinedGradients(balancer=self.balancer, stage=stage)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CombinedGradients:
+    """Combines the gradients of the tasks of each step of one stage."""
+
+    balancer: GradientBalancer
+    stage: BalancedStage
+
+    def replace(self, gradients: TaskGradients, step: int) -> None:
+        """Put the combination in the place of the sum over tasks. step: counts from 0.
+
+        A step with one task has nothing to combine, and one whose gradients are not finite will not be applied.
+        """
+        jacobian = gradients.flat()[gradients.present]
+        if len(jacobian) > 1 and bool(jacobian.isfinite().all()):
+            seed = stable_seed("balance", self.stage.seed, self.stage.name, step)
+            gradients.replace(self.balancer.aggregate(jacobian, seed))
 
 
 @dataclass(frozen=True, kw_only=True)

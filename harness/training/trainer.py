@@ -36,7 +36,6 @@ from harness.training.progress import Progress
 from harness.training.reuse import find_stage
 from harness.training.stage import StageRunner, StepHook, TrainingSetup, TrainingState
 from harness.training.step import Stage, StepRunner
-from harness.training.task_balance import StageBalance
 from harness.training.train_log import TrainLog
 
 LOG: Final = logging.getLogger(__name__)
@@ -202,13 +201,16 @@ class EngineTrainer:
             )
         for name, parameter in everything.items():
             parameter.requires_grad_(name in set(trained))
+        chosen = trained_parameters(self.setup.adapter, self.setup.method, trained)
+        balancing, subject = self.setup.balancing, self._balanced_stage(stage, plan)
         parts = Stage(
             name=stage,
             steps=plan.steps,
             key=(self.seed, *(self.setup.routes.tasks if tasks is None else tasks)),
             reads=self._reads,
-            trained=trained_parameters(self.setup.adapter, self.setup.method, trained),
-            balance=self._balance(stage, plan),
+            trained=chosen,
+            balance=None if balancing is None else balancing.weights(subject, self.setup.encoder.encode),
+            combined=None if balancing is None else balancing.combined(subject, chosen),
         )
         setup = self.setup
         steps = StepRunner(setup.loaded, setup.adapter, setup.config, parts, self._choose_layout(), self.processes)
@@ -222,13 +224,10 @@ class EngineTrainer:
             self._state.early_stopping.begin_stage()
         return steps
 
-    def _balance(self, stage: str, plan: StepPlan) -> StageBalance | None:
-        if self.setup.balancing is None:
-            return None
+    def _balanced_stage(self, stage: str, plan: StepPlan) -> BalancedStage:
         epoch = max(1, round(plan.steps * plan.n_examples / plan.total))
         tasks = tuple(task for task in self.setup.routes.tasks if task in plan.examples)
-        subject = BalancedStage(name=stage, tasks=tasks, epoch=epoch, seed=self.seed)
-        return self.setup.balancing.begin(subject, self.setup.encoder.encode)
+        return BalancedStage(name=stage, tasks=tasks, epoch=epoch, seed=self.seed)
 
     @property
     def _reads(self) -> bool:

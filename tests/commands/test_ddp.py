@@ -51,6 +51,9 @@ def test_two_processes_take_the_steps_of_one(two: dict[str, Any], name: str, kin
     np.testing.assert_allclose(other["norms"], one["norms"], rtol=CLOSE)
     for mine, theirs in zip(one["tasks"], other["tasks"], strict=True):
         assert theirs == pytest.approx(mine, rel=CLOSE)
+    assert len(one["task_gradients"]) == (0 if name == "lora_single" else 4)
+    for mine, theirs in zip(one["task_gradients"], other["task_gradients"], strict=True):
+        np.testing.assert_allclose(theirs, mine, rtol=CLOSE, atol=CLOSE)
     for what in ("gradients", "weights"):
         assert one[what].keys() == other[what].keys()
         for parameter, values in one[what].items():

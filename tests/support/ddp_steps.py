@@ -58,7 +58,7 @@ def balance(name: str) -> StageBalance | None:
 
 
 def run(name: str, kind: str, balancer: str | None, processes: ProcessGroup) -> dict[str, Any]:
-    """Loss, norm and task losses of each step, gradients of the first, weights after the last."""
+    """Loss, norm and task losses of each step, gradients of the first, of tasks in four, weights after the last."""
     method = method_class(name)()
     model = toy_model()
     adapter = method.attach(model, TASKS, seed=0)
@@ -93,10 +93,12 @@ def run(name: str, kind: str, balancer: str | None, processes: ProcessGroup) -> 
     loop.optimiser.register_step_pre_hook(remember)
     model.train()
     results = [
-        loop.step(step, make_rows(step), Routes(TASKS), stop=step == 7 and not processes.is_main)
+        loop.step(step, make_rows(step), Routes(TASKS), stop=step == 7 and not processes.is_main, by_task=step < 4)
         for step in range(STEPS)
     ]
+    of_tasks = [r.task_gradients for r in results if r.task_gradients is not None and r.task_gradients.shared]
     return {
+        "task_gradients": [g.flat().flatten().tolist() for g in of_tasks],
         "losses": [r.loss for r in results],
         "norms": [r.grad_norm for r in results],
         "tasks": [dict(r.by_task) for r in results],
