@@ -22,9 +22,7 @@ class Balancer(ABC):
     version: ClassVar[int]  # Raise it whenever results change: runs of another version are not reused.
     summary: ClassVar[str] = ""  # One line for `harness list`.
     reads_dev: ClassVar[bool] = False  # Whether it asks for ``Losses.on_dev``, so that the data need a dev split.
-
-    def require(self) -> None:
-        """Called before a run. Raises: UsageError if a package that it needs is not installed."""
+    needs: ClassVar[Mapping[str, str]] = {}  # By package that may be missing, the command that installs it.
 
 
 class Losses(Protocol):

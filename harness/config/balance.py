@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from harness.balancing import Balancer
@@ -46,13 +47,16 @@ def balancer_of(config: TrainConfig) -> Balancer | None:
 
 
 def require_balance(train: TrainConfig, name: str, method: Method, sizes: Sequence[int]) -> None:
-    """Raises: UsageError where no stage of a method trains several tasks together.
+    """Raises: UsageError where no stage of a method trains several tasks together, or a package is missing.
 
     Args: name: of the method. sizes: the number of tasks of each cluster.
     """
     if train.balance is None or not method.trains:
         return
     given = f"train.balance={train.balance.name} weighs tasks that are trained together"
+    for package, command in balancer_class(train.balance.name).needs.items():
+        if find_spec(package) is None:
+            raise UsageError(f"train.balance={train.balance.name} needs {package}, which is not installed: {command}")
     if isinstance(method, AdapterMethod) and not method.mixes_tasks:
         raise UsageError(
             f"{given}, but {name} trains each task in a stage of its own: leave train.balance out, or choose a method "

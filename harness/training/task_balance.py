@@ -11,7 +11,8 @@ from harness.data.routes import Routes
 from harness.errors import DataError, UsageError
 from harness.seeding import stable_seed
 from harness.task import Example
-from harness.training.task_gradients import TaskGradients
+from harness.training.optimiser import TrainedParameter
+from harness.training.task_gradients import TaskGradients, shared_parameters
 
 Losses = Mapping[str, float]
 
@@ -23,8 +24,10 @@ class TaskBalancing:
     balancer: Balancer
     dev: Mapping[str, Sequence[Example]] = field(default_factory=dict)
 
-    def begin(self, stage: BalancedStage, encode: Callable[[Sequence[Example]], list[Encoded]]) -> StageBalance | None:
-        """The balance of one stage; None for a stage with one task, where there is nothing to balance.
+    def weights(
+        self, stage: BalancedStage, encode: Callable[[Sequence[Example]], list[Encoded]]
+    ) -> StageBalance | None:
+        """The weights of the tasks of one stage; None for one task, and for a balancer that combines gradients.
 
         Raises: DataError for a task without the dev examples that the balancer reads.
         """
@@ -39,16 +42,16 @@ class TaskBalancing:
         dev = {task: encode(self.dev[task]) for task in stage.tasks} if self.balancer.reads_dev else {}
         return StageBalance(weights=self.balancer.begin(stage), dev=dev)
 
-    def combined(self, stage: BalancedStage, shared: bool) -> CombinedGradients | None:
-        """What combines the gradients of one stage; None for a stage with one task.
+    def combined(self, stage: BalancedStage, trained: Mapping[str, TrainedParameter]) -> CombinedGradients | None:
+        """What combines the gradients of one stage; None for one task, and for a balancer that weighs losses.
 
-        Args: shared: whether the stage trains parameters that several tasks share.
+        Args: trained: the parameters of the stage.
 
-        Raises: UsageError if it does not.
+        Raises: UsageError if tasks share none of them.
         """
         if len(stage.tasks) < 2 or not isinstance(self.balancer, GradientBalancer):
             return None
-        if not shared:
+        if not shared_parameters(trained):
             raise UsageError(
                 f"train.balance combines gradients of parameters that tasks share, and stage {stage.name!r} of this "
                 "method trains none: leave train.balance out, or use a balancer that weighs losses"

@@ -68,6 +68,41 @@ def test_a_balanced_run_that_crashed_ends_with_the_same_bits(
     assert found == expected
 
 
+@pytest.mark.filterwarnings("ignore:You are solving a parameterized problem")
+@pytest.mark.parametrize("name", ["pcgrad", "nash_mtl"])
+def test_gradients_may_be_combined_and_a_crash_changes_nothing(
+    toy_run: Command, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    pytest.importorskip("torchjd")
+    command = ["--method", "lora_all", *keys(f"train.balance={name}", "train.checkpoint_steps=2"), "--json"]
+    whole = toy_run(*command)
+    assert whole.status == 0, whole.err
+    folder = Path(whole.json["directory"])
+    expected = (folder / "adapter" / "adapter.safetensors").read_bytes()
+    assert all("weights" not in line for line in log(str(folder)))
+    shutil.rmtree(folder)
+    with monkeypatch.context() as patch:
+        crash_after(patch, {3})
+        with pytest.raises(Crash):
+            toy_run(*command)
+    assert toy_run(*command).status == 0
+    assert (folder / "adapter" / "adapter.safetensors").read_bytes() == expected
+    plain = toy_run("--method", "lora_all", "--json").json["directory"]
+    assert (Path(plain) / "adapter" / "adapter.safetensors").read_bytes() != expected
+
+
+def test_a_missing_extra_is_named_with_the_command_that_installs_it(
+    toy_run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import harness.config.balance
+
+    monkeypatch.setattr(harness.config.balance, "find_spec", lambda name: None)
+    done = toy_run("--method", "lora_all", "--set", "train.balance=pcgrad", "--dry-run")
+    assert done.status == 2
+    assert "train.balance=pcgrad needs torchjd, which is not installed: pip install 'mtlora-harness[jd]'" in done.err
+    assert toy_run("--method", "lora_all", "--set", "train.balance=famo", "--dry-run").status == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -117,7 +152,7 @@ def test_a_balancer_that_reads_dev_needs_a_dev_split(toy_run: Command, plugin: P
 
 def test_balancers_are_listed_and_described(harness: Command) -> None:
     listed = harness("list").out
-    assert all(name in listed for name in ("uncertainty", "dwa", "rlw", "famo", "coba"))
+    assert all(name in listed for name in ("uncertainty", "coba", "pcgrad", "upgrad"))
     described = harness("list", "famo").out
     assert "balance.lr" in described
     assert "0.025" in described

@@ -23,7 +23,7 @@ from harness.testing.toys import VOCABULARY, perturb, toy_model
 from harness.training.optimiser import trained_parameters
 from harness.training.packing import Layout
 from harness.training.step import Stage, StepRunner
-from harness.training.task_balance import StageBalance, TaskBalancing
+from harness.training.task_balance import TaskBalancing
 
 TASKS = ("one", "two", "three")
 # method, train.loss, and the balancer of tasks
@@ -33,6 +33,7 @@ RUNS = (
     ("moa", "example", None),
     ("mola", "token", None),
     ("lora_all", "task", "famo"),
+    ("align_lora", "task", "pcgrad"),
 )
 STEPS = 20
 
@@ -51,10 +52,9 @@ def make_rows(step: int) -> list[Encoded]:
     ]
 
 
-def balance(name: str) -> StageBalance | None:
-    """A balancer with its default settings at the first step."""
-    stage = BalancedStage(name="all", tasks=TASKS, epoch=2, seed=0)
-    return TaskBalancing(balancer=balancer_class(name)()).begin(stage, lambda examples: [])
+def balancing(name: str) -> TaskBalancing:
+    """A balancer with its default settings."""
+    return TaskBalancing(balancer=balancer_class(name)())
 
 
 def run(name: str, kind: str, balancer: str | None, processes: ProcessGroup) -> dict[str, Any]:
@@ -63,13 +63,16 @@ def run(name: str, kind: str, balancer: str | None, processes: ProcessGroup) -> 
     model = toy_model()
     adapter = method.attach(model, TASKS, seed=0)
     perturb(adapter)
+    trained = trained_parameters(adapter, method)
+    subject = BalancedStage(name="all", tasks=TASKS, epoch=2, seed=0)
     stage = Stage(
         name="all",
         steps=STEPS,
         key=(0,),
         reads=Trait.LABEL_FREE in method.traits,
-        trained=trained_parameters(adapter, method),
-        balance=None if balancer is None else balance(balancer),
+        trained=trained,
+        balance=None if balancer is None else balancing(balancer).weights(subject, lambda examples: []),
+        combined=None if balancer is None else balancing(balancer).combined(subject, trained),
     )
     loaded = LoadedModel(
         model=model,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from harness.balancing import BalancedStage, Balancer
 from harness.config.spec import TrainConfig
 from harness.data.encoding import Encoded
 from harness.data.routes import Routes
@@ -17,7 +18,7 @@ from harness.testing.toys import perturb
 from harness.training.optimiser import trained_parameters
 from harness.training.packing import Layout
 from harness.training.step import Stage, StepRunner
-from harness.training.task_balance import StageBalance
+from harness.training.task_balance import StageBalance, TaskBalancing
 
 TASKS = ("one", "two", "three")
 ROUTES = Routes(TASKS)
@@ -51,18 +52,27 @@ def make_sequences(n: int = 11, seed: int = 0, vocabulary: int = 97) -> list[Enc
 
 
 def make_steps(
-    model: Any, method: AdapterMethod, layout: Layout, *, balance: StageBalance | None = None, **config: Any
+    model: Any,
+    method: AdapterMethod,
+    layout: Layout,
+    *,
+    balance: StageBalance | None = None,
+    balancer: Balancer | None = None,
+    **config: Any,
 ) -> StepRunner:
     """The steps of a stage that trains every parameter of the method; ``config``: fields of TrainConfig."""
     adapter = method.attach(model, TASKS, seed=3)
     perturb(adapter)
+    trained = trained_parameters(adapter, method)
+    subject = BalancedStage(name="all", tasks=TASKS, epoch=2, seed=3)
     stage = Stage(
         name="all",
         steps=10,
         key=(3,),
         reads=Trait.LABEL_FREE in method.traits,
-        trained=trained_parameters(adapter, method),
+        trained=trained,
         balance=balance,
+        combined=None if balancer is None else TaskBalancing(balancer=balancer).combined(subject, trained),
     )
     return StepRunner(as_loaded(model), adapter, TrainConfig(**{"clip": None, **config}), stage, layout)
 

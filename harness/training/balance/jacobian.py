@@ -11,9 +11,8 @@ AdamW then keeps one pair of moments for the combined gradient, so that its step
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from harness.balancing import GradientBalancer
@@ -27,11 +26,7 @@ if TYPE_CHECKING:
 class JacobianBalancer(GradientBalancer):
     """A balancer with an aggregator of torchjd."""
 
-    def require(self) -> None:
-        if find_spec("torchjd") is None:
-            raise UsageError(
-                "train.balance: this balancer needs torchjd, which is not installed: pip install 'mtlora-harness[jd]'"
-            )
+    needs: ClassVar[Mapping[str, str]] = {"torchjd": "pip install 'mtlora-harness[jd]'"}
 
     @abstractmethod
     def aggregator(self, aggregation: Any, n_tasks: int) -> Callable[[Tensor], Tensor]:
@@ -48,8 +43,7 @@ class JacobianBalancer(GradientBalancer):
         # The state of the global generator belongs to dropout.
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(seed)
-            combined = cast("Tensor", self.aggregator(aggregation, n_tasks)(jacobian / scale))
-        return combined * scale
+            return self.aggregator(aggregation, n_tasks)(jacobian / scale).mul_(scale)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +102,8 @@ class NashMTL(JacobianBalancer):
     In the release the solver starts from the weights of the step before; here from equal ones, so that a step depends
     only on its own gradients. The weights are not multiplied by the number of tasks.
 
-    iterations: of the solver, as released. max_norm: the largest norm of the direction, relative to the root of the
+    iterations: the number of iterations of the solver, as released.
+    max_norm: the largest norm of the direction, relative to the root of the
         mean squared norm of the gradients; as released, but there relative to 1.
     """
 

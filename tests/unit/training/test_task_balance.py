@@ -187,4 +187,4 @@ def test_a_task_without_dev_examples_cannot_be_balanced_by_them(toy_llama: Llama
     trainer = toy_trainer(tmp_path, toy_llama())
     balancing = TaskBalancing(balancer=made("coba"), dev={"one": []})
     with pytest.raises(DataError, match=r"no examples of one, two, three: leave train\.balance out"):
-        balancing.begin(STAGE, trainer.setup.encoder.encode)
+        balancing.weights(STAGE, trainer.setup.encoder.encode)
