@@ -164,7 +164,7 @@ class StepRunner:
             seconds=time.perf_counter() - started,
             stop=bool(stopped),
             weights=None if balancing is None else balancing.weights,
-            task_gradients=task_gradients,
+            task_gradients=task_gradients if by_task else None,
         )
 
     def checkpoint_contexts(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:

@@ -33,7 +33,7 @@ RUNS = (
     ("moa", "example", None),
     ("mola", "token", None),
     ("lora_all", "task", "famo"),
-    ("align_lora", "task", "pcgrad"),
+    ("multi_lora", "task", "pcgrad"),
 )
 STEPS = 20
 
