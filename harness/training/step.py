@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +35,6 @@ class StepResult:
 
     loss: the weighted mean that was minimised. by_task: the mean token loss of each task of the step.
     n_tokens: of prompts and targets. stop: at least one process got a signal to stop.
-    task_gradients: those of the step, if they were asked for.
     """
 
     loss: float
@@ -46,7 +45,6 @@ class StepResult:
     n_target_tokens: int
     seconds: float
     stop: bool = False
-    task_gradients: TaskGradients | None = None
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
@@ -77,6 +75,9 @@ class Stage:
         return {name: trained.parameter for name, trained in self.trained.items()}
 
 
+UseTaskGradients = Callable[[TaskGradients], None]
+
+
 class StepRunner:
     """Performs the optimiser steps of one stage.
 
@@ -103,7 +104,12 @@ class StepRunner:
         self._sums: TaskGradientSums | None = None
 
     def step(
-        self, number: int, sequences: Sequence[Encoded], routes: Routes, stop: bool = False, by_task: bool = False
+        self,
+        number: int,
+        sequences: Sequence[Encoded],
+        routes: Routes,
+        stop: bool = False,
+        use: UseTaskGradients | None = None,
     ) -> StepResult:
         """Perform one optimiser step on ``sequences``, of which each process gets its share.
 
@@ -114,21 +120,22 @@ class StepRunner:
             sequences: those of the whole step, the same in every process.
             routes: the tasks that the adapter was attached for.
             stop: this process got a signal to stop.
-            by_task: also give the gradients of single tasks. The step itself stays the same, bit for bit.
+            use: called with the gradients of single tasks, before the gradient is clipped and the weights change; in
+                every process. A function that only reads them leaves the step as it is, bit for bit.
 
         Raises: NotFinite if the loss or the gradient is not finite; TrainingError if one sequence is too long.
         """
         started = time.perf_counter()
         self.adapter.begin_step(self.stage.name, number)
         weighted = weigh(sequences, self.config.loss, routes)
-        task_sums = self._task_sums(len(routes)) if by_task else None
+        task_sums = self._task_sums(len(routes)) if use is not None else None
         sums = torch.cat([self._gradients(number, weighted, len(routes), task_sums), self._flag(stop)])
         self.processes.all_reduce(sums)
         self.processes.all_reduce_gradients(self.stage.parameters.values())
-        task_gradients = None
-        if task_sums is not None:
-            task_gradients = task_sums.finish(weighted, self.scaler.get_scale(), self.processes)
+        scale = self.scaler.get_scale()
         self.scaler.unscale_(self.optimiser)
+        if task_sums is not None and use is not None:
+            use(task_sums.finish(weighted, scale, self.processes))
         norm = self._clip()
         loss, *of_tasks, stopped, norm = torch.cat([sums, norm.double()[None]]).tolist()
         self._check(loss, norm, number, sequences)
@@ -149,7 +156,6 @@ class StepRunner:
             n_target_tokens=sum(n_targets.values()),
             seconds=time.perf_counter() - started,
             stop=bool(stopped),
-            task_gradients=task_gradients,
         )
 
     def checkpoint_contexts(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
@@ -225,6 +231,8 @@ class StepRunner:
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             sums[0] += loss.detach()
             sums[1:].index_add_(0, batch.tasks, losses.detach().double())
+            if task_sums is not None:
+                task_sums.add_losses(batch, losses.detach())
         return sums
 
     def _accumulate_alone(self, number: int, mine: Sequence[Weighted], task_sums: TaskGradientSums) -> None:

@@ -41,12 +41,14 @@ class TaskGradients:
         step's loss. The sum over tasks is the gradient of the step without the adapter's penalty; divided by the task's
         entry in ``shares`` it is that of the task's mean loss, weighted as ``train.loss`` says.
     shares: (T,) float64 on the CPU, the weight of the task's tokens in the loss; they sum to 1. 0: without examples.
+    losses: (T,) float64 on the CPU, the mean loss of each task, weighted as the gradients are; NaN without examples.
     in_one_pass: the step's own backward passes gave them, in this process; otherwise another pass did.
     """
 
     shared: Sequence[SharedParameter]
     by_name: Mapping[str, Tensor]
     shares: Tensor
+    losses: Tensor
     in_one_pass: bool
 
     @property
@@ -92,6 +94,7 @@ class TaskGradientSums:
         """
         self.shared = shared_parameters(trained)
         self.totals: dict[str, Tensor] = {}
+        self._losses = torch.zeros(n_tasks, dtype=torch.float64)
         self._owned = owned_rows(adapter.trainable(), adapter.task_parts())
         self._n_tasks, self._observes = n_tasks, observes
         self._observer: ProductObserver | None = None
@@ -107,6 +110,7 @@ class TaskGradientSums:
             s.name: s.parameter.new_zeros(self._n_tasks, *s.part(s.parameter).shape, requires_grad=False)
             for s in self.shared
         }
+        self._losses.zero_()
 
     @property
     def observer(self) -> ProductObserver | None:
@@ -151,13 +155,22 @@ class TaskGradientSums:
             if gradient is not None:
                 self.totals[shared.name][task] += shared.part(gradient)
 
+    def add_losses(self, batch: Batch, losses: Tensor) -> None:
+        """Add the weighted losses of a micro-batch's labels (N,)."""
+        self._losses.index_add_(0, batch.tasks.cpu(), (losses.double() * batch.weights).cpu())
+
     def finish(self, weighted: Sequence[Weighted], scale: float, processes: ProcessGroup) -> TaskGradients:
         """The gradients of the step. weighted: all its sequences. scale: the factor of the loss scaler."""
         shares = torch.zeros(self._n_tasks, dtype=torch.float64)
         for w in weighted:
             shares[w.task] += w.weight * len(w.sequence.target)
+        # On the device of the parameters, since a group of GPUs exchanges no tensors of the CPU.
+        device = self.shared[0].parameter.device if self.shared else self._losses.device
+        losses = processes.all_reduce(self._losses.to(device)).cpu() / shares
         for total in self.totals.values():
             processes.all_reduce(total.div_(scale))
-        gradients = TaskGradients(shared=self.shared, by_name=self.totals, shares=shares, in_one_pass=self.complete)
+        gradients = TaskGradients(
+            shared=self.shared, by_name=self.totals, shares=shares, losses=losses, in_one_pass=self.complete
+        )
         self.totals = {}
         return gradients
