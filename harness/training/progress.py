@@ -29,6 +29,7 @@ class Progress:
     log_bytes: the length of train.jsonl at this point. scaler: the state of the loss scaler of fp16.
     micro_tokens: the maximum number of tokens of a micro-batch, if it was reduced for lack of memory.
     dev_scores: (step, score) of the stage's evaluations on dev, oldest first.
+    affinity: the fields of ``AffinitySums``; empty without ``train.affinity``.
     """
 
     stage: str | None = None
@@ -41,6 +42,7 @@ class Progress:
     scaler: dict[str, Any] = field(default_factory=dict)
     micro_tokens: int | None = None
     dev_scores: list[tuple[int, float]] = field(default_factory=list)
+    affinity: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The fields under their names in progress.json."""

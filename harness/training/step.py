@@ -139,7 +139,7 @@ class StepRunner:
         norm = self._clip()
         loss, *of_tasks, stopped, norm = torch.cat([sums, norm.double()[None]]).tolist()
         self._check(loss, norm, number, sequences)
-        lr = learning_rate(number, self.stage.steps, self.config.lr, self.config.warmup)
+        lr = self.lr(number)
         self.optimiser.set_lr(lr)
         self.optimiser.present = frozenset(routes.index(s.task) for s in sequences)
         self.scaler.step(self.optimiser)
@@ -157,6 +157,35 @@ class StepRunner:
             seconds=time.perf_counter() - started,
             stop=bool(stopped),
         )
+
+    def lr(self, number: int) -> float:
+        """The learning rate of a step, before the factors of parameters."""
+        return learning_rate(number, self.stage.steps, self.config.lr, self.config.warmup)
+
+    def group_of(self, parameter: nn.Parameter) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
+        """The optimiser's group and state of a parameter of the stage."""
+        group = next(g for g in self.optimiser.param_groups if any(p is parameter for p in g["params"]))
+        return group, self.optimiser.state.get(parameter, {})
+
+    @torch.no_grad()
+    def losses(self, number: int, sequences: Sequence[Encoded], routes: Routes) -> Tensor:
+        """The mean loss of each task on the sequences of a step, with the present weights and the step's dropout.
+
+        Returns: (T,) float64 on the CPU, weighted as ``train.loss`` says, over all processes; NaN without examples.
+        """
+        weighted = weigh(sequences, self.config.loss, routes)
+        mine = self._share_of(weighted)
+        sums, shares = torch.zeros(2, len(routes), dtype=torch.float64)
+        for micro, positions in enumerate(self._split(mine)):
+            self._seed(number, micro)
+            batch = self.layout.collate([mine[i] for i in positions], self.loaded)
+            with self.adapter.route(batch.routes, batch.examples):
+                losses = token_losses(self.model, self.adapter, batch, self.stage.reads)
+            sums.index_add_(0, batch.tasks.cpu(), (losses.double() * batch.weights).cpu())
+        for w in weighted:
+            shares[w.task] += w.weight * len(w.sequence.target)
+        means: Tensor = self.processes.all_reduce(sums.to(self.device)).cpu() / shares
+        return means
 
     def checkpoint_contexts(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
         """The contexts of a checkpointed block's forward, inside which it is called, and of its repetition."""
@@ -193,8 +222,7 @@ class StepRunner:
 
         Returns: (1 + tasks,) float64, its share of the loss, then of the summed token loss of each task.
         """
-        parts = partition_by_length([len(w.sequence) for w in weighted], self.processes.world_size)
-        mine = [weighted[i] for i in parts[self.processes.rank]]
+        mine = self._share_of(weighted)
         while True:
             try:
                 sums = self._accumulate(number, mine, len(weighted), n_tasks, task_sums)
@@ -251,6 +279,11 @@ class StepRunner:
 
     def _seed(self, number: int, micro: int) -> None:
         torch.manual_seed(stable_seed("dropout", *self.stage.key, number, self.processes.rank, micro))
+
+    def _share_of(self, weighted: Sequence[Weighted]) -> list[Weighted]:
+        """The sequences of this process."""
+        parts = partition_by_length([len(w.sequence) for w in weighted], self.processes.world_size)
+        return [weighted[i] for i in parts[self.processes.rank]]
 
     def _split(self, mine: Sequence[Weighted]) -> list[list[int]]:
         return self.layout.split([len(w.sequence) for w in mine], self.micro_tokens)

@@ -56,6 +56,12 @@ class TaskGradients:
         """The tasks with examples in this step."""
         return [task for task, share in enumerate(self.shares.tolist()) if share]
 
+    def of_means(self, name: str) -> Tensor:
+        """(T, *shape of the shared part): the gradients of the tasks' mean losses; zeros for absent tasks."""
+        by_task = self.by_name[name]
+        factors = torch.where(self.shares > 0, 1 / self.shares, 0.0).to(by_task.device, by_task.dtype)
+        return by_task * factors.view(-1, *[1] * (by_task.dim() - 1))
+
     def flat(self) -> Tensor:
         """(T, P): the gradients of the tasks' shares of the loss, with all parameters one after another."""
         return torch.cat([self.by_name[s.name].flatten(1) for s in self.shared], 1)
