@@ -26,7 +26,7 @@ class Balancer(ABC):
 
 
 class Losses(Protocol):
-    """The mean token losses of tasks, with the parameters as they are at the call.
+    """The mean losses of tasks, weighted as ``train.loss`` says, with the parameters as they are at the call.
 
     Each call is a forward pass without gradients, and every process makes it. The result is the same in all of them.
     """
@@ -65,14 +65,14 @@ class TaskWeights(Protocol):
     """The weights of the tasks of one stage. Every process computes the same ones from the same losses."""
 
     def weights(self, step: BalancedStep) -> Mapping[str, float]:
-        """Called before the step: the factor on the loss of each of its tasks; 1 is that of training without balance.
+        """Called before the step: the factor on the loss of each of its tasks, above 0; 1 changes nothing.
 
         It multiplies what ``train.loss`` gives to the task's tokens. With ``train.loss=task`` the step minimises the
         mean over its tasks of weight times loss.
         """
 
     def update(self, step: BalancedStep, losses: Mapping[str, float]) -> None:
-        """Called after the step. losses: the mean token loss of each of its tasks, before the parameters changed."""
+        """Called after the step. losses: the mean loss of each of its tasks, before the parameters changed."""
 
     def state(self) -> dict[str, Any]:
         """What later weights depend on, as JSON values, for checkpoints."""

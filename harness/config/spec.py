@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 LOCAL: Final = "hf"  # the back end that is this process
@@ -150,10 +150,21 @@ class TrainConfig(Section):
         ge=16,
         description="maximum number of tokens per micro-batch (default: 4096 on a GPU, else 512)",
     )
+    affinity: Annotated[Literal["gradients", "lookahead"] | None, Runtime] = Field(
+        None,
+        description="measure how much training on one task helps another (true or gradients: to first order; lookahead:"
+        " also with a forward pass for each task); see harness affinity",
+    )
+    affinity_every: Annotated[int, Runtime] = Field(10, ge=1, description="with train.affinity: measure every N steps")
     checkpoint_steps: Annotated[int, Runtime] = Field(100, ge=1, description="save a checkpoint at least every N steps")
     checkpoint_minutes: Annotated[float, Runtime] = Field(
         5.0, gt=0, description="save a checkpoint at least every N minutes"
     )
+
+    @field_validator("affinity", mode="before")
+    @classmethod
+    def _affinity_is_on_or_off(cls, value: Any) -> Any:
+        return {True: "gradients", False: None}.get(value, value) if isinstance(value, bool) else value
 
     @model_validator(mode="after")
     def _belong_together(self) -> TrainConfig:

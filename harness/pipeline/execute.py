@@ -28,6 +28,7 @@ from harness.pipeline.round_trip import check_round_trip
 from harness.pipeline.warm_start import load_start
 from harness.runtime.signals import Interrupted, StopFlag, stop_gracefully
 from harness.store.adapter import has_adapter, save_adapter
+from harness.store.affinity import read_measured
 from harness.store.files import write_json
 from harness.store.provenance import gather
 from harness.store.record import Failure, RunRecord, Scores, TrainingSummary
@@ -129,6 +130,7 @@ class _Execution:
         self.processes.leave()
         if not self.processes.is_main:
             return None
+        self._note_missing_affinity()
         self.phase, self.where = "generate", lambda: None
         predicted = predict_all(self.run, self.resolved, base, train, self.stop)
         self.phase = "score"
@@ -140,6 +142,7 @@ class _Execution:
     def _remaining_work(self) -> RemainingWork:
         """The remaining work; an adapter on disk means that its cluster has been trained."""
         if self.run.record() is not None:
+            self._note_missing_affinity()
             return RemainingWork(finished=True)
         self.run.write("spec.json", self.resolved.spec)
         write_json(self.run.inputs, to_json(self.resolved.request, self.resolved.source))
@@ -212,6 +215,20 @@ class _Execution:
         if note is not None and processes.is_main and not self.noted:
             LOG.info(note)
         self.noted = True
+
+    def _note_missing_affinity(self) -> None:
+        """Say that affinity was asked for and not measured: the run had finished without, or has nothing to measure."""
+        spec = self.resolved.spec
+        if spec.train.affinity is None:
+            return
+        runs = [self.run.of(cluster.name) for cluster in clusters_of(spec) if len(cluster.tasks) > 1]
+        if any(read_measured(run) is not None for run in runs):
+            return
+        LOG.warning(
+            "%s has no affinity of tasks (train.affinity): it was trained without this key, or no measured step had a "
+            "parameter that tasks share. To train it again, use another --out, or delete it first",
+            self.run.path,
+        )
 
     def _trainer(
         self, prepared: Prepared, train: SplitExamples, run: RunDirectory, processes: ProcessGroup

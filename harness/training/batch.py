@@ -97,6 +97,14 @@ def weigh(sequences: Sequence[Encoded], kind: str, routes: Routes) -> list[Weigh
     ]
 
 
+def task_shares(sequences: Sequence[Weighted], n_tasks: int) -> list[float]:
+    """The weight of all target tokens of each task; 0 for a task without sequences."""
+    shares = [0.0] * n_tasks
+    for w in sequences:
+        shares[w.task] += w.weight * len(w.sequence.target)
+    return shares
+
+
 def reweigh(sequences: Sequence[Weighted], weights: Mapping[int, float]) -> list[Weighted]:
     """The same sequences, each weighted by the factor of its task (by index) too; the sum may then differ from 1."""
     return [dataclasses.replace(w, weight=w.weight * weights[w.task]) for w in sequences]

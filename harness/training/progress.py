@@ -30,6 +30,7 @@ class Progress:
     micro_tokens: the maximum number of tokens of a micro-batch, if it was reduced for lack of memory.
     dev_scores: (step, score) of the stage's evaluations on dev, oldest first.
     balance: what the balancer of tasks has learned in the stage (``TaskWeights.state``).
+    affinity: the fields of ``AffinitySums``; empty without ``train.affinity``.
     """
 
     stage: str | None = None
@@ -43,6 +44,7 @@ class Progress:
     micro_tokens: int | None = None
     dev_scores: list[tuple[int, float]] = field(default_factory=list)
     balance: dict[str, Any] = field(default_factory=dict)
+    affinity: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The fields under their names in progress.json."""

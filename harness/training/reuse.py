@@ -18,6 +18,7 @@ from harness.errors import HarnessError, StoreError
 from harness.method import AdapterMethod
 from harness.registry import method_class
 from harness.store.adapter import META, WEIGHTS, has_adapter, read_meta, read_weights
+from harness.store.affinity import ARTEFACT
 from harness.store.files import write_atomic, write_json
 from harness.store.record import Frozen, TrainingSummary
 from harness.store.run_directory import TUNING_FOLDER, RunDirectory, State, find_runs
@@ -113,11 +114,17 @@ def reuse_training(run: RunDirectory, spec: RunSpec) -> ReusedTraining | None:
         if theirs is None or other.name == run.name or _evaluation_free(theirs) != wanted:
             continue
         record = other.record() if other.state() is State.DONE else None
+        if spec.train.affinity is not None and not _has_affinity(other, spec):
+            continue  # its training has not measured what this run is to measure
         if record is not None and record.training is not None:
             reused = ReusedTraining(run=other.name, training=record.training)
             if _copy(other, run, spec, reused):
                 return reused
     return None
+
+
+def _has_affinity(run: RunDirectory, spec: RunSpec) -> bool:
+    return all((run.of(c.name).artefacts / f"{ARTEFACT}.json").exists() for c in clusters_of(spec))
 
 
 def _evaluation_free(spec: RunSpec) -> bytes:

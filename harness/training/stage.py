@@ -24,12 +24,14 @@ from harness.runtime.prefetch import Prefetcher
 from harness.runtime.progress_bar import ProgressBar
 from harness.runtime.signals import Interrupted, StopFlag
 from harness.store.adapter import trainable_state
+from harness.training.affinity import AffinityOfStep, AffinitySums, is_measured
 from harness.training.attention import attention, checkpoint_activations
 from harness.training.checkpoint import CheckpointManager
 from harness.training.early_stopping import EarlyStopping
 from harness.training.progress import Progress, log_line
-from harness.training.step import StepResult, StepRunner
+from harness.training.step import StepResult, StepRunner, UseTaskGradients
 from harness.training.task_balance import TaskBalancing
+from harness.training.task_gradients import shared_parameters
 from harness.training.train_log import TrainLog
 
 LOG: Final = logging.getLogger(__name__)
@@ -72,7 +74,10 @@ StepHook = Callable[[StepDone], None]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingState:
-    """The parts of a training that its stages share. on_step: called after each step, on every rank."""
+    """The parts of a training that its stages share.
+
+    on_step: called after each step, on every rank. affinity: of all stages together; None if it is not measured.
+    """
 
     progress: Progress
     log: TrainLog
@@ -82,6 +87,7 @@ class TrainingState:
     processes: ProcessGroup = SINGLE_PROCESS
     part: str = ""
     on_step: StepHook | None = None
+    affinity: AffinitySums | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +141,8 @@ class StageRunner:
         sequences = ahead.get()
         micro_tokens = self.steps.micro_tokens
         try:
-            result = self.steps.step(progress.step, sequences, self.setup.routes, stop=bool(state.stop))
+            use = self._affinity_of(progress.step, sequences)
+            result = self.steps.step(progress.step, sequences, self.setup.routes, stop=bool(state.stop), use=use)
         except NotFinite as error:
             raise NotFinite(
                 f"{error}. The last good checkpoint: {state.checkpoints.last_good or 'none yet'}"
@@ -148,6 +155,17 @@ class StageRunner:
         if state.on_step is not None:
             state.on_step(StepDone(part=state.part, stage=stage.name, step=progress.step))
         return result
+
+    def _affinity_of(self, number: int, sequences: Sequence[Encoded]) -> UseTaskGradients | None:
+        """What measures the affinity of tasks in a step; None in steps that are not measured."""
+        sums, config = self.state.affinity, self.setup.config
+        if sums is None or not is_measured(config, number, self.plan.steps, len(self.tasks)):
+            return None
+        if not shared_parameters(self.steps.stage.trained):
+            return None
+        return AffinityOfStep(
+            sums=sums, runner=self.steps, number=number, sequences=sequences, routes=self.setup.routes
+        )
 
     def _warn_of_memory(self) -> None:
         if self.state.processes.is_main:

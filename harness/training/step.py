@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -21,10 +21,10 @@ from harness.method import Adapter
 from harness.models.loading import LoadedModel
 from harness.runtime.distributed import SINGLE_PROCESS, ProcessGroup, partition_by_length
 from harness.seeding import stable_seed
-from harness.training.batch import Weighted, reweigh, token_losses, weigh
+from harness.training.batch import Weighted, reweigh, task_shares, token_losses, weigh
 from harness.training.optimiser import TaskAdamW, TrainedParameter
 from harness.training.packing import Layout, micro_tokens
-from harness.training.task_balance import Balancing, CombinedGradients, LossPasses, StageBalance, mean_losses
+from harness.training.task_balance import Balancing, CombinedGradients, LossPasses, StageBalance, by_name
 from harness.training.task_gradients import TaskGradients, TaskGradientSums
 
 # Below this scale of fp16 losses an overflow of the gradient means divergence, not a wrong scale.
@@ -38,7 +38,6 @@ class StepResult:
     loss: the weighted mean that was minimised. by_task: the mean token loss of each task of the step.
     n_tokens: of prompts and targets. stop: at least one process got a signal to stop.
     weights: the factor of ``train.balance`` on the loss of each task of the step; None without weights.
-    task_gradients: those of the step, if they were asked for.
     """
 
     loss: float
@@ -50,7 +49,6 @@ class StepResult:
     seconds: float
     stop: bool = False
     weights: Mapping[str, float] | None = None
-    task_gradients: TaskGradients | None = None
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
@@ -85,6 +83,9 @@ class Stage:
         return {name: trained.parameter for name, trained in self.trained.items()}
 
 
+UseTaskGradients = Callable[[TaskGradients], None]
+
+
 class StepRunner:
     """Performs the optimiser steps of one stage.
 
@@ -111,7 +112,12 @@ class StepRunner:
         self._sums: TaskGradientSums | None = None
 
     def step(
-        self, number: int, sequences: Sequence[Encoded], routes: Routes, stop: bool = False, by_task: bool = False
+        self,
+        number: int,
+        sequences: Sequence[Encoded],
+        routes: Routes,
+        stop: bool = False,
+        use: UseTaskGradients | None = None,
     ) -> StepResult:
         """Perform one optimiser step on ``sequences``, of which each process gets its share.
 
@@ -122,41 +128,40 @@ class StepRunner:
             sequences: those of the whole step, the same in every process.
             routes: the tasks that the adapter was attached for.
             stop: this process got a signal to stop.
-            by_task: also give the gradients of single tasks. The step itself stays the same, bit for bit.
+            use: called with the gradients of single tasks, before the gradient is clipped and the weights change; in
+                every process. A function that only reads them leaves the step as it is, bit for bit.
 
         Raises: NotFinite if the loss or the gradient is not finite; TrainingError if one sequence is too long.
         """
         started = time.perf_counter()
         self.adapter.begin_step(self.stage.name, number)
-        lr = learning_rate(number, self.stage.steps, self.config.lr, self.config.warmup)
-        weighted = weigh(sequences, self.config.loss, routes)
-        balancing = self._begin_balancing(number, weighted, routes, lr)
+        lr, weighted = self.lr(number), weigh(sequences, self.config.loss, routes)
+        balancing = self._begin_balancing(number, sequences, routes)
         if balancing is not None:
             weighted = reweigh(weighted, {routes.index(task): w for task, w in balancing.weights.items()})
-        task_sums = self._task_sums(len(routes)) if by_task or self.stage.combined is not None else None
-        sums = torch.cat([self._pass(number, weighted, len(routes), task_sums), self._flag(stop)])
+        by_task = use is not None or self.stage.combined is not None
+        task_sums = self._task_sums(len(routes)) if by_task else None
+        sums = torch.cat([self._gradients(number, weighted, len(routes), task_sums), self._flag(stop)])
         self.processes.all_reduce(sums)
         self.processes.all_reduce_gradients(self.stage.parameters.values())
-        task_gradients = None
-        if task_sums is not None:
-            task_gradients = task_sums.finish(weighted, self.scaler.get_scale(), self.processes)
+        scale = self.scaler.get_scale()
         self.scaler.unscale_(self.optimiser)
-        if self.stage.combined is not None and task_gradients is not None:
-            self.stage.combined.replace(task_gradients, number)
+        if task_sums is not None:
+            self._use(task_sums.finish(weighted, scale, self.processes), number, use)
         norm = self._clip()
-        loss, *totals, stopped, norm = torch.cat([sums, norm.double()[None]]).tolist()
+        loss, *of_tasks, stopped, norm = torch.cat([sums, norm.double()[None]]).tolist()
         self._check(loss, norm, number, sequences)
         self.optimiser.set_lr(lr)
         self.optimiser.present = frozenset(routes.index(s.task) for s in sequences)
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
-        losses = mean_losses(totals, sequences, routes)
         if balancing is not None:
-            balancing.end(losses)
+            balancing.end(by_name(of_tasks[len(routes) :], task_shares(weighted, len(routes)), routes))
+        n_targets = [float(sum(len(s.target) for s in sequences if s.task == task)) for task in routes.tasks]
         return StepResult(
             loss=loss,
-            by_task=losses,
+            by_task=dict(sorted(by_name(of_tasks[: len(routes)], n_targets, routes).items())),
             grad_norm=norm,
             lr=lr,
             n_tokens=sum(map(len, sequences)),
@@ -164,8 +169,38 @@ class StepRunner:
             seconds=time.perf_counter() - started,
             stop=bool(stopped),
             weights=None if balancing is None else balancing.weights,
-            task_gradients=task_gradients if by_task else None,
         )
+
+    def lr(self, number: int) -> float:
+        """The learning rate of a step, before the factors of parameters."""
+        return learning_rate(number, self.stage.steps, self.config.lr, self.config.warmup)
+
+    def group_of(self, parameter: nn.Parameter) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
+        """The optimiser's group and state of a parameter of the stage."""
+        group = next(g for g in self.optimiser.param_groups if any(p is parameter for p in g["params"]))
+        return group, self.optimiser.state.get(parameter, {})
+
+    @torch.no_grad()
+    def losses(self, number: int, sequences: Sequence[Encoded], routes: Routes) -> Tensor:
+        """The mean loss of each task on the sequences of a step, with the present weights and the step's dropout.
+
+        Returns: (T,) float64 on the CPU, weighted as ``train.loss`` says, over all processes; NaN without examples.
+        """
+        weighted = weigh(sequences, self.config.loss, routes)
+        mine = self._share_of(weighted)
+
+        def attempt() -> Tensor:
+            sums = torch.zeros(len(routes), dtype=torch.float64)
+            for micro, positions in enumerate(self._split(mine)):
+                self._seed(number, micro)
+                batch = self.layout.collate([mine[i] for i in positions], self.loaded)
+                with self.adapter.route(batch.routes, batch.examples):
+                    losses = token_losses(self.model, self.adapter, batch, self.stage.reads)
+                sums.index_add_(0, batch.tasks.cpu(), (losses.double() * batch.weights).cpu())
+            return sums
+
+        sums = self.processes.all_reduce(self._within_memory(mine, attempt).to(self.device)).cpu()
+        return sums / torch.tensor(task_shares(weighted, len(routes)), dtype=torch.float64)
 
     def checkpoint_contexts(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
         """The contexts of a checkpointed block's forward, inside which it is called, and of its repetition."""
@@ -188,32 +223,25 @@ class StepRunner:
         if scaler and self.scaler.is_enabled():
             self.scaler.load_state_dict(dict(scaler))
 
-    def _begin_balancing(
-        self, number: int, weighted: Sequence[Weighted], routes: Routes, lr: float
-    ) -> Balancing | None:
+    def _begin_balancing(self, number: int, sequences: Sequence[Encoded], routes: Routes) -> Balancing | None:
         """The weights of the tasks of this step; None without a balancer."""
         balance = self.stage.balance
         if balance is None:
             return None
-        present = {w.task for w in weighted}
-        losses = LossPasses(
-            of_step=lambda: self._losses(number, weighted, routes),
-            on_dev=lambda: self._losses(number, weigh(balance.dev_of(number), "token", routes), routes, dropout=False),
+        present = {s.task for s in sequences}
+        step = BalancedStep(
+            number=number,
+            tasks=tuple(task for task in routes.tasks if task in present),
+            lr=self.lr(number),
+            losses=LossPasses(runner=self, number=number, sequences=sequences, dev=balance.dev, routes=routes),
         )
-        tasks = tuple(task for i, task in enumerate(routes.tasks) if i in present)
-        return Balancing.begin(balance.weights, BalancedStep(number=number, tasks=tasks, lr=lr, losses=losses))
+        return Balancing.begin(balance.weights, step)
 
-    def _losses(
-        self, number: int, weighted: Sequence[Weighted], routes: Routes, *, dropout: bool = True
-    ) -> Mapping[str, float]:
-        """The mean token losses of the tasks of these sequences, the same in every process, without gradients."""
-        self.loaded.model.train(dropout)
-        try:
-            with torch.no_grad():
-                sums = self.processes.all_reduce(self._pass(number, weighted, len(routes)))
-        finally:
-            self.loaded.model.train()
-        return mean_losses(sums[1:].tolist(), [w.sequence for w in weighted], routes)
+    def _use(self, gradients: TaskGradients, number: int, use: UseTaskGradients | None) -> None:
+        if use is not None:
+            use(gradients)
+        if self.stage.combined is not None:
+            self.stage.combined.replace(gradients, number)
 
     def _task_sums(self, n_tasks: int) -> TaskGradientSums:
         if self._sums is None:
@@ -222,25 +250,31 @@ class StepRunner:
             self._sums = TaskGradientSums(self.adapter, self.stage.trained, n_tasks, observes)
         return self._sums
 
-    def _pass(
-        self, number: int, weighted: Sequence[Weighted], n_tasks: int, task_sums: TaskGradientSums | None = None
+    def _gradients(
+        self, number: int, weighted: Sequence[Weighted], n_tasks: int, task_sums: TaskGradientSums | None
     ) -> Tensor:
-        """Compute the losses of this process's share of the sequences, and, where gradients are enabled, theirs too.
+        """Compute the gradients of this process's share of the step, and those of its tasks where they are asked for.
 
-        task_sums: adds up the gradients of single tasks, where they are asked for.
-
-        Returns: (1 + tasks,) float64, its share of the loss, then of the summed token loss of each task.
+        Returns: (1 + 2 tasks,) float64, its share of the loss, then for each task the sum of its token losses, then for
+            each task its share of the loss.
         """
-        parts = partition_by_length([len(w.sequence) for w in weighted], self.processes.world_size)
-        mine = [weighted[i] for i in parts[self.processes.rank]]
+        mine = self._share_of(weighted)
+
+        def attempt() -> Tensor:
+            sums = self._accumulate(number, mine, len(weighted), n_tasks, task_sums)
+            if task_sums is not None and not task_sums.complete:
+                self._accumulate_alone(number, mine, task_sums)
+            return sums
+
+        return self._within_memory(mine, attempt)
+
+    def _within_memory(self, mine: Sequence[Weighted], attempt: Callable[[], Tensor]) -> Tensor:
+        """The result of a function that divides sequences into micro-batches, which are halved if memory runs out."""
         while True:
             try:
-                sums = self._accumulate(number, mine, len(weighted), n_tasks, task_sums)
-                if task_sums is not None and not task_sums.complete:
-                    self._accumulate_alone(number, mine, task_sums)
-                return sums
+                return attempt()
             except torch.OutOfMemoryError:
-                self.optimiser.zero_grad(set_to_none=True)
+                pass  # The error holds on to the tensors of the failed pass, so that memory is freed after it.
             self._halve([len(w.sequence) for w in mine])
 
     def _accumulate(
@@ -254,7 +288,7 @@ class StepRunner:
         self.optimiser.zero_grad(set_to_none=True)
         if task_sums is not None:
             task_sums.begin()
-        sums = torch.zeros(1 + n_tasks, dtype=torch.float64, device=self.device)
+        sums = torch.zeros(1 + 2 * n_tasks, dtype=torch.float64, device=self.device)
         for micro, positions in enumerate(self._split(mine)):
             self._seed(number, micro)
             batch = self.layout.collate([mine[i] for i in positions], self.loaded)
@@ -266,10 +300,13 @@ class StepRunner:
                 loss = of_tasks + penalty / n_sequences
                 if task_sums is not None and penalty.requires_grad:
                     task_sums.backward_before(self.scaler.scale(of_tasks))
-                if torch.is_grad_enabled():
-                    self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             sums[0] += loss.detach()
-            sums[1:].index_add_(0, batch.tasks, losses.detach().double())
+            of_labels = losses.detach().double()
+            sums[1:].index_add_(0, batch.tasks, of_labels)
+            sums[1:].index_add_(0, batch.tasks + n_tasks, of_labels * batch.weights)
+            if task_sums is not None:
+                task_sums.add_losses(batch, losses.detach())
         return sums
 
     def _accumulate_alone(self, number: int, mine: Sequence[Weighted], task_sums: TaskGradientSums) -> None:
@@ -288,6 +325,11 @@ class StepRunner:
 
     def _seed(self, number: int, micro: int) -> None:
         torch.manual_seed(stable_seed("dropout", *self.stage.key, number, self.processes.rank, micro))
+
+    def _share_of(self, weighted: Sequence[Weighted]) -> list[Weighted]:
+        """The sequences of this process."""
+        parts = partition_by_length([len(w.sequence) for w in weighted], self.processes.world_size)
+        return [weighted[i] for i in parts[self.processes.rank]]
 
     def _split(self, mine: Sequence[Weighted]) -> list[list[int]]:
         return self.layout.split([len(w.sequence) for w in mine], self.micro_tokens)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
 
 from harness.balancing import BalancedStage, BalancedStep, Balancer, GradientBalancer, LossBalancer, TaskWeights
 from harness.data.encoding import Encoded
 from harness.data.routes import Routes
-from harness.errors import DataError, UsageError
+from harness.errors import DataError, TrainingError, UsageError
+from harness.models.loading import LoadedModel
 from harness.seeding import stable_seed
 from harness.task import Example
 from harness.training.optimiser import TrainedParameter
 from harness.training.task_gradients import TaskGradients, shared_parameters
-
-Losses = Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,17 +86,44 @@ class StageBalance:
     weights: TaskWeights
     dev: Mapping[str, Sequence[Encoded]]
 
-    def dev_of(self, step: int) -> list[Encoded]:
-        """One dev example of each task, in turn."""
-        return [examples[step % len(examples)] for examples in self.dev.values()]
+
+class StepLosses(Protocol):
+    """The part of ``StepRunner`` that gives the losses of tasks without gradients; see there."""
+
+    loaded: LoadedModel
+
+    def losses(self, number: int, sequences: Sequence[Encoded], routes: Routes) -> Tensor: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossPasses:
-    """Implements ``harness.balancing.Losses`` with two functions, each of which makes a forward pass."""
+    """Implements ``harness.balancing.Losses`` for one step, with a forward pass at each call.
 
-    of_step: Callable[[], Losses]
-    on_dev: Callable[[], Losses]
+    dev: of ``StageBalance``.
+    """
+
+    runner: StepLosses
+    number: int
+    sequences: Sequence[Encoded]
+    dev: Mapping[str, Sequence[Encoded]]
+    routes: Routes
+
+    def of_step(self) -> Mapping[str, float]:
+        return self._losses(self.sequences)
+
+    def on_dev(self) -> Mapping[str, float]:
+        model = self.runner.loaded.model
+        was_training = model.training
+        model.eval()
+        try:
+            return self._losses([examples[self.number % len(examples)] for examples in self.dev.values()])
+        finally:
+            model.train(was_training)
+
+    def _losses(self, sequences: Sequence[Encoded]) -> Mapping[str, float]:
+        present = {s.task for s in sequences}
+        means = self.runner.losses(self.number, sequences, self.routes).tolist()
+        return {task: mean for task, mean in zip(self.routes.tasks, means, strict=True) if task in present}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,21 +132,22 @@ class Balancing:
 
     task_weights: TaskWeights
     step: BalancedStep
-    weights: Losses
+    weights: Mapping[str, float]
 
     @classmethod
     def begin(cls, task_weights: TaskWeights, step: BalancedStep) -> Balancing:
-        """Compute the weights, before the step."""
-        return cls(task_weights=task_weights, step=step, weights=task_weights.weights(step))
+        """Compute the weights, before the step. Raises: TrainingError if one is 0 or below."""
+        weights = task_weights.weights(step)
+        for task, weight in weights.items():
+            if weight <= 0:
+                raise TrainingError(f"train.balance gave task {task} the weight {weight}: weights must be above 0")
+        return cls(task_weights=task_weights, step=step, weights=weights)
 
-    def end(self, losses: Losses) -> None:
-        """Learn from the step. losses: the mean token loss of each of its tasks, before it."""
+    def end(self, losses: Mapping[str, float]) -> None:
+        """Learn from the step. losses: the mean loss of each of its tasks, before it."""
         self.task_weights.update(self.step, losses)
 
 
-def mean_losses(totals: Sequence[float], sequences: Sequence[Encoded], routes: Routes) -> dict[str, float]:
-    """The mean token loss of each task of the sequences, by name. totals: of every task, summed over target tokens."""
-    n_targets: dict[str, int] = {}
-    for sequence in sequences:
-        n_targets[sequence.task] = n_targets.get(sequence.task, 0) + len(sequence.target)
-    return {task: totals[routes.index(task)] / n for task, n in sorted(n_targets.items())}
+def by_name(totals: Sequence[float], counts: Sequence[float], routes: Routes) -> dict[str, float]:
+    """The mean of each task that has one, from the sums and the counts, or weights, of all tasks."""
+    return {task: total / n for task, total, n in zip(routes.tasks, totals, counts, strict=True) if n}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from harness.method import Adapter
 from harness.runtime.distributed import ProcessGroup
-from harness.training.batch import Batch, Weighted
+from harness.training.batch import Batch, Weighted, task_shares
 from harness.training.optimiser import TrainedParameter
 from harness.training.task_products import BatchRows, ProductObserver, SharedParameter, owned_rows
 
@@ -41,18 +41,26 @@ class TaskGradients:
         step's loss. The sum over tasks is the gradient of the step without the adapter's penalty; divided by the task's
         entry in ``shares`` it is that of the task's mean loss, weighted as ``train.loss`` says.
     shares: (T,) float64 on the CPU, the weight of the task's tokens in the loss; they sum to 1. 0: without examples.
+    losses: (T,) float64 on the CPU, the mean loss of each task, weighted as the gradients are; NaN without examples.
     in_one_pass: the step's own backward passes gave them, in this process; otherwise another pass did.
     """
 
     shared: Sequence[SharedParameter]
     by_name: Mapping[str, Tensor]
     shares: Tensor
+    losses: Tensor
     in_one_pass: bool
 
     @property
     def present(self) -> list[int]:
         """The tasks with examples in this step."""
         return [task for task, share in enumerate(self.shares.tolist()) if share]
+
+    def of_means(self, name: str) -> Tensor:
+        """(T, *shape of the shared part): the gradients of the tasks' mean losses; zeros for absent tasks."""
+        by_task = self.by_name[name]
+        factors = torch.where(self.shares > 0, 1 / self.shares, 0.0).to(by_task.device, by_task.dtype)
+        return by_task * factors.view(-1, *[1] * (by_task.dim() - 1))
 
     def flat(self) -> Tensor:
         """(T, P): the gradients of the tasks' shares of the loss, with all parameters one after another."""
@@ -92,6 +100,7 @@ class TaskGradientSums:
         """
         self.shared = shared_parameters(trained)
         self.totals: dict[str, Tensor] = {}
+        self._losses = torch.zeros(n_tasks, dtype=torch.float64)
         self._owned = owned_rows(adapter.trainable(), adapter.task_parts())
         self._n_tasks, self._observes = n_tasks, observes
         self._observer: ProductObserver | None = None
@@ -107,6 +116,7 @@ class TaskGradientSums:
             s.name: s.parameter.new_zeros(self._n_tasks, *s.part(s.parameter).shape, requires_grad=False)
             for s in self.shared
         }
+        self._losses.zero_()
 
     @property
     def observer(self) -> ProductObserver | None:
@@ -151,13 +161,20 @@ class TaskGradientSums:
             if gradient is not None:
                 self.totals[shared.name][task] += shared.part(gradient)
 
+    def add_losses(self, batch: Batch, losses: Tensor) -> None:
+        """Add the weighted losses of a micro-batch's labels (N,)."""
+        self._losses.index_add_(0, batch.tasks.cpu(), (losses.double() * batch.weights).cpu())
+
     def finish(self, weighted: Sequence[Weighted], scale: float, processes: ProcessGroup) -> TaskGradients:
         """The gradients of the step. weighted: all its sequences. scale: the factor of the loss scaler."""
-        shares = torch.zeros(self._n_tasks, dtype=torch.float64)
-        for w in weighted:
-            shares[w.task] += w.weight * len(w.sequence.target)
+        shares = torch.tensor(task_shares(weighted, self._n_tasks), dtype=torch.float64)
+        # On the device of the parameters, since a group of GPUs exchanges no tensors of the CPU.
+        device = self.shared[0].parameter.device if self.shared else self._losses.device
+        losses = processes.all_reduce(self._losses.to(device)).cpu() / shares
         for total in self.totals.values():
             processes.all_reduce(total.div_(scale))
-        gradients = TaskGradients(shared=self.shared, by_name=self.totals, shares=shares, in_one_pass=self.complete)
+        gradients = TaskGradients(
+            shared=self.shared, by_name=self.totals, shares=shares, losses=losses, in_one_pass=self.complete
+        )
         self.totals = {}
         return gradients

@@ -22,10 +22,12 @@ from harness.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from harness.runtime.memory import peak_bytes, reset_peak
 from harness.runtime.signals import StopFlag
 from harness.store.adapter import trainable_state
+from harness.store.affinity import ARTEFACT
 from harness.store.artefacts import write_artefact
 from harness.store.record import TrainingSummary
 from harness.store.run_directory import RunDirectory
 from harness.task import Example
+from harness.training.affinity import GRADIENTS, LOOKAHEAD, AffinitySums
 from harness.training.attention import attention
 from harness.training.batch import token_losses, weigh
 from harness.training.checkpoint import Checkpoint, CheckpointManager, CheckpointOwner
@@ -73,6 +75,7 @@ class EngineTrainer:
             processes=self.processes,
             part=self.run.part,
             on_step=self.on_step,
+            affinity=self._no_affinity(),
         )
         self._optimiser: Mapping[str, Tensor] = {}  # The checkpoint's optimiser state for the unfinished stage.
         self._steps: StepRunner | None = None  # The steps of the current stage.
@@ -90,7 +93,9 @@ class EngineTrainer:
             self._optimiser = checkpoint.optimiser
             early_stopping = self._state.early_stopping
             early_stopping.scores, early_stopping.best = progress.dev_scores, checkpoint.best
-            self._state = dataclasses.replace(self._state, progress=progress)
+            self._state = dataclasses.replace(
+                self._state, progress=progress, affinity=self._restored_affinity(progress.affinity)
+            )
         self._state.log.truncate(progress.log_bytes)
         reset_peak()
 
@@ -153,6 +158,10 @@ class EngineTrainer:
         return stage in self._state.progress.finished
 
     def finish(self, stage: str) -> None:
+        affinity = self._state.affinity
+        if affinity is not None and not affinity.is_empty:
+            measured = affinity.means(self.setup.routes.tasks)
+            self.artefact(ARTEFACT, measured.model_dump(mode="json"), ArtefactKind.OTHER)
         self._state.progress.finish_stage(stage)
         self._state.early_stopping.begin_stage()
         self._optimiser = {}
@@ -258,6 +267,7 @@ class EngineTrainer:
             progress.balance = {} if balance is None else balance.weights.state()
         progress.log_bytes = self._state.log.n_bytes()
         progress.dev_scores = list(early_stopping.scores)
+        progress.affinity = {} if self._state.affinity is None else vars(self._state.affinity)
         self._measure_memory()
         self._state.checkpoints.save(
             Checkpoint(
@@ -267,6 +277,19 @@ class EngineTrainer:
                 progress=progress,
             )
         )
+
+    def _no_affinity(self) -> AffinitySums | None:
+        """The sums before the first measured step; None if affinity is not measured."""
+        way = self.setup.config.affinity
+        ways = {None: (), GRADIENTS: (GRADIENTS,), LOOKAHEAD: (GRADIENTS, LOOKAHEAD)}[way]
+        return AffinitySums.zero(len(self.setup.routes), ways) if ways else None
+
+    def _restored_affinity(self, saved: Mapping[str, Any]) -> AffinitySums | None:
+        """The sums of a checkpoint, if it has those that are measured now."""
+        empty = self._no_affinity()
+        if empty is None or saved.get("sums", {}).keys() != empty.sums.keys():
+            return empty
+        return AffinitySums(**saved)
 
     def _check_stop(self) -> None:
         # Several processes stop together: after a step, or when training has ended.

@@ -24,6 +24,7 @@ from harness.training.optimiser import trained_parameters
 from harness.training.packing import Layout
 from harness.training.step import Stage, StepRunner
 from harness.training.task_balance import TaskBalancing
+from harness.training.task_gradients import TaskGradients
 
 TASKS = ("one", "two", "three")
 # method, train.loss, and the balancer of tasks
@@ -94,14 +95,25 @@ def run(name: str, kind: str, balancer: str | None, processes: ProcessGroup) -> 
             )
 
     loop.optimiser.register_step_pre_hook(remember)
+    of_tasks: list[list[float]] = []
+
+    def keep(found: TaskGradients) -> None:
+        if found.shared:
+            of_tasks.append([*found.flat().flatten().tolist(), *found.losses[found.present].tolist()])
+
     model.train()
     results = [
-        loop.step(step, make_rows(step), Routes(TASKS), stop=step == 7 and not processes.is_main, by_task=step < 4)
+        loop.step(
+            step,
+            make_rows(step),
+            Routes(TASKS),
+            stop=step == 7 and not processes.is_main,
+            use=keep if step < 4 else None,
+        )
         for step in range(STEPS)
     ]
-    of_tasks = [r.task_gradients for r in results if r.task_gradients is not None and r.task_gradients.shared]
     return {
-        "task_gradients": [g.flat().flatten().tolist() for g in of_tasks],
+        "task_gradients": of_tasks,
         "losses": [r.loss for r in results],
         "norms": [r.grad_norm for r in results],
         "tasks": [dict(r.by_task) for r in results],

@@ -17,7 +17,7 @@ from harness.models.loading import LoadedModel
 from harness.testing.toys import perturb
 from harness.training.optimiser import trained_parameters
 from harness.training.packing import Layout
-from harness.training.step import Stage, StepRunner
+from harness.training.step import Stage, StepRunner, UseTaskGradients
 from harness.training.task_balance import StageBalance, TaskBalancing
 
 TASKS = ("one", "two", "three")
@@ -77,7 +77,9 @@ def make_steps(
     return StepRunner(as_loaded(model), adapter, TrainConfig(**{"clip": None, **config}), stage, layout)
 
 
-def gradients(steps: StepRunner, sequences: Sequence[Encoded]) -> tuple[list[float], dict[str, torch.Tensor | None]]:
+def gradients(
+    steps: StepRunner, sequences: Sequence[Encoded], use: UseTaskGradients | None = None
+) -> tuple[list[float], dict[str, torch.Tensor | None]]:
     """The losses of a step, over all tasks and of each, and the gradients that the optimiser gets."""
     found: dict[str, torch.Tensor | None] = {}
 
@@ -86,7 +88,7 @@ def gradients(steps: StepRunner, sequences: Sequence[Encoded]) -> tuple[list[flo
 
     handle = steps.optimiser.register_step_pre_hook(copy)
     steps.loaded.model.train()
-    result = steps.step(4, sequences, ROUTES)
+    result = steps.step(4, sequences, ROUTES, use=use)
     steps.loaded.model.eval()
     handle.remove()
     return [result.loss, *result.by_task.values()], found

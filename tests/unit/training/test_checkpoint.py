@@ -115,7 +115,7 @@ def test_progress_json_keeps_the_names_of_its_fields(tmp_path: Path) -> None:
     assert stored["looks"] == [[4, 0.5]]
     assert stored.keys() == {
         "stage", "step", "finished", "remembered", "counters", "recent_losses", "log_bytes", "scaler", "micro_tokens",
-        "looks", "balance",
+        "looks", "balance", "affinity",
     }  # fmt: skip
     found = load_newest(tmp_path, OWNER)
     assert found.checkpoint is not None

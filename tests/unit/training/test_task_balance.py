@@ -15,7 +15,7 @@ from toy_trainer import STEPS, toy_trainer
 
 from harness.balancing import BalancedStage, BalancedStep, LossBalancer, TaskWeights
 from harness.data.encoding import Encoded
-from harness.errors import DataError
+from harness.errors import DataError, TrainingError
 from harness.registry import balancer_class, method_class
 from harness.training.packing import Layout
 from harness.training.stage import StepDone
@@ -24,7 +24,7 @@ from harness.training.task_balance import StageBalance, TaskBalancing
 pytestmark = pytest.mark.numeric
 
 Llama = Callable[..., Any]
-FACTORS = {"one": 0.5, "two": 2.0, "three": 0.0}
+FACTORS = {"one": 0.5, "two": 2.0, "three": 0.25}
 STAGE = BalancedStage(name="all", tasks=TASKS, epoch=2, seed=0)
 SETTINGS: dict[str, dict[str, Any]] = {
     "uncertainty": {"lr": 0.5},
@@ -92,12 +92,55 @@ def test_the_losses_that_a_balancer_gets_are_those_of_the_step_before_and_after_
     result = steps.step(0, sequences, ROUTES)
     before, of_step, after = fixed.given
     assert before == pytest.approx(of_step, rel=1e-12)  # with the same dropout
-    assert result.by_task == of_step
+    assert result.by_task == pytest.approx(of_step)
     assert result.weights == FACTORS
     assert min(abs(after[task] - before[task]) for task in ("one", "two")) > 1e-3
     steps.config = steps.config.model_copy(update={"lr": 1e-30})
     steps.step(0, sequences, ROUTES)
     assert fixed.given[3] == pytest.approx(after, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["align_lora", "mola", "moa"])
+def test_forward_passes_for_losses_change_nothing_in_the_step(toy_llama: Llama, name: str) -> None:
+    """These methods have losses of their own, which they gather in the forward pass."""
+
+    class Ones(Fixed):
+        def weights(self, step: BalancedStep) -> Mapping[str, float]:
+            step.losses.of_step()
+            step.losses.on_dev()
+            return dict.fromkeys(step.tasks, 1.0)
+
+    sequences, method = make_sequences(), method_class(name)()
+    balance = StageBalance(weights=Ones(), dev={task: [s for s in sequences if s.task == task] for task in TASKS})
+    plain, balanced = (
+        gradients(make_steps(toy_llama(), method, PACKED, balance=b, micro_tokens=70), sequences)
+        for b in (None, balance)
+    )
+    assert plain[0] == balanced[0]
+    for parameter, gradient in plain[1].items():
+        other = balanced[1][parameter]
+        assert (gradient is None and other is None) or torch.equal(gradient, other), parameter  # type: ignore[arg-type]
+
+
+def test_a_weight_of_zero_or_below_is_refused(toy_llama: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FACTORS, "two", 0.0)
+    balance = StageBalance(weights=Fixed(), dev={})
+    steps = make_steps(toy_llama(), method_class("lora_all")(), PACKED, balance=balance)
+    with pytest.raises(TrainingError, match=r"gave task two the weight 0\.0: weights must be above 0"):
+        steps.step(0, make_sequences(), ROUTES)
+
+
+@pytest.mark.parametrize("kind", ["token", "example", "task"])
+def test_the_losses_after_a_step_are_weighted_as_its_loss(toy_llama: Llama, kind: str) -> None:
+    fixed = Fixed()
+    method = method_class("lora_all")(dropout=0.3)
+    balance = StageBalance(weights=fixed, dev={})
+    steps = make_steps(toy_llama(), method, PACKED, balance=balance, lr=1e-30, loss=kind, micro_tokens=70)
+    steps.loaded.model.train()
+    steps.step(0, make_sequences(), ROUTES)
+    before, of_step, after = fixed.given
+    assert before == pytest.approx(of_step, rel=1e-12)
+    assert before == pytest.approx(after, rel=1e-12)
 
 
 @pytest.mark.parametrize("name", list(SETTINGS))
@@ -136,6 +179,7 @@ def test_dev_examples_are_read_in_turn_and_without_dropout(toy_llama: Llama) -> 
     dev = {task: [s for s in sequences if s.task == task][:2] for task in TASKS}
     method = method_class("lora_all")(dropout=0.5)
     steps = make_steps(toy_llama(), method, PACKED, balance=StageBalance(weights=ReadsDev(), dev=dev), lr=1e-30)
+    steps.loaded.model.train()
     for number in range(3):
         steps.step(number, sequences, ROUTES)
         assert steps.loaded.model.training

@@ -42,11 +42,11 @@ IN_ANOTHER_PASS = ("multi_lora",)
 
 def by_task(steps: StepRunner, sequences: Sequence[Encoded], number: int = 4) -> TaskGradients:
     """The task gradients of a step."""
+    found: list[TaskGradients] = []
     steps.loaded.model.train()
-    found = steps.step(number, sequences, ROUTES, by_task=True).task_gradients
+    steps.step(number, sequences, ROUTES, use=found.append)
     steps.loaded.model.eval()
-    assert found is not None
-    return found
+    return found[0]
 
 
 def one_task_at_a_time(steps: StepRunner, sequences: Sequence[Encoded], kind: str) -> dict[str, list[Tensor]]:
@@ -96,12 +96,12 @@ def test_a_step_that_gives_task_gradients_is_the_same_step_bit_for_bit(
 ) -> None:
     method, sequences, found = method_class(name)(dropout=0.2), make_sequences(), []
     for asked in (False, True):
-        steps = make_steps(toy_llama(), method, PACKED, micro_tokens=70, lr=1e-2)
+        steps, of_tasks = make_steps(toy_llama(), method, PACKED, micro_tokens=70, lr=1e-2), list[TaskGradients]()
         steps.loaded.model.train()
         for number in range(3):
-            result = steps.step(number, sequences, ROUTES, by_task=asked)
+            result = steps.step(number, sequences, ROUTES, use=of_tasks.append if asked else None)
         found.append((result.loss, result.grad_norm, {n: p.detach() for n, p in steps.stage.parameters.items()}))
-        assert (result.task_gradients is not None) == asked
+        assert len(of_tasks) == (3 if asked else 0)
     assert found[0][:2] == found[1][:2]
     for parameter, value in found[0][2].items():
         assert torch.equal(value, found[1][2][parameter]), parameter
@@ -119,6 +119,8 @@ def test_the_tasks_shares_add_up_to_the_gradient_of_the_step(toy_llama: Callable
             found.by_name[shared.name].sum(0), shared.part(expected), rtol=CLOSE, atol=CLOSE * 1e-2
         )
     assert found.shares.tolist() == pytest.approx([1 / 3] * 3)
+    result = make(toy_llama, name, PADDED, loss="task").step(4, sequences, ROUTES)
+    assert found.losses.tolist() == pytest.approx([result.by_task[t] for t in TASKS], abs=CLOSE)
     assert found.flat().shape == (3, sum(v[0].numel() for v in found.by_name.values()))
 
 
@@ -167,22 +169,22 @@ def test_a_combined_gradient_replaces_the_sum_over_tasks_and_leaves_penalty_and_
 ) -> None:
     sequences = make_sequences()
     for name in ("mola", "cgc_lora"):
-        steps, kept = make(toy_llama, name, PACKED), {}
+        plain = gradients(make(toy_llama, name, PACKED), sequences)[1]
+        of_tasks: list[TaskGradients] = []
 
-        def keep(*_: Any, steps: StepRunner = steps, kept: dict[str, Tensor] = kept) -> None:
-            kept.update({n: p.grad.clone() for n, p in steps.stage.parameters.items() if p.grad is not None})
+        def double(found: TaskGradients, of_tasks: list[TaskGradients] = of_tasks) -> None:
+            of_tasks.append(found)
+            found.replace(2 * found.flat().sum(0))
 
-        steps.optimiser.register_step_pre_hook(keep)
-        found = by_task(steps, sequences)
-        for shared in found.shared:
-            shared.parameter.grad = kept[shared.name].clone()
-        found.replace(2 * found.flat().sum(0))
-        for shared in found.shared:
-            assert shared.parameter.grad is not None
+        steps = make(toy_llama, name, PACKED)
+        changed = gradients(steps, sequences, use=double)[1]
+        for shared in of_tasks[0].shared:
             added = torch.zeros_like(shared.parameter)
             index = torch.arange(added.shape[shared.dim]) if shared.index is None else shared.index
-            added.index_add_(shared.dim, index, found.by_name[shared.name].sum(0))
-            torch.testing.assert_close(shared.parameter.grad, kept[shared.name] + added)
+            added.index_add_(shared.dim, index, of_tasks[0].by_name[shared.name].sum(0))
+            torch.testing.assert_close(changed[shared.name], plain[shared.name] + added)
+        others = plain.keys() - {s.name for s in of_tasks[0].shared}
+        assert all(torch.equal(changed[n], plain[n]) for n in others)
 
 
 def test_the_parts_of_single_tasks_are_not_shared() -> None:

@@ -18,6 +18,7 @@ from harness.registry import balancer_class, method_class
 from harness.training.optimiser import trained_parameters
 from harness.training.packing import Layout
 from harness.training.task_balance import TaskBalancing
+from harness.training.task_gradients import TaskGradients
 
 pytest.importorskip("torchjd")
 pytestmark = [pytest.mark.numeric, pytest.mark.filterwarnings("ignore:You are solving a parameterized problem")]
@@ -145,8 +146,9 @@ def test_a_step_combines_the_gradients_of_shared_parameters_and_no_others(toy_ll
     (_, plain), (_, combined) = (gradients(steps, sequences) for steps in made_steps)
     again = make_steps(toy_llama(), method_class(method)(), PACKED, loss="task")
     again.loaded.model.train()
-    by_task = again.step(4, sequences, ROUTES, by_task=True).task_gradients
-    assert by_task is not None
+    found: list[TaskGradients] = []
+    again.step(4, sequences, ROUTES, use=found.append)
+    (by_task,) = found
     parts = torch.split(
         balancer.aggregate(by_task.flat(), 0), [by_task.by_name[s.name][0].numel() for s in by_task.shared]
     )
