@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from harness.errors import NotFoldable, UsageError
-from harness.method import Adapter, LoRAFactors, Ranks, Trainer, Trait
-from methods.base import AdaptedLinear, LoRAAdapter, TargetModule
+from harness.method import Adapter, ArtefactKind, LoRAFactors, Ranks, Trainer, Trait
+from methods.base import AdaptedLinear, LoRAAdapter, TargetModule, train_alone
+from methods.expert_folders import ExpertFolders
 from methods.layers.linear import output_sum
 from methods.layers.post_hoc import PostHocLinear
 from methods.layers.routing import Cache
-from methods.lora_single import LoRASingle
 
 
 @torch.no_grad()
@@ -44,8 +44,17 @@ def top_right_singular_vectors(a: Tensor, b: Tensor) -> Tensor:
 class ArrowLinear(PostHocLinear):
     """LoRAs weighted for each token by how far the input lies in the direction that each LoRA stretches most."""
 
-    def __init__(self, target: TargetModule, *, rank: int, scale: float, top_k: int | None, temperature: float) -> None:
-        super().__init__(target, rank=rank, scale=scale)
+    def __init__(
+        self,
+        target: TargetModule,
+        *,
+        expert_names: Sequence[str],
+        rank: int,
+        scale: float,
+        top_k: int | None,
+        temperature: float,
+    ) -> None:
+        super().__init__(target, expert_names=expert_names, rank=rank, scale=scale)
         self.top_k, self.temperature = top_k, temperature
         self.cache = Cache()
 
@@ -77,17 +86,17 @@ class ArrowLinear(PostHocLinear):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arrow(LoRASingle):
+class Arrow(ExpertFolders):
     """h = W0 x + s sum_k c_k B_k A_k x, with c = softmax of the top_k scores |v_k^T x| / temperature, others 0.
 
-    v_k is the top right singular vector of B_k A_k. The LoRAs are those of ``lora_single``; nothing else is trained,
-    and no labels are used. x is not normalised, as in the released code, so the scores grow with its length.
+    v_k is the top right singular vector of B_k A_k. The LoRAs are those of ``lora_single``, or those of ``experts``;
+    nothing else is trained, and no labels are used. x is not normalised, as in the released code, so the scores grow
+    with its length.
 
     PEFT estimates v_k by 15 steps of a power iteration from a random vector. Here it is exact, so that there is nothing
     random and no error where the two largest singular values are close. A LoRA without an update (of a task without
     training examples) takes no part.
 
-    rank: of each LoRA.
     top_k: the number of LoRAs for a token, by default as in PEFT; None: all, as in the authors' library.
     temperature: of the softmax.
     """
@@ -108,14 +117,25 @@ class Arrow(LoRASingle):
             raise UsageError(f"method.temperature={self.temperature} must be above 0")
 
     def layer(self, target: TargetModule) -> AdaptedLinear:
-        scale = self.alpha / self.rank
-        return ArrowLinear(target, rank=self.rank, scale=scale, top_k=self.top_k, temperature=self.temperature)
+        return ArrowLinear(
+            target,
+            expert_names=self.expert_names(target.tasks),
+            rank=self.expert_rank(),
+            scale=self.expert_scale(),
+            top_k=self.top_k,
+            temperature=self.temperature,
+        )
 
     def fit(self, adapter: Adapter, trainer: Trainer, tasks: Sequence[str]) -> None:
-        """Train each LoRA alone, or reuse it; the router follows from them."""
-        with cast("LoRAAdapter", adapter).without_mixture():
-            super().fit(adapter, trainer, tasks)
+        """Train each LoRA alone, or reuse it, unless they are read from folders; the router follows from them."""
+        if self.experts:
+            trainer.artefact("experts", list(self.experts), ArtefactKind.OTHER)
+            return
+        own = cast("LoRAAdapter", adapter)
+        with own.without_mixture():
+            train_alone(own, trainer, tasks)
 
     def ranks(self, n_tasks: int) -> Ranks:
         """The active rank is that of the LoRAs of one token."""
-        return Ranks(stored=n_tasks * self.rank, active=min(self.top_k or n_tasks, n_tasks) * self.rank)
+        n, rank = len(self.experts) or n_tasks, self.expert_rank()
+        return Ranks(stored=n * rank, active=min(self.top_k or n, n) * rank)

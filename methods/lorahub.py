@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.errors import HarnessError, UsageError
 from harness.method import Adapter, ArtefactKind, Ranks, Trainer, Trait
@@ -16,8 +15,6 @@ from methods.base import (
     AdaptedLinear,
     Gate,
     LoRAAdapter,
-    LoRAMethod,
-    Parts,
     TargetModule,
     TaskLinear,
     alone_stage,
@@ -25,10 +22,9 @@ from methods.base import (
     generator,
     method_seed,
     require_choice,
-    require_target_layers,
     train_alone,
 )
-from methods.layers.peft_io import FILES, peft_modules, peft_rank, read_peft
+from methods.expert_folders import ExpertFolders
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,21 +53,18 @@ class HubGate(Gate):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoRAHub(LoRAMethod):
+class LoRAHub(ExpertFolders):
     """h = W0 x + s (sum_k w_k B_k) (sum_k w_k A_k) x, with weights w of the LoRAs for each task.
 
     Stage 1 is ``lora_single``. Stage 2 minimises loss(w) + l1 mean_k |w_k| for each task, without gradients. The loss
     is the mean over ``shots`` training examples (each the mean over its tokens); w starts at 0, within +-bound.
     The optimiser is nevergrad's NGOpt with ``steps`` evaluations, seeded by the run's seed and the task.
 
-    rank: of each LoRA.
     merge: LoRAs by "factor", as in the released code, or by "output".
     exclude_target: leave a task's own LoRA out of its mixture, as for the unseen tasks of the paper. A task without
         any other LoRA uses its own.
     n_modules: how many LoRAs each task's mixture has, drawn by the run's seed and the task (the paper draws 20 of 196);
         None: all.
-    experts: folders of PEFT LoRAs, any number, instead of stage 1. The rank is then the largest of theirs, and smaller
-        LoRAs are padded with zeros.
     """
 
     version: ClassVar[int] = 2
@@ -81,10 +74,7 @@ class LoRAHub(LoRAMethod):
         "output": {"merge": "output"},
         "with_own": {"exclude_target": False},
     }
-    folders: ClassVar[Mapping[str, Sequence[str]]] = {"experts": FILES}
-    mixes_tasks: ClassVar[bool] = False
 
-    rank: int = 16
     shots: int = 5
     steps: int = 40
     bound: float = 1.5
@@ -92,7 +82,6 @@ class LoRAHub(LoRAMethod):
     merge: str = "factor"
     exclude_target: bool = True
     n_modules: int | None = None
-    experts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require_choice("method.merge", self.merge, ["factor", "output"])
@@ -104,37 +93,15 @@ class LoRAHub(LoRAMethod):
         stored = (len(self.experts) or n_tasks) * rank
         return Ranks(stored=stored, active=stored if self.merge == "output" else rank)
 
-    def expert_rank(self) -> int:
-        """The rank of the LoRAs: ``rank``, or the largest one of those read from folders."""
-        return max(map(peft_rank, map(Path, self.experts))) if self.experts else self.rank
-
-    def target_layers(self, model: nn.Module) -> Mapping[str, nn.Linear]:
-        """The layers to adapt; with ``experts``, the layers that any of them adapts."""
-        layers = super().target_layers(model)
-        if not self.experts:
-            return layers
-        for folder in map(Path, self.experts):
-            require_target_layers(folder, layers)
-        used = {name for folder in self.experts for name in peft_modules(Path(folder))}
-        return {name: layer for name, layer in layers.items() if name in used}
-
     def layer(self, target: TargetModule) -> AdaptedLinear:
-        folders = [f"expert{i}" for i in range(len(self.experts))]
-        rank = self.expert_rank()
         return TaskLinear(
             target,
-            expert_names=folders or target.tasks,
-            rank=rank,
-            scale=1.0 if folders else self.alpha / rank,
-            mixture=target.shared("hub", lambda: HubGate(len(target.tasks), len(folders) or None)),
+            expert_names=self.expert_names(target.tasks),
+            rank=self.expert_rank(),
+            scale=self.expert_scale(),
+            mixture=target.shared("hub", lambda: HubGate(len(target.tasks), len(self.experts) or None)),
             merge=self.merge,
         )
-
-    def adapter(self, parts: Parts) -> LoRAAdapter:
-        adapter = super().adapter(parts)
-        for i, folder in enumerate(self.experts):
-            adapter.load_expert(i, read_peft(Path(folder)))
-        return adapter
 
     def fit(self, adapter: Adapter, trainer: Trainer, tasks: Sequence[str]) -> None:
         """Train each LoRA alone unless they are read from folders; search each task's weights and save them."""
@@ -149,12 +116,6 @@ class LoRAHub(LoRAMethod):
         trainer.artefact("gates", gate_weights(hub), ArtefactKind.GATES)
         trials = {task: trainer.recall(f"search-{task}") for task in tasks}
         trainer.artefact("trials", trials, ArtefactKind.OTHER)
-
-    def stage_key(self, stage: str, tasks: Sequence[str]) -> str | None:
-        return self.alone_key(stage, self.rank) if stage in tasks and not self.experts else None
-
-    def kept_stages(self, tasks: Sequence[str]) -> Sequence[str]:
-        return () if self.experts else tasks
 
     def sources(self, trainer: Trainer, tasks: Sequence[str], task: str) -> list[int]:
         """The LoRAs that a task's mixture is made of, as indices in ascending order.

@@ -17,11 +17,20 @@ from torch import Tensor, nn
 
 from harness.errors import UsageError
 from harness.method import Adapter, ArtefactKind, LoRAFactors, Ranks, Trainer, Trait
-from methods.base import AdaptedLinear, LoRAAdapter, TargetModule, alone_stage, generator, require_choice
+from methods.base import (
+    AdaptedLinear,
+    LoRAAdapter,
+    TargetModule,
+    alone_stage,
+    generator,
+    require_choice,
+    train_alone,
+)
+from methods.expert_folders import ExpertFolders
 from methods.layers.linear import add_product
 from methods.layers.merging import Truncated, disjoint_mean, drop, total, trim, truncate
+from methods.layers.peft_io import PeftLoRA
 from methods.layers.post_hoc import PostHocLinear
-from methods.lora_single import LoRASingle
 
 MERGE = "merge-loras"  # The stage that merges.
 
@@ -50,10 +59,10 @@ RULES: Mapping[str, Rule] = {
 
 
 class MergedLinear(PostHocLinear):
-    """One LoRA for each task, and the merged one, which every task uses: rank r, initially zero, the scale in B."""
+    """Several LoRAs, and the merged one, which every task uses: rank r, initially zero, the scale in B."""
 
-    def __init__(self, target: TargetModule, *, rank: int, scale: float) -> None:
-        super().__init__(target, rank=rank, scale=scale)
+    def __init__(self, target: TargetModule, *, expert_names: Sequence[str], rank: int, scale: float) -> None:
+        super().__init__(target, expert_names=expert_names, rank=rank, scale=scale)
         merged = target.stack([torch.zeros(rank, target.linear.in_features)])
         self.merged_a, self.merged_b = merged.a, merged.b
 
@@ -76,10 +85,10 @@ class MergedLinear(PostHocLinear):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Merge(LoRASingle):
+class Merge(ExpertFolders):
     """h = W0 x + delta W x, one update for all tasks, merged from the updates s B_k A_k of ``lora_single``.
 
-    rank: of each LoRA, and of the merged one.
+    rank: of each LoRA, and of the merged one, which has the largest rank of the LoRAs that are read from folders.
     how: "uniform", the mean; "task_arithmetic", weight times the sum; "ties", which trims each update to its largest
         entries, elects the sign of each entry and takes the mean over the updates with this sign; "dare", which drops
         entries at random, rescales the others, and takes weight times the sum; "dare_ties", which drops as "dare" and
@@ -92,7 +101,7 @@ class Merge(LoRASingle):
         TIES count over the whole model, and PEFT in each layer.)
 
     LoRAs of tasks without training examples are not merged. What "dare" drops depends on the run's seed, the layer and
-    the task.
+    the task, or the position of the folder.
     """
 
     version: ClassVar[int] = 1
@@ -124,20 +133,38 @@ class Merge(LoRASingle):
             raise UsageError(f"method.density={self.density} is not a share of the entries: use more than 0, up to 1")
 
     def layer(self, target: TargetModule) -> AdaptedLinear:
-        return MergedLinear(target, rank=self.rank, scale=self.alpha / self.rank)
+        names = self.expert_names(target.tasks)
+        return MergedLinear(target, expert_names=names, rank=self.expert_rank(), scale=self.expert_scale())
+
+    def check_experts(self, loras: Sequence[PeftLoRA]) -> None:
+        """Sums of factors need one rank: with zeros in the place of what is missing, a sum would pair unlike rows."""
+        ranks: dict[str, tuple[int, PeftLoRA]] = {}
+        for lora in loras if self.on == "factor" else ():
+            for name, factors in lora.factors.items():
+                rank, first = ranks.setdefault(name, (factors.a.shape[0], lora))
+                if factors.a.shape[0] != rank:
+                    raise UsageError(
+                        f"method.on=factor needs LoRAs of one rank: for {name} {first.folder} has {rank}, and "
+                        f"{lora.folder} has {factors.a.shape[0]}. Use method.on=update"
+                    )
 
     def ranks(self, n_tasks: int) -> Ranks:
         """The merged LoRA is stored besides those that it was made of."""
-        return Ranks(stored=(n_tasks + 1) * self.rank, active=self.rank)
+        rank = self.expert_rank()
+        return Ranks(stored=((len(self.experts) or n_tasks) + 1) * rank, active=rank)
 
     def fit(self, adapter: Adapter, trainer: Trainer, tasks: Sequence[str]) -> None:
-        """Train each LoRA alone, or reuse it; then merge them."""
+        """Train each LoRA alone, or reuse it, unless they are read from folders; then merge them."""
         own = cast("LoRAAdapter", adapter)
-        with own.without_mixture():
-            super().fit(adapter, trainer, tasks)
+        if self.experts:
+            trainer.artefact("experts", list(self.experts), ArtefactKind.OTHER)
+            trained = list(range(len(self.experts)))
+        else:
+            with own.without_mixture():
+                train_alone(own, trainer, tasks)
+            trained = [i for i, task in enumerate(tasks) if trainer.examples(task, 1, alone_stage(task))]
         if trainer.done(MERGE):
             return
-        trained = [i for i, task in enumerate(tasks) if trainer.examples(task, 1, alone_stage(task))]
         kept: dict[str, float] = {}
         for name, layer in own.layers.items():
             if trained and isinstance(layer, MergedLinear):
@@ -150,17 +177,17 @@ class Merge(LoRASingle):
 
     @torch.no_grad()
     def merged(self, layer: MergedLinear, trained: Sequence[int], seed: int) -> Truncated:
-        """The merged LoRA of one layer, from the LoRAs of the tasks ``trained`` (their indices)."""
+        """The merged LoRA of one layer, from the LoRAs ``trained`` (their indices)."""
         rule = RULES[self.how]
         # A mean of each factor divides the product of the two by the number of LoRAs twice.
         mean = len(trained) ** (-1 if self.on == "update" else -2)
         weight = self.weight or rule.weight or mean
-        tasks = layer.expert_names or ()
+        names = layer.expert_names or ()
 
         def combine(kind: str, tensor: Callable[[int], Tensor]) -> Tensor:
             def pruned(i: int) -> Tensor:
                 of = trained[i]
-                return self._pruned(tensor(of), rule, partial(generator, seed, "dare", layer.name, kind, tasks[of]))
+                return self._pruned(tensor(of), rule, partial(generator, seed, "dare", layer.name, kind, names[of]))
 
             return (disjoint_mean if rule.elects else total)(pruned, len(trained))
 

@@ -1,8 +1,8 @@
-"""Layers of methods that train a LoRA for each task alone and use all of these LoRAs for every task at inference."""
+"""Layers of methods that use several LoRAs, each trained alone or read from a folder, for every task at inference."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -12,14 +12,14 @@ from methods.layers.target import TargetModule
 
 
 class PostHocLinear(TaskLinear):
-    """One LoRA for each task, and what a method makes of all of them (``together``).
+    """One LoRA for each task, or for each of ``expert_names``, and what a method makes of all of them (``together``).
 
     While ``use_mixture`` is off (see ``LoRAAdapter.without_mixture``), a sequence uses its own task's LoRA: so the
     LoRAs are trained.
     """
 
-    def __init__(self, target: TargetModule, *, rank: int, scale: float) -> None:
-        super().__init__(target, expert_names=target.tasks, rank=rank, scale=scale)
+    def __init__(self, target: TargetModule, *, expert_names: Sequence[str], rank: int, scale: float) -> None:
+        super().__init__(target, expert_names=expert_names, rank=rank, scale=scale)
         self.use_mixture = True
 
     def together(self, out: Tensor, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""PEFT LoRAs read in as experts of LoRAHub and MoA."""
+"""PEFT LoRAs read in as experts of LoRAHub, MoA, Arrow and Merge."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from safetensors.torch import load_file, save_file
 
 from harness.config.method_config import fingerprints
 from harness.errors import BudgetError, ModelError, UsageError
-from harness.method import Budget, NamedFolder, Trait, named_folder
+from harness.method import Budget, NamedFolder, Ranks, Trait, named_folder
 from harness.testing import promises
 from harness.testing.subject import Subject
 from harness.testing.toys import TASKS, ToyTrainer, toy_data
 from harness.testing.toys import toy_model as small_model
+from methods.arrow import Arrow
 from methods.lorahub import LoRAHub
+from methods.merge import Merge
 from methods.moa import MoA
 
 Command = Callable[..., Any]
@@ -162,25 +164,121 @@ def test_moa_says_that_the_steps_of_stage_1_are_not_used_if_every_lora_was_read_
         )
 
 
-@pytest.mark.parametrize("method", [LoRAHub, MoA])
+def fitted(method: Any) -> tuple[Any, Any]:
+    """The model and the adapter of a method that trains nothing."""
+    model: Any = small_model()
+    adapter = method.attach(model, list(TASKS), seed=0)
+    trainer = ToyTrainer(method=method, adapter=adapter, model=model, data=toy_data())
+    method.fit(adapter, trainer, list(TASKS))
+    assert not [stage for stage in trainer.finished if stage in TASKS]
+    return model, adapter
+
+
+def updates(folders: tuple[str, ...]) -> list[dict[str, torch.Tensor]]:
+    """The updates B A of each folder by module, as PEFT merges them; (d_out, d_in)."""
+    from peft import PeftModel
+
+    found = []
+    for folder in folders:
+        bare: Any = small_model()
+        before = {n: p.clone() for n, p in bare.named_parameters()}
+        merged = PeftModel.from_pretrained(bare, folder, autocast_adapter_dtype=False).merge_and_unload()
+        found.append({n.removesuffix(".weight"): p.detach() - before[n] for n, p in merged.named_parameters()})
+    return found
+
+
+def test_a_lora_of_peft_gives_peft_s_logits_in_arrow_with_one_folder(tmp_path: Path) -> None:
+    expected = logits(lora(tmp_path / "lora", MIXED))
+    model, adapter = fitted(Arrow(experts=(str(tmp_path / "lora"),)))
+    with adapter.route(torch.tensor([2, 0])):
+        assert (logits(model) - expected).abs().max() < 1e-9
+
+
+def test_arrow_weighs_folders_by_the_directions_of_their_updates(two: tuple[str, str]) -> None:
+    """One layer by hand; a folder without a LoRA of the layer takes no part in it."""
+    _, adapter = fitted(Arrow(experts=two, top_k=None, temperature=0.5))
+    one, other = updates(two)
+    x = torch.randn(1, 5, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    name = "model.layers.0.self_attn.q_proj"
+    deltas = [one[name], other[name]]
+    directions = [torch.linalg.svd(d)[2][0] for d in deltas]
+    weights = torch.stack([(x @ v).abs() / 0.5 for v in directions], -1).softmax(-1)
+    expected = sum(weights[..., i, None] * (x @ d.T) for i, d in enumerate(deltas))
+    layer = adapter.layers[name]
+    with adapter.route(torch.tensor([1])):
+        found = layer.delta(torch.zeros(1, 5, deltas[0].shape[0], dtype=torch.float64), x)
+    assert (found - expected).abs().max() < 1e-9
+    up = adapter.layers["model.layers.0.mlp.up_proj"]
+    with adapter.route(torch.tensor([1])):
+        assert torch.equal(up.token_weights(x), torch.tensor([0.0, 1.0], dtype=torch.float64).expand(1, 5, 2))
+
+
+@pytest.mark.parametrize("weight", [None, 0.7])
+def test_folders_are_merged_to_the_nearest_lora_of_the_mean_or_sum_of_their_updates(
+    two: tuple[str, str], weight: float | None
+) -> None:
+    method = Merge(experts=two, how="uniform" if weight is None else "task_arithmetic", weight=weight)
+    _, adapter = fitted(method)
+    one, other = updates(two)
+    assert set(adapter.layers) == {name for name in one if bool(one[name].any() or other[name].any())}
+    for name in adapter.layers:
+        u, s, v = torch.linalg.svd((0.5 if weight is None else weight) * (one[name] + other[name]), full_matrices=False)
+        fold = adapter.fold(TASKS[1])[name]
+        nearest = u[:, :4] @ torch.diag(s[:4]) @ v[:4]
+        assert (fold.b @ fold.a - nearest).abs().max() < 1e-9, name
+    assert method.ranks(3) == Ranks(stored=12, active=4)
+    assert method.stage_key(TASKS[0], TASKS) is None
+    assert method.kept_stages(TASKS) == ()
+
+
+def test_factors_of_unequal_ranks_are_not_summed(two: tuple[str, str]) -> None:
+    with pytest.raises(
+        UsageError, match=r"method\.on=factor needs LoRAs of one rank: for .*q_proj .*one has 2.*two has"
+    ):
+        Merge(experts=two, on="factor").attach(small_model(), list(TASKS), seed=0)
+    _, adapter = fitted(Merge(experts=(two[0], two[0]), on="factor"))
+    (one,) = updates(two[:1])
+    fold = adapter.fold(TASKS[0])["model.layers.1.self_attn.v_proj"]
+    assert (fold.b @ fold.a - one["model.layers.1.self_attn.v_proj"]).abs().max() < 1e-9  # the mean of equal LoRAs
+
+
+@pytest.mark.parametrize("method", [LoRAHub, Arrow, Merge])
+def test_a_budget_is_kept_by_loras_whose_rank_is_as_it_is(two: tuple[str, str], method: Any) -> None:
+    made = method(experts=two)
+    used = made.ranks(3).active
+    assert made.within(Budget(kind="active", rank=used), 3) == made
+    assert made.within(Budget(kind="active", rank=100), 3) == made
+    with pytest.raises(BudgetError, match=f"active:{used}"):
+        made.within(Budget(kind="active", rank=used - 1), 3)
+
+
+@pytest.mark.parametrize("method", [LoRAHub, MoA, Merge, Arrow])
 def test_methods_with_experts_keep_the_contract(two: tuple[str, str], method: Any) -> None:
-    made = method(experts=two) if method is LoRAHub else MoA(rank=4, experts=(f"{TASKS[1]}={two[1]}",))
+    made = MoA(rank=4, experts=(f"{TASKS[1]}={two[1]}",)) if method is MoA else method(experts=two)
     for check in (
         promises.fields_survive_json,
         promises.off_is_the_base_and_detach_gives_it_back,
         promises.adapters_are_saved_and_loaded,
         promises.a_sequence_does_not_depend_on_the_others_in_its_batch,
         promises.routing_tokens_equals_routing_sequences,
-        promises.a_fold_is_its_route,
+        *((promises.a_fold_is_its_route,) if Trait.FOLDS in made.traits else ()),
         promises.fit_learns_the_same_twice_and_leaves_the_base_alone,
     ):
         check(Subject(made, small_model))
-    assert Trait.FOLDS in made.traits
 
 
 def rewrite(folder: Path, **changes: Any) -> None:
     path = folder / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_weights_that_must_be_unpickled_are_not_read(two: tuple[str, str]) -> None:
+    file = Path(two[0]) / "adapter_model.safetensors"
+    torch.save(load_file(file), file.with_suffix(".bin"))
+    file.unlink()
+    for method in (LoRAHub, Arrow, Merge):
+        with pytest.raises(UsageError, match=r"has no adapter_model\.safetensors\. Give folders with"):
+            fingerprints(method(experts=two))
 
 
 @pytest.mark.parametrize(
@@ -197,7 +295,8 @@ def rewrite(folder: Path, **changes: Any) -> None:
 )
 def test_what_is_more_than_a_plain_lora_is_refused(two: tuple[str, str], changes: Any, said: str) -> None:
     rewrite(Path(two[0]), **changes)
-    for method in (LoRAHub(experts=two), MoA(rank=8, experts=(f"{TASKS[0]}={two[0]}",))):
+    methods = [made(experts=two) for made in (LoRAHub, Arrow, Merge)]
+    for method in (*methods, MoA(rank=8, experts=(f"{TASKS[0]}={two[0]}",))):
         with pytest.raises(ModelError, match=said):
             method.attach(small_model(), list(TASKS), seed=0)
 
@@ -213,8 +312,9 @@ def test_tensors_that_do_not_fit_are_named(two: tuple[str, str]) -> None:
         ({n.replace("q_proj", "query"): v for n, v in state.items()}, "adapts model.layers.0.self_attn.query"),
     ):
         save_file(changed, file)
-        with pytest.raises(ModelError, match=said):
-            LoRAHub(experts=two).attach(small_model(), list(TASKS), seed=0)
+        for method in (LoRAHub, Arrow, Merge):
+            with pytest.raises(ModelError, match=said):
+                method(experts=two).attach(small_model(), list(TASKS), seed=0)
     file.write_bytes(b"no tensors")
     with pytest.raises(ModelError, match="cannot be read"):
         LoRAHub(experts=two).attach(small_model(), list(TASKS), seed=0)
