@@ -92,8 +92,9 @@ def tuned(board: BoardSpec, config: RowSpec, *, fixed: bool = False) -> RowSpec 
 
 
 def common(board: BoardSpec, config: RowSpec) -> Settings:
-    """The file's settings that apply to a row: all, but no ``train.*`` for a preset, which has its paper's training."""
-    return {k: v for k, v in board.settings.items() if config.preset is None or not k.startswith("train.")}
+    """The file's settings that apply to a row: all, but none of training for a preset, which has its paper's."""
+    ours = ("train.", "balance.")
+    return {k: v for k, v in board.settings.items() if config.preset is None or not k.startswith(ours)}
 
 
 def tunable(config: RowSpec) -> set[str]:
