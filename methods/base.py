@@ -58,6 +58,7 @@ __all__ = [
     "alone_stage",
     "gate_weights",
     "generator",
+    "linear_siblings",
     "method_seed",
     "require_choice",
     "require_positive",
@@ -101,6 +102,7 @@ class LoRAMethod(AdapterMethod):
         require_bare(model)
         route, modules = Route(len(tasks)), dict[str, nn.Module]()
         blocks = tuple(dict.fromkeys(filter(None, (block_of(name) for name, _ in iter_linear(model)))))
+        siblings = linear_siblings(model)
         layers = {
             name: self.layer(
                 TargetModule(
@@ -112,6 +114,7 @@ class LoRAMethod(AdapterMethod):
                     route=route,
                     modules=modules,
                     blocks=blocks,
+                    siblings=siblings[name.rpartition(".")[0]],
                 )
             )
             for name, linear in self.target_layers(model).items()
@@ -145,6 +148,14 @@ class LoRAMethod(AdapterMethod):
         """The rank that the budget limits, if the rank field has this value."""
         ranks = replace(self, **cast("dict[str, Any]", {self.rank_field: value})).ranks(n_tasks)
         return ranks.active if budget.kind == "active" else ranks.stored
+
+
+def linear_siblings(model: nn.Module) -> dict[str, dict[str, nn.Linear]]:
+    """The linear layers of the model's blocks by the name of their parent module, then by their own."""
+    found: dict[str, dict[str, nn.Linear]] = {}
+    for name, linear in iter_linear(model):
+        found.setdefault(name.rpartition(".")[0], {})[name] = linear
+    return found
 
 
 def require_choice(what: str, value: str, choices: Sequence[str]) -> None:

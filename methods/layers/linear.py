@@ -106,7 +106,8 @@ class AdaptedLinear(nn.Module):
             return add_product(out, self.folded.down(x), self.folded.b, 1.0)
         return out
 
-    def _routed(self, out: Tensor, x: Tensor) -> Tensor:
+    def require_labels(self, x: Tensor) -> Tensor:
+        """The labels of the route, which divide the vectors of x (..., d). Raises: RuntimeError."""
         labels = self.route.labels
         if labels is None:
             raise RuntimeError(
@@ -119,9 +120,13 @@ class AdaptedLinear(nn.Module):
                 f"{self.name}: the route has {labels.numel()} labels, which do not divide the {n_vectors} vectors of "
                 f"the input {tuple(x.shape)}; give a label for each sequence or each token"
             )
+        return labels
+
+    def _routed(self, out: Tensor, x: Tensor) -> Tensor:
+        n_labels = self.require_labels(x).numel()
         if self.drops_input:
             x = self.drop(x)
-        per_label = (labels.numel(), n_vectors // labels.numel(), -1)
+        per_label = (n_labels, x.shape[:-1].numel() // n_labels, -1)
         return self.delta(out.reshape(per_label), x.reshape(per_label)).reshape(out.shape)
 
     def drop(self, x: Tensor) -> Tensor:

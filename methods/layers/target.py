@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
 import torch
@@ -54,6 +54,7 @@ class TargetModule:
         dropout: the probability with which the input of the adapted part is dropped in training.
         route: the state that all layers of the adapter share.
         modules: gates and embeddings that layers share, by key; one mapping for each adapter.
+        siblings: the linear layers of its parent module by name, this one too, adapted or not.
         blocks: the names of all blocks of the model with linear layers, adapted or not, from the input to the output.
     """
 
@@ -65,6 +66,7 @@ class TargetModule:
     route: Route
     modules: dict[str, nn.Module]
     blocks: tuple[str, ...] = ()
+    siblings: Mapping[str, nn.Linear] = field(default_factory=dict)
 
     @property
     def dtype(self) -> torch.dtype:

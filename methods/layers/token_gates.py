@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -155,6 +156,13 @@ class TokenGatedLinear(AdaptedLinear):
         )
 
 
+@runtime_checkable
+class KeepsWeights(Protocol):
+    """A layer or a gate that keeps what it computed in a training step; None between steps, and without a balance."""
+
+    weights_of_step: TokenWeights | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Balance:
     """A load balance: weight times the sum over layers of a mean over sequences.
@@ -199,8 +207,8 @@ class TokenGatedAdapter(LoRAAdapter):
                 yield
             finally:
                 self._masks = ()
-                for layer in self._gated():
-                    layer.weights_of_step = None
+                for keeper in self._keepers():
+                    keeper.weights_of_step = None
 
     def count_tokens(self, masks: Sequence[Tensor]) -> None:
         self._masks = masks
@@ -208,18 +216,18 @@ class TokenGatedAdapter(LoRAAdapter):
     def penalty(self) -> Tensor:
         """The load balance, summed over sequences; without masks every vector counts. Layers are computed together."""
         groups: dict[tuple[int, int], list[TokenWeights]] = defaultdict(list)
-        for layer in self._gated():
-            weights = layer.weights_of_step
+        for keeper in self._keepers():
+            weights = keeper.weights_of_step
             if weights is not None:
                 n_experts = weights.p.shape[-1]
                 groups[weights.p.numel() // n_experts, n_experts].append(weights)
         sums = [self._summed(n_vectors, weights) for (n_vectors, _), weights in groups.items()]
         return self.balance.weight * torch.stack(sums).sum() if sums else super().penalty()
 
-    def _gated(self) -> Iterator[TokenGatedLinear]:
-        for layer in self.layers.values():
-            if isinstance(layer, TokenGatedLinear):
-                yield layer
+    def _keepers(self) -> Iterator[KeepsWeights]:
+        for module in (*self.layers.values(), *self.modules.values()):
+            if isinstance(module, KeepsWeights):
+                yield module
 
     def _summed(self, n_vectors: int, weights: Sequence[TokenWeights]) -> Tensor:
         """The balance of layers that read the same n_vectors vectors and have the same number of experts."""
