@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 from toy_steps import CLOSE, PACKED, PADDED, gradients, make_sequences, make_steps
+from toy_steps import TASKS as TOY_TASKS
 
 from harness.errors import ModelError, NotFoldable, UsageError
 from harness.method import Budget
 from harness.testing.toys import TASKS, perturb, toy_model
 from harness.training.attention import checkpoint_activations
+from harness.training.task_gradients import TaskGradients
 from methods.layers.mixture_blocks import last_of_block
 from methods.lora_all import LoRAAll
 from methods.mixlora import MixLoRA
@@ -116,6 +118,20 @@ def test_micro_batches_packing_and_checkpointing_do_not_change_a_step(toy_llama:
         for name, gradient in whole[1].items():
             assert torch.allclose(gradient, other[1][name], rtol=CLOSE, atol=CLOSE), name
     assert max(float(g.abs().max()) for n, g in whole[1].items() if g is not None and "gate.weight" in n) > 1e-6
+
+
+def test_the_gradients_of_tasks_are_those_of_their_own_sequences(toy_llama: Callable[..., Any]) -> None:
+    """The rows of a block's products are pairs of a token and an expert."""
+    sequences = make_sequences(n=7)
+    method = MixLoRA(n_experts=4, expert_rank=2, top_k=2, balance=0.0)
+    found: list[TaskGradients] = []
+    gradients(make_steps(toy_llama(), method, PACKED, loss="task"), sequences, use=found.append)
+    for i, task in enumerate(TOY_TASKS):
+        own = [s for s in sequences if s.task == task]
+        alone = gradients(make_steps(toy_llama(), method, PACKED, loss="task"), own)[1]
+        for name, gradient in alone.items():
+            assert gradient is not None
+            assert torch.allclose(3 * found[0].by_name[name][i], gradient, rtol=CLOSE, atol=CLOSE), (task, name)
 
 
 def test_layers_outside_mlp_blocks_have_one_lora() -> None:
