@@ -42,7 +42,7 @@ def run_command(
     from harness.config.request import typed
     from harness.pipeline.resolve import resolve
 
-    resolved = resolve(typed(options, assignments, config))
+    resolved = resolve(typed(options, assignments, config), out=out)
     if dry_run:
         from harness.pipeline.dry_run import dry_run as make
         from harness.pipeline.dry_run import render, to_json

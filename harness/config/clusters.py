@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from harness.registry import list_command
 from harness.task import Suite
 
 NONE, KIND = "none", "kind"
+AFFINITY, RANDOM = "affinity:", "random:"
 
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -26,6 +28,64 @@ class Cluster:
 
     name: str
     tasks: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AffinityChoice:
+    """``affinity:K[:SOURCE]``: the best k clusters of an affinity matrix.
+
+    source: how it was measured, or its affinity.json; None for the default.
+    """
+
+    k: int
+    source: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomChoice:
+    """``random:K:DRAW`` or ``random:3+2+2:DRAW``: a random partition into k clusters, or into clusters of these sizes.
+
+    sizes: empty for k clusters of sizes that differ by one at most.
+    """
+
+    k: int
+    sizes: tuple[int, ...]
+    draw: int
+
+
+def parse_measured(choice: object) -> AffinityChoice | RandomChoice | None:
+    """The choices of clusters that have to be computed; None for any other one. Raises: UsageError."""
+    if not isinstance(choice, str) or not choice.startswith((AFFINITY, RANDOM)):
+        return None
+    word, number, *rest = choice.split(":", 2)
+    if word == AFFINITY.removesuffix(":"):
+        if not number.isdigit() or int(number) < 2:
+            raise UsageError(f"--clusters {choice}: give affinity:K with a number of clusters of 2 or more")
+        return AffinityChoice(k=int(number), source=rest[0] if rest and rest[0] else None)
+    sizes = number.split("+")
+    if not rest or not rest[0].isdigit() or not all(size.isdigit() and int(size) > 0 for size in sizes):
+        raise UsageError(
+            f"--clusters {choice}: give random:K:DRAW with a number of clusters, or random:3+2+2:DRAW with their "
+            "sizes; DRAW is a number from 0"
+        )
+    if len(sizes) == 1:
+        return RandomChoice(k=int(number), sizes=(), draw=int(rest[0]))
+    return RandomChoice(k=len(sizes), sizes=tuple(map(int, sizes)), draw=int(rest[0]))
+
+
+def label_of(choice: str) -> str:
+    """The label of a choice of clusters in tables: without the folder of a file."""
+    measured = parse_measured(choice)
+    if isinstance(measured, AffinityChoice) and measured.source is not None and "/" in measured.source:
+        return f"{AFFINITY}{measured.k}:{Path(measured.source).parent.name or Path(measured.source).stem}"
+    return choice if choice == KIND or measured is not None else Path(choice).stem
+
+
+def to_toml(clusters: ClusterSpec) -> str:
+    """The clusters as the file that ``--clusters FILE`` reads."""
+    return "".join(
+        f"{name} = {json.dumps(list(tasks), ensure_ascii=False)}\n" for name, tasks in clusters.groups.items()
+    )
 
 
 def clusters_of(spec: RunSpec) -> list[Cluster]:
@@ -49,7 +109,7 @@ def read_clusters(choice: str | Mapping[str, Any] | None) -> str | ClusterSpec |
     if choice == KIND:
         return KIND
     path = Path(choice)
-    content = read_toml(path, option="--clusters", hint="Give none, kind or a TOML file")
+    content = read_toml(path, option="--clusters", hint="Give none, kind, affinity:K, random:K:DRAW or a TOML file")
     for name, tasks in content.items():
         if not _NAME.fullmatch(name):
             raise UsageError(f"--clusters {path}: invalid cluster name {name!r}: use only letters, digits, '_' and '-'")

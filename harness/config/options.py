@@ -34,7 +34,10 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "ablation": Option(help="Ablation of the method; `harness list METHOD` shows them.", metavar="NAME"),
     "preset": Option(help="Settings of the method's paper; `harness list METHOD` shows them.", metavar="NAME"),
     "budget": Option(help="Rank that the method may use: active:R or stored:R.", metavar="KIND:RANK"),
-    "clusters": Option(help="Train one adapter per cluster of tasks: none (default), kind, or a TOML file."),
+    "clusters": Option(
+        help="Train one adapter per cluster of tasks: none (default), kind, affinity:K[:WAY|:FILE] (the best K "
+        "clusters of harness affinity), random:K:DRAW, or a TOML file."
+    ),
     "seed": Option(help="Random seed (default 0).", type=int),
     "shots": Option(help="In-context examples from the train split (default 0).", type=int),
     "prompt": Option(help="Prompt format: plain (default), or the model's chat template.", choices=("plain", "chat")),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from harness.config.balance import balancer_of
-from harness.config.clusters import Cluster, clusters_of
+from harness.config.clusters import Cluster, clusters_of, to_toml
 from harness.config.request import to_json
 from harness.config.spec import directory_name, run_id
 from harness.data.splits import SplitExamples
@@ -29,7 +29,7 @@ from harness.pipeline.warm_start import load_start
 from harness.runtime.signals import Interrupted, StopFlag, stop_gracefully
 from harness.store.adapter import has_adapter, save_adapter
 from harness.store.affinity import read_measured
-from harness.store.files import write_json
+from harness.store.files import write_atomic, write_json
 from harness.store.provenance import gather
 from harness.store.record import Failure, RunRecord, Scores, TrainingSummary
 from harness.store.run_directory import RunDirectory
@@ -146,6 +146,8 @@ class _Execution:
             return RemainingWork(finished=True)
         self.run.write("spec.json", self.resolved.spec)
         write_json(self.run.inputs, to_json(self.resolved.request, self.resolved.source))
+        if self.resolved.spec.clusters is not None:
+            write_atomic(self.run.path / "clusters.toml", to_toml(self.resolved.spec.clusters).encode())
         (self.run.path / "failure.json").unlink(missing_ok=True)
         if not self.resolved.method.trains:
             return RemainingWork()

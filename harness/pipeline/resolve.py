@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -24,6 +25,7 @@ from harness.data.splits import Choice, SplitExamples, Use, choose_tasks, load_s
 from harness.errors import UsageError
 from harness.method import Baseline, Method
 from harness.models.loading import identify
+from harness.pipeline.computed_clusters import RUNS, Question, with_computed_clusters
 from harness.pipeline.warm_start import Parent, find_parent
 from harness.registry import backend_class, method_class
 from harness.scoring.check_rules import check_rules
@@ -57,10 +59,12 @@ class Resolved:
         return self.request.options.get("tasks") is None
 
 
-def resolve(request: Request, opened: OpenSuite | None = None) -> Resolved:
+def resolve(request: Request, opened: OpenSuite | None = None, out: Path = RUNS) -> Resolved:
     """Make every choice.
 
-    Args: opened: the suite of a finished run; None for the one that the request names.
+    Args:
+        opened: the suite of a finished run; None for the one that the request names.
+        out: the folder of runs, where clusters by affinity find their matrix.
 
     Raises: UsageError, DataError or ModelError, each naming the wrong value and the remedy.
     """
@@ -79,7 +83,9 @@ def resolve(request: Request, opened: OpenSuite | None = None) -> Resolved:
     suite = data.suite
     evaluation, examples = _evaluated(suite, data.source, evaluation, options["tasks"], see=options["suite"])
     tasks = list(examples.by_task)
-    clusters = group_tasks(options["clusters"], suite, tasks)
+    question = Question(suite=suite, tasks=tasks, data=data.spec, model=options["model"] or suite.default_model)
+    request = with_computed_clusters(request, question, out)
+    clusters = group_tasks(request.options.get("clusters"), suite, tasks)
     sizes = [len(tasks)] if clusters is None else [len(of) for of in clusters.groups.values()]
     check_rules(suite, examples)
     method = absolute(choose_method(cls, sections["method"], options["ablation"], budget, sizes))

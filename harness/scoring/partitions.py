@@ -1,8 +1,9 @@
 """Partitions of tasks into clusters: the best one by an affinity matrix, exactly, and random ones.
 
-The value of a cluster is the sum over its tasks of the mean affinity of the other tasks for it; of a cluster of one
-task it is 0. The value of a partition is the sum over its clusters (Fifty et al., arXiv 2109.04617, section 4, in which
-each task has one cluster).
+The value of a cluster is a sum over its tasks. "sum" adds up the affinities of the other tasks for each: a task is
+trained on the same number of examples in any clusters (``Mixture.plan``), so that effects of several tasks add up to
+first order. "mean" takes their mean (Fifty et al., arXiv 2109.04617, where a group has a number of steps that does not
+depend on its size). A task alone has the value 0, and the value of a partition is the sum over its clusters.
 
 Shapes: T tasks; affinity (T, T), a line for each source and a column for each recipient. A set of tasks is a bit mask.
 """
@@ -10,10 +11,10 @@ Shapes: T tasks; affinity (T, T), a line for each source and a column for each r
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from math import comb
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,46 +27,49 @@ Partition = tuple[tuple[int, ...], ...]  # the tasks of each cluster, by index
 MOST_BY_SUBSETS: Final = (
     17  # the dynamic programme visits 3^T pairs of sets: seconds for 16 tasks, half a minute for 17
 )
-MOST_COLUMNS: Final = 60_000  # groups of an integer programme
+MOST_COLUMNS: Final = 60_000  # An integer programme has a variable for each group.
+
+
+Value = Literal["sum", "mean"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sizes:
-    """The smallest and the largest number of tasks of a cluster."""
+class Rules:
+    """The smallest and the largest number of tasks of a cluster, and what a cluster is worth."""
 
     smallest: int
     largest: int
+    value: Value = "sum"
 
 
-def group_value(affinity: Floats, group: Sequence[int]) -> float:
+def group_value(affinity: Floats, group: Sequence[int], value: Value) -> float:
     """The value of one cluster."""
-    if len(group) < 2:
-        return 0.0
     within = affinity[np.ix_(group, group)]
-    return float((within.sum() - np.trace(within)) / (len(group) - 1))
+    total = float(within.sum() - np.trace(within))
+    return total / max(1, len(group) - 1) if value == "mean" else total
 
 
-def partition_value(affinity: Floats, partition: Iterable[Sequence[int]]) -> float:
+def partition_value(affinity: Floats, partition: Iterable[Sequence[int]], value: Value) -> float:
     """The value of a partition."""
-    return sum(group_value(affinity, group) for group in partition)
+    return sum(group_value(affinity, group, value) for group in partition)
 
 
-def best_partitions(affinity: Floats, ks: Sequence[int], sizes: Sizes) -> dict[int, Partition]:
+def best_partitions(affinity: Floats, ks: Sequence[int], rules: Rules) -> dict[int, Partition]:
     """The partition of the highest value into exactly k clusters, for each k for which one exists.
 
     Ties go to the partition that is found first, in an order that depends only on the matrix.
-    Raises: UsageError for more tasks than can be searched with these sizes.
+    Raises: UsageError for more tasks than can be searched with these rules.
     """
     n_tasks = len(affinity)
-    possible = [k for k in ks if k * sizes.smallest <= n_tasks <= k * sizes.largest]
+    possible = [k for k in ks if k * rules.smallest <= n_tasks <= k * rules.largest]
     if not possible:
         return {}
     if n_tasks <= MOST_BY_SUBSETS:
-        return _by_subsets(affinity, possible, sizes)
-    return {k: found for k in possible if (found := _by_programme(affinity, k, sizes)) is not None}
+        return _by_subsets(affinity, possible, rules)
+    return {k: found for k in possible if (found := _by_programme(affinity, k, rules)) is not None}
 
 
-def _group_values(affinity: Floats, sizes: Sizes) -> Floats:
+def _group_values(affinity: Floats, rules: Rules) -> Floats:
     """The value of each set of tasks, (2^T,), by bit mask; -inf for sets of a size that is not allowed."""
     n_tasks = len(affinity)
     both = affinity + affinity.T
@@ -77,14 +81,15 @@ def _group_values(affinity: Floats, sizes: Sizes) -> Floats:
             shared = np.concatenate([shared, shared + both[task, other]])
         sums[1 << task : 2 << task] = sums[: 1 << task] + shared
         counts[1 << task : 2 << task] = counts[: 1 << task] + 1
-    allowed = (counts >= sizes.smallest) & (counts <= sizes.largest)
-    return np.where(allowed, np.where(counts > 1, sums / np.maximum(counts - 1, 1), 0.0), -np.inf)
+    allowed = (counts >= rules.smallest) & (counts <= rules.largest)
+    values = sums / np.maximum(counts - 1, 1) if rules.value == "mean" else sums
+    return np.where(allowed, values, -np.inf)
 
 
-def _by_subsets(affinity: Floats, ks: Sequence[int], sizes: Sizes) -> dict[int, Partition]:
+def _by_subsets(affinity: Floats, ks: Sequence[int], rules: Rules) -> dict[int, Partition]:
     """Dynamic programming over sets: best_k(S) = max v(G) + best_k-1(S - G) over G in S with its lowest task."""
     n_tasks, most = len(affinity), max(ks)
-    values, full = _group_values(affinity, sizes), (1 << n_tasks) - 1
+    values, full = _group_values(affinity, rules), (1 << n_tasks) - 1
     best = np.full((most + 1, 1 << n_tasks), -np.inf)
     best[0, 0] = 0.0
     choice = np.zeros((most + 1, 1 << n_tasks), dtype=np.int64)
@@ -117,36 +122,35 @@ def _subsets(mask: int) -> NDArray[np.int64]:
     return found
 
 
-def _by_programme(affinity: Floats, k: int, sizes: Sizes) -> Partition | None:
+def _by_programme(affinity: Floats, k: int, rules: Rules) -> Partition | None:
     """An integer programme: a 0/1 variable for each allowed group; every task in one group, k groups."""
     from scipy.optimize import LinearConstraint, milp
     from scipy.sparse import csr_array, vstack
 
     n_tasks = len(affinity)
-    groups = columns(n_tasks, Sizes(smallest=sizes.smallest, largest=min(sizes.largest, n_tasks - k + 1)))
+    groups = columns(n_tasks, replace(rules, largest=min(rules.largest, n_tasks - k + 1)))
     membership = _membership(groups, n_tasks)
     lines = vstack([membership, csr_array(np.ones((1, len(groups))))])
     wanted = np.array([*[1.0] * n_tasks, k])
-    values = np.array([group_value(affinity, group) for group in groups])
+    values = np.array([group_value(affinity, group, rules.value) for group in groups])
     solved = milp(-values, constraints=LinearConstraint(lines, wanted, wanted), integrality=1, bounds=(0, 1))
     if solved.x is None:
         return None
     return tuple(sorted(group for group, used in zip(groups, solved.x, strict=True) if used > 0.5))
 
 
-def columns(n_tasks: int, sizes: Sizes) -> list[tuple[int, ...]]:
+def columns(n_tasks: int, rules: Rules) -> list[tuple[int, ...]]:
     """Every group of an allowed size. Raises: UsageError if there are too many for an integer programme."""
-    largest = min(sizes.largest, n_tasks)
-    n_groups = sum(comb(n_tasks, size) for size in range(sizes.smallest, largest + 1))
+    largest = min(rules.largest, n_tasks)
+    n_groups = sum(comb(n_tasks, size) for size in range(rules.smallest, largest + 1))
     if n_groups > MOST_COLUMNS:
-        most = max(
-            (m for m in range(1, largest) if sum(comb(n_tasks, s) for s in range(1, m + 1)) <= MOST_COLUMNS), default=1
-        )
+        totals = [sum(comb(n_tasks, size) for size in range(1, m + 1)) for m in range(1, largest)]
+        most = max(1, sum(total <= MOST_COLUMNS for total in totals))
         raise UsageError(
-            f"{n_tasks} tasks have {n_groups:,} groups of {sizes.smallest} to {largest} tasks, more than can be searched "
-            f"exactly: give --max-size {most} or less, or choose fewer tasks with --tasks"
+            f"{n_tasks} tasks have {n_groups:,} groups of {rules.smallest} to {largest} tasks, more than can be "
+            f"searched exactly: give --max-size {most} or less, or choose fewer tasks with --tasks"
         )
-    return [group for size in range(sizes.smallest, largest + 1) for group in combinations(range(n_tasks), size)]
+    return [group for size in range(rules.smallest, largest + 1) for group in combinations(range(n_tasks), size)]
 
 
 def _membership(groups: Sequence[Sequence[int]], n_tasks: int) -> object:
@@ -167,20 +171,20 @@ class Overlapping:
     value: float
 
 
-def best_overlapping(affinity: Floats, k: int, sizes: Sizes) -> Overlapping:
-    """The k or fewer groups with the highest sum over tasks of the mean affinity in the best group of the task.
+def best_overlapping(affinity: Floats, k: int, rules: Rules) -> Overlapping:
+    """The k or fewer groups with the highest sum over tasks of the value of the task's best group for it.
 
-    That is the selection of Fifty et al.; a task alone in a group has the score 0. Solved as an integer programme with
-    a variable for each group and one for each task of each group.
+    With "mean" that is the selection of Fifty et al. Solved as an integer programme with a variable for each group and
+    one for each task of each group.
     Raises: UsageError for more groups than can be searched.
     """
     from scipy.optimize import LinearConstraint, milp
     from scipy.sparse import csr_array, hstack, vstack
 
     n_tasks = len(affinity)
-    groups = columns(n_tasks, sizes)
+    groups = columns(n_tasks, rules)
     pairs = [(i, task) for i, group in enumerate(groups) for task in group]
-    scores = np.array([_score(affinity, groups[i], task) for i, task in pairs])
+    scores = np.array([_score(affinity, groups[i], task, rules.value) for i, task in pairs])
     n_groups, n_pairs = len(groups), len(pairs)
     order = np.arange(n_pairs)
     served = csr_array((np.ones(n_pairs), ([t for _, t in pairs], order)), shape=(n_tasks, n_pairs))
@@ -200,7 +204,7 @@ def best_overlapping(affinity: Floats, k: int, sizes: Sizes) -> Overlapping:
     solved = milp(cost, constraints=LinearConstraint(lines, low, high), integrality=1, bounds=(0, 1))
     if solved.x is None:
         raise UsageError(
-            f"{k} groups of at most {sizes.largest} tasks do not hold {n_tasks} tasks: give a larger --max-size"
+            f"{k} groups of at most {rules.largest} tasks do not hold {n_tasks} tasks: give a larger --max-size"
         )
     used = [i for i in range(n_groups) if solved.x[i] > 0.5]
     home = {task: used.index(i) for (i, task), y in zip(pairs, solved.x[n_groups:], strict=True) if y > 0.5}
@@ -212,22 +216,23 @@ def best_overlapping(affinity: Floats, k: int, sizes: Sizes) -> Overlapping:
     )
 
 
-def _score(affinity: Floats, group: Sequence[int], task: int) -> float:
-    """The mean affinity of the other tasks of a group for a task; 0 if it is alone."""
+def _score(affinity: Floats, group: Sequence[int], task: int, value: Value) -> float:
+    """The value of a group for one of its tasks."""
     others = [other for other in group if other != task]
-    return float(affinity[others, task].mean()) if others else 0.0
+    total = float(affinity[others, task].sum())
+    return total / max(1, len(others)) if value == "mean" else total
 
 
 def random_partition(sizes: Sequence[int], rng: np.random.Generator) -> Partition:
-    """A uniformly random partition of the tasks into clusters of these sizes."""
+    """A uniformly random partition of the tasks into clusters of these rules."""
     order = rng.permutation(sum(sizes)).tolist()
     ends = np.cumsum(sizes).tolist()
     return tuple(tuple(sorted(order[end - size : end])) for size, end in zip(sizes, ends, strict=True))
 
 
-def random_values(affinity: Floats, sizes: Sequence[int], n: int, rng: np.random.Generator) -> Floats:
+def random_values(affinity: Floats, sizes: Sequence[int], value: Value, n: int, rng: np.random.Generator) -> Floats:
     """The values of n random partitions into clusters of these sizes, (n,)."""
-    return np.array([partition_value(affinity, random_partition(sizes, rng)) for _ in range(n)])
+    return np.array([partition_value(affinity, random_partition(sizes, rng), value) for _ in range(n)])
 
 
 def labels(partition: Partition, n_tasks: int) -> list[int]:

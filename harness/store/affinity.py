@@ -92,7 +92,8 @@ class Affinity(Frozen):
     """affinity.json: a matrix with its spread over runs, and the best clusters for each number of clusters.
 
     values[i][j] is the affinity of source i for recipient j. sd: over runs; None with one run.
-    split: the examples that it was measured on. min_size, max_size: limits on the size of a cluster.
+    split: the examples that it was measured on. min_size, max_size: limits on the size of a cluster. value: what a
+        cluster is worth, see ``harness.scoring.partitions``.
     """
 
     schema_version: int = Field(1, ge=1, le=1)
@@ -111,6 +112,7 @@ class Affinity(Frozen):
     sd: Matrix | None
     min_size: int
     max_size: int
+    value: Literal["sum", "mean"]
     clusters: tuple[Clustering, ...]
     overlapping: tuple[OverlappingGroups, ...] = ()
 

@@ -7,11 +7,10 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 from harness.config.balance import train_config
-from harness.config.clusters import KIND, clusters_of
+from harness.config.clusters import clusters_of, label_of
 from harness.config.keys import by_section, changed, section_config
 from harness.config.method_config import choose_method, data_only, fingerprints, parse_budget, with_preset
 from harness.config.options import OPTIONS
@@ -226,4 +225,4 @@ class Matcher:
 def _clustered(choice: str | None, spec: RunSpec) -> bool:
     if spec.clusters is None:
         return choice is None
-    return choice is not None and spec.clusters.label == (KIND if choice == KIND else Path(choice).stem)
+    return choice is not None and spec.clusters.label == label_of(choice)

@@ -69,7 +69,7 @@ class Jobs:
         """``resolve``, once for each request."""
         key = json.dumps([asked.options, asked.keys], sort_keys=True, default=str)
         if key not in self._resolved:
-            self._resolved[key] = resolve(self._pinned(asked))
+            self._resolved[key] = resolve(self._pinned(asked), out=self.out)
             self._source = self._resolved[key].source
         return self._resolved[key]
 
