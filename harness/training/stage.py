@@ -42,7 +42,7 @@ class TrainingSetup:
 
     routes: the tasks that the adapter was attached for.
     balancing: of tasks; None for what ``train.loss`` gives.
-    hidden_states: the folder for ``train.cache_frozen``; None where it is off.
+    hidden_states: the folder for ``train.cache_frozen``; None if it is off.
     memory_before: bytes that the process used before the model was loaded, for the peak on a CPU.
     """
 
