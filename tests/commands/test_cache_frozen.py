@@ -13,8 +13,9 @@ CACHED = ("--set", "train.cache_frozen=true")
 
 
 def predictions(out: Path) -> str:
-    [file] = out.glob("lora_all-*/predictions.jsonl")
-    return file.read_text(encoding="utf-8")
+    files = sorted(out.glob("lora_all-*/predictions/*.jsonl"))
+    assert files
+    return "".join(file.read_text(encoding="utf-8") for file in files)
 
 
 def test_runs_with_and_without_the_key_are_the_same_run_with_the_same_scores(
