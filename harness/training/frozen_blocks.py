@@ -1,7 +1,7 @@
 """The blocks below the first adapted one: what they compute never changes, so it is computed once and kept on disk.
 
-A block is one layer of the model's stack, such as ``model.layers.3``. The hidden states of a sequence depend only on its
-own tokens, so the states that enter the first adapted block are the same in every step, every run and under every
+A block is one layer of the model's stack, such as ``model.layers.3``. The hidden states of a sequence depend only on
+its own tokens, so the states that enter the first adapted block are the same in every step, every run and under every
 method. With them a training step computes only the blocks from there on (``train.cache_frozen``). They equal those of a
 plain step up to rounding, because a product over other sequences of the micro-batch may round in another order.
 """
