@@ -145,6 +145,11 @@ class TrainConfig(Section):
         "auto",
         description="pack several examples into one sequence where the model supports it (otherwise pad)",
     )
+    cache_frozen: Annotated[bool, Runtime] = Field(
+        False,
+        description="compute the hidden states below the first adapted block once and keep them on disk, in --out, for"
+        " all runs; see method.targets",
+    )
     micro_tokens: Annotated[int | None, Runtime] = Field(
         None,
         ge=16,
@@ -172,6 +177,8 @@ class TrainConfig(Section):
             raise ValueError("set both train.mixture=temperature and train.temperature, or neither")
         if self.patience is not None and self.eval_every is None:
             raise ValueError("train.patience counts evaluations on the dev split: set train.eval_every too")
+        if self.cache_frozen and self.compile:
+            raise ValueError("set train.cache_frozen=true or train.compile=true, not both")
         return self
 
 

@@ -251,6 +251,7 @@ class _Execution:
                 mixture=mixture(self.resolved, train),
                 routes=prepared.routes,
                 balancing=self._balancing(prepared),
+                hidden_states=self._hidden_states(),
                 memory_before=prepared.base.memory_before,
             ),
             stop=self.stop,
@@ -261,6 +262,13 @@ class _Execution:
         )
         trainer.restore()
         return trainer
+
+    def _hidden_states(self) -> Path | None:
+        """The folder of the base model's hidden states, which all runs of one --out share."""
+        model = self.resolved.spec.model
+        if model is None or not self.resolved.spec.train.cache_frozen:
+            return None
+        return self.run.path.parent / "hidden_states" / model.fingerprint[:16]
 
     def _dev_evaluator(self, prepared: Prepared) -> DevEvaluator | None:
         from harness.training.dev_score import DevEvaluator

@@ -91,14 +91,37 @@ def tuned(board: BoardSpec, config: RowSpec, *, fixed: bool = False) -> RowSpec 
 
 
 def common(board: BoardSpec, config: RowSpec) -> Settings:
-    """The file's settings that apply to a row: all, but none of training for a preset, which has its paper's."""
-    ours = ("train.", "balance.")
-    return {k: v for k, v in board.settings.items() if config.preset is None or not k.startswith(ours)}
+    """The file's settings that apply to a row.
+
+    Those of training do not apply to a preset, which has its paper's training. A field of methods, such as
+    ``method.targets``, applies to each method that has it; if none of the file has it, it is kept for all, whose runs
+    then name the mistake.
+    """
+    foreign = _keys_of_others(board, config.method)
+    return {
+        k: v
+        for k, v in board.settings.items()
+        if k not in foreign and (config.preset is None or not k.startswith(("train.", "balance.")))
+    }
+
+
+def _keys_of_others(board: BoardSpec, method: str) -> set[str]:
+    """The file's ``method.*`` settings that are fields of other methods of the file, and not of this one."""
+    asked = {k for k in board.settings if k.startswith("method.")}
+    if not asked:
+        return set()
+    rows = [*board.row, *board.sweep, *([] if board.null is None else [board.null])]
+    everyone = {key for name in {row.method for row in rows} for key in _field_keys(name)}
+    return asked & everyone - _field_keys(method)
+
+
+def _field_keys(method: str) -> set[str]:
+    return {f"method.{field.name}" for field in dataclasses.fields(method_class(method))}
 
 
 def tunable(config: RowSpec) -> set[str]:
     """The keys that a search may choose for a row: those of training, and its method's fields that are not given."""
-    names = {f"method.{field.name}" for field in dataclasses.fields(method_class(config.method))}
+    names = _field_keys(config.method)
     ablated = {f"method.{name}" for name in method_class(config.method).ablations.get(config.ablation or "", {})}
     return (names | {f"train.{name}" for name in TrainConfig.model_fields}) - set(config.settings) - ablated
 

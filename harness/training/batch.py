@@ -210,11 +210,16 @@ def token_losses(model: Any, adapter: StepRouting, batch: Batch, reads: bool) ->
 
     reads: the adapter chooses routes by reading the prompts (trait LABEL_FREE), so that it gets them first.
     """
+    announce(adapter, batch, reads)
+    return cross_entropies(batch_logits(model, batch), batch)
+
+
+def announce(adapter: StepRouting, batch: Batch, reads: bool) -> None:
+    """Tell the adapter what it asks for before a forward on the batch: prompts, and which positions hold text."""
     if reads:
         adapter.read(batch.prompts, batch.owner)
     if isinstance(adapter, CountsTokens):
         adapter.count_tokens(batch.masks)
-    return cross_entropies(batch_logits(model, batch), batch)
 
 
 def _side_by_side(

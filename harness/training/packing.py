@@ -34,7 +34,7 @@ _LEAST_FILLED: Final = 0.8
 _UNPACKABLE_LAYERS: Final = ("chunked_attention", "linear_attention", "conv")
 
 # The largest allowed difference of a token's loss between a packed and a single sequence.
-_TOLERANCE: Final = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.05}
+TOLERANCE: Final = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.05}
 
 # The sequence of the trial: its number of tokens, and how many of them are the prompt.
 _TRIAL_TOKENS: Final = 20
@@ -197,7 +197,7 @@ def _try(loaded: LoadedModel, adapter: Adapter, layout: Layout, reads: bool) -> 
         alone = _losses(loaded, adapter, single, reads)
     together = _losses_with_backward(loaded, adapter, layout, pair, reads)
     difference = float((together.double() - alone.double().repeat(2)).abs().mean())
-    if not difference <= _TOLERANCE[loaded.dtype]:
+    if not difference <= TOLERANCE[loaded.dtype]:
         return f"with {name}, a token's loss differs by {difference:.2g} between packed and single sequences"
     return None
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from torch import Tensor
@@ -43,6 +44,7 @@ class TrainingSetup:
 
     routes: the tasks that the adapter was attached for.
     balancing: of tasks; None for what ``train.loss`` gives.
+    hidden_states: the folder for ``train.cache_frozen``; None if it is off.
     memory_before: bytes that the process used before the model was loaded, for the peak on a CPU.
     """
 
@@ -54,6 +56,7 @@ class TrainingSetup:
     mixture: Mixture
     routes: Routes
     balancing: TaskBalancing | None = None
+    hidden_states: Path | None = None
     memory_before: int | None = None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +21,20 @@ from harness.method import Adapter
 from harness.models.loading import LoadedModel
 from harness.runtime.distributed import SINGLE_PROCESS, ProcessGroup, partition_by_length
 from harness.seeding import stable_seed
-from harness.training.batch import Weighted, reweigh, task_shares, token_losses, weigh
+from harness.training.batch import (
+    Batch,
+    Weighted,
+    announce,
+    batch_logits,
+    cross_entropies,
+    reweigh,
+    task_shares,
+    token_losses,
+    weigh,
+)
+from harness.training.frozen_blocks import FrozenBlocks
 from harness.training.optimiser import TaskAdamW, TrainedParameter
-from harness.training.packing import Layout, micro_tokens
+from harness.training.packing import TOLERANCE, Layout, micro_tokens
 from harness.training.task_balance import Balancing, CombinedGradients, LossPasses, StageBalance, by_name
 from harness.training.task_gradients import TaskGradients, TaskGradientSums
 
@@ -90,6 +101,7 @@ class StepRunner:
     """Performs the optimiser steps of one stage.
 
     micro_tokens: the maximum number of tokens of a micro-batch; halved when the device runs out of memory.
+    frozen: the blocks whose hidden states are on disk (``train.cache_frozen``); None computes every block.
     """
 
     def __init__(
@@ -100,6 +112,7 @@ class StepRunner:
         stage: Stage,
         layout: Layout,
         processes: ProcessGroup = SINGLE_PROCESS,
+        frozen: FrozenBlocks | None = None,
     ) -> None:
         self.loaded, self.adapter, self.config, self.stage = loaded, adapter, config, stage
         self.layout, self.processes = layout, processes
@@ -109,6 +122,7 @@ class StepRunner:
         # Scales losses so that small gradients do not underflow in fp16; without effect in other precisions.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=loaded.dtype == torch.float16)
         self.optimiser = TaskAdamW(stage.trained.values(), config)
+        self.frozen, self._checked = frozen, False
         self._sums: TaskGradientSums | None = None
 
     def step(
@@ -291,11 +305,15 @@ class StepRunner:
         sums = torch.zeros(1 + 2 * n_tasks, dtype=torch.float64, device=self.device)
         for micro, positions in enumerate(self._split(mine)):
             self._seed(number, micro)
-            batch = self.layout.collate([mine[i] for i in positions], self.loaded)
+            part = [mine[i] for i in positions]
+            batch = self.layout.collate(part, self.loaded)
             observed = nullcontext() if task_sums is None else task_sums.observe(batch)
             # The route stays set until backward has ended, because checkpointed layers repeat their forward there.
-            with self.adapter.route(batch.routes, batch.examples), observed:
-                losses = token_losses(self.model, self.adapter, batch, self.stage.reads)
+            with self.adapter.route(batch.routes, batch.examples), ExitStack() as forward:
+                announce(self.adapter, batch, self.stage.reads)
+                forward.enter_context(self._without_frozen(part, batch))
+                forward.enter_context(observed)
+                losses = cross_entropies(batch_logits(self.model, batch), batch)
                 of_tasks, penalty = (losses * batch.weights).sum(), self.adapter.penalty()
                 loss = of_tasks + penalty / n_sequences
                 if task_sums is not None and penalty.requires_grad:
@@ -322,6 +340,19 @@ class StepRunner:
                 with self.adapter.route(batch.routes, batch.examples):
                     losses = token_losses(self.model, self.adapter, batch, self.stage.reads)
                     task_sums.add_alone(self.scaler.scale((losses * batch.weights).sum()), task)
+
+    def _without_frozen(self, sequences: Sequence[Weighted], batch: Batch) -> AbstractContextManager[None]:
+        """The context of a forward that takes the hidden states of the frozen blocks from disk."""
+        if self.frozen is None:
+            return nullcontext()
+        states = self.frozen.states(sequences, self._split(sequences), self._collate)
+        if not self._checked:
+            self.frozen.check(batch, states, TOLERANCE[self.loaded.dtype])
+            self._checked = True
+        return self.frozen.replay(batch, states)
+
+    def _collate(self, sequences: Sequence[Weighted]) -> Batch:
+        return self.layout.collate(sequences, self.loaded)
 
     def _seed(self, number: int, micro: int) -> None:
         torch.manual_seed(stable_seed("dropout", *self.stage.key, number, self.processes.rank, micro))

@@ -32,6 +32,7 @@ from harness.training.attention import attention
 from harness.training.batch import token_losses, weigh
 from harness.training.checkpoint import Checkpoint, CheckpointManager, CheckpointOwner
 from harness.training.early_stopping import EarlyStopping, EvaluateOnDev
+from harness.training.frozen_blocks import FrozenBlocks, frozen_blocks
 from harness.training.optimiser import trained_parameters
 from harness.training.packing import Layout, choose_layout, micro_tokens
 from harness.training.progress import Progress
@@ -222,7 +223,9 @@ class EngineTrainer:
             combined=None if balancing is None else balancing.combined(subject, chosen),
         )
         setup = self.setup
-        steps = StepRunner(setup.loaded, setup.adapter, setup.config, parts, self._choose_layout(), self.processes)
+        steps = StepRunner(
+            setup.loaded, setup.adapter, setup.config, parts, self._choose_layout(), self.processes, self._frozen_blocks
+        )
         steps.micro_tokens = self._micro_tokens()
         if progress.stage == stage:
             steps.load_state(self._optimiser, progress.scaler)
@@ -237,6 +240,11 @@ class EngineTrainer:
         epoch = max(1, round(plan.steps * plan.n_examples / plan.total))
         tasks = tuple(task for task in self.setup.routes.tasks if task in plan.examples)
         return BalancedStage(name=stage, tasks=tasks, epoch=epoch, seed=self.seed)
+
+    @property
+    def _frozen_blocks(self) -> FrozenBlocks | None:
+        folder = self.setup.hidden_states
+        return None if folder is None else frozen_blocks(self.setup.loaded, folder)
 
     @property
     def _reads(self) -> bool:

@@ -99,3 +99,31 @@ def test_a_file_without_a_model_uses_the_suite_s_own(tmp_path: Path) -> None:
     path = tmp_path / "plain.toml"
     path.write_text('suite = "promptcblue"\nbaselines = ["majority"]\n')
     assert read_board(path).model == suite_class("promptcblue").default_model
+
+
+def with_setting(path: Path, setting: str) -> Path:
+    path.write_text(path.read_text().replace("settings = { ", f"settings = {{ {setting}, "))
+    return path
+
+
+def test_a_file_s_fields_of_methods_reach_only_the_methods_that_have_them(board_file: Callable[[str], Path]) -> None:
+    path = board_file("""
+baselines = ["majority", "no_finetune"]
+[[row]]
+method = "lora_all"
+[[row]]
+method = "cgc_lora"
+settings.method.targets = "all"
+""")
+    board = read_board(with_setting(path, "method.targets = 'model.layers.1.*'"))
+    given = {e.config.method: request(board, e.config, 0).keys.get("method.targets") for e in entries(board)}
+    assert given == {"majority": None, "no_finetune": None, "lora_all": "model.layers.1.*", "cgc_lora": "all"}
+
+
+def test_a_field_that_no_method_of_the_file_has_reaches_all_so_that_their_runs_name_it(
+    board_file: Callable[[str], Path],
+) -> None:
+    path = board_file("[[row]]\nmethod = 'lora_all'")
+    board = read_board(with_setting(path, "method.target = 'all'"))
+    [entry] = entries(board)
+    assert request(board, entry.config, 0).keys["method.target"] == "all"
