@@ -1,0 +1,102 @@
+"""The HTML file: one template, one script, one style sheet, and the data as compressed blocks inside.
+
+A content security policy allows this script and this style sheet, by their hashes, and nothing else: no address, no
+inline style, no other script. The data are gzip in base64, so that no text of a model is ever markup; the script prints
+them as text nodes only.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+import re
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, Final
+
+from harness.errors import StoreError
+
+_ASSETS: Final = files("harness.leaderboard.report") / "assets"
+_BLOCK: Final = re.compile(r'<script type="application/octet-stream" id="([^"]+)">([A-Za-z0-9+/=\s]*)</script>')
+_SIGNIFICANT: Final = 6  # Numbers are stored with this many digits, more than any of them is printed with.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """What a page prints without its script, and its blocks of compressed data by name (see ``pack``)."""
+
+    title: str
+    sentences: tuple[str, ...]
+    blocks: Mapping[str, str]
+
+
+def pack(value: Any) -> str:
+    """A JSON value as gzip in base64. Equal values give equal texts."""
+    text = json.dumps(_rounded(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    # Half of a surrogate pair, which a model can generate, has no bytes in UTF-8.
+    content = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace").encode()
+    return base64.b64encode(gzip.compress(content, compresslevel=9, mtime=0)).decode("ascii")
+
+
+def unpack(block: str) -> Any:
+    """The inverse of ``pack``. Raises: StoreError for a damaged block."""
+    try:
+        return json.loads(gzip.decompress(base64.b64decode(block)))
+    except (ValueError, OSError, EOFError, zlib.error) as error:
+        raise StoreError(f"a block of the report is damaged ({error}). Write the report again") from error
+
+
+def render(page: Page) -> str:
+    """The HTML of a page; equal pages give equal texts."""
+    from jinja2 import Environment, StrictUndefined
+
+    script, style = _asset("report.js"), _asset("report.css")
+    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(
+        _asset("page.html")
+    )
+    return template.render(
+        title=_visible(page.title),
+        sentences=[_visible(sentence) for sentence in page.sentences],
+        blocks=page.blocks,
+        script=script,
+        style=style,
+        script_hash=_hash(script),
+        style_hash=_hash(style),
+    )
+
+
+def blocks_of(html: str) -> dict[str, Any]:
+    """The data of a page by the names of their blocks. Raises: StoreError for a damaged block."""
+    return {name: unpack(block) for name, block in _BLOCK.findall(html)}
+
+
+def without_blocks(html: str) -> str:
+    """A page without its data, so that pages of other versions of zlib can be compared."""
+    return _BLOCK.sub("", html)
+
+
+def _asset(name: str) -> str:
+    return (_ASSETS / name).read_text("utf-8")
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+
+
+def _visible(text: str) -> str:
+    """A text without characters that reorder or hide what follows them."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.{_SIGNIFICANT}g}")
+    if isinstance(value, Mapping):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(inner) for inner in value]
+    return value
