@@ -18,13 +18,13 @@ from harness.leaderboard.report.mcnemar import mcnemar_values
 from harness.leaderboard.report.page import Page, blocks_of, pack, render, without_blocks
 from harness.leaderboard.report.training import matrix_of_file
 from harness.leaderboard.summary import summary, warnings
-from harness.leaderboard.tables import Leaderboard
+from harness.leaderboard.tables import Leaderboard, Table
 from harness.reporting.numbers import number
 from harness.store.files import write_atomic
 from harness.store.run_directory import RunDirectory, open_run
 
 LOG: Final = logging.getLogger(__name__)
-LIMIT: Final = 10_000_000  # bytes
+LIMIT: Final = 9_900_000  # bytes of the data; with the page the file has less than 10 MB
 _MARGIN: Final = 0.97  # A smaller part compresses a little worse than its share.
 Json = Any
 
@@ -34,12 +34,13 @@ class ReportOptions:
     """What a report has besides the board.
 
     data: the current location of the data, if they have moved. examples: whether it has the examples. everything:
-    also those that make the file larger than ``LIMIT``. matrices: JSON files with further matrices.
+    also those that make the data larger than ``limit`` bytes. matrices: JSON files with further matrices.
     """
 
     data: str | None = None
     examples: bool = True
     everything: bool = False
+    limit: int = LIMIT
     matrices: tuple[Path, ...] = ()
 
 
@@ -63,16 +64,19 @@ def board_for_report(names: Sequence[str], runs: Path, protocol: str | None) -> 
 
 def make_report(board: Leaderboard, options: ReportOptions) -> str:
     """The HTML of a report. Raises: DataError for a matrix that is not one, and for predictions of other examples."""
+    return assemble(board, [_examples(table, options) for table in board.tables], options)
+
+
+def assemble(board: Leaderboard, examples: Sequence[TableExamples], options: ReportOptions) -> str:
+    """The HTML of a board with the examples of each of its tables."""
     content = board_json(board)
     content["version"] = version("mtlora-harness")
     content["matrices"] = [matrix_of_file(path) for path in options.matrices]
-    examples = [_examples(board, number_, options) for number_ in range(len(board.tables))]
     for values, of_table in zip(content["tables"], examples, strict=True):
         values["examples"] = {"reason": of_table.reason, "left_out": list(of_table.left_out)}
     blocks = {f"t{t}-{k}": block for t, of_table in enumerate(examples) for k, block in enumerate(of_table.blocks)}
     content["mcnemar"] = mcnemar_values(blocks.values())
-    limit = None if options.everything else LIMIT
-    packed = _fitting(content, blocks, limit)
+    packed = _fitting(content, blocks, None if options.everything else options.limit)
     return render(Page(title=_title(board), sentences=_sentences(board), blocks=packed))
 
 
@@ -102,10 +106,10 @@ def _first_protocol(runs: Sequence[RunDirectory]) -> str:
     return names[0]
 
 
-def _examples(board: Leaderboard, table: int, options: ReportOptions) -> TableExamples:
+def _examples(table: Table, options: ReportOptions) -> TableExamples:
     if not options.examples:
         return TableExamples(blocks=(), reason="the report was written with --no-examples")
-    return table_examples(board.tables[table], options.data)
+    return table_examples(table, options.data)
 
 
 def _title(board: Leaderboard) -> str:
@@ -134,7 +138,7 @@ def _fitting(content: dict[str, Json], blocks: Mapping[str, TaskBlock], limit: i
         LOG.warning(
             "the report has the texts of %s of %s examples, to be smaller than %s MB; scores are those of all. For all "
             "texts: --all",
-            *(number(kept), number(every), number(LIMIT / 1e6)),
+            *(number(kept), number(every), number(limit / 1e6)),
         )
     return packed
 

@@ -336,6 +336,8 @@
     if (!tasks.includes(state.task)) state.task = tasks[0];
     if (state.b >= T().rows.length) state.b = 0;
     const go = () => { location.hash = link(state.task, "", state.a, state.b); };
+    // The same row on both sides would have nothing to compare, so the other side takes the row that was there.
+    const choose = (side, other, i) => { if (state[other] === i) state[other] = state[side]; state[side] = i; };
     const R = T().rows.map((r, i) => [i, r.method]), seeds = [...new Set(T().rows.flatMap((r) => r.seeds))].sort((x, y) => x - y);
     const draw = async () => {
       const B = await unpack(blockId()), p = protocolOf(B), kept = D.kept[blockId()], list = listed(B, p);
@@ -368,7 +370,7 @@
     };
     draw();
     return [h("div", { class: "controls" }, select("Task", tasks.map((t) => [t, t]), state.task, (v) => { state.task = v; go(); }, "task"),
-      select("Row A", R, state.a, (v) => { state.a = Number(v); go(); }, "rowA"), select("Row B", R, state.b, (v) => { state.b = Number(v); go(); }, "rowB"),
+      select("Row A", R, state.a, (v) => { choose("a", "b", Number(v)); go(); }, "rowA"), select("Row B", R, state.b, (v) => { choose("b", "a", Number(v)); go(); }, "rowB"),
       h("button", { id: "swap", on: { click: () => { [state.a, state.b] = [state.b, state.a]; go(); } } }, "swap")),
       T().examples.left_out.length ? h("ul", { class: "note" }, T().examples.left_out.map((why) => h("li", null, shown(why)))) : null,
       h("p", { class: "note" }, "Keys: j and k, the next and the previous example; f, search; Esc, close. The address of this page is a link to what it has open."), holder];
