@@ -1,4 +1,4 @@
-"""The board of a report as JSON values: that of ``harness leaderboard --format json``, and what a page adds to it."""
+"""The board of a report as JSON values: that of ``harness leaderboard --format json``, and what its pictures need."""
 
 from __future__ import annotations
 
@@ -6,18 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.leaderboard.export import to_json
+from harness.leaderboard.plots.digest import read_digest
 from harness.leaderboard.report.differences import against
-from harness.leaderboard.report.provenance import provenance_json
-from harness.leaderboard.report.training import training_json
-from harness.leaderboard.summary import warnings
-from harness.leaderboard.tables import Kind, Leaderboard, Row, Table, setting_in_words
-from harness.leaderboard.titles import titles
+from harness.leaderboard.tables import Leaderboard, Row, Table
 from harness.reporting.markdown import short_names
-from harness.reporting.numbers import counted, p_value, percent
+from harness.reporting.numbers import counted
 from harness.scoring.groups import ScoredRun
-from harness.scoring.verdict import DRAWS_ONLY
-from harness.store.machine import differences as hardware_differences
-from harness.store.record import TaskScore
 from harness.task import MIN_EXAMPLES
 
 Json = Any
@@ -26,93 +20,18 @@ Json = Any
 def board_json(board: Leaderboard) -> dict[str, Json]:
     """The whole board. Every number is one that ``harness leaderboard`` or ``harness compare`` computes."""
     content = to_json(board)
-    tables = zip(content["tables"], board.tables, titles(board.tables), strict=True)
-    content["tables"] = [{**values, **_table(table, title)} for values, table, title in tables]
     for values, table in zip(content["tables"], board.tables, strict=True):
-        values["rows"] = [
-            {**of_row, **_row(row, table, board.protocol)}
-            for of_row, row in zip(values["rows"], table.rows, strict=True)
-        ]
+        rows = zip(values["rows"], table.rows, strict=True)
+        values |= {
+            "tasks": list(table.tasks),
+            "short": short_names(table.tasks),
+            "against": against(table),
+            "rows": [{**of_row, **_row(row, table)} for of_row, row in rows],
+        }
     return content
 
 
-def _table(table: Table, title: str) -> dict[str, Json]:
-    return {
-        "title": title,
-        "tasks": list(table.tasks),
-        "short": short_names(table.tasks),
-        "warnings": warnings(table),
-        "facts": [list(fact) for fact in _facts(table)],
-        "against": against(table),
-        "transfers": [
-            {
-                "method": found.label,
-                "reference": found.reference,
-                "gains": {
-                    task: None if gain.estimate is None else [gain.estimate.value, int(gain.significant)]
-                    for task, gain in found.gains.gains.items()
-                },
-            }
-            for found in table.transfers
-        ],
-    }
-
-
-def _facts(table: Table) -> list[tuple[str, str]]:
-    """Names and values of what holds for all rows."""
-    spec = table.spec
-    data = ", ".join(f"{name} {value[:12]}" for name, value in spec.data.fingerprints.items())
-    left_out = [task for task in table.tasks if task not in table.mean_of]
-    without = f"; without {', '.join(left_out)} (fewer than {MIN_EXAMPLES} test examples)" if left_out else ""
-    facts = [
-        ("Data", f"{spec.data.label} ({data})" if data else spec.data.label),
-        ("Base model", "none" if spec.model is None else f"{spec.model.label} ({spec.model.fingerprint[:12]})"),
-        ("Evaluated on", setting_in_words(spec)),
-        ("Mean", f"of {counted(len(table.mean_of), 'task')}: {', '.join(table.mean_of)}{without}"),
-    ]
-    shared = table.seed_variance.get(None)
-    if shared is not None:
-        facts.append(
-            (
-                "Variance between seeds",
-                f"shared over {shared.n_rows} rows: {percent(shared.value**0.5)} points, {shared.df:g} degrees of "
-                f"freedom; Cochran's test of equal variances: p {p_value(shared.p_equal)}",
-            )
-        )
-    trained = [row.group.hardware for row in table.rows if row.kind is Kind.TRAINED]
-    differing = dict.fromkeys(text for other in trained[1:] for text in hardware_differences(trained[0], other))
-    if differing:
-        facts.append(("Rows come from different hardware", "; ".join(differing)))
-    if any(row.group.draws_only for row in table.rows):
-        facts.append(("Draws", DRAWS_ONLY))
-    return facts
-
-
-def _row(row: Row, table: Table, protocol: str) -> dict[str, Json]:
-    labels = [other.label for other in table.rows]
-    place = labels.index(row.label)
-    parent = max((i for i, other in enumerate(table.rows[:place]) if not other.nested), default=None)
-    return {
-        "parent": parent if row.nested else None,
-        "values": {name: _seed_values(row, task) for name, task in _columns(table)},
-        "missing": _missing(row, table),
-        "other_means": dict(row.other_means),
-        "router_accuracy": row.router_accuracy,
-        "tokens": _mean([None if (t := run.record.training) is None else t.tokens for run in row.group.runs]),
-        "provenance": [provenance_json(run) for run in row.group.runs],
-        **training_json(row, protocol),
-    }
-
-
-def _columns(table: Table) -> list[tuple[str, str | None]]:
-    return [("mean", None), *((task, task) for task in table.tasks)]
-
-
-def _seed_values(row: Row, task: str | None) -> list[float | None]:
-    return [run.value(task) for run in row.group.runs]
-
-
-def _missing(row: Row, table: Table) -> dict[str, str]:
+def missing_values(row: Row, table: Table) -> dict[str, str]:
     """By column, why a row has no value there."""
     found = {}
     for task in table.tasks:
@@ -124,8 +43,28 @@ def _missing(row: Row, table: Table) -> dict[str, str]:
     return found
 
 
+def _row(row: Row, table: Table) -> dict[str, Json]:
+    """What is added to a row: of every seed the means and losses, and of the first one losses of tasks and gates."""
+    place = table.rows.index(row)
+    parent = max((i for i, other in enumerate(table.rows[:place]) if not other.nested), default=None)
+    digests = [read_digest(run.directory) for run in row.group.runs]
+    tokens = [None if (t := run.record.training) is None else t.tokens for run in row.group.runs]
+    return {
+        "parent": parent if row.nested else None,
+        "seed_means": [run.value(None) for run in row.group.runs],
+        "missing": missing_values(row, table),
+        "other_means": dict(row.other_means),
+        "router_accuracy": row.router_accuracy,
+        "tokens": _mean(tokens),
+        "losses": [list(digest.losses) for digest in digests],
+        "task_losses": {task: list(values) for task, values in digests[0].task_losses.items()},
+        "gates": {task: [list(block) for block in blocks] for task, blocks in digests[0].gates.items()},
+    }
+
+
 def _why(run: ScoredRun, task: str) -> str | None:
-    score: TaskScore | None = run.table.tasks.get(task)
+    """Why a run has no score of a task; None if it has one."""
+    score = run.table.tasks.get(task)
     if score is None:
         return f"{run.directory.name} was not evaluated on this task"
     if score.value is not None:

@@ -12,13 +12,14 @@ from typing import Any, Final
 from harness.errors import HarnessError, UsageError
 from harness.leaderboard.build import build_leaderboard
 from harness.leaderboard.files import Board, make_board
-from harness.leaderboard.report.board import board_json
+from harness.leaderboard.report.board import board_json, missing_values
 from harness.leaderboard.report.examples import TableExamples, TaskBlock, table_examples
+from harness.leaderboard.report.matrices import matrix_of_file
 from harness.leaderboard.report.mcnemar import mcnemar_values
 from harness.leaderboard.report.page import Page, blocks_of, pack, render, without_blocks
-from harness.leaderboard.report.training import matrix_of_file
-from harness.leaderboard.summary import summary, warnings
+from harness.leaderboard.report.text import heat, orientation_text, table_text
 from harness.leaderboard.tables import Leaderboard, Table
+from harness.leaderboard.titles import titles
 from harness.reporting.numbers import number
 from harness.store.files import write_atomic
 from harness.store.run_directory import RunDirectory, open_run
@@ -70,14 +71,11 @@ def make_report(board: Leaderboard, options: ReportOptions) -> str:
 def assemble(board: Leaderboard, examples: Sequence[TableExamples], options: ReportOptions) -> str:
     """The HTML of a board with the examples of each of its tables."""
     content = board_json(board)
-    content["version"] = version("mtlora-harness")
-    content["matrices"] = [matrix_of_file(path) for path in options.matrices]
-    for values, of_table in zip(content["tables"], examples, strict=True):
-        values["examples"] = {"reason": of_table.reason, "left_out": list(of_table.left_out)}
     blocks = {f"t{t}-{k}": block for t, of_table in enumerate(examples) for k, block in enumerate(of_table.blocks)}
     content["mcnemar"] = mcnemar_values(blocks.values())
     packed = _fitting(content, blocks, None if options.everything else options.limit)
-    return render(Page(title=_title(board), sentences=_sentences(board), blocks=packed))
+    title = f"{board.suite}, protocol {board.protocol}"
+    return render(Page(title=title, text=_text(board, examples, options), blocks=packed))
 
 
 def write_report(path: Path, html: str) -> None:
@@ -112,12 +110,22 @@ def _examples(table: Table, options: ReportOptions) -> TableExamples:
     return table_examples(table, options.data)
 
 
-def _title(board: Leaderboard) -> str:
-    return f"{board.suite}, protocol {board.protocol}"
-
-
-def _sentences(board: Leaderboard) -> tuple[str, ...]:
-    return tuple(sentence for table in board.tables for sentence in (*warnings(table), *summary(table)))
+def _text(board: Leaderboard, examples: Sequence[TableExamples], options: ReportOptions) -> dict[str, Any]:
+    """What the page prints without its script; the matrices of files are those of the first table."""
+    tables = []
+    for table, title, found in zip(board.tables, titles(board.tables), examples, strict=True):
+        missing = {row.label: missing_values(row, table) for row in table.rows}
+        text = table_text(table, title, missing)
+        text |= {"no_examples": found.reason, "left_out": found.left_out}
+        tables.append(text)
+    if tables:
+        tables[0]["matrices"] += [heat(matrix_of_file(path)) for path in options.matrices]
+    return {
+        "tables": tables,
+        "orientation": orientation_text(board),
+        "unfinished": [f"{run.name}: {run.reason}" for run in board.unfinished],
+        "version": version("mtlora-harness"),
+    }
 
 
 def _fitting(content: dict[str, Json], blocks: Mapping[str, TaskBlock], limit: int | None) -> dict[str, str]:
@@ -133,7 +141,7 @@ def _fitting(content: dict[str, Json], blocks: Mapping[str, TaskBlock], limit: i
         if limit is None or n_bytes <= limit or share == 0.0:
             break
         share = 0.0 if share < 0.001 else share * min(_MARGIN, _MARGIN * limit / n_bytes)
-    if share < 1.0:
+    if limit is not None and share < 1.0:
         kept, every = (sum(pair[i] for pair in content["kept"].values()) for i in (0, 1))
         LOG.warning(
             "the report has the texts of %s of %s examples, to be smaller than %s MB; scores are those of all. For all "

@@ -22,15 +22,20 @@ from harness.errors import StoreError
 
 _ASSETS: Final = files("harness.leaderboard.report") / "assets"
 _BLOCK: Final = re.compile(r'<script type="application/octet-stream" id="([^"]+)">([A-Za-z0-9+/=\s]*)</script>')
+_CHINESE: Final = re.compile("[\u3400-\u9fff]")
+_VIEWS: Final = (("board", "Board"), ("examples", "Examples"), ("training", "Training"), ("runs", "Runs"))
 _SIGNIFICANT: Final = 6  # Numbers are stored with this many digits, more than any of them is printed with.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """What a page prints without its script, and its blocks of compressed data by name (see ``pack``)."""
+    """A page. text: what it prints without its script, by the names that the template uses (``report.text``).
+
+    blocks: compressed data by name, see ``pack``.
+    """
 
     title: str
-    sentences: tuple[str, ...]
+    text: Mapping[str, Any]
     blocks: Mapping[str, str]
 
 
@@ -55,12 +60,13 @@ def render(page: Page) -> str:
     from jinja2 import Environment, StrictUndefined
 
     script, style = _asset("report.js"), _asset("report.css")
-    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(
-        _asset("page.html")
-    )
-    return template.render(
-        title=_visible(page.title),
-        sentences=[_visible(sentence) for sentence in page.sentences],
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["visible"] = visible
+    environment.tests["chinese"] = _CHINESE.search
+    return environment.from_string(_asset("page.html")).render(
+        **page.text,
+        title=page.title,
+        views=_VIEWS,
         blocks=page.blocks,
         script=script,
         style=style,
@@ -87,9 +93,9 @@ def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 
 
-def _visible(text: str) -> str:
-    """A text without characters that reorder or hide what follows them."""
-    return "".join(c if c.isprintable() else " " for c in text)
+def visible(text: str) -> str:
+    """A text with the code points of characters that hide or reorder what follows them, such as U+202E."""
+    return "".join(c if c.isprintable() or c in "\n\t" else f"[U+{ord(c):04X}]" for c in text)
 
 
 def _rounded(value: Any) -> Any:
