@@ -125,7 +125,7 @@ def _data(runs: Sequence[ScoredRun], data: str | None) -> RunData:
         with_inputs = next((run.directory for run in runs if run.directory.inputs.exists()), None)
         if with_inputs is not None:
             first, data = with_inputs, request_of_run(with_inputs).options.get("data")
-        elif not runs[0].record.sample:
+        elif not runs[0].record.spec.data.sample:
             raise DataError("published records do not include the data: give them with --data")
     return data_at(first, data)
 

@@ -67,7 +67,8 @@ def as_matrix(content: Any, name: str, where: str, of: str = "") -> Matrix:
         rows, columns, values = (content[key] for key in ("rows", "columns", "values"))
     elif content and all(isinstance(line, Mapping) for line in content.values()):
         rows = list(content)
-        columns = list(dict.fromkeys(column for line in content.values() for column in line))
+        named = dict.fromkeys(column for line in content.values() for column in line)
+        columns = [*(row for row in rows if row in named), *(column for column in named if column not in content)]
         values = [[line.get(column) for column in columns] for line in content.values()]
     else:
         raise DataError(f"{where}: {_EXPECTED}")

@@ -42,8 +42,7 @@ class Page:
 def pack(value: Any) -> str:
     """A JSON value as gzip in base64. Equal values give equal texts."""
     text = json.dumps(_rounded(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    # Half of a surrogate pair, which a model can generate, has no bytes in UTF-8.
-    content = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace").encode()
+    content = text.encode("utf-8", "replace")  # Half of a surrogate pair has no bytes in UTF-8.
     return base64.b64encode(gzip.compress(content, compresslevel=9, mtime=0)).decode("ascii")
 
 
@@ -77,7 +76,12 @@ def render(page: Page) -> str:
 
 def blocks_of(html: str) -> dict[str, Any]:
     """The data of a page by the names of their blocks. Raises: StoreError for a damaged block."""
-    return {name: unpack(block) for name, block in _BLOCK.findall(html)}
+    return {name: unpack(block) for name, block in packed_blocks(html).items()}
+
+
+def packed_blocks(html: str) -> dict[str, str]:
+    """The blocks of a page as they are in the file, by name."""
+    return dict(_BLOCK.findall(html))
 
 
 def without_blocks(html: str) -> str:
