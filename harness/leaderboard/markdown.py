@@ -62,7 +62,7 @@ def _markdown_table(table: Table) -> Iterator[str]:
     deltas = any(row.delta is not None for row in table.rows)
     ranked = any(row.rank is not None for row in table.rows)
     head = [*(["#"] if ranked else []), "method", "mean ± sd", "95 % interval"]
-    head += [*(["Δ (95 % interval)"] if deltas else []), "seeds", "lr", "training", "unparsed"]
+    head += [*(["Δ (95 % interval)"] if deltas else []), "seeds", "lr", "unparsed"]
     yield from heading(list(map(unbroken, head)))
     for row in table.rows:
         yield cells(_cells(row, ranked=ranked, deltas=deltas))
@@ -76,7 +76,6 @@ def _cells(row: Row, *, ranked: bool, deltas: bool) -> list[str]:
         *([_delta(row)] if deltas else []),
         str(len(row.group.runs)),
         f"{row.group.spec.train.lr:g}" if row.kind is Kind.TRAINED else MISSING,
-        _training(row),
         percent(sum(row.unparsed.values()) / len(row.unparsed) if row.unparsed else None),
     ]
     flags = f" ({', '.join(row.flags)})" if row.flags else ""
@@ -186,10 +185,7 @@ def _notes(table: Table) -> Iterator[str]:
     yield from _hardware(table)
     if not table.sample and any(row.group.draws_only for row in table.rows):
         yield DRAWS_ONLY[0].upper() + DRAWS_ONLY[1:]
-    yield (
-        "training: time per seed; unparsed: percentage of predictions that do not follow the task's format, averaged "
-        "over tasks"
-    )
+    yield ("unparsed: percentage of predictions that do not follow the task's format, averaged over tasks")
     same_split = any(row.tuning is not None and row.tuning.split == spec.eval.split for row in table.rows)
     if same_split and spec.eval.part is not None:
         yield (

@@ -26,6 +26,12 @@ HOSTILE = (
     "<img src=x onerror=\"document.title='hacked'\"> \u202etxt.exe & </script><script>document.title='hacked'</script>"
 )
 
+NAMELESS = """() => [...document.querySelectorAll("button, select, input, a, [role=img], [role=region]")]
+    .filter((e) => e.checkVisibility() && !e.closest(".legend"))
+    .filter((e) => !e.getAttribute("aria-label") && !e.textContent.trim())
+    .filter((e) => !e.labels || !e.labels.length || !e.labels[0].textContent.trim())
+    .map((e) => e.outerHTML.slice(0, 200))"""
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
@@ -244,11 +250,7 @@ def test_every_control_has_a_name_and_every_table_a_caption(files: dict[str, Pat
         page = open_page(files["planted"], f"#={view}")
         if view == "examples":
             page.wait_for_selector("ol.list li")
-        nameless = page.evaluate(
-            """() => [...document.querySelectorAll("button, select, input, a, [role=img], [role=region]")].filter((e) =>
-            e.checkVisibility() && !(e.getAttribute("aria-label") || (e.labels && e.labels.length
-            && e.labels[0].textContent.trim()) || e.textContent.trim()) && !e.closest(".legend")).map((e) => e.outerHTML.slice(0, 200))"""
-        )
+        nameless = page.evaluate(NAMELESS)
         assert nameless == []
         assert page.evaluate("[...document.querySelectorAll('table')].every((t) => t.caption && t.caption.textContent)")
         assert page.locator("h1").count() == 1
