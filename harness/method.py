@@ -34,6 +34,7 @@ class ArtefactKind(StrEnum):
 
     GATES = "gates"  # {gate: {task: [weight of each expert]}}
     SKILLS = "skills"  # {layer: {task: [share of each skill]}}
+    MATRIX = "matrix"  # {"rows": [name], "columns": [name], "values": [[number or None]]}; title, note
     OTHER = "other"  # Any JSON value; it is kept in the run's directory and not drawn.
 
 

@@ -116,11 +116,14 @@ class Protocol:
         examples, the parser puts the unit's name into the answer (from the example's id or group), and the gold answers
         are grouped by it.
     headline: the metric, a key of what ``Statistics.values`` returns, that leaderboards show.
+    items: an answer as the set that the metric compares with that of the gold answer, where it compares sets: entities,
+        relations, names. NOT_PARSED has no items. Reports print which items are found, missing and spurious.
     """
 
     parse: Callable[[str, Example], Answer]
     statistics: Callable[[Sequence[Answer], Sequence[Answer]], Statistics]
     headline: str
+    items: Callable[[Answer], frozenset[Any]] | None = None
 
 
 SPLITS: Final = ("train", "dev", "test")

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import click
 
-from harness.cli import affinity, bench, board, export, inspect, new, predict, run, score, transfer
+from harness.cli import affinity, bench, board, export, inspect, new, predict, report, run, score, transfer
 from harness.cli.messages import is_main_process, messages_on_stderr
 from harness.cli.output import replace_unprintable
 from harness.errors import HarnessError, UsageError
 
-_ROOMS = (run, predict, score, transfer, affinity, inspect, new, board, export, bench)
+_ROOMS = (run, predict, score, transfer, affinity, inspect, new, board, report, export, bench)
 _COMMANDS = tuple(command for room in _ROOMS for command in room.COMMANDS)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any, Final
 
-from harness.leaderboard.markdown import verdicts
+from harness.leaderboard.summary import summary, verdicts
 from harness.leaderboard.tables import Cell, Kind, Leaderboard, Row, SeedNoise, Sweep, Table
 from harness.scoring.significance import Difference
 from harness.scoring.statistics import Estimate, SeedVariance
@@ -98,6 +98,7 @@ def _table_json(t: Table) -> dict[str, Any]:
         "headlines": dict(t.headlines),
         "mean_of": list(t.mean_of),
         "rows": [_row_json(row) for row in t.rows],
+        "summary": summary(t),
         "verdicts": verdicts(t),
         "transfer": [] if t.sample else [transfer_in_words(r.label, r.reference, r.gains) for r in t.transfers],
         "seed_noise": None if t.seed_noise is None else _noise_json(t.seed_noise),

@@ -8,6 +8,7 @@ from typing import Final
 
 from harness.leaderboard.rows import ENOUGH_SEEDS
 from harness.leaderboard.sections import orientation, pictures, sections
+from harness.leaderboard.summary import summary, verdicts, warnings
 from harness.leaderboard.tables import LIMITED, Cell, Kind, Leaderboard, Row, Table
 from harness.leaderboard.titles import titles
 from harness.reporting.markdown import cells, escape, heading, side_by_side, unbroken
@@ -23,8 +24,7 @@ from harness.reporting.numbers import (
     share,
     size,
 )
-from harness.scoring.significance import Pair, best_against, family
-from harness.scoring.verdict import DRAWS_ONLY, gain, score_interval, verdict
+from harness.scoring.verdict import DRAWS_ONLY, gain, score_interval
 from harness.store.machine import differences
 from harness.task import MIN_EXAMPLES, ParameterLimit
 
@@ -53,55 +53,19 @@ def render_markdown(board: Leaderboard, folder: str = "", drawn: Sequence[str] =
     return "\n".join(lines)
 
 
-def verdicts(table: Table) -> list[str]:
-    """The best ranked method against the other ranked ones, and each ablation against its method; none on a sample."""
-    if table.sample:
-        return []
-    ranked = sorted((r for r in table.rows if r.rank is not None), key=lambda r: r.rank or 0)
-    shared = table.seed_variance.get(None)
-    leads = best_against([Pair(a=ranked[0].group, b=other.group, shared=shared) for other in ranked[1:]])
-    words = [verdict(ranked[0].label, other.label, lead) for other, lead in zip(ranked[1:], leads, strict=True)]
-    parent = ""
-    for row in table.rows:
-        if not row.nested:
-            parent = row.label
-        elif row.delta is not None:
-            words.append(verdict(row.label, parent, row.delta))
-    return words
-
-
 def _markdown_table(table: Table) -> Iterator[str]:
-    if table.sample:
-        yield (
-            f"> **This is the embedded sample, not {escape(table.spec.suite.name)}.** Its few small examples show that "
-            "every method runs. They do not show which method is better, so no row is ranked or marked."
-        )
-        yield ""
-    yield from _no_better_than_a_baseline(table)
+    for sentence in warnings(table):
+        yield from (f"> {escape(sentence)}", "")
+    sentences = summary(table)
+    if sentences:
+        yield from (*(f"- {escape(sentence)}" for sentence in sentences), "")
     deltas = any(row.delta is not None for row in table.rows)
     ranked = any(row.rank is not None for row in table.rows)
     head = [*(["#"] if ranked else []), "method", "mean ± sd", "95 % interval"]
-    head += [*(["Δ (95 % interval)"] if deltas else []), "seeds", "lr", "training", "unparsed"]
+    head += [*(["Δ (95 % interval)"] if deltas else []), "seeds", "lr", "unparsed"]
     yield from heading(list(map(unbroken, head)))
     for row in table.rows:
         yield cells(_cells(row, ranked=ranked, deltas=deltas))
-
-
-def _no_better_than_a_baseline(table: Table) -> Iterator[str]:
-    """A first line where no trained row is significantly above the best baseline without a language model."""
-    trained = [row for row in table.rows if row.kind is Kind.TRAINED]
-    baselines = [row for row in table.rows if row.kind is Kind.BASELINE and row.mean.value is not None]
-    if not trained or not baselines:
-        return
-    best = max(baselines, key=lambda row: row.mean.value or 0.0)
-    shared = table.seed_variance.get(None)
-    found = family([Pair(a=row.group, b=best.group, shared=shared) for row in trained])
-    if not any(f.significant and f.estimate is not None and f.estimate.value > 0 for f in found):
-        yield (
-            f"> No trained method is significantly above {escape(best.label)} ({percent(best.mean.value)}), which has "
-            "no language model. So this table cannot show which method is better."
-        )
-        yield ""
 
 
 def _cells(row: Row, *, ranked: bool, deltas: bool) -> list[str]:
@@ -112,7 +76,6 @@ def _cells(row: Row, *, ranked: bool, deltas: bool) -> list[str]:
         *([_delta(row)] if deltas else []),
         str(len(row.group.runs)),
         f"{row.group.spec.train.lr:g}" if row.kind is Kind.TRAINED else MISSING,
-        _training(row),
         percent(sum(row.unparsed.values()) / len(row.unparsed) if row.unparsed else None),
     ]
     flags = f" ({', '.join(row.flags)})" if row.flags else ""
@@ -222,10 +185,7 @@ def _notes(table: Table) -> Iterator[str]:
     yield from _hardware(table)
     if not table.sample and any(row.group.draws_only for row in table.rows):
         yield DRAWS_ONLY[0].upper() + DRAWS_ONLY[1:]
-    yield (
-        "training: time per seed; unparsed: percentage of predictions that do not follow the task's format, averaged "
-        "over tasks"
-    )
+    yield ("unparsed: percentage of predictions that do not follow the task's format, averaged over tasks")
     same_split = any(row.tuning is not None and row.tuning.split == spec.eval.split for row in table.rows)
     if same_split and spec.eval.part is not None:
         yield (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Final
@@ -111,8 +111,13 @@ def publish(
 
 def _without_folders(record: RunRecord) -> RunRecord:
     """The record with the last part of each absolute path of its command: folders of a machine say who runs it."""
-    command = [_last_part(argument) for argument in record.provenance.command]
+    command = without_folders(record.provenance.command)
     return record.model_copy(update={"provenance": record.provenance.model_copy(update={"command": command})})
+
+
+def without_folders(command: Sequence[str]) -> list[str]:
+    """The arguments of a command; of each absolute path only the last part."""
+    return [_last_part(argument) for argument in command]
 
 
 def _last_part(argument: str) -> str:

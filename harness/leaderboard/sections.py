@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from harness.leaderboard.tables import Row, SeedNoise, Sweep, Table, grid_value, setting_in_words
+from harness.leaderboard.tables import Row, RowTransfer, SeedNoise, Sweep, Table, grid_value, setting_in_words
 from harness.reporting.markdown import cells, escape, heading, side_by_side, unbroken
 from harness.reporting.numbers import MISSING, count, number, percent, points
 from harness.scoring.significance import Difference, Pair, family
@@ -96,15 +96,17 @@ def transfers(table: Table) -> Iterator[str]:
     if not table.transfers:
         return
     yield from ("### Transfer", "")
-    for names in side_by_side(table.tasks):
-        yield from heading(["method", unbroken("mean (95 % interval)"), "losing", *map(escape, names.values())])
+    method, mean, losing = 24, 22, 26  # characters of the columns
+    tables = side_by_side(table.tasks, (method, mean, losing))
+    if len(tables) > 1:  # The gains on the tasks are in tables of their own.
+        tables = [{}, *side_by_side(table.tasks, (method,))]
+    for i, names in enumerate(tables):
+        head = [unbroken("mean (95 % interval)"), "losing"] if i == 0 else []
+        yield from heading(["method", *head, *map(escape, names.values())])
         for row in table.transfers:
-            lost = row.gains.losing_significantly
-            losing = f"{len(row.gains.losing)} of {len(row.gains.gains)}"
-            losing += "" if table.sample else f" ({len(lost)} significantly)"
-            mean = gain(row.gains.mean.estimate)
             gains = [_gain(row.gains.gains.get(task), bold=not table.sample) for task in names]
-            yield cells([escape(row.label), unbroken(mean), unbroken(losing), *gains])
+            whole = [_mean_gain(row), _losing(row, tested=not table.sample)] if i == 0 else []
+            yield cells([escape(row.label), *whole, *gains])
         yield ""
     bold = "" if table.sample else "; **bold**: significant (5 %, Holm's correction for all rows and tasks)"
     yield (
@@ -112,6 +114,17 @@ def transfers(table: Table) -> Iterator[str]:
         f"losing: tasks that score lower than when trained alone{bold}."
     )
     yield ""
+
+
+def _mean_gain(row: RowTransfer) -> str:
+    return unbroken(gain(row.gains.mean.estimate))
+
+
+def _losing(row: RowTransfer, *, tested: bool) -> str:
+    """``6 of 7 (2 significantly)``: the tasks that score lower than when trained alone."""
+    found = row.gains
+    words = f" ({len(found.losing_significantly)} significantly)" if tested else ""
+    return unbroken(f"{len(found.losing)} of {len(found.gains)}{words}")
 
 
 def _gain(found: Difference | None, *, bold: bool) -> str:

@@ -16,7 +16,7 @@ from harness.reporting.numbers import percent
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from harness.pipeline.transfer import Transfer
+    from harness.store.transfer import Transfer
 
 BASE: Final = "base model"
 _MOST_NUMBERS: Final = 24  # A matrix with at most this many columns has its values printed.

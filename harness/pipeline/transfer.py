@@ -28,25 +28,11 @@ from harness.pipeline.reopen import ReopenedRun, RunData, load, reopen
 from harness.pipeline.rescore import scores_of
 from harness.pipeline.resolve import Resolved
 from harness.runtime.signals import StopFlag, stop_gracefully
-from harness.store.record import EvaluationSettings, Frozen, Scores
+from harness.store.record import EvaluationSettings, Scores
 from harness.store.run_directory import RunDirectory, parse_file
+from harness.store.transfer import FILE, Transfer
 
 LOG: Final = logging.getLogger(__name__)
-FILE: Final = "transfer.json"
-
-
-class Transfer(Frozen):
-    """transfer.json: the scores of every task, by the task whose weights were used; and those of the base model."""
-
-    settings: EvaluationSettings
-    tasks: tuple[str, ...]
-    adapters: dict[str, Scores]
-    base: Scores
-
-    def value(self, protocol: str, owner: str | None, task: str) -> float | None:
-        """The headline of a task with the weights of ``owner`` (None: of the base model); None without a score."""
-        scores = self.base if owner is None else self.adapters[owner]
-        return scores.root[protocol].tasks[task].value
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 _MOST_TASKS = 10  # task columns in one table
+PAGE = 120  # A page of a code host has room for a table of about as many characters.
+PADDING = 3  # characters of a column besides its text
+_SCORE = 6  # characters of a column of scores, at least
 
 
 def heading(names: Sequence[str], left: Sequence[str] = ("method",)) -> Iterator[str]:
@@ -38,12 +41,19 @@ def short_names(tasks: Sequence[str]) -> list[str]:
         names = shorter
 
 
-def side_by_side(tasks: Sequence[str]) -> list[dict[str, str]]:
-    """The tasks with their short names, split into as many tables as the width of a page on GitHub requires."""
+def side_by_side(tasks: Sequence[str], others: Sequence[int] = (24, 8)) -> list[dict[str, str]]:
+    """The tasks with their short names, split into as few tables as are not wider than a page.
+
+    Args: others: the widths of the other columns of each table, in characters.
+    """
     names = dict(zip(tasks, short_names(tasks), strict=True))
-    n_tables = -(-len(tasks) // _MOST_TASKS) or 1
-    columns = -(-len(tasks) // n_tables)
-    return [{t: names[t] for t in tasks[i : i + columns]} for i in range(0, len(tasks), columns or 1)]
+    room = PAGE - sum(width + PADDING for width in others)
+    for columns in range(min(len(tasks), _MOST_TASKS), 0, -1):
+        columns = -(-len(tasks) // -(-len(tasks) // columns))  # As many tables, of about equal numbers of tasks.
+        parts = [tasks[i : i + columns] for i in range(0, len(tasks), columns)]
+        if columns == 1 or all(sum(max(len(names[t]), _SCORE) + PADDING for t in part) <= room for part in parts):
+            return [{t: names[t] for t in part} for part in parts]
+    return []
 
 
 def unbroken(text: str) -> str:

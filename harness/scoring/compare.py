@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from harness.config.spec import RunSpec
 from harness.errors import StoreError, UsageError, unknown
 from harness.reporting.numbers import MISSING, counted, or_missing, p_value, percent
@@ -33,12 +36,27 @@ _ALPHA: Final = 1 - stats.LEVEL
 
 
 @dataclass(frozen=True, kw_only=True)
+class Discordant:
+    """The examples of a task that only one of two runs predicts correctly, and p of McNemar's exact test.
+
+    seeds: of a's run and of b's. only_a, only_b: the numbers of examples.
+    """
+
+    seeds: tuple[int, int]
+    only_a: int
+    only_b: int
+    p: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskComparison:
     """One task. difference: with its test in the family of all tasks.
 
     mcnemar: p of McNemar's exact test that both sides are correct equally often, where answers are one label and each
         side is one run. The test compares accuracies, which may rank methods otherwise than a macro-F1 does, so the
         outcome does not depend on it.
+    discordant: the examples that only one side predicts correctly, for each pair of runs (see ``discordant_seeds``);
+        empty where answers are not one label.
 
     Figures are None if one side has no score.
     """
@@ -49,6 +67,7 @@ class TaskComparison:
     b: float | None
     difference: Difference
     mcnemar: float | None
+    discordant: tuple[Discordant, ...] = ()
 
     @property
     def outcome(self) -> str | None:
@@ -195,6 +214,7 @@ def to_json(found: Comparison) -> dict[str, Any]:
                 "b": t.b,
                 **difference_json(t.difference),
                 "mcnemar": t.mcnemar,
+                "discordant": [asdict(pair) for pair in t.discordant],
                 "outcome": t.outcome,
             }
             for t in found.tasks
@@ -299,6 +319,7 @@ def _with_seeds(group: SeedGroup) -> str:
 
 def _tasks(a: SeedGroup, b: SeedGroup) -> tuple[TaskComparison, ...]:
     table = a.runs[0].table
+    pairs = {task: discordant_seeds(a, b, task) for task in table.tasks}
     differences = dict(zip(table.tasks, family([_pair(a, b, task) for task in table.tasks]), strict=True))
     return tuple(
         TaskComparison(
@@ -307,7 +328,8 @@ def _tasks(a: SeedGroup, b: SeedGroup) -> tuple[TaskComparison, ...]:
             a=a.value(task),
             b=b.value(task),
             difference=differences[task],
-            mcnemar=_mcnemar(a, b, task),
+            mcnemar=pairs[task][0].p if pairs[task] and len(a.runs) == len(b.runs) == 1 else None,
+            discordant=pairs[task],
         )
         for task, score in table.tasks.items()
     )
@@ -318,11 +340,23 @@ def _pair(a: SeedGroup, b: SeedGroup, task: str | None) -> Pair:
     return Pair(a=a, b=b, task=task, shared=shared_seed_variance([a, b], task))
 
 
-def _mcnemar(a: SeedGroup, b: SeedGroup, task: str) -> float | None:
-    if len(a.runs) > 1 or len(b.runs) > 1:
-        return None
-    left, right = a.runs[0].draws, b.runs[0].draws
-    if left is None or right is None or task not in left or task not in right:
-        return None
-    flags = left[task].correct.get(a.protocol), right[task].correct.get(b.protocol)
-    return None if flags[0] is None or flags[1] is None else stats.mcnemar(flags[0], flags[1]).p
+def discordant_seeds(a: SeedGroup, b: SeedGroup, task: str) -> tuple[Discordant, ...]:
+    """The discordant examples of each pair of runs with equal seeds; a side of one run is paired with every run.
+
+    Returns: nothing where the answers are not one label, or where the runs have no draws.
+    """
+    alone = len(a.runs) == 1 or len(b.runs) == 1
+    found = []
+    for left in a.runs:
+        for right in b.runs:
+            seeds = left.record.spec.seed, right.record.spec.seed
+            flags = _correct(left, a.protocol, task), _correct(right, b.protocol, task)
+            if flags[0] is not None and flags[1] is not None and (alone or seeds[0] == seeds[1]):
+                tested = stats.mcnemar(flags[0], flags[1])
+                found.append(Discordant(seeds=seeds, only_a=tested.only_a, only_b=tested.only_b, p=tested.p))
+    return tuple(found)
+
+
+def _correct(run: ScoredRun, protocol: str, task: str) -> NDArray[np.bool_] | None:
+    """Which predictions of a task are correct, (n,); None if they are not one label, or the run has no draws."""
+    return None if run.draws is None or task not in run.draws else run.draws[task].correct.get(protocol)

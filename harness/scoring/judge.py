@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from harness.task import NOT_PARSED, Answer, Example, Protocol, Statistics, Task
 
 Parse = Callable[[str, Example], Answer]
@@ -55,6 +58,12 @@ class Judged:
     def n_invented(self) -> int | None:
         """The number of answers with a label that the example does not offer; None without a closed set of labels."""
         return self.parsed.n_invented
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Which predictions were parsed and equal the reference, (n,)."""
+        pairs = zip(self.golds, self.answers, strict=True)
+        return np.array([a is not NOT_PARSED and bool(g == a) for g, a in pairs], dtype=np.bool_)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,19 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from harness.errors import DataError, unknown
 from harness.registry import list_command
 from harness.reporting.numbers import counted, or_missing, percent, percent_range
 from harness.scoring import statistics as stats
 from harness.scoring.draws import Draws, TaskDraws, examples_fingerprint, write_draws
-from harness.scoring.judge import Compute, JudgeCache, Judged, Parse, judge
+from harness.scoring.judge import Compute, JudgeCache, Parse, judge
 from harness.store.files import write_json
 from harness.store.record import Prediction, ProtocolScores, RunRecord, Scores, TaskScore, text_hash
 from harness.store.run_directory import RunDirectory
-from harness.task import MIN_EXAMPLES, NOT_PARSED, Example, Floats, Suite, Task
+from harness.task import MIN_EXAMPLES, Example, Floats, Suite, Task
 
 LOG = logging.getLogger(__name__)
 
@@ -66,7 +63,7 @@ def score_predictions(
     for name, of_task in examples.items():
         if name not in suite.tasks:
             raise unknown(f"task of {suite.name}", name, suite.tasks)
-        matched = _match(name, of_task, predictions.get(name, ()))
+        matched = match(name, of_task, predictions.get(name, ()))
         given = [p for p in matched if p is not None]
         if len(given) < len(of_task):
             first = next(e.id for e, p in zip(of_task, matched, strict=True) if p is None)
@@ -191,7 +188,7 @@ def score_task(
             resampled[key] = stats.resample(judged.statistics, rule.headline, counts[n_units])
         headlines[name] = resampled[key]
         if task.one_label and n_units == len(examples):
-            correct[name] = _correct(judged)
+            correct[name] = judged.correct
         scores[name] = TaskScore(
             headline=rule.headline,
             value=resampled[key].value,
@@ -236,8 +233,12 @@ def collect(
     return Scored(scores=Scores(tables), diagnostics=diagnostics, draws=draws)
 
 
-def _match(task: str, examples: Sequence[Example], predictions: Sequence[Prediction]) -> list[Prediction | None]:
-    """The prediction of each example, or None."""
+def match(task: str, examples: Sequence[Example], predictions: Sequence[Prediction]) -> list[Prediction | None]:
+    """The prediction of each example of a task, or None.
+
+    Raises: DataError naming the id, for a second prediction of an example, one of an unknown example, and one that was
+        generated for another prompt or target.
+    """
     by_id: dict[str, Prediction] = {}
     for p in predictions:
         if p.id in by_id:
@@ -281,9 +282,3 @@ def _without_score(task: Task, n: int, n_train: int | None, n_truncated: int | N
         )
         for name, rule in task.protocols.items()
     }
-
-
-def _correct(judged: Judged) -> NDArray[np.bool_]:
-    """Which predictions were parsed and equal the reference, (n,)."""
-    pairs = zip(judged.golds, judged.answers, strict=True)
-    return np.array([a is not NOT_PARSED and bool(g == a) for g, a in pairs], dtype=np.bool_)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 
 from harness.scoring.comparable import other_effort
@@ -51,9 +51,38 @@ class Pair:
     untested: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A difference before the correction for a family. estimate, untested: as in ``Difference``."""
+
+    estimate: Estimate | None
+    untested: str | None
+
+    def mirrored(self) -> Measured:
+        """The difference b minus a."""
+        if self.estimate is None:
+            return self
+        e = self.estimate
+        turned = replace(e, value=-e.value + 0.0, low=-e.high + 0.0, high=-e.low + 0.0, seeds=e.seeds[::-1])
+        return Measured(estimate=turned, untested=self.untested)
+
+
+def measure(pair: Pair) -> Measured:
+    """The difference of a pair, and the reason why it cannot be tested, if there is one."""
+    return Measured(
+        estimate=group_difference(pair.a, pair.b, pair.task, pair.shared),
+        untested=pair.untested or pair.a.untested or pair.b.untested or _other_effort(pair),
+    )
+
+
 def family(pairs: Sequence[Pair]) -> list[Difference]:
     """Test pairs that were named beforehand; Holm's correction (1979) is over those that can be tested."""
     return _tested(pairs, holm_of)
+
+
+def family_of(found: Sequence[Measured]) -> list[Difference]:
+    """``family`` for pairs that were measured before: a pair may be in several families, and is measured once."""
+    return _adjusted(found, holm_of)
 
 
 def best_against(pairs: Sequence[Pair]) -> list[Difference]:
@@ -64,6 +93,22 @@ def best_against(pairs: Sequence[Pair]) -> list[Difference]:
     of as many groups; otherwise that of Bonferroni for all pairs.
     """
     return _tested(pairs, tukey if pairs and pairs[0].shared is not None else all_pairs)
+
+
+def best_on_tasks(by_task: Mapping[str, Sequence[Pair]]) -> dict[str, list[Difference]]:
+    """``best_against`` on each of several tasks, with p further multiplied by the number of tasks (Bonferroni)."""
+    n = len(by_task)
+    return {
+        task: [
+            replace(
+                found,
+                p_adjusted=None if found.p_adjusted is None else min(1.0, n * found.p_adjusted),
+                tests=n * found.tests,
+            )
+            for found in best_against(pairs)
+        ]
+        for task, pairs in by_task.items()
+    }
 
 
 def holm_of(estimates: Sequence[Estimate]) -> list[float]:
@@ -106,11 +151,13 @@ def _studentised_range(statistic: float, groups: int, df: float) -> float:
 
 
 def _tested(pairs: Sequence[Pair], adjust: Callable[[Sequence[Estimate]], list[float]]) -> list[Difference]:
-    estimates = [group_difference(pair.a, pair.b, pair.task, pair.shared) for pair in pairs]
-    reasons = [pair.untested or pair.a.untested or pair.b.untested or _other_effort(pair) for pair in pairs]
-    known = {i: found for i, found in enumerate(estimates) if found is not None and reasons[i] is None}
+    return _adjusted([measure(pair) for pair in pairs], adjust)
+
+
+def _adjusted(found: Sequence[Measured], adjust: Callable[[Sequence[Estimate]], list[float]]) -> list[Difference]:
+    known = {i: m.estimate for i, m in enumerate(found) if m.estimate is not None and m.untested is None}
     adjusted = dict(zip(known, adjust(list(known.values())), strict=True))
     return [
-        Difference(estimate=found, p_adjusted=adjusted.get(i), tests=len(known), untested=reasons[i])
-        for i, found in enumerate(estimates)
+        Difference(estimate=m.estimate, p_adjusted=adjusted.get(i), tests=len(known), untested=m.untested)
+        for i, m in enumerate(found)
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from harness.task import NOT_PARSED, Answer, Statistics
 from tasks.common.bleu import bleu_statistics
@@ -23,10 +24,13 @@ from tasks.common.metrics import (
 def sets(golds: Sequence[Answer], answers: Sequence[Answer]) -> Statistics:
     """Micro ``f1``, ``precision``, ``recall`` over sets; an unparsed prediction is the empty set."""
     return where_golds_parse(
-        lambda gold, answer: set_statistics(gold, [frozenset() if a is NOT_PARSED else a for a in answer]),
-        golds,
-        answers,
+        lambda gold, answer: set_statistics(gold, [items_of(a) for a in answer]), golds, answers
     )
+
+
+def items_of(answer: Answer) -> frozenset[Any]:
+    """The items of a parsed set; an unparsed prediction has none."""
+    return frozenset() if answer is NOT_PARSED else answer
 
 
 def short_answers(golds: Sequence[Answer], answers: Sequence[Answer]) -> Statistics:

@@ -62,7 +62,8 @@ def _label(name: str, version: int = 1) -> Task:
 
 
 def _task(name: str, kind: str, parse: Parse, compute: ComputeStatistics, headline: str, *, version: int = 1) -> Task:
-    protocol = Protocol(parse=parse, statistics=compute, headline=headline)
+    items = statistics.items_of if compute is statistics.sets else None
+    protocol = Protocol(parse=parse, statistics=compute, headline=headline, items=items)
     return Task(name=name, version=version, kind=kind, protocols={PROTOCOL: protocol})
 
 

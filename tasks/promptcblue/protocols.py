@@ -7,6 +7,7 @@ of the ChatGLM family report: ROUGE on jieba's words, micro F1 for CHIP-CTC, and
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from harness.task import NOT_PARSED, Answer, Example, Protocol, Statistics
 from tasks.common.metrics import label_statistics, rouge_statistics, set_statistics
@@ -22,9 +23,9 @@ Tokenize = Callable[[str], Tokens]
 
 def items(official_parse: Parse, readme_parse: Parse) -> Mapping[str, Protocol]:
     """Protocols of extraction tasks: strict micro F1 over sets of items; an unparsed prediction has no items."""
-    described = Protocol(parse=readme_parse, statistics=_item_statistics, headline="f1")
+    described = Protocol(parse=readme_parse, statistics=_item_statistics, headline="f1", items=_items_of)
     return {
-        "official": Protocol(parse=official_parse, statistics=_item_statistics, headline="f1"),
+        "official": Protocol(parse=official_parse, statistics=_item_statistics, headline="f1", items=_items_of),
         "readme": described,
         "jieba": described,
     }
@@ -72,7 +73,11 @@ def reports() -> Mapping[str, Protocol]:
 
 
 def _item_statistics(golds: Sequence[Answer], answers: Sequence[Answer]) -> Statistics:
-    return set_statistics([frozenset(g or ()) for g in golds], [frozenset(a or ()) for a in answers])
+    return set_statistics([_items_of(g) for g in golds], [_items_of(a) for a in answers])
+
+
+def _items_of(answer: Answer) -> frozenset[Any]:
+    return frozenset(answer or ())
 
 
 def _official_labels(labels: tuple[str, ...]) -> Callable[[Sequence[Answer], Sequence[Answer]], Statistics]:

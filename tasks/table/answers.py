@@ -6,11 +6,11 @@ import re
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 
 from harness.task import NOT_PARSED, Example, NotParsed, Protocol, Task
 from tasks.table.keys import TaskKeys
-from tasks.table.metrics import METRICS, Family, Settings, items_of, numbers_in, statistics_of
+from tasks.table.metrics import METRICS, Family, Settings, items_of, numbers_in, parsed_items, statistics_of
 
 VERSION = 1
 """Raise it when equal predictions would be scored differently: it is the version of every task."""
@@ -81,7 +81,12 @@ def make_task(name: str, keys: TaskKeys) -> Task:
         choices=keys.choices or (),
     )
     settings = Settings(separator=keys.separator, tolerance=keys.tolerance)
-    protocol = Protocol(parse=parse, statistics=statistics_of(keys.metrics, settings), headline=keys.shown)
+    protocol = Protocol(
+        parse=parse,
+        statistics=statistics_of(keys.metrics, settings),
+        headline=keys.shown,
+        items=partial(parsed_items, separator=keys.separator) if family is Family.SET else None,
+    )
     return Task(
         name=name,
         version=VERSION,

@@ -88,6 +88,11 @@ def items_of(text: str, separator: str) -> frozenset[str]:
     return frozenset(item for item in (piece.strip() for piece in text.split(separator)) if item)
 
 
+def parsed_items(answer: Answer, separator: str) -> frozenset[str]:
+    """The items of a parsed list; an unparsed prediction has none."""
+    return frozenset() if answer is NOT_PARSED else items_of(answer, separator)
+
+
 def tokens_of(text: str) -> list[str]:
     """Lower-case words, punctuation marks and single Chinese characters."""
     return list(characters(text)) if text.strip() else []

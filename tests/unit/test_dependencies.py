@@ -33,9 +33,9 @@ def _canonical(name: str) -> str:
 
 
 def declared() -> set[str]:
-    """The distributions of [project.dependencies] and of the extras for users; dev serves the tests."""
+    """The distributions of [project.dependencies] and of the extras for users; dev and browser serve the tests."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = {name: lines for name, lines in project["optional-dependencies"].items() if name != "dev"}
+    extras = {name: lines for name, lines in project["optional-dependencies"].items() if name not in ("dev", "browser")}
     lines = [*project["dependencies"], *(line for extra in extras.values() for line in extra)]
     return {_distribution(line) for line in lines} - {"mtlora-harness"}
 

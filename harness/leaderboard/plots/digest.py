@@ -29,12 +29,15 @@ class Digest(Frozen):
     """The numbers of a run's pictures, to four digits.
 
     losses: training losses, averaged over equal parts of the steps; stages follow one another.
+    task_losses: the same for each task, over equal parts of the steps with examples of the task; empty in records from
+        before it was kept.
     gates: task -> block of the model, from the first (gates of one block are averaged) -> a weight for each expert.
     skills: task -> the weight of each skill, averaged over layers.
     Both are empty if the run has none, or if its clusters have several.
     """
 
     losses: tuple[float, ...] = ()
+    task_losses: dict[str, tuple[float, ...]] = {}
     gates: dict[str, tuple[tuple[float, ...], ...]] = {}
     skills: dict[str, tuple[float, ...]] = {}
 
@@ -52,23 +55,35 @@ def read_digest(run: RunDirectory) -> Digest:
 
 def make_digest(run: RunDirectory) -> Digest:
     """From train.jsonl (or train/*.jsonl) and the artefacts of the kinds gates and skills."""
-    losses = np.asarray(list(_losses(run.path)))
-    parts = np.array_split(losses, min(_PARTS, len(losses))) if len(losses) else []
+    losses: list[float] = []
+    of_tasks: dict[str, list[float]] = {}
+    for line in _steps(run.path):
+        losses.append(line["loss"])
+        for task, loss in line.get("tasks", {}).items():
+            of_tasks.setdefault(task, []).append(loss)
     gates, skills = (_weights(run, kind) for kind in (ArtefactKind.GATES, ArtefactKind.SKILLS))
     blocks = list(_blocks(gates).values())
     return Digest(
-        losses=tuple(_round(float(p.mean())) for p in parts),
+        losses=_averaged(losses),
+        task_losses={task: _averaged(values) for task, values in of_tasks.items()},
         gates={t: tuple(_mean(gates, names, t) for names in blocks) for t in _tasks(gates)},
         skills={t: _mean(skills, list(skills), t) for t in _tasks(skills)},
     )
 
 
-def _losses(run: Path) -> Iterator[float]:
+def _averaged(losses: Sequence[float]) -> tuple[float, ...]:
+    """Means over equal parts of the losses."""
+    parts = np.array_split(np.asarray(losses), min(_PARTS, len(losses))) if losses else []
+    return tuple(_round(float(part.mean())) for part in parts)
+
+
+def _steps(run: Path) -> Iterator[Mapping[str, Any]]:
+    """The lines of training steps, without those of evaluations on dev."""
     for log in (run / "train.jsonl", *sorted((run / "train").glob("*.jsonl"))):
         for line in log.read_text("utf-8").splitlines() if log.exists() else ():
-            loss = json.loads(line).get("loss")
-            if isinstance(loss, float):
-                yield loss
+            step = json.loads(line)
+            if isinstance(step.get("loss"), float):
+                yield step
 
 
 def _weights(run: RunDirectory, kind: ArtefactKind) -> Weights:

@@ -10,8 +10,8 @@ from harness.config.spec import EvalConfig, SuiteSpec
 from harness.data.routes import FixedRoute
 from harness.errors import HarnessError, UsageError
 from harness.leaderboard.transfer import csv_of, protocol_of, render_transfer, transfer_pictures
-from harness.pipeline.transfer import Transfer
 from harness.store.record import EvaluationSettings, ProtocolScores, Scores, TaskScore
+from harness.store.transfer import Transfer
 
 TASKS = ("copy", "sort_$")
 

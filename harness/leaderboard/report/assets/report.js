@@ -1,0 +1,597 @@
+// The tables, pictures and examples of a report, built from the compressed data of the file. Every text of a user, a
+// file or a model becomes a text node; nothing is parsed as markup. Addresses: "#=board", "#=examples", "#=training",
+// "#=runs", and "#task/example/rowA/rowB", with "/2" at the end for the second table.
+"use strict";
+(async () => {
+  const MISSING = "–", SIGNS = { baseline: "†", untrained: "‡", trained: "" }, PAGE = 100;
+  const known = (x) => x !== null && x !== undefined;
+
+  // ---- elements ----------------------------------------------------------------------------------------------------
+  const fill = (node, props, children) => {
+    for (const [key, value] of Object.entries(props || {})) {
+      if (!known(value) || value === false) continue;
+      if (typeof value === "function") node.addEventListener(key, value);
+      else node.setAttribute(key, value === true ? "" : value);
+    }
+    node.append(...children.flat(Infinity).filter((child) => known(child) && child !== false));
+    return node;
+  };
+  const h = (tag, props, ...children) => fill(document.createElement(tag), props, children);
+  const s = (tag, props, ...children) => fill(document.createElementNS("http://www.w3.org/2000/svg", tag), props, children);
+  const picture = (width, height, label, ...children) =>
+    s("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": label }, ...children);
+  const tip = (text) => s("title", null, text);
+  const word = (x, y, text, props) => s("text", { x, y, ...props }, text);
+  const tick = (x, y, text, anchor = "middle") => word(x, y, text, { class: "tick", "text-anchor": anchor });
+  const path = (look, d) => s("path", { class: look, d });
+  const dot = (look, cx, cy, r = 3.5, ...children) => s("circle", { class: `dot ${look}`, cx, cy, r }, ...children);
+  const figure = (title, ...children) => h("figure", null, h("figcaption", null, name(title)), ...children);
+  const option = (value, text) => h("option", { value }, text);
+
+  // ---- numbers: scores in percent, differences in percentage points, as in the Markdown ------------------------------
+  // Python rounds a tie to the even digit; a number has a tie at its first decimal only if it is an odd quarter.
+  const fixed = (x) => {
+    const low = Math.floor(10 * x);
+    return Number.isInteger(4 * x) && (4 * x) % 2 ? ((low % 2 ? low + 1 : low) / 10).toFixed(1) : x.toFixed(1);
+  };
+  const percent = (x) => (known(x) ? fixed(100 * x) : MISSING);
+  const unsigned = (x) => { const text = fixed(100 * x); return text === "-0.0" ? "0.0" : text; };
+  const points = (x) => (unsigned(x).startsWith("-") ? "" : "+") + unsigned(x);
+  const gain = (value, low, high) => `${points(value)} (${unsigned(low)} to ${unsigned(high)})`;
+  const range = (ends) => (ends ? `${percent(ends[0])} to ${percent(ends[1])}` : MISSING);
+  const digits = (x, n = 3) => (known(x) ? String(Number(x.toPrecision(n))) : MISSING);
+  const count = (n) => {
+    const unit = [[1e9, " G", 2], [1e6, " M", 2], [1e3, " k", 1]].find(([size]) => n >= size);
+    return !known(n) ? MISSING : unit ? (n / unit[0]).toFixed(unit[2]) + unit[1] : digits(n);
+  };
+  const duration = (x) => {
+    const minutes = Math.round(x / 60);
+    if (!known(x)) return MISSING;
+    if (x < 90) return `${x > 0 && x < 9.95 ? x.toFixed(1) : x.toFixed(0)} s`;
+    return minutes < 90 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${String(minutes % 60).padStart(2, "0")} min`;
+  };
+  const mean = (values) => (values.length ? values.reduce((a, b) => a + b, 0) / values.length : null);
+
+  // ---- text of unknown origin ----------------------------------------------------------------------------------------
+  const HIDDEN = /[\0-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
+  const language = (text) => (/[\u3400-\u9fff]/.test(text) ? "zh" : null);
+  // Characters that hide or reorder what follows them are printed as their code points.
+  const visible = (text) => {
+    const out = [];
+    let from = 0;
+    for (const found of text.matchAll(HIDDEN)) {
+      const code = `U+${found[0].codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
+      out.push(text.slice(from, found.index), h("span", { class: "code", title: "an invisible character" }, code));
+      from = found.index + 1;
+    }
+    return [...out, text.slice(from)];
+  };
+  const name = (text) => h("bdi", { lang: language(text) }, visible(text));
+  // A text with the parts that a parser has read: [text, "found", "missing" or "spurious"]; longer parts come first.
+  const marked = (text, parts = []) => {
+    const cover = new Array(text.length).fill("");
+    for (const [part, kind] of [...parts].sort((a, b) => b[0].length - a[0].length)) {
+      for (let at = part ? text.indexOf(part) : -1; at >= 0; at = text.indexOf(part, at + part.length)) {
+        if (cover.slice(at, at + part.length).every((k) => !k)) cover.fill(kind, at, at + part.length);
+      }
+    }
+    const out = [];
+    for (let at = 0, end; at < text.length; at = end) {
+      for (end = at; end < text.length && cover[end] === cover[at]; end++);
+      const piece = visible(text.slice(at, end));
+      out.push(cover[at] ? h("mark", { class: cover[at], title: cover[at] }, piece) : piece);
+    }
+    return h("div", { class: "text", dir: "auto", lang: language(text) }, out);
+  };
+
+  // ---- data and state ------------------------------------------------------------------------------------------------
+  const blocks = new Map();
+  const unpack = (id) => {
+    if (!blocks.has(id)) {
+      const binary = atob(document.getElementById(id).textContent), bytes = new Uint8Array(binary.length);
+      for (let i = 0; i < binary.length; i++) bytes[i] = binary.charCodeAt(i);
+      blocks.set(id, new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).json());
+    }
+    return blocks.get(id);
+  };
+  if (typeof DecompressionStream === "undefined") { document.getElementById("old").hidden = false; return; }
+  const D = await unpack("board");
+  const state = {};
+  const reset = (table) => Object.assign(state, {
+    table, reference: "", filter: "", folded: new Set(), cost: "stored", task: null, example: null, a: 0, b: 1,
+    protocol: D.protocol, seed: "all", list: "a", only: "", low: "", high: "", text: "", more: PAGE, moved: false,
+  });
+  const T = () => D.tables[state.table], R = () => T().rows, label = (i) => R()[i].method;
+  const root = () => document.querySelector(`[data-table="${state.table}"]`);
+  const slot = (key) => root().querySelector(`[data-slot="${key}"]`);
+  const field = (key) => root().querySelector(`[name="${key}"]`);
+  const rowNamed = (text) => R().findIndex((r) => r.method === text);
+  const ablations = (i) => R().flatMap((r, k) => (r.parent === i ? [k] : []));
+  const say = (text) => { document.getElementById("live").textContent = text; };
+  const link = (task, example, a, b) =>
+    "#" + [task, example, label(a), label(b), ...(state.table ? [state.table + 1] : [])].map(encodeURIComponent).join("/");
+
+  // ---- board: sortable tables ----------------------------------------------------------------------------------------
+  const rowHead = (i) => {
+    const r = R()[i], folded = state.folded.has(i);
+    const toggle = () => { folded ? state.folded.delete(i) : state.folded.add(i); drawTables(); };
+    return h("th", { scope: "row" },
+      ablations(i).length ? h("button", { class: "fold", "aria-expanded": String(!folded), click: toggle,
+        "aria-label": `ablations of ${r.method}` }, folded ? "▸" : "▾") : null,
+      name(r.method), SIGNS[r.kind], r.flags.length ? h("small", null, ` (${r.flags.join(", ")})`) : null);
+  };
+  // The rows in the order of a column, each with its ablations below it, as far as the filter lets them through.
+  const visibleRows = (order) => {
+    const value = (i) => { const v = order.column.get(i); return v === v && known(v) ? v : null; };
+    const compare = (i, j) => {
+      const a = value(i), b = value(j);
+      if (a === null || b === null) return (a === null) - (b === null);
+      return (order.down ? -1 : 1) * (typeof a === "string" ? a.localeCompare(b) : a - b);
+    };
+    const sorted = (rows) => (order.column ? [...rows].sort(compare) : rows);
+    const fits = (i) => label(i).toLowerCase().includes(state.filter.toLowerCase());
+    const top = R().flatMap((r, i) => (known(r.parent) ? [] : [i]));
+    return sorted(top).flatMap((i) => [i, ...(state.folded.has(i) ? [] : sorted(ablations(i)))])
+      .filter((i) => fits(i) || ablations(i).some(fits) || (known(R()[i].parent) && fits(R()[i].parent)));
+  };
+  const orders = new Map();  // The order of each table stays when it is drawn again.
+  // columns: {head, title, get: row index -> what to sort by, cell: row index -> nodes or a td}; the first is the row.
+  const grid = (caption, columns) => {
+    const body = h("tbody"), heads = h("tr"), order = { column: null, down: true, ...orders.get(caption) };
+    if (order.column) order.column = columns.find((column) => column.head === order.column.head) || null;
+    const sort = (column) => {
+      order.down = order.column && order.column.head === column.head ? !order.down : column !== columns[0];
+      order.column = column;
+      orders.set(caption, order);
+      draw();
+      say(`sorted by ${column.title || column.head}`);
+    };
+    const heading = (column) => h("th", { scope: "col", title: column.title, class: column === columns[0] ? "first" : null,
+      "aria-sort": order.column !== column ? null : order.down ? "descending" : "ascending" },
+      h("button", { click: () => { sort(column); heads.children[columns.indexOf(column)].firstChild.focus(); } },
+        column.head));
+    const draw = () => {
+      heads.replaceChildren(...columns.map(heading));
+      body.replaceChildren(...visibleRows(order).map((i) => {
+        const look = [known(R()[i].parent) ? "nested" : "", String(i) === state.reference ? "reference" : ""].join(" ");
+        const cells = columns.slice(1).map((column) => column.cell(i));
+        return h("tr", { class: look }, rowHead(i), cells.map((c) => (c instanceof HTMLTableCellElement ? c : h("td", null, c))));
+      }));
+    };
+    draw();
+    return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption },
+      h("table", null, h("caption", null, caption), h("thead", null, heads), body));
+  };
+  const METHOD = { head: "method", get: (i) => label(i) };
+  const printed = (head, title, get, print) => ({ head, title, get, cell: (i) => print(get(i)) });
+  const strong = (bold, props, text) => h(bold ? "strong" : "span", props, text);
+  const missing = (i, column) => h("td", { class: "missing", title: R()[i].missing[column] }, MISSING);
+
+  // ---- board: columns ------------------------------------------------------------------------------------------------
+  // The difference of a row to the reference: [value, low, high, p, p adjusted, MDD, significant, why not tested].
+  const against = (i, k) => (state.reference === "" ? null : (T().against[state.reference][i] || [])[k]);
+  const sign = (d) => (!d || d[7] ? "" : d[6] ? (d[0] > 0 ? " ▲" : " ▼") : " ≈");
+  const inWords = (i, k) => {
+    const d = against(i, k);
+    if (!d) return "";
+    const seeds = `${R()[i].seeds.length} and ${R()[state.reference].seeds.length} seeds`;
+    const test = d[7] ? `not tested: ${d[7]}` : `p ${digits(d[4])} after correction, ${digits(d[3])} before`;
+    const mdd = `minimum detectable difference ${percent(d[5])}`;
+    return `; against ${label(state.reference)}: ${gain(d[0], d[1], d[2])}, ${test}, ${mdd}, ${seeds}`;
+  };
+  const rail = (cell) => {
+    if (!known(cell.value)) return "";
+    const x = (v) => 3 + 114 * v, ends = cell.ci95;
+    return picture(120, 14, `${percent(cell.value)}, interval ${range(ends)}`, path("axis", "M3 7H117"),
+      ends && path("bar", `M${x(ends[0])} 7H${x(ends[1])}`), dot("", x(cell.value), 7, 3));
+  };
+  const meanCell = (i) => {
+    const { value, best, tied_with_best: tied, sd } = R()[i].mean;
+    if (!known(value)) return missing(i, "mean");
+    return [strong(best, null, percent(value)), tied ? "≈" : "", known(sd) ? ` ± ${percent(sd)}` : ""];
+  };
+  const differenceColumns = () => {
+    const d = (i) => against(i, 0);
+    const why = (i) => h("abbr", { title: d(i)[7] }, "not tested");
+    return [
+      { head: "Δ (95 % interval)", title: "difference to the reference row", get: (i) => d(i) && d(i)[0],
+        cell: (i) => (d(i) ? strong(d(i)[6], { title: inWords(i, 0) }, gain(...d(i).slice(0, 3)) + sign(d(i))) : MISSING) },
+      { head: "p", title: "p value after Holm's correction for all rows", get: (i) => d(i) && d(i)[4],
+        cell: (i) => (d(i) ? (d(i)[7] ? why(i) : digits(d(i)[4])) : MISSING) },
+      printed("MDD", "minimum detectable difference", (i) => d(i) && d(i)[5], percent)];
+  };
+  const deltaColumn = { head: "Δ to its method", title: "an ablation minus its method",
+    get: (i) => R()[i].delta && R()[i].delta.value,
+    cell: (i) => {
+      const delta = R()[i].delta;
+      if (!delta || !known(delta.value)) return MISSING;
+      const also = R()[i].also_differs_in;
+      return strong(delta.significant, { title: also.length ? `differs also in: ${also.join("; ")}` : null },
+        gain(delta.value, ...delta.ci95) + (delta.untested ? " (not tested)" : ""));
+    } };
+  const meanTable = () => {
+    const protocols = [...new Set(R().flatMap((r) => Object.keys(r.other_means)))];
+    const unparsed = (i) => mean(Object.values(R()[i].unparsed));
+    return grid("Means, in percent", [METHOD,
+      { head: "#", title: "rank", get: (i) => R()[i].rank && -R()[i].rank, cell: (i) => R()[i].rank || MISSING },
+      { head: "mean ± sd", get: (i) => R()[i].mean.value, cell: meanCell },
+      { head: "95 % interval", get: (i) => R()[i].mean.ci95 && R()[i].mean.ci95[0], cell: (i) => range(R()[i].mean.ci95) },
+      { head: "0 to 100", title: "mean and interval", get: (i) => R()[i].mean.value, cell: (i) => rail(R()[i].mean) },
+      ...(state.reference !== "" ? differenceColumns() : R().some((r) => r.delta) ? [deltaColumn] : []),
+      { head: "seeds", get: (i) => R()[i].seeds.length, cell: (i) => R()[i].seeds.length },
+      printed("unparsed", "predictions that do not follow the task's format, in percent", unparsed, percent),
+      ...protocols.map((p) => printed(p, `mean under the protocol ${p}`, (i) => R()[i].other_means[p], percent))]);
+  };
+  const taskCell = (i, task, k) => {
+    const cell = R()[i].tasks[task], d = against(i, k + 1);
+    if (!known(cell.value)) return missing(i, task);
+    const other = state.reference !== "" && String(i) !== state.reference ? Number(state.reference) : i ? 0 : 1;
+    const mark = d ? sign(d) : cell.tied_with_best && state.reference === "" ? "≈" : "";
+    const title = `${task}: ${percent(cell.value)} (${range(cell.ci95)})${inWords(i, k + 1)}`;
+    return h("a", { href: R()[other] ? link(task, "", i, other) : null, title }, strong(cell.best, null, percent(cell.value)),
+      cell.no_train ? "°" : "", h("span", { class: d && d[6] ? (d[0] > 0 ? "up" : "down") : "dim" }, mark));
+  };
+  const taskTable = () => grid("Scores on each task, in percent", [METHOD, ...T().tasks.map((task, k) => ({
+    head: T().short[k], title: `${task}: ${T().headlines[task]}`, get: (i) => R()[i].tasks[task].value,
+    cell: (i) => taskCell(i, task, k) }))]);
+  const costTable = () => {
+    const limit = D.parameter_limit, of = (key) => (i) => R()[i].parameters[key];
+    const complies = (v) => (known(v) ? (v <= limit.percent ? "yes" : "no") : MISSING);
+    const mib = (v) => (known(v) ? (v >= 2 ** 30 ? `${(v / 2 ** 30).toFixed(1)} GiB` : `${(v / 2 ** 20).toFixed(0)} MiB`) : MISSING);
+    return grid("Costs", [METHOD,
+      printed("stored", "parameters of the adapter", of("stored"), count),
+      printed("% of base", "stored parameters in percent of the base model's", of("percent"), digits),
+      ...(limit ? [printed(`≤ ${limit.percent} %`, limit.source, of("percent"), complies)] : []),
+      printed("active", "parameters of one task's folded LoRA", of("active"), count),
+      printed("lr", "learning rate", (i) => R()[i].lr, (v) => digits(v, 4)),
+      printed("training", "time of one seed", (i) => R()[i].seconds, duration),
+      printed("tokens", "training tokens of one seed", (i) => R()[i].tokens, count),
+      printed("tokens/s", "training speed", (i) => R()[i].tokens_per_second, count),
+      printed("memory", "peak of the training", (i) => R()[i].peak_memory_bytes, mib),
+      printed("routing", "prompts routed to their own task, in percent", (i) => R()[i].router_accuracy, percent)]);
+  };
+  const drawTables = () => slot("tables").replaceChildren(meanTable(), taskTable(), costTable());
+
+  // ---- board: pictures -----------------------------------------------------------------------------------------------
+  const colour = (i) => `c${i % 8}${i > 7 ? " dashed" : ""}`;
+  const clipped = (text, n) => (text.length > n ? `${text.slice(0, n - 1)}…` : text);
+  const panel = (task) => {
+    const rows = R().flatMap((r, i) => (known(r.tasks[task].value) ? [[r, i, r.tasks[task]]] : []));
+    const height = 18 + 15 * rows.length, x = (v) => 112 + 150 * v;
+    return figure(task, picture(280, height, `${task}: scores of ${rows.length} rows`,
+      [0, 0.5, 1].map((v) => [path("axis", `M${x(v)} 0V${height - 14}`), tick(x(v), height - 3, 100 * v)]),
+      rows.map(([r, i, { value, ci95 }], k) => {
+        const y = 15 * k + 8, look = r.kind === "trained" ? "c0" : "c7";
+        return s("g", { class: String(i) === state.reference ? "reference" : null },
+          tip(`${r.method}: ${percent(value)} (${range(ci95)})`),
+          word(106, y + 4, clipped(r.method, 17), { class: "row", "text-anchor": "end" }),
+          ci95 && path(`bar ${look}`, `M${x(ci95[0])} ${y}H${x(ci95[1])}`), dot(look, x(value), y));
+      })));
+  };
+  const logTicks = (low, high) => {
+    const out = [], steps = Math.log10(high / low) < 1.5 ? [1, 2, 5] : [1];
+    for (let p = Math.floor(Math.log10(low)); p <= Math.log10(high); p++) out.push(...steps.map((m) => m * 10 ** p));
+    return out.filter((v) => v >= low && v <= high);
+  };
+  const COSTS = {
+    stored: [(r) => r.parameters.stored, count], active: [(r) => r.parameters.active, count],
+    seconds: [(r) => r.seconds, duration], tokens: [(r) => r.tokens, count],
+  };
+  // Labels are beside their points, at the first place that no other label and no point has.
+  const placer = (taken) => (x, y, text) => {
+    const width = 6.2 * text.length, places = [[8, 4], [8, 14], [8, -7], [-8 - width, 4], [-8 - width, 14], [8, 24], [8, -18]];
+    const apart = (dx, dy) => ([l, t, r, b]) => x + dx > r || x + dx + width < l || y + dy - 9 > b || y + dy + 2 < t;
+    const free = ([dx, dy]) => x + dx > 50 && taken.every(apart(dx, dy));
+    const [dx, dy] = places.find(free) || places[0];
+    taken.push([x + dx, y + dy - 9, x + dx + width, y + dy + 2]);
+    return word(x + dx, y + dy, text, { class: "row" });
+  };
+  const scatter = () => {
+    const [get, print] = COSTS[state.cost], words = field("cost").selectedOptions[0].textContent;
+    const scored = R().flatMap((r, i) => (known(r.mean.value) ? [[r, i]] : [])), trained = scored.filter(([r]) => get(r) > 0);
+    if (!trained.length) return h("p", { class: "dim" }, "No row has both values.");
+    const costs = trained.map(([r]) => get(r)), low = Math.min(...costs) / 1.3, high = Math.max(...costs) * 1.3;
+    const ends = scored.flatMap(([r]) => [r.mean.value, ...(r.mean.ci95 || [])]);
+    const bottom = Math.max(0, Math.min(...ends) - 0.03), top = Math.min(1, Math.max(...ends) + 0.03);
+    const X = (v) => 50 + 480 * Math.log(v / low) / Math.log(high / low), Y = (v) => 270 - 255 * (v - bottom) / (top - bottom || 1);
+    const place = placer(trained.map(([r]) => [X(get(r)) - 5, Y(r.mean.value) - 5, X(get(r)) + 5, Y(r.mean.value) + 5]));
+    return picture(680, 312, `mean against ${words}`,
+      logTicks(low, high).map((v) => [path("axis", `M${X(v)} 15V270`), tick(X(v), 285, print(v))]),
+      [0, 1, 2, 3, 4].map((k) => bottom + (k * (top - bottom)) / 4)
+        .map((v) => [path("axis", `M50 ${Y(v)}H530`), tick(44, Y(v) + 3, percent(v), "end")]),
+      scored.filter(([r]) => r.kind !== "trained").map(([r]) => s("g", null, tip(`${r.method}: ${percent(r.mean.value)}`),
+        path("baseline", `M50 ${Y(r.mean.value)}H530`), place(528, Y(r.mean.value), r.method))),
+      trained.map(([r, i]) => s("g", null, tip(`${r.method}: ${percent(r.mean.value)}, ${print(get(r))}`),
+        r.mean.ci95 && path(`bar ${colour(i)}`, `M${X(get(r))} ${Y(r.mean.ci95[0])}V${Y(r.mean.ci95[1])}`),
+        dot(colour(i), X(get(r)), Y(r.mean.value), 4), place(X(get(r)), Y(r.mean.value), r.method))),
+      tick(290, 304, words));
+  };
+  const board = () => {
+    drawTables();
+    slot("panels").replaceChildren(...T().tasks.map(panel));
+    slot("scatter").replaceChildren(scatter());
+  };
+
+  // ---- examples: outcomes --------------------------------------------------------------------------------------------
+  const LISTS = {
+    a: ["A right, B wrong", (x, y) => x.right && !y.right], b: ["B right, A wrong", (x, y) => y.right && !x.right],
+    higher: ["A scores higher", (x, y) => x.score > y.score + 1e-9], lower: ["B scores higher", (x, y) => y.score > x.score + 1e-9],
+    right: ["both right", (x, y) => x.right && y.right], wrong: ["both wrong", (x, y) => !x.right && !y.right],
+    all: ["all examples", () => true],
+  };
+  const blockOf = (task) => Object.keys(D.kept).find((id) => id.startsWith(`t${state.table}-`) && D.kept[id][2] === task);
+  const firstRun = (i) => R().slice(0, i).reduce((n, r) => n + r.seeds.length, 0);
+  // The positions of a row's runs: all, or the one of a seed; a row of one run has only that one.
+  const runsOf = (i, seed) => R()[i].seeds.map((own, k) => [own, firstRun(i) + k])
+    .filter(([own]) => seed === "all" || R()[i].seeds.length === 1 || String(own) === String(seed)).map(([, k]) => k);
+  // A row on an example: in how many of its runs it is right, which is "right" for more than half of them.
+  const outcome = (B, p, e, runs) => {
+    const texts = runs.map((k) => B.predictions[e][k]).filter((t) => t >= 0);
+    const n = texts.filter((t) => B.correct[p][e][t] === "1").length;
+    return { n, of: texts.length, right: 2 * n > texts.length, score: mean(texts.map((t) => B.scores[p][e][t]).filter(known)), texts };
+  };
+  const pairs = (B, p, seedA, seedB) => {
+    const one = runsOf(state.a, seedA), two = runsOf(state.b, seedB);
+    return B.ids.map((_, e) => [e, outcome(B, p, e, one), outcome(B, p, e, two)]).filter(([, x, y]) => x.of && y.of);
+  };
+  const discordant = (B, p) => {
+    const one = R()[state.a].seeds, two = R()[state.b].seeds, alone = one.length === 1 || two.length === 1;
+    return one.flatMap((u) => two.filter((v) => alone || u === v).map((v) => {
+      const found = pairs(B, p, u, v), n = (key) => found.filter(([, x, y]) => LISTS[key][1](x, y)).length;
+      const [only_a, only_b] = [n("a"), n("b")];
+      const value = D.mcnemar[[Math.min(only_a, only_b), Math.max(only_a, only_b)].join(",")];
+      const seeds = u === v ? `seed ${u}` : `seeds ${u} and ${v}`;
+      return h("li", null, `${seeds}: only A right ${only_a}, only B right ${only_b}, p ${digits(value)}`);
+    }));
+  };
+  const passes = (B, p, e, texts) => {
+    const parser = B.protocols[p].parser, some = (test) => texts.some(test), search = state.text.toLowerCase();
+    if (state.only === "unparsed" && !some((t) => B.unparsed[parser][e][t] === "1")) return false;
+    if (state.only === "truncated" && !some((t) => B.truncated[e][t])) return false;
+    if (state.low !== "" && !some((t) => B.lengths[e][t] >= Number(state.low))) return false;
+    if (state.high !== "" && !some((t) => B.lengths[e][t] <= Number(state.high))) return false;
+    const where = [B.ids[e], B.prompts[e], B.targets[e], ...texts.map((t) => B.texts[e] && B.texts[e][t])];
+    return !search || where.some((text) => text && text.toLowerCase().includes(search));
+  };
+
+  // ---- examples: one example -----------------------------------------------------------------------------------------
+  const KINDS = { found: "✓ ", missing: "− ", spurious: "+ " };
+  const itemParts = (B, k) => B.items[k].flatMap((text, n, item) => (n % 2 && text ? [[item[n - 1], text]] : []));
+  const chips = (B, form) => {
+    if (!known(form)) return h("em", null, "unparsed");
+    if (typeof form === "string") return h("span", { class: "chip" }, name(form || "(empty)"));
+    if (form.sections) return Object.entries(form.sections).map(([head, text]) => h("p", null, h("strong", null, name(head)), " ", name(text)));
+    const items = Object.keys(KINDS).flatMap((kind) => (form[kind] || []).map((k) => {
+      const parts = itemParts(B, k), title = parts.map(([head, text]) => (head ? `${head}: ${text}` : text)).join("; ");
+      return h("span", { class: `chip ${kind}`, title }, KINDS[kind], parts.map(([, text], n) => [n ? " · " : "", name(text)]),
+        h("span", { class: "hidden" }, ` (${kind})`));
+    }));
+    return items.length ? items : h("span", { class: "dim" }, "no items");
+  };
+  const partsOf = (B, form, kinds) => kinds.flatMap((kind) => ((form && form[kind]) || [])
+    .flatMap((k) => itemParts(B, k).map(([, text]) => [text, kind])));
+  const oneText = (B, p, e, t, seeds) => {
+    if (t < 0) return h("p", { class: "dim" }, "no prediction");
+    const parser = B.protocols[p].parser, right = B.correct[p][e][t] === "1", form = B.forms[parser][e] && B.forms[parser][e][t];
+    return [h("p", { class: "note" }, seeds, h("span", { class: right ? "up" : "down" }, right ? "✓ right" : "✗ wrong"),
+      `; ${B.lengths[e][t]} characters`, known(B.tokens[e][t]) ? `, ${B.tokens[e][t]} tokens` : "",
+      B.truncated[e][t] ? h("strong", null, "; truncated") : "", B.unparsed[parser][e][t] === "1" ? h("strong", null, "; unparsed") : ""),
+    B.texts[e] ? [marked(B.texts[e][t], partsOf(B, form, ["found", "spurious"])), h("p", { class: "chips" }, "parsed: ", chips(B, form))]
+      : h("p", { class: "dim" }, "The text is not in this file."),
+    h("p", { class: "note" }, B.protocols.map((rule, k) => `${rule.name} ${rule.headline} ${percent(B.scores[k][e][t])}`).join("; "))];
+  };
+  const card = (B, p, e, i, letter) => {
+    const r = R()[i], seedsOf = new Map(), all = outcome(B, p, e, runsOf(i, "all"));
+    r.seeds.forEach((seed, k) => {
+      const t = B.predictions[e][firstRun(i) + k];
+      seedsOf.set(t, [...(seedsOf.get(t) || []), seed]);
+    });
+    return h("article", { class: "card" }, h("h3", null, letter, name(r.method), SIGNS[r.kind],
+      all.of > 1 ? h("span", { class: "note" }, ` right in ${all.n} of ${all.of} seeds`) : null),
+    [...seedsOf].map(([t, seeds]) => oneText(B, p, e, t, r.seeds.length > 1 ? `seed ${seeds.join(", ")}: ` : "")));
+  };
+  const question = (B, p, e) => {
+    if (!known(B.prompts[e])) {
+      return h("p", { class: "warning" }, "The texts of this example are not in this file, which has those of a part of the "
+        + "examples to stay small (harness report --all keeps all). Outcomes and scores are those of all examples.");
+    }
+    const parser = B.protocols[p].parser, t = outcome(B, p, e, runsOf(state.a, state.seed)).texts[0];
+    const form = known(t) ? B.forms[parser][e][t] : null, prompt = B.prompts[e];
+    return [h("details", { open: prompt.length < 1200 }, h("summary", null, `Prompt, ${prompt.length} characters`), marked(prompt)),
+      h("h3", null, "Gold"), marked(B.targets[e], partsOf(B, form, ["found", "missing"])),
+      h("p", { class: "chips" }, "parsed: ", chips(B, B.gold[parser][e])),
+      B.choices[e] ? h("p", { class: "note" }, "choices: ", B.choices[e].map((c, k) => [k ? ", " : "", name(c)])) : null];
+  };
+  const exampleView = (B, p, list) => {
+    const e = B.ids.indexOf(state.example), at = list.indexOf(e);
+    if (e < 0) return h("p", { class: "warning" }, "This report has no example ", name(state.example), " of ", name(state.task), ".");
+    const others = R().map((_, i) => i).filter((i) => i !== state.a && i !== state.b);
+    const step = (by, text) => h("button", { disabled: !known(list[at + by]), click: () => move(by) }, text);
+    const rest = h("details", { toggle: () => { if (rest.open && rest.children.length === 1) rest.append(h("div", { class: "pair" }, others.map((i) => card(B, p, e, i)))); } },
+      h("summary", null, `The other ${others.length} rows`));
+    return [h("div", { class: "controls" }, step(-1, "◂ previous (k)"), step(1, "next (j) ▸"),
+      h("span", { class: "note" }, at < 0 ? "not in the list" : `${at + 1} of ${list.length} in the list`),
+      h("a", { href: link(state.task, "", state.a, state.b) }, "close (Esc)")),
+    h("h2", null, name(state.task), " ", name(state.example)), question(B, p, e),
+    h("div", { class: "pair" }, card(B, p, e, state.a, "A: "), state.a === state.b ? null : card(B, p, e, state.b, "B: ")),
+    h("p", { class: "note" }, Object.entries(KINDS).map(([kind, mark]) => [h("mark", { class: kind }, mark, kind), " "]),
+      "as the task's own parser and comparison decide, wherever the text of an item occurs; in the gold text: those of A."), rest];
+  };
+
+  // ---- examples: the list --------------------------------------------------------------------------------------------
+  let move = () => {};
+  const listItem = (B, [e, x, y]) => {
+    const result = (o) => (o.of > 1 ? `${o.n}/${o.of}` : o.right ? "✓" : "✗") + (B.one_label ? "" : ` ${percent(o.score)}`);
+    const text = known(B.prompts[e]) ? B.prompts[e] : "(the text is not in this file)", current = B.ids[e] === state.example;
+    return h("li", { class: current ? "current" : null },
+      h("a", { href: link(state.task, B.ids[e], state.a, state.b), "aria-current": current ? "true" : null }, name(B.ids[e]),
+        h("span", { class: "outcome" }, `A ${result(x)}  B ${result(y)}`),
+        h("span", { class: "excerpt", lang: language(text), dir: "auto" }, visible(text.slice(0, 120)))));
+  };
+  const sampled = ([kept, all]) => (kept === all ? null : h("p", { class: "warning" },
+    `This file has the texts of ${kept} of ${all} examples of this task, first those on which runs differ. Counts and scores `
+    + "are those of all; the search reads only the texts of this file."));
+  const examples = async () => {
+    if (!field("task")) return;
+    if (!blockOf(state.task)) state.task = T().tasks.find(blockOf);
+    const id = blockOf(state.task), B = await unpack(id);
+    if (blockOf(state.task) !== id) return;  // Another task was chosen while this one was decompressed.
+    const p = Math.max(0, B.protocols.findIndex((rule) => rule.name === state.protocol)), all = pairs(B, p, state.seed, state.seed);
+    const select = () => all.filter(([e, x, y]) => LISTS[state.list][1](x, y) && passes(B, p, e, [...x.texts, ...y.texts]));
+    let found = select();
+    if (state.example && !state.moved && !found.some(([e]) => B.ids[e] === state.example)) { state.list = "all"; found = select(); }
+    const list = found.map(([e]) => e), tests = B.one_label ? discordant(B, p) : [];
+    field("protocol").replaceChildren(...B.protocols.map((rule) => option(rule.name, `${rule.name} (${rule.headline})`)));
+    field("list").replaceChildren(...Object.entries(LISTS).map(([key, [text, test]]) =>
+      option(key, `${text} (${all.filter(([, x, y]) => test(x, y)).length})`)));
+    const values = { ...state, protocol: B.protocols[p].name };
+    for (const key of ["task", "a", "b", "protocol", "seed", "list", "only", "low", "high", "text"]) field(key).value = values[key];
+    slot("test").replaceChildren(...(tests.length ? [h("details", { open: tests.length < 7 },
+      h("summary", null, "McNemar's exact test"), h("ul", { class: "note" }, tests))] : []));
+    slot("matches").replaceChildren(`${found.length} of ${B.ids.length} examples`, sampled(D.kept[id]) || "");
+    slot("list").replaceChildren(...found.slice(0, state.more).map((entry) => listItem(B, entry)));
+    field("more").hidden = found.length <= state.more;
+    slot("example").replaceChildren(...(state.example ? [exampleView(B, p, list)].flat(Infinity) : []));
+    slot("example").parentNode.classList.toggle("open", Boolean(state.example));
+    move = (by) => {
+      const next = list[state.example ? list.indexOf(B.ids.indexOf(state.example)) + by : 0];
+      if (known(next)) { state.moved = true; location.hash = link(state.task, B.ids[next], state.a, state.b); }
+    };
+    say(`${found.length} of ${B.ids.length} examples`);
+  };
+
+  // ---- training and structure ----------------------------------------------------------------------------------------
+  const curves = (title, lines, width = 280, height = 120) => {
+    const top = Math.max(...lines.flatMap(([, , values]) => values)) || 1;
+    const X = (k, n) => 32 + ((width - 40) * (k + 0.5)) / n, Y = (v) => height - 16 - ((height - 26) * v) / top;
+    const curve = (values) => values.map((v, k) => `${k ? "L" : "M"}${fixed(X(k, values.length))} ${fixed(Y(v))}`).join("");
+    return picture(width, height, title,
+      [0, top / 2, top].map((v) => [path("axis", `M32 ${Y(v)}H${width - 8}`), tick(28, Y(v) + 3, digits(v, 2), "end")]),
+      lines.map(([i, text, values]) => s("g", null, tip(text), path(`line ${colour(i)}`, curve(values)))),
+      tick(width / 2 + 12, height - 3, "training →"));
+  };
+  const losses = () => {
+    const rows = R().flatMap((r, i) => (r.losses.some((l) => l.length > 1) ? [[r, i]] : []));
+    if (!rows.length) return [h("p", { class: "dim" }, "No row was trained.")];
+    const lines = rows.flatMap(([r, i]) => r.losses.map((l, k) => [i, `${r.method}, seed ${r.seeds[k]}`, l]));
+    const on = (task) => rows.flatMap(([r, i]) => ((r.task_losses[task] || []).length > 1 ? [[i, r.method, r.task_losses[task]]] : []));
+    const tasks = T().tasks.filter((task) => on(task).length);
+    const key = (i) => picture(22, 10, "", path(`line ${colour(i)}`, "M1 5H21"));
+    return [h("ul", { class: "legend" }, rows.map(([r, i]) => h("li", null, key(i), name(r.method)))),
+      h("div", { class: "scroll" }, curves("training loss of every row and seed", lines.filter(([, , l]) => l.length > 1), 660, 240)),
+      h("p", { class: "note" }, "Averages over equal parts of the training, every seed; stages follow one another."),
+      tasks.length ? h("h3", null, "Each task, first seed") : h("p", { class: "note" }, "These runs have no losses of single tasks."),
+      h("div", { class: "panels" }, tasks.map((task) => figure(task, curves(`training loss on ${task}`, on(task)))))];
+  };
+  const noise = () => {
+    const rows = R().flatMap((r, i) => (r.seed_means.filter(known).length > 1 ? [[r, i]] : [])), n = rows.length;
+    if (!n) return h("p", { class: "dim" }, "No row has several seeds.");
+    const ends = rows.flatMap(([r]) => r.seed_means.filter(known)), low = Math.min(...ends), high = Math.max(...ends);
+    const X = (v) => 190 + (430 * (v - low)) / (high - low || 1), Y = (k) => 22 * k + 11;
+    return picture(660, 22 * n + 22, "means of the seeds of each row", rows.map(([r, i], k) => s("g", null,
+      word(182, Y(k) + 4, clipped(r.method, 30), { class: "row", "text-anchor": "end" }), path("axis", `M190 ${Y(k)}H620`),
+      r.seed_means.map((v, seed) => known(v) && dot(`open c${i % 8}`, X(v), Y(k), 4, tip(`seed ${r.seeds[seed]}: ${percent(v)}`))))),
+    [low, high].map((v) => tick(X(v), 22 * n + 15, percent(v))));
+  };
+  const rates = (r) => {
+    const tried = r.tuning.grid, xs = tried.map((t) => t.lr), low = Math.min(...xs) / 1.5, high = Math.max(...xs) * 1.5;
+    const best = (lr) => Math.max(...tried.filter((t) => t.lr === lr && known(t.mean)).map((t) => t.mean));
+    const ys = tried.map((t) => t.mean).filter(known), bottom = Math.min(...ys), top = Math.max(...ys);
+    const X = (v) => 38 + (232 * Math.log(v / low)) / Math.log(high / low), Y = (v) => 92 - (78 * (v - bottom)) / (top - bottom || 1);
+    const chosen = (t) => t.lr === r.tuning.chosen && t.mean === best(t.lr);
+    const line = [...new Set(xs)].sort((a, b) => a - b).filter((lr) => best(lr) > -Infinity).map((lr) => `${X(lr)} ${Y(best(lr))}`);
+    return figure(r.method, picture(280, 130, `learning rates of ${r.method}`, line.length > 1 && path("axis", `M${line.join("L")}`),
+      ys.length ? [...new Set([bottom, top])].map((v) => tick(34, Y(v) + 3, percent(v), "end")) : null,
+      tried.map((t) => s("g", null, tip(`${t.lr}: ${known(t.mean) ? percent(t.mean) : "diverged"}`),
+        known(t.mean) ? dot("c0", X(t.lr), Y(t.mean)) : tick(X(t.lr), 108, "diverged"), tick(X(t.lr), 124, digits(t.lr, 2)),
+        chosen(t) ? s("circle", { class: "ring", cx: X(t.lr), cy: Y(t.mean), r: 7 }) : null))));
+  };
+  const gateMap = (task, lines, most) => figure(task, picture(2 + 14 * lines[0].length, 2 + 12 * lines.length,
+    `${task}: gate weights, ${lines.length} blocks by ${lines[0].length} experts`, lines.map((line, y) => line.map((v, x) =>
+      s("rect", { class: "cell", x: 14 * x + 1, y: 12 * y + 1, width: 13, height: 11, "fill-opacity": (Math.abs(v) / most).toFixed(3) },
+        tip(`block ${y + 1}, expert ${x + 1}: ${digits(v)}`))))));
+  const gates = (r) => {
+    const of_tasks = Object.entries(r.gates), most = Math.max(1e-9, ...of_tasks.flatMap(([, lines]) => lines.flat().map(Math.abs)));
+    const box = h("details", { toggle: () => { if (box.open && box.children.length === 1) box.append(h("div", { class: "panels small" }, of_tasks.map(([task, lines]) => gateMap(task, lines, most)))); } },
+      h("summary", null, name(r.method)));
+    return box;
+  };
+  const training = () => {
+    const tuned = R().filter((r) => r.tuning), gated = R().filter((r) => Object.keys(r.gates).length);
+    slot("losses").replaceChildren(...losses());
+    slot("noise").replaceChildren(noise());
+    slot("rates").replaceChildren(...(tuned.length ? [h("h2", null, "Learning rates"),
+      h("p", { class: "note" }, "Mean on dev, in percent, of every rate tried; ring: chosen."),
+      h("div", { class: "panels" }, tuned.map(rates))] : []));
+    slot("gates").replaceChildren(...(gated.length ? [h("h2", null, "Gates"), h("p", { class: "note" },
+      "First seed; a line for each block of the model, a column for each expert; a stronger colour: a larger weight."),
+    gated.map(gates)] : []).flat());
+  };
+
+  // ---- navigation ----------------------------------------------------------------------------------------------------
+  const VIEWS = { board, examples, training, runs: () => {} };
+  const draw = (view) => {
+    for (const link_ of document.querySelectorAll("nav a")) {
+      link_.getAttribute("href") === `#=${view}` ? link_.setAttribute("aria-current", "page") : link_.removeAttribute("aria-current");
+    }
+    for (const node of document.querySelectorAll("[data-table]")) node.hidden = node !== root();
+    for (const node of document.querySelectorAll("[data-view]")) node.hidden = node.dataset.view !== view;
+    if (D.tables.length) VIEWS[view]();
+  };
+  const route = () => {
+    const hash = location.hash.slice(1);
+    state.example = null;
+    if (!hash || hash.startsWith("=")) return draw(VIEWS[hash.slice(1)] ? hash.slice(1) : "board");
+    let parts = [];
+    try { parts = hash.split("/").map(decodeURIComponent); } catch (error) { say(`a damaged link: ${error.message}`); }
+    const [task, example, a, b, table] = parts, index = Number(table || 1) - 1;
+    if (D.tables[index] && index !== state.table) reset(index);
+    if (task) state.task = task;
+    state.example = example || null;
+    if (rowNamed(a) >= 0) state.a = rowNamed(a);
+    if (rowNamed(b) >= 0) state.b = rowNamed(b);
+    return draw("examples");
+  };
+  const go = () => {
+    const address = link(state.task, "", state.a, state.b);
+    location.hash === address ? examples() : location.hash = address;
+  };
+  // The same row on both sides would leave nothing to compare: the other side takes the row that was there.
+  const side = (own, other) => (v) => { if (state[other] === Number(v)) state[other] = state[own]; state[own] = Number(v); go(); };
+  const shows = (key) => (v) => { state[key] = v; Object.assign(state, { more: PAGE, moved: true }); examples(); };
+  const CHANGES = {
+    table: (v) => { reset(Number(v)); location.hash === "#=board" ? route() : location.hash = "#=board"; },
+    reference: (v) => { state.reference = v; board(); say(v === "" ? "no reference" : `differences to ${label(v)}`); },
+    filter: (v) => { state.filter = v; drawTables(); },
+    cost: (v) => { state.cost = v; slot("scatter").replaceChildren(scatter()); },
+    task: (v) => { state.task = v; state.moved = false; go(); }, a: side("a", "b"), b: side("b", "a"),
+    ...Object.fromEntries(["protocol", "seed", "list", "only", "low", "high", "text"].map((key) => [key, shows(key)])),
+  };
+  const THEMES = ["", "light", "dark"];
+  const CLICKS = {
+    theme: () => { const html = document.documentElement; html.dataset.theme = THEMES[(THEMES.indexOf(html.dataset.theme || "") + 1) % 3]; },
+    swap: () => { [state.a, state.b] = [state.b, state.a]; go(); },
+    more: () => { state.more += PAGE; examples(); },
+    fold: () => {
+      const parents = R().map((_, i) => i).filter((i) => ablations(i).length), unfold = parents.every((i) => state.folded.has(i));
+      state.folded = new Set(unfold ? [] : parents);
+      drawTables();
+    },
+  };
+  document.addEventListener("input", (e) => { if (CHANGES[e.target.name]) CHANGES[e.target.name](e.target.value); });
+  document.addEventListener("click", (e) => { if (CLICKS[e.target.name]) CLICKS[e.target.name](); });
+  document.addEventListener("keydown", (e) => {
+    const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(e.target.tagName), view = root() && root().querySelector("[data-view]:not([hidden])");
+    if (e.ctrlKey || e.metaKey || e.altKey || !view || (typing && e.key !== "Escape")) return;
+    const search = view.querySelector("[type=search]");
+    if (e.key === "f" && search) { e.preventDefault(); search.focus(); }
+    else if (e.key === "Escape" && typing) e.target.blur();
+    else if (view.dataset.view !== "examples") return;
+    else if (e.key === "j" || e.key === "k") move(e.key === "j" ? 1 : -1);
+    else if (e.key === "Escape" && state.example) location.hash = link(state.task, "", state.a, state.b);
+  });
+  window.addEventListener("hashchange", route);
+  reset(0);
+  route();
+  document.documentElement.dataset.ready = "true";
+})();
