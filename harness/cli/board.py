@@ -51,6 +51,11 @@ def plan_command(file: Path, data: str | None, model: str | None, out: Path, as_
 @click.option("--jobs", type=click.IntRange(min=1), help="Runs at a time, one process each (default: one per device).")
 @click.option("--devices", metavar="0,1|auto", help="GPUs to distribute the runs over, one GPU per run.")
 @click.option(
+    "--per-device",
+    metavar="K|auto",
+    help="Runs that share a GPU at a time: a number, or auto for as many as measured memory allows (default: 1).",
+)
+@click.option(
     "--keep-going/--stop-at-failure",
     default=True,
     show_default=True,
@@ -63,6 +68,7 @@ def sweep_command(
     out: Path,
     jobs: int | None,
     devices: str | None,
+    per_device: str | None,
     keep_going: bool,
 ) -> None:
     """Start all missing runs of a leaderboard FILE.
@@ -71,16 +77,19 @@ def sweep_command(
     FILE. Run the same command again to resume.
     """
     from harness.leaderboard.files import board_of_file, write_board
+    from harness.sweep.devices import parse_devices, parse_per_device
     from harness.sweep.entries import with_location
-    from harness.sweep.executors import LocalExecutor, parse_devices
+    from harness.sweep.executors import LocalExecutor
     from harness.sweep.jobs import Jobs
     from harness.sweep.scheduler import SweepOptions, sweep
     from harness.sweep.spec import read_board
 
     board = with_location(read_board(file), data, model)
     gpus = parse_devices(devices)
-    options = SweepOptions(n_parallel=jobs or max(1, len(gpus)), keep_going=keep_going)
-    done = sweep(Jobs(board, out), file.stem, LocalExecutor(devices=gpus), options)
+    executor = LocalExecutor(devices=gpus, per_device=parse_per_device(per_device, gpus))
+    n_parallel = jobs or (None if executor.per_device is not None else max(1, len(gpus)))
+    options = SweepOptions(n_parallel=n_parallel, keep_going=keep_going)
+    done = sweep(Jobs(board, out), file.stem, executor, options)
     for line in done.lines():
         click.echo(line)
     if done.n_done:

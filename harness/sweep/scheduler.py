@@ -19,6 +19,8 @@ from harness.runtime.signals import StopFlag, stop_gracefully
 from harness.store.lock import read_owner
 from harness.store.run_directory import State
 from harness.store.tuning import keep, keep_all
+from harness.sweep.cost import LongestFirst
+from harness.sweep.devices import measured_peak
 from harness.sweep.executors import Executor, RunProcess
 from harness.sweep.jobs import Job, Jobs
 from harness.sweep.tuning import diverged
@@ -30,12 +32,13 @@ LOG: Final = logging.getLogger(__name__)
 class SweepOptions:
     """How a sweep proceeds.
 
-    n_parallel: number of runs at a time. keep_going: start further runs after one has failed.
+    n_parallel: number of runs at a time; None for as many as the executor has room for.
+    keep_going: start further runs after one has failed.
     poll_seconds: interval at which running processes are checked. recheck_seconds: interval at which the disk is
         checked while the only runs left belong to other processes.
     """
 
-    n_parallel: int = 1
+    n_parallel: int | None = 1
     keep_going: bool = True
     poll_seconds: float = 0.2
     recheck_seconds: float = 5.0
@@ -115,20 +118,34 @@ class Scheduler:
         self.announced: set[Path] = set()
         self.running: dict[Path, RunningJob] = {}
         self.seconds: list[float] = []
+        self.order = LongestFirst(jobs)
+        self.peak: int | None = None
 
     def run(self) -> None:
         """Start every missing run and wait until all are done. Raises: see ``sweep``."""
         for label, reason in self.jobs.impossible.items():
             LOG.warning("not possible: %s: %s", label, reason)
+        for job in self.known_jobs():
+            self.measure(job)
         while True:
             left = OpenJobs() if self.failed and not self.options.keep_going else self.open_jobs()
-            for job in left.ready[: self.options.n_parallel - len(self.running)]:
+            for job in left.ready[: max(0, self.n_parallel() - len(self.running))]:
                 process = self.executor.start(job)
                 self.running[job.run.path] = RunningJob(job=job, process=process, since=time.monotonic())
             if not self.running and not left.elsewhere:
                 return
             self.announce(left.elsewhere)
             self.wait_for_one()
+
+    def n_parallel(self) -> int:
+        """How many runs may run at a time now: the number that is asked for, as far as the executor has room."""
+        limits = (self.options.n_parallel, self.executor.capacity(self.peak))
+        return min((limit for limit in limits if limit is not None), default=1)
+
+    def measure(self, job: Job) -> None:
+        """Keep the largest peak of GPU memory of all finished runs."""
+        if (peak := measured_peak(job.run)) is not None:
+            self.peak = max(peak, self.peak or 0)
 
     def announce(self, elsewhere: Sequence[Job]) -> None:
         """Log once for each run that another process works on."""
@@ -139,7 +156,7 @@ class Scheduler:
                 LOG.info("waiting for %s: %s is in use by %s", job.label, job.run.path, owner)
 
     def open_jobs(self) -> OpenJobs:
-        """The jobs that are left, learning-rate searches first."""
+        """The jobs that are left, learning-rate searches first, and among them the longest."""
         ready: dict[Path, Job] = {}
         elsewhere: dict[Path, Job] = {}
         for job in self.known_jobs():
@@ -147,7 +164,7 @@ class Scheduler:
             if path in ready or path in self.running or path in self.failed or settled(job):
                 continue
             (elsewhere if job.run.state() is State.RUNNING else ready)[path] = job
-        return OpenJobs(ready=tuple(ready.values()), elsewhere=tuple(elsewhere.values()))
+        return OpenJobs(ready=tuple(self.order.sort(ready.values())), elsewhere=tuple(elsewhere.values()))
 
     def known_jobs(self) -> Iterator[Job]:
         """Jobs whose learning rate is known, done or not."""
@@ -185,6 +202,7 @@ class Scheduler:
         level = logging.INFO
         if job.run.state() is State.DONE:
             self.seconds.append(seconds)
+            self.measure(job)
             how = f"done in {duration(seconds)}"
         elif settled(job):
             how = "diverged, so this learning rate is excluded"

@@ -52,8 +52,15 @@ class Ended:
         raise AssertionError("it has ended already")
 
 
+class Unlimited:
+    """An executor that sets no limit to the number of runs."""
+
+    def capacity(self, peak: int | None) -> int | None:
+        return None
+
+
 @dataclass
-class Here:
+class Here(Unlimited):
     """An executor that runs jobs in this process, at once.
 
     broken: error messages of runs that fail, by label.
@@ -149,7 +156,8 @@ method = "toy_lora"
     here = Here()
     done, _ = run_all(path, here)
     assert done.ok
-    assert here.made == ["lora_all, lr 0.01 on dev", "lora_all, seed 0", "lora_all, seed 1", "toy_lora, seed 1"]
+    assert here.made[0] == "lora_all, lr 0.01 on dev"
+    assert sorted(here.made[1:]) == ["lora_all, seed 0", "lora_all, seed 1", "toy_lora, seed 1"]
 
 
 def test_an_impossible_budget_is_named_with_the_least_and_the_others_run(
@@ -199,7 +207,7 @@ grid = { train.per_task = ["none", 4] }
 
 
 @dataclass
-class Slow:
+class Slow(Unlimited):
     """Runs jobs in this process, each at its third look; counts how many go on at once."""
 
     here: Here = field(default_factory=Here)
@@ -244,6 +252,64 @@ def test_as_many_runs_as_jobs_run_at_once(board_file: Callable[[str], Path], plu
     assert (done.ok, done.n_done, slow.most, slow.going) == (True, 4, 3, 0)
 
 
+@dataclass
+class Roomy(Here):
+    """An executor that reports the peaks it was asked about, and has room for two runs."""
+
+    peaks: list[int | None] = field(default_factory=list)
+
+    def capacity(self, peak: int | None) -> int | None:
+        self.peaks.append(peak)
+        return 2
+
+
+def test_an_executor_has_room_by_the_largest_measured_peak(
+    board_file: Callable[[str], Path], plugin: Path, tmp_path: Path
+) -> None:
+    """Runs on a CPU measure nothing that is of use for a GPU; two records are changed to those of a GPU."""
+    path = board_file('[[row]]\nmethod = "toy_lora"\n')
+    first = Roomy()
+    assert run_all(path, first, n_parallel=None)[0].ok
+    assert set(first.peaks) == {None}
+    for run, generation in zip(find_runs(tmp_path / "runs"), (3 * 2**30, 5 * 2**30), strict=True):
+        record = json.loads((run.path / "record.json").read_text())
+        record["provenance"]["hardware"]["gpu"] = "a GPU"
+        record["training"]["peak_memory_bytes"] = 4 * 2**30
+        record["generation"]["peak_memory_bytes"] = generation
+        (run.path / "record.json").write_text(json.dumps(record))
+    again = Roomy()
+    assert run_all(path, again, n_parallel=None)[0].ok
+    assert set(again.peaks) == {5 * 2**30}
+
+
+def test_the_longest_runs_start_first(board_file: Callable[[str], Path], plugin: Path) -> None:
+    path = board_file("""
+tune = { lr = [1e-2], max_points = 1 }
+baselines = ["majority"]
+[[row]]
+method = "toy_lora"
+settings.train.steps = 1
+settings.train.lr = 0.1
+[[row]]
+method = "lora_all"
+settings.train.steps = 3
+settings.train.lr = 0.1
+[[row]]
+method = "lora_all"
+settings.train.steps = 1
+""")
+    here = Here()
+    assert run_all(path, here)[0].ok
+    labels = [label.partition(",")[0] for label in here.made]
+    assert labels[:4] == [
+        "lora_all train.steps=1",
+        *["lora_all train.lr=0.1 train.steps=3"] * 2,
+        "toy_lora train.lr=0.1 train.steps=1",
+    ]
+    assert here.made[0].endswith("on dev")
+    assert labels[-1] == "majority"
+
+
 def test_after_a_failure_nothing_more_is_started_where_that_was_asked_for(
     board_file: Callable[[str], Path], plugin: Path
 ) -> None:
@@ -254,7 +320,7 @@ def test_after_a_failure_nothing_more_is_started_where_that_was_asked_for(
     assert here.made == ["toy_lora, seed 0"]
 
 
-class Nothing:
+class Nothing(Unlimited):
     """An executor whose runs end without a result."""
 
     def start(self, job: Job) -> Ended:
