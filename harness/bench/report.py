@@ -61,8 +61,9 @@ def render(report: BenchReport) -> str:
 
 def _cells(row: BenchRow) -> list[str]:
     ours = row.measured.get(OURS)
-    speed = [row.absent[OURS], MISSING, MISSING]
-    if ours is not None:
+    if ours is None:
+        speed = [row.absent[OURS], MISSING, MISSING]
+    else:
         speed = [number(ours.seconds, 3), f"{ours.tokens_per_second:.0f}", size(ours.peak_bytes)]
     return [
         row.method,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -56,6 +57,13 @@ def plan_command(file: Path, data: str | None, model: str | None, out: Path, as_
     help="Runs that share a GPU at a time: a number, or auto for as many as measured memory allows (default: 1).",
 )
 @click.option(
+    "--engine",
+    default="local",
+    show_default=True,
+    metavar="local|ray[:ADDRESS]",
+    help="Where to run: processes of this machine, or tasks of a Ray cluster that shares the folder of runs.",
+)
+@click.option(
     "--keep-going/--stop-at-failure",
     default=True,
     show_default=True,
@@ -67,9 +75,8 @@ def sweep_command(
     model: str | None,
     out: Path,
     jobs: int | None,
-    devices: str | None,
-    per_device: str | None,
     keep_going: bool,
+    **where: Any,
 ) -> None:
     """Start all missing runs of a leaderboard FILE.
 
@@ -77,19 +84,16 @@ def sweep_command(
     FILE. Run the same command again to resume.
     """
     from harness.leaderboard.files import board_of_file, write_board
-    from harness.sweep.devices import parse_devices, parse_per_device
+    from harness.sweep.engines import EngineOptions, open_executor
     from harness.sweep.entries import with_location
-    from harness.sweep.executors import LocalExecutor
     from harness.sweep.jobs import Jobs
     from harness.sweep.scheduler import SweepOptions, sweep
     from harness.sweep.spec import read_board
 
     board = with_location(read_board(file), data, model)
-    gpus = parse_devices(devices)
-    executor = LocalExecutor(devices=gpus, per_device=parse_per_device(per_device, gpus))
-    n_parallel = jobs or (None if executor.per_device is not None else max(1, len(gpus)))
-    options = SweepOptions(n_parallel=n_parallel, keep_going=keep_going)
-    done = sweep(Jobs(board, out), file.stem, executor, options)
+    with open_executor(EngineOptions(**where), out) as executor:
+        options = SweepOptions(n_parallel=jobs, keep_going=keep_going)
+        done = sweep(Jobs(board, out), file.stem, executor, options)
     for line in done.lines():
         click.echo(line)
     if done.n_done:

@@ -10,18 +10,21 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from harness.sweep.devices import AUTO, VISIBLE, free_memory, places
 from harness.sweep.entries import arguments
 from harness.sweep.jobs import Job
+
+LOST: Final = -256
+"""The exit status of a run whose machine or worker has died: to be started again. No signal has this number."""
 
 
 class RunProcess(Protocol):
     """A run that was started; ``subprocess.Popen`` is one."""
 
     def poll(self) -> int | None:
-        """The exit status, or None while the run is still running."""
+        """The exit status (``LOST`` if it is not known), or None while the run is still running."""
 
     def terminate(self) -> None:
         """Signal the run to save its state and stop; does not wait for it."""
@@ -36,10 +39,12 @@ class Executor(Protocol):
     def start(self, job: Job) -> RunProcess:
         """Start ``harness run`` for the job, with its output in ``job.log_file``; does not wait for it."""
 
-    def capacity(self, peak: int | None) -> int | None:
-        """How many runs it has room for at a time; None if it sets no limit.
+    def capacity(self, wanted: int | None, peak: int | None) -> int:
+        """How many runs it starts at a time.
 
-        Args: peak: the most GPU memory in bytes that a finished run of the sweep has used; None without one.
+        Args:
+            wanted: the number that the user asks for; None for as many as there is room for.
+            peak: the most GPU memory in bytes that a finished run of the sweep has used; None without one.
         """
 
 
@@ -55,7 +60,7 @@ class LocalExecutor:
     devices: ids of the GPUs as in ``CUDA_VISIBLE_DEVICES``. Each run gets one of them, the one with the smallest share
         of its places in use, so that runs share a GPU only if more runs than GPUs are running. Empty: the environment
         is inherited.
-    per_device: the number of runs that share a GPU; "auto" for as many as fit into its memory, going by the largest
+    per_device: how many runs at most share a GPU; "auto" for as many as fit into its memory, going by the largest
         peak of the finished runs (one until a run has finished); None for no limit.
     command: the command that is started with ``run`` and the options of the job.
 
@@ -72,12 +77,13 @@ class LocalExecutor:
         self._places = dict.fromkeys(self.devices, fixed)
         self._free = {device: free_memory(device) for device in self.devices} if self.per_device == AUTO else {}
 
-    def capacity(self, peak: int | None) -> int | None:
-        if not self.devices or self.per_device is None:
-            return None
+    def capacity(self, wanted: int | None, peak: int | None) -> int:
+        if self.per_device is None:
+            return wanted or max(1, len(self.devices))
         if self.per_device == AUTO and peak is not None:
             self._places = {device: places(free, peak) for device, free in self._free.items()}
-        return sum(self._places.values())
+        room = sum(self._places.values())
+        return room if wanted is None else min(wanted, room)
 
     def start(self, job: Job) -> RunProcess:
         device = self._least_used()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,11 +22,14 @@ from harness.store.run_directory import State
 from harness.store.tuning import keep, keep_all
 from harness.sweep.cost import LongestFirst
 from harness.sweep.devices import measured_peak
-from harness.sweep.executors import Executor, RunProcess
+from harness.sweep.executors import LOST, Executor, RunProcess
 from harness.sweep.jobs import Job, Jobs
 from harness.sweep.tuning import diverged
 
 LOG: Final = logging.getLogger(__name__)
+
+# A run that ends with its worker this often is a failure: it probably uses more memory than the worker has.
+_MOST_LOSSES: Final = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +124,7 @@ class Scheduler:
         self.seconds: list[float] = []
         self.order = LongestFirst(jobs)
         self.peak: int | None = None
+        self.losses: Counter[Path] = Counter()
 
     def run(self) -> None:
         """Start every missing run and wait until all are done. Raises: see ``sweep``."""
@@ -138,9 +143,8 @@ class Scheduler:
             self.wait_for_one()
 
     def n_parallel(self) -> int:
-        """How many runs may run at a time now: the number that is asked for, as far as the executor has room."""
-        limits = (self.options.n_parallel, self.executor.capacity(self.peak))
-        return min((limit for limit in limits if limit is not None), default=1)
+        """How many runs may run at a time now."""
+        return self.executor.capacity(self.options.n_parallel, self.peak)
 
     def measure(self, job: Job) -> None:
         """Keep the largest peak of GPU memory of all finished runs."""
@@ -206,6 +210,8 @@ class Scheduler:
             how = f"done in {duration(seconds)}"
         elif settled(job):
             how = "diverged, so this learning rate is excluded"
+        elif status == LOST and not self.lost_too_often(job):
+            level, how = logging.WARNING, "its worker was lost; it is started again and resumes"
         elif job.run.state() is State.RUNNING:
             how = "another process works on it"
         elif status == 0:
@@ -219,6 +225,11 @@ class Scheduler:
             self.failed[job.run.path], self.labels[job.run.path] = _reason(job, status), job.label
             how = f"failed: {self.failed[job.run.path]}"
         LOG.log(level, "%s %s: %s%s", self._count(), job.label, how, self._left())
+
+    def lost_too_often(self, job: Job) -> bool:
+        """Count one more loss of the worker of a run."""
+        self.losses[job.run.path] += 1
+        return self.losses[job.run.path] >= _MOST_LOSSES
 
     def summary(self) -> Summary:
         """The state of every job after the sweep."""
@@ -263,6 +274,8 @@ def _keep_grids(jobs: Jobs) -> None:
 
 
 def _reason(job: Job, status: int) -> str:
+    if status == LOST:
+        return f"its worker was lost {_MOST_LOSSES} times, as one that runs out of memory is"
     failure = job.run.failure()
     if failure is not None:
         return f"{failure.error}: {failure.message}"

@@ -143,24 +143,26 @@ def test_gpus_on_a_machine_without_any_give_a_warning_that_the_cpu_is_used(
 
 
 def test_a_number_of_runs_per_gpu_limits_what_runs_at_a_time(tmp_path: Path) -> None:
-    assert executor(tmp_path, "0", "1").capacity(None) is None
-    assert executor(tmp_path).capacity(None) is None
-    assert executor(tmp_path, "0", "1", per_device=3).capacity(None) == 6
+    shared = executor(tmp_path, "0", "1", per_device=3)
+    assert [shared.capacity(wanted, None) for wanted in (None, 4, 9)] == [6, 4, 6]
+    for devices, alone in (((), 1), (("0", "1"), 2)):
+        local = executor(tmp_path, *devices)
+        assert [local.capacity(wanted, None) for wanted in (None, 4)] == [alone, 4]
 
 
 def test_a_gpu_gets_as_many_runs_as_the_largest_finished_one_fits_into_it(tmp_path: Path, smi: Any) -> None:
     """A run needs a quarter more than its tensors, and 1 GiB for its CUDA context: 6 GiB for tensors of 4 GiB."""
     smi({"0": str(19 * 1024), "7": str(13 * 1024)})
     local = executor(tmp_path, "0", "7", per_device="auto", wait=True)
-    assert local.capacity(None) == 2  # nothing is measured yet
-    assert local.capacity(4 * 2**30) == 3 + 2
+    assert local.capacity(None, None) == 2  # nothing is measured yet
+    assert local.capacity(None, 4 * 2**30) == 3 + 2
     jobs = [job(tmp_path, f"m{i}") for i in range(5)]
     processes = [local.start(j) for j in jobs]
     for each, process in zip(jobs, processes, strict=True):
         end(each, process)
     devices = [device_of(j, p) for j, p in zip(jobs, processes, strict=True)]
     assert (devices.count("0"), devices.count("7")) == (3, 2)
-    assert local.capacity(200 * 2**30) == 2  # a run that fills a GPU is still tried
+    assert local.capacity(None, 200 * 2**30) == 2  # a run that fills a GPU is still tried
 
 
 def test_runs_per_gpu_by_hand() -> None:

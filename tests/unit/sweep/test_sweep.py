@@ -22,7 +22,7 @@ from harness.pipeline.resolve import resolve
 from harness.store.record import Failure
 from harness.store.run_directory import find_runs
 from harness.store.tuning import read_tuning
-from harness.sweep.executors import Executor
+from harness.sweep.executors import LOST, Executor
 from harness.sweep.jobs import Job, Jobs
 from harness.sweep.scheduler import Summary, SweepOptions, sweep
 from harness.sweep.spec import read_board
@@ -53,10 +53,10 @@ class Ended:
 
 
 class Unlimited:
-    """An executor that sets no limit to the number of runs."""
+    """An executor that starts as many runs as are asked for."""
 
-    def capacity(self, peak: int | None) -> int | None:
-        return None
+    def capacity(self, wanted: int | None, peak: int | None) -> int:
+        return wanted or 1
 
 
 @dataclass
@@ -258,7 +258,7 @@ class Roomy(Here):
 
     peaks: list[int | None] = field(default_factory=list)
 
-    def capacity(self, peak: int | None) -> int | None:
+    def capacity(self, wanted: int | None, peak: int | None) -> int:
         self.peaks.append(peak)
         return 2
 
@@ -318,6 +318,43 @@ def test_after_a_failure_nothing_more_is_started_where_that_was_asked_for(
     done, _ = run_all(path, here, keep_going=False)
     assert not done.ok
     assert here.made == ["toy_lora, seed 0"]
+
+
+@dataclass
+class Losing(Here):
+    """An executor whose workers die under each job a number of times.
+
+    losses: by label.
+    """
+
+    losses: dict[str, int] = field(default_factory=dict)
+
+    def start(self, job: Job) -> Ended:
+        if self.losses.get(job.label, 0):
+            self.losses[job.label] -= 1
+            self.made.append(job.label)
+            return Ended(LOST)
+        return super().start(job)
+
+
+def test_a_run_whose_worker_was_lost_is_started_again(board_file: Callable[[str], Path], plugin: Path) -> None:
+    path = board_file('baselines = ["majority", "nearest"]\n')
+    losing = Losing(losses={"majority, seed 0": 2})
+    done, said = run_all(path, losing)
+    assert (done.ok, done.n_done) == (True, 2)
+    assert sorted(losing.made) == [*["majority, seed 0"] * 3, "nearest, seed 0"]
+    assert sum("its worker was lost; it is started again" in line for line in said) == 2
+
+
+def test_a_run_that_loses_every_worker_fails_and_the_others_run(
+    board_file: Callable[[str], Path], plugin: Path
+) -> None:
+    path = board_file('baselines = ["majority", "nearest"]\n')
+    losing = Losing(losses={"majority, seed 0": 99})
+    done, _ = run_all(path, losing)
+    assert losing.made.count("majority, seed 0") == 3
+    assert done.failed == {"majority, seed 0": "its worker was lost 3 times, as one that runs out of memory is"}
+    assert (done.n_done, done.n_all) == (1, 2)
 
 
 class Nothing(Unlimited):
