@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import socket
 import time
 import uuid
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ NAME: Final = "ray"
 # How long a terminated run may take to save its state: one step of a large model, and the checkpoint.
 _STOP_SECONDS: Final = 600
 _POLL_SECONDS: Final = 0.1
+_CONNECT_SECONDS: Final = 10
 _PACKAGES: Final = ("mtlora-harness", "torch", "transformers")
 
 
@@ -192,12 +194,20 @@ def _ray() -> Any:
     return ray
 
 
+def _reach(address: str | None) -> None:
+    """Raises: OSError if nothing listens at host:port, for which Ray itself would wait for minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if host and port.isdecimal() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+
+
 def _connect(ray: Any, address: str | None) -> None:
     if ray.is_initialized():
         return
     try:
+        _reach(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         said = str(error).strip().partition("\n")[0]
         raise UsageError(
             f"--engine ray:{address or ''}: no connection to a Ray cluster from {platform.node()} ({said}). Start one "
