@@ -41,6 +41,11 @@ def board(tmp_path: Path, toy_model: Path) -> Callable[[int], Path]:
     return write
 
 
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @pytest.fixture
 def cluster() -> Iterator[str]:
     """The address of a Ray cluster with two CPUs, which runs until the test ends."""
@@ -53,6 +58,9 @@ def cluster() -> Iterator[str]:
     head = subprocess.Popen(
         [ray, "start", *options], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
+    until = time.monotonic() + 120
+    while time.monotonic() < until and not _listens(port):
+        time.sleep(0.2)
     yield f"127.0.0.1:{port}"
     head.terminate()
     head.wait(60)
