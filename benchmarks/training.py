@@ -53,6 +53,22 @@ def main() -> None:
     loaded = (
         load_model(options.model, options.precision) if options.model else random_model(options.shape, options.blocks)
     )
+    found = measure(loaded, options)
+    report(loaded, options, found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """Tokens per second of each contender in each round, and what they were measured with."""
+
+    speeds: Mapping[str, Sequence[float]]
+    clock: Clock
+    ours: Ours
+    rank: int
+
+
+def measure(loaded: LoadedModel, options: argparse.Namespace) -> Measurement:
+    """Every contender in interleaved rounds."""
     clock = Clock(device=loaded.device, threads=options.threads)
     tasks, pool = real_rows(loaded, options) if options.data else synthetic_rows(loaded, options)
     method = method_class(options.method)()
@@ -76,7 +92,7 @@ def main() -> None:
                 taken = seconds(chosen)
                 if number:  # the first round warms up
                     speeds[name].append(sum(map(len, chosen)) / taken)
-    report(loaded, options, clock, speeds, ours, rank)
+    return Measurement(speeds=speeds, clock=clock, ours=ours, rank=rank)
 
 
 def arguments() -> argparse.Namespace:
@@ -288,17 +304,11 @@ def _collated(examples: Sequence[Mapping[str, Encoded]], left: bool) -> dict[str
 # What is printed
 
 
-def report(
-    loaded: LoadedModel,
-    options: argparse.Namespace,
-    clock: Clock,
-    speeds: Mapping[str, Sequence[float]],
-    ours: Ours,
-    rank: int,
-) -> None:
+def report(loaded: LoadedModel, options: argparse.Namespace, found: Measurement) -> None:
+    clock, speeds, ours = found.clock, found.speeds, found.ours
     name = options.model or f"{options.shape}, random weights, {loaded.model.config.num_hidden_layers} blocks"
     print(f"{name}, {loaded.dtype}, {loaded.device}, {clock.threads} threads, {clock.kind} time")
-    print(f"{options.method}, stored rank {rank}; {options.batch} rows a step, {options.rounds} rounds")
+    print(f"{options.method}, stored rank {found.rank}; {options.batch} rows a step, {options.rounds} rounds")
     rows = []
     for contender, found in speeds.items():
         ratio = paired(speeds["ours"], found)

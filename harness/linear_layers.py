@@ -60,16 +60,21 @@ class LinearLayers:
     @property
     def parameters(self) -> int:
         """The number of weights, adaptable or not."""
-        return sum(m.weight.numel() for m in self.layers.values()) + sum(kind.parameters for kind in self.left_out)
+        return sum(map(_n_weights, self.layers.values())) + sum(kind.parameters for kind in self.left_out)
 
     def adapted(self, model: nn.Module) -> float | None:
         """The share of the weights (0 to 1) that the adapter on the model reaches; None if it replaces no layer."""
         changed = self.changed(model)
-        return sum(layer.weight.numel() for layer in changed) / self.parameters if changed else None
+        return sum(map(_n_weights, changed)) / self.parameters if changed else None
 
     def changed(self, model: nn.Module) -> list[nn.Linear]:
         """The layers in whose place the model now has others."""
         return [layer for name, layer in self.layers.items() if model.get_submodule(name) is not layer]
+
+
+def _n_weights(layer: nn.Linear) -> int:
+    """The number of a layer's weights, also if they are quantised and packed."""
+    return layer.in_features * layer.out_features
 
 
 def linear_layers(model: nn.Module) -> LinearLayers:

@@ -58,6 +58,12 @@ class Contender:
         held += [t for state in self.optimiser.state.values() for t in state.values() if isinstance(t, Tensor)]
         return sum(t.numel() * t.element_size() for t in held)
 
+    def release(self) -> None:
+        """Drop the gradients and the optimiser's state."""
+        if self.optimiser is not None:
+            self.optimiser.zero_grad(set_to_none=True)
+            self.optimiser.state.clear()
+
     def _precision(self, device: torch.device) -> AbstractContextManager[Any]:
         return nullcontext() if self.autocast is None else torch.autocast(device.type, self.autocast)
 

@@ -9,8 +9,8 @@ import dataclasses
 import logging
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,9 @@ from harness.training.optimiser import TaskAdamW, trained_parameters
 LOG: Final = logging.getLogger(__name__)
 SEQUENCE_TOKENS = 256
 TOKENS_PER_TARGET = 8
+T = TypeVar("T")
 OURS, PEFT, LOOP, FROZEN = "ours", "peft", "loop", "frozen"
+OUT_OF_MEMORY: Final = "out of memory"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,8 @@ class BenchRow:
     """One kind of training stage of a method: all of its parameters and tasks, or some of them.
 
     n_tasks, n_trained: tasks and parameters that the stage trains. peft_rank: the rank of PEFT's LoRA.
-    ours_to_peft, loop_to_ours, ours_to_frozen: ratios of seconds. absent: why a contender is missing, by its name.
+    measured: by contender. ours_to_peft, loop_to_ours, ours_to_frozen: ratios of seconds; None if one is missing.
+    absent: why a contender is missing, by its name.
     """
 
     method: str
@@ -67,7 +70,7 @@ class BenchRow:
     measured: Mapping[str, Measured]
     ours_to_peft: Interval | None
     loop_to_ours: Interval | None
-    ours_to_frozen: Interval
+    ours_to_frozen: Interval | None
     absent: Mapping[str, str]
 
 
@@ -92,7 +95,10 @@ class BenchPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchReport:
-    """The rows of all methods, and what they were measured on. clock: "cpu" (CPU time) or "wall"."""
+    """The rows of all methods, and what they were measured on.
+
+    clock: "cpu" (CPU time) or "wall". not_measured: why a method has no row, by its name.
+    """
 
     model: str
     n_parameters: int
@@ -101,6 +107,7 @@ class BenchReport:
     clock: str
     plan: BenchPlan
     rows: Sequence[BenchRow]
+    not_measured: Mapping[str, str] = field(default_factory=dict)
 
 
 def bench(loaded: LoadedModel, label: str, methods: Mapping[str, AdapterMethod], plan: BenchPlan) -> BenchReport:
@@ -117,12 +124,14 @@ def bench(loaded: LoadedModel, label: str, methods: Mapping[str, AdapterMethod],
         )
     clock = Clock(device=loaded.device, threads=plan.threads)
     rows: list[BenchRow] = []
+    not_measured: dict[str, str] = {}
     with undisturbed(clock):
         for name, method in methods.items():
             LOG.info("measuring %s", name)
-            stages = Stages(loaded, name, method, plan, clock)
-            stages.run()
-            rows += stages.rows
+            measured = _measured_stages(loaded, name, method, plan, clock)
+            rows += measured
+            if not measured:
+                not_measured[name] = OUT_OF_MEMORY
     return BenchReport(
         model=label,
         n_parameters=loaded.n_parameters,
@@ -131,7 +140,23 @@ def bench(loaded: LoadedModel, label: str, methods: Mapping[str, AdapterMethod],
         clock=clock.kind,
         plan=plan,
         rows=rows,
+        not_measured=not_measured,
     )
+
+
+def _measured_stages(
+    loaded: LoadedModel, name: str, method: AdapterMethod, plan: BenchPlan, clock: Clock
+) -> list[BenchRow]:
+    """The rows of one method; none if there is no memory for its adapter."""
+    try:
+        stages = Stages(loaded, name, method, plan, clock)
+    except torch.OutOfMemoryError:
+        stages = None
+    if stages is None:
+        clock.free_memory()
+        return []
+    stages.run()
+    return stages.rows
 
 
 def chosen(names: Sequence[str]) -> dict[str, AdapterMethod]:
@@ -226,7 +251,8 @@ class Stages:
         ranks = self.method.ranks(len(self.tasks))
         rank = round(ranks.stored * n_trained / self.size.stored)
         contenders, absent = self._contenders(own, rank, n_trained == self.size.stored)
-        seconds, measured = self._measure(contenders, make_batch(self.loaded, Routes(self.tasks), tasks, self.plan))
+        batch = make_batch(self.loaded, Routes(self.tasks), tasks, self.plan)
+        seconds, measured = self._measure(contenders, batch, absent)
 
         def ratio(a: str, b: str) -> Interval | None:
             return paired(seconds[a], seconds[b]) if {a, b} <= seconds.keys() else None
@@ -244,7 +270,7 @@ class Stages:
             measured=measured,
             ours_to_peft=ratio(OURS, PEFT),
             loop_to_ours=ratio(LOOP, OURS),
-            ours_to_frozen=paired(seconds[OURS], seconds[FROZEN]),
+            ours_to_frozen=ratio(OURS, FROZEN),
             absent=absent,
         )
 
@@ -259,27 +285,56 @@ class Stages:
                 found[PEFT] = peft_lora(base, self.layers, rank)
             except ImportError:
                 absent[PEFT] = "PEFT is not installed: pip install 'mtlora-harness[peft]'"
+            except torch.OutOfMemoryError:
+                absent[PEFT] = OUT_OF_MEMORY
         found[OURS] = own
         if whole and isinstance(self.adapter, HasExperts) and self.adapter.experts():
-            looped = loop(base, self.method.attach(twin(base), self.tasks, seed=self.seed))
-            found[LOOP] = dataclasses.replace(looped, reads=own.reads)
+            try:
+                looped = loop(base, self.method.attach(twin(base), self.tasks, seed=self.seed))
+                found[LOOP] = dataclasses.replace(looped, reads=own.reads)
+            except torch.OutOfMemoryError:
+                absent[LOOP] = OUT_OF_MEMORY
         else:
             absent[LOOP] = "the stage does not train experts with a gate"
         return found, absent
 
     def _measure(
-        self, contenders: Mapping[str, Contender], batch: Batch
+        self, contenders: dict[str, Contender], batch: Batch, absent: dict[str, str]
     ) -> tuple[dict[str, list[float]], dict[str, Measured]]:
-        """The seconds of each round, and the figures of each contender. Every other round is in reverse order."""
-        for contender in contenders.values():  # The first step allocates the optimiser's state.
-            contender.step(batch, 0)
+        """The seconds of each round, and the figures of each contender. Every other round is in reverse order.
+
+        A contender that runs out of memory is moved from ``contenders`` to ``absent``, and the others are measured.
+        """
         seconds: dict[str, list[float]] = {name: [] for name in contenders}
+
+        def seconds_of(number: int) -> Callable[[Contender], float]:
+            return lambda contender: self.clock.seconds(_step(contender, batch, number))
+
+        def figures_of(name: str) -> Callable[[Contender], Measured]:
+            return lambda contender: self._measured(contender, batch, seconds[name])
+
+        for name in list(contenders):  # The first step allocates the optimiser's state.
+            self._try(contenders, absent, name, seconds_of(0))
         for number in range(self.plan.rounds):
-            order = list(contenders)[:: -1 if number % 2 else 1]
-            for name in order:
-                work = _step(contenders[name], batch, number + 1)
-                seconds[name].append(self.clock.seconds(work))
-        return seconds, {n: self._measured(c, batch, seconds[n]) for n, c in contenders.items()}
+            for name in list(contenders)[:: -1 if number % 2 else 1]:
+                taken = self._try(contenders, absent, name, seconds_of(number + 1))
+                seconds[name] += [] if taken is None else [taken]
+        found = {name: self._try(contenders, absent, name, figures_of(name)) for name in list(contenders)}
+        measured = {name: figures for name, figures in found.items() if figures is not None}
+        return {name: seconds[name] for name in measured}, measured
+
+    def _try(
+        self, contenders: dict[str, Contender], absent: dict[str, str], name: str, work: Callable[[Contender], T]
+    ) -> T | None:
+        """The result of ``work`` on a contender; None if memory runs out, and then all that it holds is released."""
+        try:
+            return work(contenders[name])
+        except torch.OutOfMemoryError:
+            absent[name] = OUT_OF_MEMORY
+        LOG.warning("%s: %s runs out of memory and is left out", self.name, name)
+        contenders.pop(name).release()
+        self.clock.free_memory()
+        return None
 
     def _measured(self, contender: Contender, batch: Batch, seconds: Sequence[float]) -> Measured:
         median = statistics.median(seconds)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from harness.config.spec import Precision
 from harness.errors import unknown
-from harness.models.loading import LoadedModel, Precision, dtype_of
+from harness.models.loading import LoadedModel, dtype_of
 
 _CPU_BLOCKS = 4
 """Blocks of a random model on a CPU, where a whole one would take minutes per step."""

@@ -8,7 +8,7 @@ from typing import Any
 from tabulate import tabulate
 
 from harness.bench.clock import LAUNCH_BOUND, Interval
-from harness.bench.measure import LOOP, OURS, PEFT, BenchReport, BenchRow, Measured
+from harness.bench.measure import FROZEN, LOOP, OURS, OUT_OF_MEMORY, PEFT, BenchReport, BenchRow, Measured
 from harness.reporting.numbers import MISSING, interval, number, size
 
 MOST_TO_PEFT = 1.05
@@ -60,24 +60,29 @@ def render(report: BenchReport) -> str:
 
 
 def _cells(row: BenchRow) -> list[str]:
-    ours = row.measured[OURS]
+    ours = row.measured.get(OURS)
+    if ours is None:
+        speed = [row.absent[OURS], MISSING, MISSING]
+    else:
+        speed = [number(ours.seconds, 3), f"{ours.tokens_per_second:.0f}", size(ours.peak_bytes)]
     return [
         row.method,
         row.stage,
         f"{row.stored_rank}/{row.active_rank}",
         f"{row.stored / 1e6:.2f} M",
         f"{row.active / 1e6:.2f} M",
-        number(ours.seconds, 3),
-        f"{ours.tokens_per_second:.0f}",
-        size(ours.peak_bytes),
-        _interval(row.ours_to_frozen),
-        _interval(row.ours_to_peft),
-        _interval(row.loop_to_ours),
+        *speed,
+        _ratio(row, FROZEN, row.ours_to_frozen),
+        _ratio(row, PEFT, row.ours_to_peft),
+        _ratio(row, LOOP, row.loop_to_ours),
     ]
 
 
-def _interval(found: Interval | None) -> str:
-    return MISSING if found is None else interval(found.median, found.low, found.high)
+def _ratio(row: BenchRow, other: str, found: Interval | None) -> str:
+    """A ratio to another contender, or that the other one runs out of memory."""
+    if found is not None:
+        return interval(found.median, found.low, found.high)
+    return OUT_OF_MEMORY if row.absent.get(other) == OUT_OF_MEMORY else MISSING
 
 
 def _notes(report: BenchReport) -> list[str]:
@@ -87,7 +92,10 @@ def _notes(report: BenchReport) -> list[str]:
         f"Goals for methods with experts: / PEFT at most {MOST_TO_PEFT} with {FROM_TOKENS} tokens per step or more; "
         f"loop / at least {LEAST_FROM_LOOP} on a CPU.",
     ]
-    missing = {why for row in report.rows for name, why in row.absent.items() if name == PEFT}
+    missing = {why for row in report.rows for name, why in row.absent.items() if name == PEFT} - {OUT_OF_MEMORY}
+    notes += [f"{name} is not measured: {why} for its adapter." for name, why in report.not_measured.items()]
+    if any(OUT_OF_MEMORY in row.absent.values() for row in report.rows):
+        notes.append(f"{OUT_OF_MEMORY}: this step does not fit the device. Give a smaller --tokens-per-step.")
     notes += [f"/ PEFT is missing: {why}." for why in sorted(missing)]
     for row in report.rows:
         bound = {n: m for n, m in row.measured.items() if _launch_bound(m) and n in (OURS, PEFT, LOOP)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -51,6 +52,18 @@ def plan_command(file: Path, data: str | None, model: str | None, out: Path, as_
 @click.option("--jobs", type=click.IntRange(min=1), help="Runs at a time, one process each (default: one per device).")
 @click.option("--devices", metavar="0,1|auto", help="GPUs to distribute the runs over, one GPU per run.")
 @click.option(
+    "--per-device",
+    metavar="K|auto",
+    help="Runs that share a GPU at a time: a number, or auto for as many as measured memory allows (default: 1).",
+)
+@click.option(
+    "--engine",
+    default="local",
+    show_default=True,
+    metavar="local|ray[:ADDRESS]",
+    help="Where to run: processes of this machine, or tasks of a Ray cluster that shares the folder of runs.",
+)
+@click.option(
     "--keep-going/--stop-at-failure",
     default=True,
     show_default=True,
@@ -62,8 +75,8 @@ def sweep_command(
     model: str | None,
     out: Path,
     jobs: int | None,
-    devices: str | None,
     keep_going: bool,
+    **where: Any,
 ) -> None:
     """Start all missing runs of a leaderboard FILE.
 
@@ -71,16 +84,16 @@ def sweep_command(
     FILE. Run the same command again to resume.
     """
     from harness.leaderboard.files import board_of_file, write_board
+    from harness.sweep.engines import EngineOptions, open_executor
     from harness.sweep.entries import with_location
-    from harness.sweep.executors import LocalExecutor, parse_devices
     from harness.sweep.jobs import Jobs
     from harness.sweep.scheduler import SweepOptions, sweep
     from harness.sweep.spec import read_board
 
     board = with_location(read_board(file), data, model)
-    gpus = parse_devices(devices)
-    options = SweepOptions(n_parallel=jobs or max(1, len(gpus)), keep_going=keep_going)
-    done = sweep(Jobs(board, out), file.stem, LocalExecutor(devices=gpus), options)
+    with open_executor(EngineOptions(**where), out) as executor:
+        options = SweepOptions(n_parallel=jobs, keep_going=keep_going)
+        done = sweep(Jobs(board, out), file.stem, executor, options)
     for line in done.lines():
         click.echo(line)
     if done.n_done:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 LOCAL: Final = "hf"  # the back end that is this process
+Quantisation = Literal["nf4", "int8"]
+Precision = Literal["auto", "fp32", "bf16", "fp16", "nf4", "int8"]
 M = TypeVar("M")
 
 
@@ -124,8 +126,10 @@ class TrainConfig(Section):
         description="maximum sequence length in tokens (prompt + target + EOS); longer prompts are truncated"
         " in the middle",
     )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="precision of the model; auto: bf16 if the GPU supports it, else fp32"
+    precision: Precision = Field(
+        "auto",
+        description="precision of the model; auto: bf16 if the GPU supports it, else fp32; nf4, int8: frozen weights of"
+        " 4 or 8 bits, computing as auto does",
     )
     eval_every: int | None = Field(
         None, ge=1, description="evaluate on the dev split every N steps and keep the best adapter"
@@ -179,6 +183,8 @@ class TrainConfig(Section):
             raise ValueError("train.patience counts evaluations on the dev split: set train.eval_every too")
         if self.cache_frozen and self.compile:
             raise ValueError("set train.cache_frozen=true or train.compile=true, not both")
+        if self.compile and self.precision in get_args(Quantisation):
+            raise ValueError(f"train.compile=true does not support train.precision={self.precision}: leave one out")
         return self
 
 

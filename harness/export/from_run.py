@@ -7,12 +7,12 @@ import logging
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from harness.config.clusters import cluster_with
-from harness.config.spec import RunSpec
+from harness.config.spec import Precision, RunSpec
 from harness.config.template import template_in_words
 from harness.errors import NotFoldable, UsageError, unknown
 from harness.export.check import PROMPTS, check_with_peft, folded_outputs
@@ -20,7 +20,8 @@ from harness.export.folder import new_folder, require_new
 from harness.export.formats import DEFAULT, FORMATS, FoldedTask, Format
 from harness.export.peft import SERVED_RANKS, BaseName, padded_rank
 from harness.method import Adapter, LoRAFactors, Trait, adapter_method
-from harness.models.loading import LoadedModel, Precision, load_model
+from harness.models.loading import LoadedModel, load_model
+from harness.models.quantised import QUANTISATIONS, dequantise
 from harness.models.source import locate
 from harness.pipeline.reopen import ReopenedRun, reopen
 from harness.registry import list_command
@@ -150,6 +151,12 @@ class _ExportSource:
 
         A check compares logits, so it needs float32.
         """
+        trained = self.finished.resolved.spec.train.precision
+        if not form.is_adapter and trained in QUANTISATIONS:
+            LOG.info("merged into the dequantised %s weights that the adapter was trained and evaluated on", trained)
+            loaded = load_model(self.model, trained, "cpu")
+            dequantise(loaded.model)
+            return replace(loaded, quantised=None)
         any_precision: Precision = "fp32" if self.source.gguf or self.checks else "bf16"
         return load_model(self.model, form.precision or any_precision, "cpu")
 

@@ -188,7 +188,7 @@ class Generator:
             if factors is None:
                 unfolded += own
             elif batches:
-                with self.routing.apply(factors, merge=self.loaded.dtype.itemsize >= 4):
+                with self.routing.apply(factors, merge=self.loaded.merges):
                     self._count(switches=1)
                     for batch in batches:
                         yield self._in_memory(batch, work, lambda rows, batch: nullcontext())

@@ -8,17 +8,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
-from harness.config.spec import ModelSpec
+from harness.config.spec import ModelSpec, Precision
 from harness.errors import ModelError
+from harness.models.quantised import (
+    QUANTISATIONS,
+    check_quantisable,
+    check_quantised,
+    n_parameters,
+    quantisation_config,
+    weight_bytes,
+)
 from harness.models.source import TOKENIZER_PARTS, Source, check_fetched, check_folder, fetch, fingerprint, locate
 from harness.models.tokenizer_checks import check_sentencepiece, check_vocabulary, stated_vocabulary
 
 if TYPE_CHECKING:
     import torch
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
 # Tokenizers without a maximum length state about 1e30 tokens; any length above this one means that there is none.
 _NO_LENGTH: Final = 1_000_000_000
 
@@ -33,7 +40,9 @@ class LoadedModel:
     """A frozen base model in eval mode with its tokenizer.
 
     max_context: the longest sequence in tokens (of the encoder, if there is one); None without a known limit.
+    dtype: of the weights, or of the computation if they are quantised.
     n_parameters: each parameter counts once, also where it is tied to another one.
+    quantised: the method of the weights' quantisation, such as "nf4"; None without one.
     """
 
     model: Any
@@ -43,6 +52,17 @@ class LoadedModel:
     n_parameters: int
     max_context: int | None
     encoder_decoder: bool
+    quantised: str | None = None
+
+    @property
+    def weight_bytes(self) -> int:
+        """The memory of the weights in bytes."""
+        return weight_bytes(self.model)
+
+    @property
+    def merges(self) -> bool:
+        """Whether folded adapters are added to the weights. In low precision that would round away small updates."""
+        return self.dtype.itemsize >= 4 and self.quantised is None
 
     @property
     def n_embeddings(self) -> int | None:
@@ -104,7 +124,8 @@ def load_model(
 
     Args:
         name: as for ``locate``: a registered name, a folder, a ``.gguf`` file (dequantised), a hub id.
-        precision: of the weights; auto: bfloat16 where the GPU computes in it, else float32.
+        precision: of the weights; auto: bfloat16 where the GPU computes in it, else float32; nf4, int8: see
+            ``harness.models.quantised``.
         device: a torch device (default: CUDA where there is one, else the CPU).
         revision: of a hub id; give the recorded fingerprint to load exactly that version.
 
@@ -117,16 +138,16 @@ def load_model(
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = dtype_of(precision, place)
     tokenizer = _tokenizer(source, folder)
-    model = _weights(source, folder, dtype)
-    model = model.to(place).eval().requires_grad_(False)
+    model = _weights(source, folder, dtype, precision, place).eval().requires_grad_(False)
     loaded = LoadedModel(
         model=model,
         tokenizer=tokenizer,
         device=place,
         dtype=dtype,
-        n_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        n_parameters=n_parameters(model),
         max_context=_max_context(model.config, tokenizer),
         encoder_decoder=bool(model.config.is_encoder_decoder),
+        quantised=_quantised(model, precision),
     )
     if loaded.n_embeddings is not None:
         check_vocabulary(tokenizer, source.label, folder, loaded.n_embeddings)
@@ -136,7 +157,7 @@ def load_model(
 
 
 def dtype_of(precision: Precision, device: torch.device) -> torch.dtype:
-    """The dtype of ``precision`` on a device."""
+    """The dtype of ``precision`` on a device; that of the computation for quantised weights."""
     import torch
 
     named = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -170,13 +191,15 @@ def _tokenizer(source: Source, folder: Path) -> Any:
     return tokenizer
 
 
-def _weights(source: Source, folder: Path, dtype: torch.dtype) -> Any:
+def _weights(source: Source, folder: Path, dtype: torch.dtype, precision: Precision, place: torch.device) -> Any:
+    """The model on its device. Quantised weights go to it one by one, because they cannot be moved as others can."""
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     from harness.models.transposed import replace_transposed
 
     extra = {**_gguf(source), "trust_remote_code": False}
+    quantises = precision in QUANTISATIONS
     auto = AutoModelForCausalLM
     try:
         if not source.gguf:
@@ -184,6 +207,9 @@ def _weights(source: Source, folder: Path, dtype: torch.dtype) -> Any:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
             _check_kind(source, config)
             auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else auto
+        if quantises:
+            check_quantisable(source.label, precision, None if source.gguf else config, gguf=source.gguf is not None)
+            extra |= {"quantization_config": quantisation_config(precision, dtype), "device_map": {"": place}}
         with bars_on_terminals_only():
             model, report = auto.from_pretrained(
                 folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **extra
@@ -197,11 +223,22 @@ def _weights(source: Source, folder: Path, dtype: torch.dtype) -> Any:
             f"the files of {source.label} lack {len(names)} of its weights ({', '.join(names[:3])}), which would be "
             "random. Is it a language model with its output head, and the download complete?"
         )
+    if quantises:
+        check_quantised(source.label, precision, model)
+        return model
     replace_transposed(model)
     if source.gguf and getattr(model, "hf_quantizer", None) is not None:
         # The weights are plain tensors by now, and a model that is marked as quantised could not be saved.
         model.hf_quantizer.remove_quantization_config(model)
-    return model
+    return model.to(place)
+
+
+def _quantised(model: Any, precision: Precision) -> str | None:
+    """The method of the weights' quantisation: that which was asked for, or that of the model's own files."""
+    if precision in QUANTISATIONS:
+        return precision
+    stated = getattr(model.config, "quantization_config", None)
+    return None if stated is None else str(getattr(stated.quant_method, "value", stated.quant_method))
 
 
 @contextmanager

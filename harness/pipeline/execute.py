@@ -320,6 +320,7 @@ class _Execution:
         if base is not None:
             data["limits"] = dict(base.encoder.limits)
             settings |= {"dtype": str(base.loaded.dtype), "device": str(base.loaded.device)}
+            settings |= {} if base.loaded.quantised is None else {"quantised": base.loaded.quantised}
         return RunRecord(
             run_id=run_id(resolved.spec),
             spec=resolved.spec,

@@ -58,7 +58,10 @@ def predict_all(
         base: None if no model is loaded here.
         directory: of an evaluation, where its predictions go; default the run itself.
     """
+    from harness.runtime.memory import peak_bytes, reset_peak
+
     directory = run if directory is None else directory
+    reset_peak()
     source = open_source(resolved, base, train)
     generations, sizes = [], []
     chosen: dict[str, Mapping[str, int]] = {}
@@ -77,6 +80,8 @@ def predict_all(
     cost = total_generation(generations)
     if cost is not None and chosen:
         cost = cost.model_copy(update={"router_accuracy": router_accuracy(chosen)["mean"]})
+    if cost is not None and base is not None:
+        cost = cost.model_copy(update={"peak_memory_bytes": peak_bytes(base.loaded.device, base.memory_before)})
     return Predicted(generation=cost, parameters=total(sizes, None if base is None else base.loaded))
 
 

@@ -31,6 +31,8 @@ _PACKAGES = [
     "nevergrad",
     "lm_eval",
     "gguf",
+    "bitsandbytes",
+    "torchao",
 ]
 
 

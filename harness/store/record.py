@@ -145,6 +145,7 @@ class GenerationSummary(Frozen):
     because their adapter cannot be folded. router_accuracy: the share of prompts that the adapter routed to their own
     task, without labels, averaged over the tasks; None if routes are those of the tasks. choices: continuations whose
     likelihood was computed, for tasks that are answered by choosing; ``tokens`` has none of theirs.
+    peak_memory_bytes: as for the training; None if the system does not report it.
     """
 
     tokens: int | None
@@ -153,6 +154,7 @@ class GenerationSummary(Frozen):
     halved: int = 0
     unfolded: tuple[str, ...] = ()
     router_accuracy: float | None = None
+    peak_memory_bytes: int | None = None
 
 
 class Provenance(Frozen):

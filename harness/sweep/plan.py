@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
-from harness.data.mixture import n_steps
-from harness.pipeline.prepare import train_examples
 from harness.pipeline.resolve import Resolved
 from harness.reporting.numbers import counted, duration, number, or_missing, share
-from harness.store.record import Parameters, RunRecord
-from harness.store.run_directory import TUNING_FOLDER, RunDirectory, find_runs
+from harness.store.record import Parameters
+from harness.sweep.cost import Speeds, Steps, speeds_of
 from harness.sweep.entries import Entry
 from harness.sweep.jobs import Job, Jobs
 from harness.sweep.scheduler import settled
@@ -51,45 +49,11 @@ class SweepPlan:
     seconds: float | None
 
 
-class Speeds:
-    """Seconds per training example and per prediction, from the records of finished runs on the same base model."""
-
-    def __init__(self, runs: Iterable[RunDirectory], model: str | None) -> None:
-        self._train: dict[str, list[float]] = {}
-        self._predict: dict[str, list[float]] = {}
-        for run in runs:
-            record = run.record()
-            if record is not None and (record.spec.model and record.spec.model.fingerprint) == model:
-                self._learn(run, record)
-
-    def _learn(self, run: RunDirectory, record: RunRecord) -> None:
-        name, training = record.spec.method.name, record.training
-        scores = run.scores()
-        rows = 0 if scores is None else sum(t.n for t in next(iter(scores.root.values())).tasks.values())
-        if training is not None and training.examples:
-            self._train.setdefault(name, []).append(training.seconds / training.examples)
-        if record.generation is not None and rows:
-            self._predict.setdefault(name, []).append(record.generation.seconds / rows)
-
-    def seconds(self, resolved: Resolved, steps: int | None) -> float | None:
-        """The time of one run: from finished runs of its method, else of all methods; None if there are none."""
-        if resolved.model is None:
-            return 0.0
-        name, rows = resolved.spec.method.name, sum(resolved.evaluated.counts.values())
-        predict, train = _rate(self._predict, name), _rate(self._train, name)
-        if predict is None or (steps is not None and train is None):
-            return None
-        return rows * predict + (steps or 0) * resolved.spec.train.batch_size * (train or 0.0)
-
-
 def make_plan(jobs: Jobs) -> SweepPlan:
     """Count runs and parameters, and estimate the time. Raises: ModelError if the base model cannot be loaded."""
     resolved = [jobs.resolved(jobs.example(entry)) for entry in jobs.entries]
     loaded = _load(resolved)
-    finished = [*find_runs(jobs.out), *find_runs(jobs.out / TUNING_FOLDER)]
-    model = next((r.spec.model.fingerprint for r in resolved if r.spec.model is not None), None)
-    speeds = Speeds(finished, model)
-    steps = _Steps()
+    speeds, steps = speeds_of(jobs, resolved), Steps()
     lines = [_line(jobs, e, r, loaded, speeds, steps) for e, r in zip(jobs.entries, resolved, strict=True)]
     every = jobs.all_jobs()
     left = [_seconds(jobs, job, speeds, steps) for job in every if not settled(job)]
@@ -138,25 +102,8 @@ def to_json(plan: SweepPlan) -> dict[str, Any]:
     return {**asdict(plan), "lines": lines}
 
 
-class _Steps:
-    """Optimiser steps of a run; the training examples are counted once for each limit on them."""
-
-    def __init__(self) -> None:
-        self._n_rows: dict[tuple[str, int | None], int] = {}
-
-    def of(self, resolved: Resolved) -> int | None:
-        if not resolved.method.trains:
-            return None
-        train = resolved.spec.train
-        key = (str(resolved.spec.suite), train.per_task)
-        if key not in self._n_rows:
-            rows = train_examples(resolved)
-            self._n_rows[key] = 0 if rows is None else sum(rows.counts.values())
-        return n_steps(self._n_rows[key], train.batch_size, train.epochs, train.steps)
-
-
 def _line(
-    jobs: Jobs, entry: Entry, resolved: Resolved, loaded: LoadedModel | None, speeds: Speeds, steps: _Steps
+    jobs: Jobs, entry: Entry, resolved: Resolved, loaded: LoadedModel | None, speeds: Speeds, steps: Steps
 ) -> Line:
     from harness.pipeline.dry_run import parameters
 
@@ -180,7 +127,7 @@ def _more(jobs: Jobs, config: RowSpec) -> int:
     return jobs.most_tuning_jobs(config) - sum(len(of_point) for of_point in jobs.tuning_jobs(config).values())
 
 
-def _seconds(jobs: Jobs, job: Job, speeds: Speeds, steps: _Steps) -> float | None:
+def _seconds(jobs: Jobs, job: Job, speeds: Speeds, steps: Steps) -> float | None:
     resolved = jobs.resolved(job.asked)
     return speeds.seconds(resolved, steps.of(resolved))
 
@@ -190,11 +137,6 @@ def _load(resolved: Sequence[Resolved]) -> LoadedModel | None:
 
     first = next((r for r in resolved if r.model is not None), None)
     return None if first is None or first.model is None else load_model(first.model, first.spec.train.precision)
-
-
-def _rate(rates: dict[str, list[float]], name: str) -> float | None:
-    measured = rates.get(name) or [rate for of_method in rates.values() for rate in of_method]
-    return sum(measured) / len(measured) if measured else None
 
 
 def _sum(values: Sequence[float | None]) -> float | None:

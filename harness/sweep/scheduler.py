@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,23 +20,29 @@ from harness.runtime.signals import StopFlag, stop_gracefully
 from harness.store.lock import read_owner
 from harness.store.run_directory import State
 from harness.store.tuning import keep, keep_all
-from harness.sweep.executors import Executor, RunProcess
+from harness.sweep.cost import LongestFirst
+from harness.sweep.devices import measured_peak
+from harness.sweep.executors import LOST, Executor, RunProcess
 from harness.sweep.jobs import Job, Jobs
 from harness.sweep.tuning import diverged
 
 LOG: Final = logging.getLogger(__name__)
+
+# A run that ends with its worker this often is a failure: it probably uses more memory than the worker has.
+_MOST_LOSSES: Final = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepOptions:
     """How a sweep proceeds.
 
-    n_parallel: number of runs at a time. keep_going: start further runs after one has failed.
+    n_parallel: number of runs at a time; None for as many as the executor has room for.
+    keep_going: start further runs after one has failed.
     poll_seconds: interval at which running processes are checked. recheck_seconds: interval at which the disk is
         checked while the only runs left belong to other processes.
     """
 
-    n_parallel: int = 1
+    n_parallel: int | None = 1
     keep_going: bool = True
     poll_seconds: float = 0.2
     recheck_seconds: float = 5.0
@@ -115,20 +122,34 @@ class Scheduler:
         self.announced: set[Path] = set()
         self.running: dict[Path, RunningJob] = {}
         self.seconds: list[float] = []
+        self.order = LongestFirst(jobs)
+        self.peak: int | None = None
+        self.losses: Counter[Path] = Counter()
 
     def run(self) -> None:
         """Start every missing run and wait until all are done. Raises: see ``sweep``."""
         for label, reason in self.jobs.impossible.items():
             LOG.warning("not possible: %s: %s", label, reason)
+        for job in self.known_jobs():
+            self.measure(job)
         while True:
             left = OpenJobs() if self.failed and not self.options.keep_going else self.open_jobs()
-            for job in left.ready[: self.options.n_parallel - len(self.running)]:
+            for job in left.ready[: max(0, self.n_parallel() - len(self.running))]:
                 process = self.executor.start(job)
                 self.running[job.run.path] = RunningJob(job=job, process=process, since=time.monotonic())
             if not self.running and not left.elsewhere:
                 return
             self.announce(left.elsewhere)
             self.wait_for_one()
+
+    def n_parallel(self) -> int:
+        """How many runs may run at a time now."""
+        return self.executor.capacity(self.options.n_parallel, self.peak)
+
+    def measure(self, job: Job) -> None:
+        """Keep the largest peak of GPU memory of all finished runs."""
+        if (peak := measured_peak(job.run)) is not None:
+            self.peak = max(peak, self.peak or 0)
 
     def announce(self, elsewhere: Sequence[Job]) -> None:
         """Log once for each run that another process works on."""
@@ -139,7 +160,7 @@ class Scheduler:
                 LOG.info("waiting for %s: %s is in use by %s", job.label, job.run.path, owner)
 
     def open_jobs(self) -> OpenJobs:
-        """The jobs that are left, learning-rate searches first."""
+        """The jobs that are left, learning-rate searches first, and among them the longest."""
         ready: dict[Path, Job] = {}
         elsewhere: dict[Path, Job] = {}
         for job in self.known_jobs():
@@ -147,7 +168,7 @@ class Scheduler:
             if path in ready or path in self.running or path in self.failed or settled(job):
                 continue
             (elsewhere if job.run.state() is State.RUNNING else ready)[path] = job
-        return OpenJobs(ready=tuple(ready.values()), elsewhere=tuple(elsewhere.values()))
+        return OpenJobs(ready=tuple(self.order.sort(ready.values())), elsewhere=tuple(elsewhere.values()))
 
     def known_jobs(self) -> Iterator[Job]:
         """Jobs whose learning rate is known, done or not."""
@@ -185,9 +206,12 @@ class Scheduler:
         level = logging.INFO
         if job.run.state() is State.DONE:
             self.seconds.append(seconds)
+            self.measure(job)
             how = f"done in {duration(seconds)}"
         elif settled(job):
             how = "diverged, so this learning rate is excluded"
+        elif status == LOST and not self.lost_too_often(job):
+            level, how = logging.WARNING, "its worker was lost; it is started again and resumes"
         elif job.run.state() is State.RUNNING:
             how = "another process works on it"
         elif status == 0:
@@ -201,6 +225,11 @@ class Scheduler:
             self.failed[job.run.path], self.labels[job.run.path] = _reason(job, status), job.label
             how = f"failed: {self.failed[job.run.path]}"
         LOG.log(level, "%s %s: %s%s", self._count(), job.label, how, self._left())
+
+    def lost_too_often(self, job: Job) -> bool:
+        """Count one more loss of the worker of a run."""
+        self.losses[job.run.path] += 1
+        return self.losses[job.run.path] >= _MOST_LOSSES
 
     def summary(self) -> Summary:
         """The state of every job after the sweep."""
@@ -245,6 +274,8 @@ def _keep_grids(jobs: Jobs) -> None:
 
 
 def _reason(job: Job, status: int) -> str:
+    if status == LOST:
+        return f"its worker was lost {_MOST_LOSSES} times, as one that runs out of memory is"
     failure = job.run.failure()
     if failure is not None:
         return f"{failure.error}: {failure.message}"

@@ -65,7 +65,7 @@ def estimate_memory(
             tokens = sum(map(len, part)) if layout.packed else len(part) * max(map(len, part))
             targets = sum(len(s.target) for s in part)
             largest = max(largest, _activations(loaded, adapter, config, tokens, targets))
-    return loaded.n_parameters * loaded.dtype.itemsize + trained * _MOMENTS + largest
+    return loaded.weight_bytes + trained * _MOMENTS + largest
 
 
 def _activations(loaded: LoadedModel, adapter: Adapter, config: TrainConfig, tokens: int, targets: int) -> int:

@@ -40,6 +40,7 @@ class LoRAAdapter:
         self.modules = parts.modules
         self.seed = parts.seed
         self.current_route = parts.route
+        self.dtype = _compute_dtype(self.model)
         for name, layer in self.layers.items():
             layer.train(self.model.training)
             _replace(self.model, name, layer)
@@ -75,7 +76,8 @@ class LoRAAdapter:
                 unmerged: dict[str, LoRAFactors] = {}
                 for name, (layer, lora) in chosen.items():
                     weight = layer.base.weight
-                    a, b = lora.a.detach().to(weight), lora.b.detach().to(weight)
+                    dtype = weight.dtype if weight.is_floating_point() else self.dtype
+                    a, b = (factor.detach().to(weight.device, dtype) for factor in (lora.a, lora.b))
                     if merge:
                         layer.base.weight = nn.Parameter(weight + b @ a, requires_grad=False)
                     else:
@@ -201,19 +203,25 @@ class LoRAAdapter:
         return torch.zeros((), device=self.device)
 
 
+def _compute_dtype(model: nn.Module) -> torch.dtype:
+    """The dtype of a bare model's hidden states, which differs from that of quantised weights."""
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+
+
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(parent), leaf, module)
 
 
 def _check(name: str, layer: AdaptedLinear, lora: LoRAFactors, merge: bool) -> None:
-    weight = layer.base.weight
-    fits = lora.a.shape[1:] == weight.shape[1:] and lora.b.shape[:1] == weight.shape[:1]
+    weight, shape = layer.base.weight, (layer.out_features, layer.in_features)
+    fits = lora.a.shape[1:] == shape[1:] and lora.b.shape[:1] == shape[:1]
     if not fits or lora.a.shape[0] != lora.b.shape[1]:
         raise ValueError(
-            f"{name}: factors a {tuple(lora.a.shape)}, b {tuple(lora.b.shape)} do not fit a weight "
-            f"{tuple(weight.shape)}"
+            f"{name}: factors a {tuple(lora.a.shape)}, b {tuple(lora.b.shape)} do not fit a weight {shape}"
         )
+    if merge and type(weight) is not nn.Parameter:
+        raise ValueError(f"{name} is quantised ({type(weight).__name__}), so nothing can be merged: use merge=False")
     if merge and weight.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"{name} is {weight.dtype}, and merging would round away small updates: use merge=False")
 

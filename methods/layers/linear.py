@@ -257,7 +257,7 @@ class TaskLinear(AdaptedLinear):
         if rank > self.rank or lora.a.shape[1] != a.shape[1] or lora.b.shape[0] != b.shape[0]:
             raise ValueError(
                 f"{self.name}: factors a {tuple(lora.a.shape)}, b {tuple(lora.b.shape)} do not fit a LoRA of rank "
-                f"{self.rank} for a weight {tuple(self.weight.shape)}"
+                f"{self.rank} for a weight {(self.out_features, self.in_features)}"
             )
         a[:rank] = lora.a.to(a)
         b[:, :rank] = lora.b.to(b) / self.scale

@@ -38,7 +38,8 @@ def result(run: Path) -> dict[str, Any]:
         del record[key]
     for key in ("seconds", "search_seconds", "wait_seconds", "tokens_per_second", "peak_memory_bytes"):
         del record["training"][key]
-    del record["generation"]["seconds"]
+    for key in ("seconds", "peak_memory_bytes"):
+        del record["generation"][key]
     log = [json.loads(line) for line in (run / "train.jsonl").read_text().splitlines()]
     return {
         "adapter": (run / "adapter" / "adapter.safetensors").read_bytes(),

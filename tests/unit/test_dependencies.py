@@ -16,6 +16,7 @@ OURS = ("harness", "methods", "tasks")
 
 # Declared, but not imported by our own code.
 USED_BY_OTHERS = {
+    "bitsandbytes": "transformers quantises models with it",
     "gguf": "transformers reads GGUF files with it",
     "protobuf": "transformers reads the sentencepiece files of tokenizers with it",
     "sentencepiece": "transformers reads the sentencepiece files of tokenizers with it",

@@ -15,7 +15,7 @@ from scipy.stats import binom
 from torch import Tensor
 
 from harness.bench.clock import Clock, paired
-from harness.bench.contenders import frozen, loop, peft_lora, twin
+from harness.bench.contenders import LoopLinear, frozen, loop, peft_lora, twin
 from harness.bench.measure import BenchPlan, BenchReport, bench, chosen, make_batch
 from harness.bench.random_model import SHAPES, random_model
 from harness.bench.report import render, to_json
@@ -171,6 +171,59 @@ def test_without_peft_the_row_says_so(loaded: LoadedModel, monkeypatch: pytest.M
     assert report.rows[0].ours_to_peft is None
     assert "mtlora-harness[peft]" in report.rows[0].absent["peft"]
     assert "mtlora-harness[peft]" in render(report)
+
+
+class Greedy(LoRAAll):
+    """A method whose adapter needs more memory than there is."""
+
+    def attach(self, model: Any, tasks: Any, *, seed: int) -> Any:
+        raise torch.OutOfMemoryError
+
+
+def test_a_contender_that_runs_out_of_memory_is_named_and_the_others_are_measured(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(self: Any, x: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(LoopLinear, "forward", no_memory)
+    report = measured(loaded, ["cgc_lora", "lora_all"])
+    assert [row.method for row in report.rows] == ["cgc_lora", "lora_all"]
+    row = report.rows[0]
+    assert row.absent == {"loop": "out of memory"}
+    assert list(row.measured) == ["frozen", "peft", "ours"]
+    assert row.loop_to_ours is None
+    assert row.ours_to_peft is not None
+    lines = [line.split() for line in render(report).splitlines()]
+    assert [line[-3:] for line in lines if line[:1] == ["cgc_lora"]] == [["out", "of", "memory"]]
+    assert [line[-1] for line in lines if line[:1] == ["lora_all"]] == ["–"]
+    assert "smaller --tokens-per-step" in render(report)
+
+
+def test_a_method_that_runs_out_of_memory_in_a_later_round_keeps_its_row(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = LoRAAll()
+    attached = method.attach(twin(loaded.model), TASKS, seed=0)
+
+    def begin_step(self: Any, stage: str, step: int) -> None:
+        if step == 2:
+            raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(type(attached), "begin_step", begin_step)
+    report = bench(loaded, "toy", {"lora_all": method}, PLAN)
+    (row,) = report.rows
+    assert list(row.measured) == ["frozen", "peft"]
+    assert row.absent["ours"] == "out of memory"
+    assert row.ours_to_peft is row.ours_to_frozen is None
+    assert "out of memory" in render(report)
+    assert to_json(report)["rows"][0]["absent"]["ours"] == "out of memory"
+
+
+def test_a_method_whose_adapter_does_not_fit_is_named(loaded: LoadedModel) -> None:
+    report = bench(loaded, "toy", {"greedy": Greedy(), "lora_all": LoRAAll()}, PLAN)
+    assert [row.method for row in report.rows] == ["lora_all"]
+    assert "greedy is not measured: out of memory" in render(report)
 
 
 def test_the_interval_is_that_of_the_sign_test() -> None:

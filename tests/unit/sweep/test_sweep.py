@@ -22,7 +22,7 @@ from harness.pipeline.resolve import resolve
 from harness.store.record import Failure
 from harness.store.run_directory import find_runs
 from harness.store.tuning import read_tuning
-from harness.sweep.executors import Executor
+from harness.sweep.executors import LOST, Executor
 from harness.sweep.jobs import Job, Jobs
 from harness.sweep.scheduler import Summary, SweepOptions, sweep
 from harness.sweep.spec import read_board
@@ -52,8 +52,15 @@ class Ended:
         raise AssertionError("it has ended already")
 
 
+class Unlimited:
+    """An executor that starts as many runs as are asked for."""
+
+    def capacity(self, wanted: int | None, peak: int | None) -> int:
+        return wanted or 1
+
+
 @dataclass
-class Here:
+class Here(Unlimited):
     """An executor that runs jobs in this process, at once.
 
     broken: error messages of runs that fail, by label.
@@ -149,7 +156,8 @@ method = "toy_lora"
     here = Here()
     done, _ = run_all(path, here)
     assert done.ok
-    assert here.made == ["lora_all, lr 0.01 on dev", "lora_all, seed 0", "lora_all, seed 1", "toy_lora, seed 1"]
+    assert here.made[0] == "lora_all, lr 0.01 on dev"
+    assert sorted(here.made[1:]) == ["lora_all, seed 0", "lora_all, seed 1", "toy_lora, seed 1"]
 
 
 def test_an_impossible_budget_is_named_with_the_least_and_the_others_run(
@@ -199,7 +207,7 @@ grid = { train.per_task = ["none", 4] }
 
 
 @dataclass
-class Slow:
+class Slow(Unlimited):
     """Runs jobs in this process, each at its third look; counts how many go on at once."""
 
     here: Here = field(default_factory=Here)
@@ -244,6 +252,64 @@ def test_as_many_runs_as_jobs_run_at_once(board_file: Callable[[str], Path], plu
     assert (done.ok, done.n_done, slow.most, slow.going) == (True, 4, 3, 0)
 
 
+@dataclass
+class Roomy(Here):
+    """An executor that reports the peaks it was asked about, and has room for two runs."""
+
+    peaks: list[int | None] = field(default_factory=list)
+
+    def capacity(self, wanted: int | None, peak: int | None) -> int:
+        self.peaks.append(peak)
+        return 2
+
+
+def test_an_executor_has_room_by_the_largest_measured_peak(
+    board_file: Callable[[str], Path], plugin: Path, tmp_path: Path
+) -> None:
+    """Runs on a CPU measure nothing that is of use for a GPU; two records are changed to those of a GPU."""
+    path = board_file('[[row]]\nmethod = "toy_lora"\n')
+    first = Roomy()
+    assert run_all(path, first, n_parallel=None)[0].ok
+    assert set(first.peaks) == {None}
+    for run, generation in zip(find_runs(tmp_path / "runs"), (3 * 2**30, 5 * 2**30), strict=True):
+        record = json.loads((run.path / "record.json").read_text())
+        record["provenance"]["hardware"]["gpu"] = "a GPU"
+        record["training"]["peak_memory_bytes"] = 4 * 2**30
+        record["generation"]["peak_memory_bytes"] = generation
+        (run.path / "record.json").write_text(json.dumps(record))
+    again = Roomy()
+    assert run_all(path, again, n_parallel=None)[0].ok
+    assert set(again.peaks) == {5 * 2**30}
+
+
+def test_the_longest_runs_start_first(board_file: Callable[[str], Path], plugin: Path) -> None:
+    path = board_file("""
+tune = { lr = [1e-2], max_points = 1 }
+baselines = ["majority"]
+[[row]]
+method = "toy_lora"
+settings.train.steps = 1
+settings.train.lr = 0.1
+[[row]]
+method = "lora_all"
+settings.train.steps = 3
+settings.train.lr = 0.1
+[[row]]
+method = "lora_all"
+settings.train.steps = 1
+""")
+    here = Here()
+    assert run_all(path, here)[0].ok
+    labels = [label.partition(",")[0] for label in here.made]
+    assert labels[:4] == [
+        "lora_all train.steps=1",
+        *["lora_all train.lr=0.1 train.steps=3"] * 2,
+        "toy_lora train.lr=0.1 train.steps=1",
+    ]
+    assert here.made[0].endswith("on dev")
+    assert labels[-1] == "majority"
+
+
 def test_after_a_failure_nothing_more_is_started_where_that_was_asked_for(
     board_file: Callable[[str], Path], plugin: Path
 ) -> None:
@@ -254,7 +320,44 @@ def test_after_a_failure_nothing_more_is_started_where_that_was_asked_for(
     assert here.made == ["toy_lora, seed 0"]
 
 
-class Nothing:
+@dataclass
+class Losing(Here):
+    """An executor whose workers die under each job a number of times.
+
+    losses: by label.
+    """
+
+    losses: dict[str, int] = field(default_factory=dict)
+
+    def start(self, job: Job) -> Ended:
+        if self.losses.get(job.label, 0):
+            self.losses[job.label] -= 1
+            self.made.append(job.label)
+            return Ended(LOST)
+        return super().start(job)
+
+
+def test_a_run_whose_worker_was_lost_is_started_again(board_file: Callable[[str], Path], plugin: Path) -> None:
+    path = board_file('baselines = ["majority", "nearest"]\n')
+    losing = Losing(losses={"majority, seed 0": 2})
+    done, said = run_all(path, losing)
+    assert (done.ok, done.n_done) == (True, 2)
+    assert sorted(losing.made) == [*["majority, seed 0"] * 3, "nearest, seed 0"]
+    assert sum("its worker was lost; it is started again" in line for line in said) == 2
+
+
+def test_a_run_that_loses_every_worker_fails_and_the_others_run(
+    board_file: Callable[[str], Path], plugin: Path
+) -> None:
+    path = board_file('baselines = ["majority", "nearest"]\n')
+    losing = Losing(losses={"majority, seed 0": 99})
+    done, _ = run_all(path, losing)
+    assert losing.made.count("majority, seed 0") == 3
+    assert done.failed == {"majority, seed 0": "its worker was lost 3 times, as one that runs out of memory is"}
+    assert (done.n_done, done.n_all) == (1, 2)
+
+
+class Nothing(Unlimited):
     """An executor whose runs end without a result."""
 
     def start(self, job: Job) -> Ended:
