@@ -157,6 +157,18 @@ def test_balancers_are_listed_and_described(harness: Command) -> None:
     assert "train.balance" in harness("keys").out
 
 
+def test_a_balancer_of_another_package_is_found_by_its_entry_point(toy_run: Command, harness: Command) -> None:
+    settings = keys("train.balance=toy_geometric", "balance.power=0.5", "train.loss=task")
+    done = toy_run("--method", "lora_all", *settings, "--json")
+    assert done.status == 0, done.err
+    for line in log(done.json["directory"]):
+        losses, weights = line["tasks"], line["weights"]
+        products = [weights[task] * losses[task] ** 0.5 for task in losses]
+        assert products == pytest.approx([products[0]] * len(products), rel=1e-3)
+    assert "balance.power" in harness("list", "toy_geometric").out
+    assert "toy_geometric" in harness("list", "--check").out
+
+
 def test_a_leaderboards_file_names_balancers_in_the_settings_of_its_rows(
     toy_run: Command, toy_model: Path, tmp_path: Path
 ) -> None:
