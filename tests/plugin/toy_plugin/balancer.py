@@ -33,7 +33,10 @@ class GeometricWeights(TaskWeights):
 
 @dataclass(frozen=True, kw_only=True)
 class Geometric(LossBalancer):
-    """w = (G / L) ** power, where G is the geometric mean of the losses of the step. power: 1 for the exact gradient."""
+    """w = (G / L) ** power, where G is the geometric mean of the losses of the step.
+
+    power: 1 for the gradient of G.
+    """
 
     version: ClassVar[int] = 1
     summary: ClassVar[str] = "the geometric mean of the losses"
