@@ -101,7 +101,7 @@ class GradientBalancer(Balancer):
         Args:
             jacobian: (T, n), finite: the gradient of the share of each of the step's tasks in its loss, at least two,
                 so that the sum over tasks is the gradient of training without balance. The n numbers are the
-                parameters that all tasks share.
+                parameters that all tasks share. It may be overwritten.
             seed: for random choices; it depends on the run's seed, the stage and the step.
 
         Returns: (n,), in the place of the sum over tasks; the same in every process for equal arguments.

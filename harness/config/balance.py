@@ -47,7 +47,7 @@ def balancer_of(config: TrainConfig) -> Balancer | None:
 
 
 def require_balance(train: TrainConfig, name: str, method: Method, sizes: Sequence[int]) -> None:
-    """Raises: UsageError where no stage of a method trains several tasks together, or a package is missing.
+    """Raises: UsageError if no stage of a method trains several tasks together, or a package is missing.
 
     Args: name: of the method. sizes: the number of tasks of each cluster.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
@@ -19,6 +20,7 @@ from harness.scoring.verdict import Transfer
 ENOUGH_SEEDS: Final = 5  # Rows with as many seeds estimate their variance themselves.
 SharedVariance = Mapping[str | None, SeedVariance]  # by task, and for the mean over tasks under None
 NOT_SHARED: Final[SharedVariance] = {}
+_BALANCE: Final = "train.balance"
 
 
 def shared_variances(groups: Sequence[SeedGroup], tasks: Sequence[str]) -> SharedVariance:
@@ -101,9 +103,19 @@ def _labels(specs: Sequence[RunSpec], searched: Sequence[bool]) -> list[str]:
         keys = [k for k in differing(same) if k not in ("model.label", "data.label")]
         if tuned:
             keys = [k for k in keys if k != "train.lr"]
-        values = {k: v for k, v in flat(spec).items() if k in keys and not k.startswith("method.resolved.")}
-        labels.append(" ".join([name, *(f"{k.replace('.fields.', '.')}={v}" for k, v in values.items())]))
+        balance = _balance(spec) if any(k.startswith(_BALANCE) for k in keys) else []
+        keys = [k for k in keys if not k.startswith(("method.resolved.", _BALANCE))]
+        values = {k.replace(".fields.", "."): v for k, v in flat(spec).items() if k in keys}
+        labels.append(" ".join([name, *(f"{k}={v}" for k, v in values.items()), *balance]))
     return labels
+
+
+def _balance(spec: RunSpec) -> list[str]:
+    """``train.balance=famo balance.lr=0.05``, as it is given on the command line."""
+    balance = spec.train.balance
+    if balance is None:
+        return [f"{_BALANCE}=none"]
+    return [f"{_BALANCE}={balance.name}", *(f"balance.{k}={json.dumps(v)}" for k, v in balance.fields.items())]
 
 
 def _name(spec: RunSpec) -> str:

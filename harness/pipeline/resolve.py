@@ -68,10 +68,7 @@ def resolve(request: Request, opened: OpenSuite | None = None, out: Path = RUNS)
 
     Raises: UsageError, DataError or ModelError, each naming the wrong value and the remedy.
     """
-    options = {**dict.fromkeys(OPTIONS), **request.options}
-    for needed in ("method", "suite"):
-        if not options[needed]:
-            raise UsageError(f"--{needed} is missing. See: harness list")
+    options = _options(request)
     cls = method_class(options["method"])
     sections = by_section(with_preset(request.keys, cls, options["preset"]))
     budget = options["budget"] or sections.pop("", {}).get("budget")
@@ -89,10 +86,8 @@ def resolve(request: Request, opened: OpenSuite | None = None, out: Path = RUNS)
     sizes = [len(tasks)] if clusters is None else [len(of) for of in clusters.groups.values()]
     check_rules(suite, examples)
     method = absolute(choose_method(cls, sections["method"], options["ablation"], budget, sizes))
-    if clusters is not None and not method.trains:
-        raise UsageError(
-            f"--clusters does not apply to {options['method']}: it has no trainable parameters. Leave --clusters out"
-        )
+    if clusters is not None:
+        _require_training(options["method"], method)
     require_balance(train, options["method"], method, sizes)
     backend = parse_backend(options["backend"])
     _check_generated(suite, tasks, options["backend"] if backend is not None else None)
@@ -124,6 +119,21 @@ def resolve(request: Request, opened: OpenSuite | None = None, out: Path = RUNS)
         evaluated=examples,
         parent=parent,
     )
+
+
+def _options(request: Request) -> dict[str, Any]:
+    """Every option; None if it is not given. Raises: UsageError without a method or a suite."""
+    options = {**dict.fromkeys(OPTIONS), **request.options}
+    for needed in ("method", "suite"):
+        if not options[needed]:
+            raise UsageError(f"--{needed} is missing. See: harness list")
+    return options
+
+
+def _require_training(name: str, method: Method) -> None:
+    """Raises: UsageError for clusters of a method that trains nothing."""
+    if not method.trains:
+        raise UsageError(f"--clusters does not apply to {name}: it has no trainable parameters. Leave --clusters out")
 
 
 def _opened(given: str, fields: Mapping[str, Any]) -> OpenSuite:

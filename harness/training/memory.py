@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from harness.balancing import GradientBalancer
+from harness.config.balance import balancer_of
 from harness.config.spec import TrainConfig
 from harness.data.encoding import Encoder
 from harness.method import Adapter
@@ -30,6 +32,9 @@ _STEPS: Final = 20
 # Bytes for each trained number, in float32: its value, its gradient and the two moments of Adam.
 _MOMENTS: Final = 16
 
+# Bytes for each trained number and task where a balancer combines gradients: those of the parameters, and side by side.
+_TASK_GRADIENTS: Final = 8
+
 # Bytes for each logit in float32: its log-probability and two gradients.
 _LOSS: Final = 12
 
@@ -44,7 +49,8 @@ def estimate_memory(
 ) -> int:
     """An estimate of the peak of training in bytes, for decoders of the Llama kind with adapters on all linear layers.
 
-    It is the sum of the model's weights; value, gradient and moments of each trained number; and what the backward
+    It is the sum of the model's weights; value, gradient and moments of each trained number, and its gradients for each
+    task where a balancer combines them; and what the backward
     pass needs for the largest micro-batch of the first steps:
 
     - for each token and block nine hidden states (the inputs and outputs of two norms, query, keys and values for
@@ -55,6 +61,7 @@ def estimate_memory(
     On a CPU the measured extra costs of its allocator, its libraries and the mask of a packed sequence are added.
     """
     trained = sum(p.numel() for p in adapter.trainable().values())
+    combined = len(tasks) * _TASK_GRADIENTS if isinstance(balancer_of(config), GradientBalancer) else 0
     plan = mixture.plan(tasks, 1.0)
     layout = Layout(packed=config.packing == "auto" and not loaded.encoder_decoder)
     largest = 0
@@ -65,7 +72,7 @@ def estimate_memory(
             tokens = sum(map(len, part)) if layout.packed else len(part) * max(map(len, part))
             targets = sum(len(s.target) for s in part)
             largest = max(largest, _activations(loaded, adapter, config, tokens, targets))
-    return loaded.weight_bytes + trained * _MOMENTS + largest
+    return loaded.weight_bytes + trained * (_MOMENTS + combined) + largest
 
 
 def _activations(loaded: LoadedModel, adapter: Adapter, config: TrainConfig, tokens: int, targets: int) -> int:

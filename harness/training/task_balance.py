@@ -73,7 +73,9 @@ class CombinedGradients:
 
         A step with one task has nothing to combine, and one whose gradients are not finite will not be applied.
         """
-        jacobian = gradients.flat()[gradients.present]
+        jacobian, present = gradients.flat(), gradients.present
+        if len(present) < len(jacobian):
+            jacobian = jacobian[present]
         if len(jacobian) > 1 and bool(jacobian.isfinite().all()):
             seed = stable_seed("balance", self.stage.seed, self.stage.name, step)
             gradients.replace(self.balancer.aggregate(jacobian, seed))

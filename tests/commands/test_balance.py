@@ -157,6 +157,39 @@ def test_balancers_are_listed_and_described(harness: Command) -> None:
     assert "train.balance" in harness("keys").out
 
 
+def test_a_balancer_of_another_package_is_found_by_its_entry_point(toy_run: Command, harness: Command) -> None:
+    settings = keys("train.balance=toy_geometric", "balance.power=0.5", "train.loss=task")
+    done = toy_run("--method", "lora_all", *settings, "--json")
+    assert done.status == 0, done.err
+    for line in log(done.json["directory"]):
+        losses, weights = line["tasks"], line["weights"]
+        products = [weights[task] * losses[task] ** 0.5 for task in losses]
+        assert products == pytest.approx([products[0]] * len(products), rel=1e-3)
+    assert "balance.power" in harness("list", "toy_geometric").out
+    assert "toy_geometric" in harness("list", "--check").out
+
+
+def test_a_leaderboards_file_names_balancers_in_the_settings_of_its_rows(
+    toy_run: Command, toy_model: Path, tmp_path: Path
+) -> None:
+    from harness.store.run_directory import RunDirectory
+    from harness.sweep.entries import Matcher
+    from harness.sweep.spec import read_board
+
+    rows = ["", 'settings = { train.balance = "dwa" }', 'settings = { train.balance = "dwa", balance.window = 2 }']
+    file = tmp_path / "board.toml"
+    file.write_text(
+        f'suite = "toys"\nmodel = "{toy_model}"\nseeds = [0]\n[settings]\ntrain.steps = 4\neval.max_new_tokens = 6\n'
+        "eval.per_task = 4\n" + "".join(f'[[row]]\nmethod = "lora_all"\n{row}\n' for row in rows)
+    )
+    board = read_board(file)
+    for i, settings in enumerate(([], ["train.balance=dwa"], ["train.balance=dwa", "balance.window=2"])):
+        done = toy_run("--method", "lora_all", "--budget", "active:16", *keys(*settings), "--json")
+        spec = RunDirectory(Path(done.json["directory"])).spec()
+        assert spec is not None
+        assert [entry.config for entry in Matcher(board).entries_of(spec)] == [board.row[i]]
+
+
 def test_runs_with_and_without_balance_are_compared_with_each_other(toy_run: Command, tmp_path: Path) -> None:
     from harness.scoring.comparable import other_effort
     from harness.store.run_directory import RunDirectory

@@ -15,13 +15,14 @@ from harness.training.balance.scalars import relative
 
 
 class AveragedWeights(TaskWeights):
-    """The mean loss of each task in the current window of steps, and in the two windows before it."""
+    """The losses of each task in the current window of steps, and their means in the two windows before it."""
 
     def __init__(self, settings: DynamicWeightAverage, stage: BalancedStage) -> None:
         self.temperature, self.window = settings.temperature, settings.window or stage.epoch
         self.sums: dict[str, float] = {}
         self.counts: dict[str, int] = {}
-        self.means: dict[str, list[float]] = {}  # of the last two windows that had the task, older first
+        # Older first, of the last two windows that had the task.
+        self.means: dict[str, list[float]] = {}
 
     def weights(self, step: BalancedStep) -> Mapping[str, float]:
         return relative(step.tasks, [self._rate(task) / self.temperature for task in step.tasks])

@@ -43,7 +43,7 @@ class JacobianBalancer(GradientBalancer):
         # The state of the global generator belongs to dropout.
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(seed)
-            return self.aggregator(aggregation, n_tasks)(jacobian / scale).mul_(scale)
+            return self.aggregator(aggregation, n_tasks)(jacobian.div_(scale)).mul_(scale)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import pandas
 import pytest
 from toy_runs import ToyRuns
 
-from harness.config.spec import EvalConfig, TrainConfig
+from harness.config.spec import BalanceSpec, EvalConfig, TrainConfig
 from harness.leaderboard.build import build_leaderboard
 from harness.leaderboard.export import to_csv, to_json
 from harness.leaderboard.markdown import render_markdown as render
@@ -74,6 +74,18 @@ def test_runs_that_differ_in_the_seed_are_one_row(toy_run: ToyRuns) -> None:
     assert row.mean.estimate is not None
     assert row.mean.estimate.low < 0.5
     assert row.mean.estimate.high > 0.7
+
+
+def test_rows_with_other_balancers_are_ranked_together_and_named_as_on_the_command_line(toy_run: ToyRuns) -> None:
+    famo = BalanceSpec(name="famo", version=1)
+    balances = {0.5: None, 0.6: famo, 0.7: famo.model_copy(update={"fields": {"lr": 0.05}})}
+    runs = [toy_run("lora", sky(p), train=TrainConfig(balance=balance)) for p, balance in balances.items()]
+    (table,) = build_leaderboard(runs, "toys", "official").tables
+    assert [(row.label, row.rank) for row in table.rows] == [
+        ("lora train.balance=famo balance.lr=0.05", 1),
+        ("lora train.balance=famo", 2),
+        ("lora train.balance=none", 3),
+    ]
 
 
 def test_an_ablation_is_nested_under_its_method_with_the_difference(toy_run: ToyRuns) -> None:

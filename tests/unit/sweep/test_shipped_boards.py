@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.registry import METHODS, method_class, plugins
+from harness.registry import BALANCERS, METHODS, method_class, plugins
 from harness.sweep.spec import read_board
 
 FOLDER = Path(__file__).parents[3] / "leaderboards"
@@ -27,6 +27,12 @@ def test_files_for_pretrained_models_have_every_method_with_every_ablation(name:
     ours = [method for method, plugin in plugins(METHODS).items() if plugin.distribution == "mtlora-harness"]
     trained = [method for method in ours if method_class(method).trains]
     assert rows >= {(method, ablation) for method in trained for ablation in (None, *method_class(method).ablations)}
+
+
+def test_the_file_on_balancing_has_a_row_for_every_balancer_and_one_without() -> None:
+    rows = [row for row in read_board(FOLDER / "promptcblue-balance.toml").row if row.method == "lora_all"]
+    ours = [name for name, plugin in plugins(BALANCERS).items() if plugin.distribution == "mtlora-harness"]
+    assert {row.settings.get("train.balance") for row in rows} == {None, *ours}
 
 
 def test_the_hundred_instruction_tasks_are_those_that_the_rule_of_the_suite_draws() -> None:

@@ -14,9 +14,11 @@ from toy_steps import CLOSE, PACKED, PADDED, ROUTES, TASKS, gradients, make_sequ
 from toy_trainer import STEPS, toy_trainer
 
 from harness.balancing import BalancedStage, BalancedStep, LossBalancer, TaskWeights
+from harness.config.spec import BalanceSpec
 from harness.data.encoding import Encoded
 from harness.errors import DataError, TrainingError
 from harness.registry import balancer_class, method_class
+from harness.training.memory import estimate_memory
 from harness.training.packing import Layout
 from harness.training.stage import StepDone
 from harness.training.task_balance import StageBalance, TaskBalancing
@@ -225,6 +227,19 @@ def test_a_stage_with_one_task_is_trained_without_balance_and_another_one_starts
     first, *others = ([line for line in log(tmp_path) if line["stage"] == s] for s in ("first", "second", "third"))
     assert all("weights" not in line for line in first)
     assert [set(lines[0]["weights"].values()) for lines in others] == [{1.64872}, {1.64872}]
+
+
+def test_the_estimate_of_memory_counts_the_gradients_of_every_task(toy_llama: Llama, tmp_path: Path) -> None:
+    def estimate(balance: BalanceSpec | None) -> int:
+        setup = toy_trainer(tmp_path, toy_llama(), balance=balance).setup
+        return estimate_memory(setup.loaded, setup.adapter, setup.encoder, TASKS, setup.config, setup.mixture)
+
+    plain, weighed, combined = (
+        estimate(None if name is None else BalanceSpec(name=name, version=1)) for name in (None, "famo", "pcgrad")
+    )
+    adapter = toy_trainer(tmp_path, toy_llama()).setup.adapter
+    assert weighed == plain
+    assert combined - plain == 3 * 8 * sum(p.numel() for p in adapter.trainable().values())
 
 
 def test_a_task_without_dev_examples_cannot_be_balanced_by_them(toy_llama: Llama, tmp_path: Path) -> None:
