@@ -133,9 +133,7 @@ def _fitting(content: dict[str, Json], blocks: Mapping[str, TaskBlock], limit: i
     share = 1.0
     while True:
         packed = {name: pack(block.keep(_n_kept(block, share))) for name, block in blocks.items()}
-        content["kept"] = {
-            name: [_n_kept(block, share), len(block.order), block.task] for name, block in blocks.items()
-        }
+        content["kept"] = {name: _kept(block, share) for name, block in blocks.items()}
         packed = {"board": pack(content), **packed}
         n_bytes = sum(map(len, packed.values()))
         if limit is None or n_bytes <= limit or share == 0.0:
@@ -149,6 +147,18 @@ def _fitting(content: dict[str, Json], blocks: Mapping[str, TaskBlock], limit: i
             *(number(kept), number(every), number(limit / 1e6)),
         )
     return packed
+
+
+def _kept(block: TaskBlock, share: float) -> list[Any]:
+    """[kept examples, all examples, task, a sentence about those that are not kept]."""
+    n, every = _n_kept(block, share), len(block.order)
+    words = (
+        ""
+        if n == every
+        else f"This file has the texts of {number(n)} of them, first those on which runs differ (harness report --all "
+        "keeps all). Counts and scores are those of all; the search reads only these texts."
+    )
+    return [n, every, block.task, words]
 
 
 def _n_kept(block: TaskBlock, share: float) -> int:

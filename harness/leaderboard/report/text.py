@@ -50,6 +50,8 @@ def table_text(table: Table, title: str, missing: Mapping[str, Mapping[str, str]
         "seed_noise": _seed_noise(table),
         "matrices": [*_transfers(table), *(heat(m) for row in table.rows for m in matrices_of(row))],
         "clusters": list(_clusters(table)),
+        "tuned": any(row.tuning is not None for row in table.rows),
+        "gated": any(read_digest(row.group.runs[0].directory).gates for row in table.rows),
         "skills": [found for row in table.rows for found in _skills(row)],
         "sweeps": list(_sweeps(table)),
         "runs": [{"name": row.label, "runs": [_origin(run) for run in row.group.runs]} for row in table.rows],

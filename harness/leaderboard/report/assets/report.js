@@ -6,7 +6,7 @@
   const MISSING = "–", SIGNS = { baseline: "†", untrained: "‡", trained: "" }, PAGE = 100;
   const known = (x) => x !== null && x !== undefined;
 
-  // ---- elements ----------------------------------------------------------------------------------------------------
+  // ---- elements ---------------------------------------------------------------------------------------------------
   const fill = (node, props, children) => {
     for (const [key, value] of Object.entries(props || {})) {
       if (!known(value) || value === false) continue;
@@ -17,7 +17,8 @@
     return node;
   };
   const h = (tag, props, ...children) => fill(document.createElement(tag), props, children);
-  const s = (tag, props, ...children) => fill(document.createElementNS("http://www.w3.org/2000/svg", tag), props, children);
+  const SVG = "http://www.w3.org/2000/svg";
+  const s = (tag, props, ...children) => fill(document.createElementNS(SVG, tag), props, children);
   const picture = (width, height, label, ...children) =>
     s("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": label }, ...children);
   const tip = (text) => s("title", null, text);
@@ -27,8 +28,16 @@
   const dot = (look, cx, cy, r = 3.5, ...children) => s("circle", { class: `dot ${look}`, cx, cy, r }, ...children);
   const figure = (title, ...children) => h("figure", null, h("figcaption", null, name(title)), ...children);
   const option = (value, text) => h("option", { value }, text);
+  const note = (...children) => h("p", { class: "note" }, ...children);
+  const faint = (text) => h("p", { class: "dim" }, text);
+  const warning = (...children) => h("p", { class: "warning" }, ...children);
+  const lazy = (summary, make) => {
+    const box = h("details", { toggle: () => { if (box.open && box.children.length === 1) box.append(make()); } },
+      h("summary", null, summary));
+    return box;
+  };
 
-  // ---- numbers: scores in percent, differences in percentage points, as in the Markdown ------------------------------
+  // ---- numbers: scores in percent, differences in percentage points, as in the Markdown ---------------------------
   // Python rounds a tie to the even digit; a number has a tie at its first decimal only if it is an odd quarter.
   const fixed = (x) => {
     const low = Math.floor(10 * x);
@@ -40,32 +49,16 @@
   const gain = (value, low, high) => `${points(value)} (${unsigned(low)} to ${unsigned(high)})`;
   const range = (ends) => (ends ? `${percent(ends[0])} to ${percent(ends[1])}` : MISSING);
   const digits = (x, n = 3) => (known(x) ? String(Number(x.toPrecision(n))) : MISSING);
-  const count = (n) => {
-    const unit = [[1e9, " G", 2], [1e6, " M", 2], [1e3, " k", 1]].find(([size]) => n >= size);
-    return !known(n) ? MISSING : unit ? (n / unit[0]).toFixed(unit[2]) + unit[1] : digits(n);
-  };
-  const duration = (x) => {
-    const minutes = Math.round(x / 60);
-    if (!known(x)) return MISSING;
-    if (x < 90) return `${x > 0 && x < 9.95 ? x.toFixed(1) : x.toFixed(0)} s`;
-    return minutes < 90 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${String(minutes % 60).padStart(2, "0")} min`;
-  };
+  const compact = (x) => new Intl.NumberFormat("en", { notation: "compact" }).format(x);
   const mean = (values) => (values.length ? values.reduce((a, b) => a + b, 0) / values.length : null);
 
-  // ---- text of unknown origin ----------------------------------------------------------------------------------------
-  const HIDDEN = /[\0-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
+  // ---- text of unknown origin -------------------------------------------------------------------------------------
+  const HIDDEN = /([\0-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff])/;
   const language = (text) => (/[\u3400-\u9fff]/.test(text) ? "zh" : null);
   // Characters that hide or reorder what follows them are printed as their code points.
-  const visible = (text) => {
-    const out = [];
-    let from = 0;
-    for (const found of text.matchAll(HIDDEN)) {
-      const code = `U+${found[0].codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
-      out.push(text.slice(from, found.index), h("span", { class: "code", title: "an invisible character" }, code));
-      from = found.index + 1;
-    }
-    return [...out, text.slice(from)];
-  };
+  const codePoint = (c) => `U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
+  const code = (c) => h("span", { class: "code", title: "an invisible character" }, codePoint(c));
+  const visible = (text) => text.split(HIDDEN).map((piece, k) => (k % 2 ? code(piece) : piece));
   const name = (text) => h("bdi", { lang: language(text) }, visible(text));
   // A text with the parts that a parser has read: [text, "found", "missing" or "spurious"]; longer parts come first.
   const marked = (text, parts = []) => {
@@ -84,7 +77,7 @@
     return h("div", { class: "text", dir: "auto", lang: language(text) }, out);
   };
 
-  // ---- data and state ------------------------------------------------------------------------------------------------
+  // ---- data and state ---------------------------------------------------------------------------------------------
   const blocks = new Map();
   const unpack = (id) => {
     if (!blocks.has(id)) {
@@ -105,13 +98,16 @@
   const root = () => document.querySelector(`[data-table="${state.table}"]`);
   const slot = (key) => root().querySelector(`[data-slot="${key}"]`);
   const field = (key) => root().querySelector(`[name="${key}"]`);
+  const rowsWith = (test) => R().map((r, i) => [r, i]).filter(([r]) => test(r));
   const rowNamed = (text) => R().findIndex((r) => r.method === text);
   const ablations = (i) => R().flatMap((r, k) => (r.parent === i ? [k] : []));
   const say = (text) => { document.getElementById("live").textContent = text; };
-  const link = (task, example, a, b) =>
-    "#" + [task, example, label(a), label(b), ...(state.table ? [state.table + 1] : [])].map(encodeURIComponent).join("/");
+  const link = (task, example, a, b) => {
+    const parts = [task, example, label(a), label(b), ...(state.table ? [state.table + 1] : [])];
+    return `#${parts.map(encodeURIComponent).join("/")}`;
+  };
 
-  // ---- board: sortable tables ----------------------------------------------------------------------------------------
+  // ---- board: sortable tables -------------------------------------------------------------------------------------
   const rowHead = (i) => {
     const r = R()[i], folded = state.folded.has(i);
     const toggle = () => { folded ? state.folded.delete(i) : state.folded.add(i); drawTables(); };
@@ -146,16 +142,16 @@
       draw();
       say(`sorted by ${column.title || column.head}`);
     };
-    const heading = (column) => h("th", { scope: "col", title: column.title, class: column === columns[0] ? "first" : null,
+    const heading = (column, k) => h("th", { scope: "col", title: column.title, class: k ? null : "first",
       "aria-sort": order.column !== column ? null : order.down ? "descending" : "ascending" },
-      h("button", { click: () => { sort(column); heads.children[columns.indexOf(column)].firstChild.focus(); } },
-        column.head));
+    h("button", { click: () => { sort(column); heads.children[k].firstChild.focus(); } }, column.head));
     const draw = () => {
       heads.replaceChildren(...columns.map(heading));
       body.replaceChildren(...visibleRows(order).map((i) => {
         const look = [known(R()[i].parent) ? "nested" : "", String(i) === state.reference ? "reference" : ""].join(" ");
         const cells = columns.slice(1).map((column) => column.cell(i));
-        return h("tr", { class: look }, rowHead(i), cells.map((c) => (c instanceof HTMLTableCellElement ? c : h("td", null, c))));
+        const td = (cell) => (cell instanceof HTMLTableCellElement ? cell : h("td", null, cell));
+        return h("tr", { class: look }, rowHead(i), cells.map(td));
       }));
     };
     draw();
@@ -167,7 +163,7 @@
   const strong = (bold, props, text) => h(bold ? "strong" : "span", props, text);
   const missing = (i, column) => h("td", { class: "missing", title: R()[i].missing[column] }, MISSING);
 
-  // ---- board: columns ------------------------------------------------------------------------------------------------
+  // ---- board: columns ---------------------------------------------------------------------------------------------
   // The difference of a row to the reference: [value, low, high, p, p adjusted, MDD, significant, why not tested].
   const against = (i, k) => (state.reference === "" ? null : (T().against[state.reference][i] || [])[k]);
   const sign = (d) => (!d || d[7] ? "" : d[6] ? (d[0] > 0 ? " ▲" : " ▼") : " ≈");
@@ -195,7 +191,7 @@
     const why = (i) => h("abbr", { title: d(i)[7] }, "not tested");
     return [
       { head: "Δ (95 % interval)", title: "difference to the reference row", get: (i) => d(i) && d(i)[0],
-        cell: (i) => (d(i) ? strong(d(i)[6], { title: inWords(i, 0) }, gain(...d(i).slice(0, 3)) + sign(d(i))) : MISSING) },
+        cell: (i) => (d(i) ? strong(d(i)[6], { title: inWords(i, 0) }, gain(...d(i)) + sign(d(i))) : MISSING) },
       { head: "p", title: "p value after Holm's correction for all rows", get: (i) => d(i) && d(i)[4],
         cell: (i) => (d(i) ? (d(i)[7] ? why(i) : digits(d(i)[4])) : MISSING) },
       printed("MDD", "minimum detectable difference", (i) => d(i) && d(i)[5], percent)];
@@ -215,7 +211,7 @@
     return grid("Means, in percent", [METHOD,
       { head: "#", title: "rank", get: (i) => R()[i].rank && -R()[i].rank, cell: (i) => R()[i].rank || MISSING },
       { head: "mean ± sd", get: (i) => R()[i].mean.value, cell: meanCell },
-      { head: "95 % interval", get: (i) => R()[i].mean.ci95 && R()[i].mean.ci95[0], cell: (i) => range(R()[i].mean.ci95) },
+      { head: "95 % interval", get: (i) => (R()[i].mean.ci95 || [])[0], cell: (i) => range(R()[i].mean.ci95) },
       { head: "0 to 100", title: "mean and interval", get: (i) => R()[i].mean.value, cell: (i) => rail(R()[i].mean) },
       ...(state.reference !== "" ? differenceColumns() : R().some((r) => r.delta) ? [deltaColumn] : []),
       { head: "seeds", get: (i) => R()[i].seeds.length, cell: (i) => R()[i].seeds.length },
@@ -228,40 +224,27 @@
     const other = state.reference !== "" && String(i) !== state.reference ? Number(state.reference) : i ? 0 : 1;
     const mark = d ? sign(d) : cell.tied_with_best && state.reference === "" ? "≈" : "";
     const title = `${task}: ${percent(cell.value)} (${range(cell.ci95)})${inWords(i, k + 1)}`;
-    return h("a", { href: R()[other] ? link(task, "", i, other) : null, title }, strong(cell.best, null, percent(cell.value)),
-      cell.no_train ? "°" : "", h("span", { class: d && d[6] ? (d[0] > 0 ? "up" : "down") : "dim" }, mark));
+    const href = R()[other] ? link(task, "", i, other) : null, look = d && d[6] ? (d[0] > 0 ? "up" : "down") : "dim";
+    return h("a", { href, title }, strong(cell.best, null, percent(cell.value)), cell.no_train ? "°" : "",
+      h("span", { class: look }, mark));
   };
   const taskTable = () => grid("Scores on each task, in percent", [METHOD, ...T().tasks.map((task, k) => ({
     head: T().short[k], title: `${task}: ${T().headlines[task]}`, get: (i) => R()[i].tasks[task].value,
     cell: (i) => taskCell(i, task, k) }))]);
-  const costTable = () => {
-    const limit = D.parameter_limit, of = (key) => (i) => R()[i].parameters[key];
-    const complies = (v) => (known(v) ? (v <= limit.percent ? "yes" : "no") : MISSING);
-    const mib = (v) => (known(v) ? (v >= 2 ** 30 ? `${(v / 2 ** 30).toFixed(1)} GiB` : `${(v / 2 ** 20).toFixed(0)} MiB`) : MISSING);
-    return grid("Costs", [METHOD,
-      printed("stored", "parameters of the adapter", of("stored"), count),
-      printed("% of base", "stored parameters in percent of the base model's", of("percent"), digits),
-      ...(limit ? [printed(`≤ ${limit.percent} %`, limit.source, of("percent"), complies)] : []),
-      printed("active", "parameters of one task's folded LoRA", of("active"), count),
-      printed("lr", "learning rate", (i) => R()[i].lr, (v) => digits(v, 4)),
-      printed("training", "time of one seed", (i) => R()[i].seconds, duration),
-      printed("tokens", "training tokens of one seed", (i) => R()[i].tokens, count),
-      printed("tokens/s", "training speed", (i) => R()[i].tokens_per_second, count),
-      printed("memory", "peak of the training", (i) => R()[i].peak_memory_bytes, mib),
-      printed("routing", "prompts routed to their own task, in percent", (i) => R()[i].router_accuracy, percent)]);
-  };
+  const costTable = () => grid("Costs", [METHOD, ...T().costs.map(({ head, title, values, texts }) => ({
+    head, title, get: (i) => values[i], cell: (i) => texts[i] }))]);
   const drawTables = () => slot("tables").replaceChildren(meanTable(), taskTable(), costTable());
 
-  // ---- board: pictures -----------------------------------------------------------------------------------------------
+  // ---- board: pictures --------------------------------------------------------------------------------------------
   const colour = (i) => `c${i % 8}${i > 7 ? " dashed" : ""}`;
   const clipped = (text, n) => (text.length > n ? `${text.slice(0, n - 1)}…` : text);
   const panel = (task) => {
-    const rows = R().flatMap((r, i) => (known(r.tasks[task].value) ? [[r, i, r.tasks[task]]] : []));
+    const rows = rowsWith((r) => known(r.tasks[task].value));
     const height = 18 + 15 * rows.length, x = (v) => 112 + 150 * v;
     return figure(task, picture(280, height, `${task}: scores of ${rows.length} rows`,
       [0, 0.5, 1].map((v) => [path("axis", `M${x(v)} 0V${height - 14}`), tick(x(v), height - 3, 100 * v)]),
-      rows.map(([r, i, { value, ci95 }], k) => {
-        const y = 15 * k + 8, look = r.kind === "trained" ? "c0" : "c7";
+      rows.map(([r, i], k) => {
+        const { value, ci95 } = r.tasks[task], y = 15 * k + 8, look = r.kind === "trained" ? "c0" : "c7";
         return s("g", { class: String(i) === state.reference ? "reference" : null },
           tip(`${r.method}: ${percent(value)} (${range(ci95)})`),
           word(106, y + 4, clipped(r.method, 17), { class: "row", "text-anchor": "end" }),
@@ -273,13 +256,12 @@
     for (let p = Math.floor(Math.log10(low)); p <= Math.log10(high); p++) out.push(...steps.map((m) => m * 10 ** p));
     return out.filter((v) => v >= low && v <= high);
   };
-  const COSTS = {
-    stored: [(r) => r.parameters.stored, count], active: [(r) => r.parameters.active, count],
-    seconds: [(r) => r.seconds, duration], tokens: [(r) => r.tokens, count],
-  };
+  const linear = (low, high, from, size) => (v) => from + (size * (v - low)) / (high - low || 1);
+  const log = (low, high, from, size) => (v) => linear(Math.log(low), Math.log(high), from, size)(Math.log(v));
   // Labels are beside their points, at the first place that no other label and no point has.
   const placer = (taken) => (x, y, text) => {
-    const width = 6.2 * text.length, places = [[8, 4], [8, 14], [8, -7], [-8 - width, 4], [-8 - width, 14], [8, 24], [8, -18]];
+    const width = 6.2 * text.length, left = -8 - width;
+    const places = [[8, 4], [8, 14], [8, -7], [left, 4], [left, 14], [8, 24], [8, -18]];
     const apart = (dx, dy) => ([l, t, r, b]) => x + dx > r || x + dx + width < l || y + dy - 9 > b || y + dy + 2 < t;
     const free = ([dx, dy]) => x + dx > 50 && taken.every(apart(dx, dy));
     const [dx, dy] = places.find(free) || places[0];
@@ -287,24 +269,26 @@
     return word(x + dx, y + dy, text, { class: "row" });
   };
   const scatter = () => {
-    const [get, print] = COSTS[state.cost], words = field("cost").selectedOptions[0].textContent;
-    const scored = R().flatMap((r, i) => (known(r.mean.value) ? [[r, i]] : [])), trained = scored.filter(([r]) => get(r) > 0);
-    if (!trained.length) return h("p", { class: "dim" }, "No row has both values.");
-    const costs = trained.map(([r]) => get(r)), low = Math.min(...costs) / 1.3, high = Math.max(...costs) * 1.3;
+    const { values, texts, title } = T().costs.find((column) => column.head === state.cost);
+    const scored = rowsWith((r) => known(r.mean.value)), trained = scored.filter(([, i]) => values[i] > 0);
+    if (!trained.length) return faint("No row has both values.");
+    const costs = trained.map(([, i]) => values[i]), low = Math.min(...costs) / 1.3, high = Math.max(...costs) * 1.3;
     const ends = scored.flatMap(([r]) => [r.mean.value, ...(r.mean.ci95 || [])]);
     const bottom = Math.max(0, Math.min(...ends) - 0.03), top = Math.min(1, Math.max(...ends) + 0.03);
-    const X = (v) => 50 + 480 * Math.log(v / low) / Math.log(high / low), Y = (v) => 270 - 255 * (v - bottom) / (top - bottom || 1);
-    const place = placer(trained.map(([r]) => [X(get(r)) - 5, Y(r.mean.value) - 5, X(get(r)) + 5, Y(r.mean.value) + 5]));
-    return picture(680, 312, `mean against ${words}`,
-      logTicks(low, high).map((v) => [path("axis", `M${X(v)} 15V270`), tick(X(v), 285, print(v))]),
+    const X = log(low, high, 50, 480), Y = linear(bottom, top, 270, -255);
+    const at = ([r, i]) => [X(values[i]), Y(r.mean.value)];
+    const place = placer(trained.map(at).map(([x, y]) => [x - 5, y - 5, x + 5, y + 5]));
+    const words = ([r, i]) => tip(`${r.method}: ${percent(r.mean.value)}, ${state.cost} ${texts[i]}`);
+    const baseline = (row) => s("g", null, words(row), path("baseline", `M50 ${at(row)[1]}H530`),
+      place(528, at(row)[1], row[0].method));
+    const point = (row) => s("g", null, words(row), row[0].mean.ci95
+      && path(`bar ${colour(row[1])}`, `M${at(row)[0]} ${Y(row[0].mean.ci95[0])}V${Y(row[0].mean.ci95[1])}`),
+    dot(colour(row[1]), ...at(row), 4), place(...at(row), row[0].method));
+    return picture(680, 312, `mean against ${title}`,
+      logTicks(low, high).map((v) => [path("axis", `M${X(v)} 15V270`), tick(X(v), 285, compact(v))]),
       [0, 1, 2, 3, 4].map((k) => bottom + (k * (top - bottom)) / 4)
         .map((v) => [path("axis", `M50 ${Y(v)}H530`), tick(44, Y(v) + 3, percent(v), "end")]),
-      scored.filter(([r]) => r.kind !== "trained").map(([r]) => s("g", null, tip(`${r.method}: ${percent(r.mean.value)}`),
-        path("baseline", `M50 ${Y(r.mean.value)}H530`), place(528, Y(r.mean.value), r.method))),
-      trained.map(([r, i]) => s("g", null, tip(`${r.method}: ${percent(r.mean.value)}, ${print(get(r))}`),
-        r.mean.ci95 && path(`bar ${colour(i)}`, `M${X(get(r))} ${Y(r.mean.ci95[0])}V${Y(r.mean.ci95[1])}`),
-        dot(colour(i), X(get(r)), Y(r.mean.value), 4), place(X(get(r)), Y(r.mean.value), r.method))),
-      tick(290, 304, words));
+      scored.filter(([r]) => r.kind !== "trained").map(baseline), trained.map(point), tick(290, 304, title));
   };
   const board = () => {
     drawTables();
@@ -312,14 +296,16 @@
     slot("scatter").replaceChildren(scatter());
   };
 
-  // ---- examples: outcomes --------------------------------------------------------------------------------------------
+  // ---- examples: outcomes -----------------------------------------------------------------------------------------
   const LISTS = {
     a: ["A right, B wrong", (x, y) => x.right && !y.right], b: ["B right, A wrong", (x, y) => y.right && !x.right],
-    higher: ["A scores higher", (x, y) => x.score > y.score + 1e-9], lower: ["B scores higher", (x, y) => y.score > x.score + 1e-9],
+    higher: ["A scores higher", (x, y) => x.score > y.score + 1e-9],
+    lower: ["B scores higher", (x, y) => y.score > x.score + 1e-9],
     right: ["both right", (x, y) => x.right && y.right], wrong: ["both wrong", (x, y) => !x.right && !y.right],
     all: ["all examples", () => true],
   };
-  const blockOf = (task) => Object.keys(D.kept).find((id) => id.startsWith(`t${state.table}-`) && D.kept[id][2] === task);
+  const blockOf = (task) =>
+    Object.keys(D.kept).find((id) => id.startsWith(`t${state.table}-`) && D.kept[id][2] === task);
   const firstRun = (i) => R().slice(0, i).reduce((n, r) => n + r.seeds.length, 0);
   // The positions of a row's runs: all, or the one of a seed; a row of one run has only that one.
   const runsOf = (i, seed) => R()[i].seeds.map((own, k) => [own, firstRun(i) + k])
@@ -327,8 +313,8 @@
   // A row on an example: in how many of its runs it is right, which is "right" for more than half of them.
   const outcome = (B, p, e, runs) => {
     const texts = runs.map((k) => B.predictions[e][k]).filter((t) => t >= 0);
-    const n = texts.filter((t) => B.correct[p][e][t] === "1").length;
-    return { n, of: texts.length, right: 2 * n > texts.length, score: mean(texts.map((t) => B.scores[p][e][t]).filter(known)), texts };
+    const n = texts.filter((t) => B.correct[p][e][t] === "1").length, scores = texts.map((t) => B.scores[p][e][t]);
+    return { n, of: texts.length, right: 2 * n > texts.length, score: mean(scores.filter(known)), texts };
   };
   const pairs = (B, p, seedA, seedB) => {
     const one = runsOf(state.a, seedA), two = runsOf(state.b, seedB);
@@ -354,31 +340,34 @@
     return !search || where.some((text) => text && text.toLowerCase().includes(search));
   };
 
-  // ---- examples: one example -----------------------------------------------------------------------------------------
+  // ---- examples: one example --------------------------------------------------------------------------------------
   const KINDS = { found: "✓ ", missing: "− ", spurious: "+ " };
   const itemParts = (B, k) => B.items[k].flatMap((text, n, item) => (n % 2 && text ? [[item[n - 1], text]] : []));
   const chips = (B, form) => {
     if (!known(form)) return h("em", null, "unparsed");
     if (typeof form === "string") return h("span", { class: "chip" }, name(form || "(empty)"));
-    if (form.sections) return Object.entries(form.sections).map(([head, text]) => h("p", null, h("strong", null, name(head)), " ", name(text)));
+    const section = ([head, text]) => h("p", null, h("strong", null, name(head)), " ", name(text));
+    if (form.sections) return Object.entries(form.sections).map(section);
     const items = Object.keys(KINDS).flatMap((kind) => (form[kind] || []).map((k) => {
       const parts = itemParts(B, k), title = parts.map(([head, text]) => (head ? `${head}: ${text}` : text)).join("; ");
-      return h("span", { class: `chip ${kind}`, title }, KINDS[kind], parts.map(([, text], n) => [n ? " · " : "", name(text)]),
-        h("span", { class: "hidden" }, ` (${kind})`));
+      const words = parts.map(([, text], n) => [n ? " · " : "", name(text)]);
+      const spoken = h("span", { class: "hidden" }, ` (${kind})`);
+      return h("span", { class: `chip ${kind}`, title }, KINDS[kind], words, spoken);
     }));
     return items.length ? items : h("span", { class: "dim" }, "no items");
   };
   const partsOf = (B, form, kinds) => kinds.flatMap((kind) => ((form && form[kind]) || [])
     .flatMap((k) => itemParts(B, k).map(([, text]) => [text, kind])));
   const oneText = (B, p, e, t, seeds) => {
-    if (t < 0) return h("p", { class: "dim" }, "no prediction");
-    const parser = B.protocols[p].parser, right = B.correct[p][e][t] === "1", form = B.forms[parser][e] && B.forms[parser][e][t];
-    return [h("p", { class: "note" }, seeds, h("span", { class: right ? "up" : "down" }, right ? "✓ right" : "✗ wrong"),
-      `; ${B.lengths[e][t]} characters`, known(B.tokens[e][t]) ? `, ${B.tokens[e][t]} tokens` : "",
-      B.truncated[e][t] ? h("strong", null, "; truncated") : "", B.unparsed[parser][e][t] === "1" ? h("strong", null, "; unparsed") : ""),
-    B.texts[e] ? [marked(B.texts[e][t], partsOf(B, form, ["found", "spurious"])), h("p", { class: "chips" }, "parsed: ", chips(B, form))]
-      : h("p", { class: "dim" }, "The text is not in this file."),
-    h("p", { class: "note" }, B.protocols.map((rule, k) => `${rule.name} ${rule.headline} ${percent(B.scores[k][e][t])}`).join("; "))];
+    if (t < 0) return faint("no prediction");
+    const parser = B.protocols[p].parser, right = B.correct[p][e][t] === "1", form = (B.forms[parser][e] || [])[t];
+    const facts = [`${B.lengths[e][t]} characters`, known(B.tokens[e][t]) ? `${B.tokens[e][t]} tokens` : null,
+      B.truncated[e][t] ? "truncated" : null, B.unparsed[parser][e][t] === "1" ? "unparsed" : null];
+    const scores = B.protocols.map((rule, k) => `${rule.name} ${rule.headline} ${percent(B.scores[k][e][t])}`);
+    return [note(seeds, h("span", { class: right ? "up" : "down" }, right ? "✓ right" : "✗ wrong"), "; ",
+      facts.filter(known).join(", ")),
+    B.texts[e] ? [marked(B.texts[e][t], partsOf(B, form, ["found", "spurious"])),
+      h("p", { class: "chips" }, "parsed: ", chips(B, form))] : null, note(scores.join("; "))];
   };
   const card = (B, p, e, i, letter) => {
     const r = R()[i], seedsOf = new Map(), all = outcome(B, p, e, runsOf(i, "all"));
@@ -392,63 +381,65 @@
   };
   const question = (B, p, e) => {
     if (!known(B.prompts[e])) {
-      return h("p", { class: "warning" }, "The texts of this example are not in this file, which has those of a part of the "
-        + "examples to stay small (harness report --all keeps all). Outcomes and scores are those of all examples.");
+      return warning("The texts of this example are not in this file. Outcomes and scores are those of all examples.");
     }
     const parser = B.protocols[p].parser, t = outcome(B, p, e, runsOf(state.a, state.seed)).texts[0];
     const form = known(t) ? B.forms[parser][e][t] : null, prompt = B.prompts[e];
-    return [h("details", { open: prompt.length < 1200 }, h("summary", null, `Prompt, ${prompt.length} characters`), marked(prompt)),
-      h("h3", null, "Gold"), marked(B.targets[e], partsOf(B, form, ["found", "missing"])),
+    const summary = h("summary", null, `Prompt, ${prompt.length} characters`);
+    return [h("details", { open: prompt.length < 1200 }, summary, marked(prompt)), h("h3", null, "Gold"),
+      marked(B.targets[e], partsOf(B, form, ["found", "missing"])),
       h("p", { class: "chips" }, "parsed: ", chips(B, B.gold[parser][e])),
-      B.choices[e] ? h("p", { class: "note" }, "choices: ", B.choices[e].map((c, k) => [k ? ", " : "", name(c)])) : null];
+      B.choices[e] ? note("choices: ", B.choices[e].map((c, k) => [k ? ", " : "", name(c)])) : null];
   };
   const exampleView = (B, p, list) => {
     const e = B.ids.indexOf(state.example), at = list.indexOf(e);
-    if (e < 0) return h("p", { class: "warning" }, "This report has no example ", name(state.example), " of ", name(state.task), ".");
+    if (e < 0) return warning("This report has no example ", name(state.example), " of ", name(state.task), ".");
     const others = R().map((_, i) => i).filter((i) => i !== state.a && i !== state.b);
     const step = (by, text) => h("button", { disabled: !known(list[at + by]), click: () => move(by) }, text);
-    const rest = h("details", { toggle: () => { if (rest.open && rest.children.length === 1) rest.append(h("div", { class: "pair" }, others.map((i) => card(B, p, e, i)))); } },
-      h("summary", null, `The other ${others.length} rows`));
+    const cards = (...rows) => h("div", { class: "pair" }, rows.map(([i, letter]) => card(B, p, e, i, letter)));
+    const both = cards([state.a, "A: "], ...(state.a === state.b ? [] : [[state.b, "B: "]]));
     return [h("div", { class: "controls" }, step(-1, "◂ previous (k)"), step(1, "next (j) ▸"),
       h("span", { class: "note" }, at < 0 ? "not in the list" : `${at + 1} of ${list.length} in the list`),
       h("a", { href: link(state.task, "", state.a, state.b) }, "close (Esc)")),
     h("h2", null, name(state.task), " ", name(state.example)), question(B, p, e),
-    h("div", { class: "pair" }, card(B, p, e, state.a, "A: "), state.a === state.b ? null : card(B, p, e, state.b, "B: ")),
-    h("p", { class: "note" }, Object.entries(KINDS).map(([kind, mark]) => [h("mark", { class: kind }, mark, kind), " "]),
-      "as the task's own parser and comparison decide, wherever the text of an item occurs; in the gold text: those of A."), rest];
+    both, lazy(`The other ${others.length} rows`, () => cards(...others.map((i) => [i])))];
   };
 
-  // ---- examples: the list --------------------------------------------------------------------------------------------
+  // ---- examples: the list -----------------------------------------------------------------------------------------
+  const FILTERS = ["protocol", "seed", "list", "only", "low", "high", "text"];
   let move = () => {};
   const listItem = (B, [e, x, y]) => {
-    const result = (o) => (o.of > 1 ? `${o.n}/${o.of}` : o.right ? "✓" : "✗") + (B.one_label ? "" : ` ${percent(o.score)}`);
-    const text = known(B.prompts[e]) ? B.prompts[e] : "(the text is not in this file)", current = B.ids[e] === state.example;
-    return h("li", { class: current ? "current" : null },
-      h("a", { href: link(state.task, B.ids[e], state.a, state.b), "aria-current": current ? "true" : null }, name(B.ids[e]),
-        h("span", { class: "outcome" }, `A ${result(x)}  B ${result(y)}`),
-        h("span", { class: "excerpt", lang: language(text), dir: "auto" }, visible(text.slice(0, 120)))));
+    const score = (o) => (B.one_label ? "" : ` ${percent(o.score)}`);
+    const result = (o) => (o.of > 1 ? `${o.n}/${o.of}` : o.right ? "✓" : "✗") + score(o);
+    const current = B.ids[e] === state.example ? "true" : null, href = link(state.task, B.ids[e], state.a, state.b);
+    const text = known(B.prompts[e]) ? B.prompts[e] : "(the text is not in this file)";
+    return h("li", { class: current && "current" }, h("a", { href, "aria-current": current }, name(B.ids[e]),
+      h("span", { class: "outcome" }, `A ${result(x)}  B ${result(y)}`),
+      h("span", { class: "excerpt", lang: language(text), dir: "auto" }, visible(text.slice(0, 120)))));
   };
-  const sampled = ([kept, all]) => (kept === all ? null : h("p", { class: "warning" },
-    `This file has the texts of ${kept} of ${all} examples of this task, first those on which runs differ. Counts and scores `
-    + "are those of all; the search reads only the texts of this file."));
   const examples = async () => {
     if (!field("task")) return;
     if (!blockOf(state.task)) state.task = T().tasks.find(blockOf);
     const id = blockOf(state.task), B = await unpack(id);
     if (blockOf(state.task) !== id) return;  // Another task was chosen while this one was decompressed.
-    const p = Math.max(0, B.protocols.findIndex((rule) => rule.name === state.protocol)), all = pairs(B, p, state.seed, state.seed);
-    const select = () => all.filter(([e, x, y]) => LISTS[state.list][1](x, y) && passes(B, p, e, [...x.texts, ...y.texts]));
+    const p = Math.max(0, B.protocols.findIndex((rule) => rule.name === state.protocol));
+    const all = pairs(B, p, state.seed, state.seed), fits = (x, y) => LISTS[state.list][1](x, y);
+    const select = () => all.filter(([e, x, y]) => fits(x, y) && passes(B, p, e, [...x.texts, ...y.texts]));
     let found = select();
-    if (state.example && !state.moved && !found.some(([e]) => B.ids[e] === state.example)) { state.list = "all"; found = select(); }
+    if (state.example && !state.moved && !found.some(([e]) => B.ids[e] === state.example)) {
+      state.list = "all";  // A link opens an example that the chosen list may not have.
+      found = select();
+    }
     const list = found.map(([e]) => e), tests = B.one_label ? discordant(B, p) : [];
-    field("protocol").replaceChildren(...B.protocols.map((rule) => option(rule.name, `${rule.name} (${rule.headline})`)));
+    const rules = B.protocols.map((rule) => option(rule.name, `${rule.name} (${rule.headline})`));
+    field("protocol").replaceChildren(...rules);
     field("list").replaceChildren(...Object.entries(LISTS).map(([key, [text, test]]) =>
       option(key, `${text} (${all.filter(([, x, y]) => test(x, y)).length})`)));
-    const values = { ...state, protocol: B.protocols[p].name };
-    for (const key of ["task", "a", "b", "protocol", "seed", "list", "only", "low", "high", "text"]) field(key).value = values[key];
+    for (const key of ["task", "a", "b", ...FILTERS]) field(key).value = state[key];
+    field("protocol").value = B.protocols[p].name;
     slot("test").replaceChildren(...(tests.length ? [h("details", { open: tests.length < 7 },
       h("summary", null, "McNemar's exact test"), h("ul", { class: "note" }, tests))] : []));
-    slot("matches").replaceChildren(`${found.length} of ${B.ids.length} examples`, sampled(D.kept[id]) || "");
+    slot("matches").replaceChildren(`${found.length} of ${B.ids.length} examples. ${D.kept[id][3]}`);
     slot("list").replaceChildren(...found.slice(0, state.more).map((entry) => listItem(B, entry)));
     field("more").hidden = found.length <= state.more;
     slot("example").replaceChildren(...(state.example ? [exampleView(B, p, list)].flat(Infinity) : []));
@@ -460,79 +451,83 @@
     say(`${found.length} of ${B.ids.length} examples`);
   };
 
-  // ---- training and structure ----------------------------------------------------------------------------------------
+  // ---- training and structure -------------------------------------------------------------------------------------
   const curves = (title, lines, width = 280, height = 120) => {
     const top = Math.max(...lines.flatMap(([, , values]) => values)) || 1;
-    const X = (k, n) => 32 + ((width - 40) * (k + 0.5)) / n, Y = (v) => height - 16 - ((height - 26) * v) / top;
-    const curve = (values) => values.map((v, k) => `${k ? "L" : "M"}${fixed(X(k, values.length))} ${fixed(Y(v))}`).join("");
+    const X = (k, n) => fixed(32 + ((width - 40) * (k + 0.5)) / n), Y = linear(0, top, height - 16, 26 - height);
+    const curve = (values) => values.map((v, k) => `${k ? "L" : "M"}${X(k, values.length)} ${fixed(Y(v))}`).join("");
     return picture(width, height, title,
       [0, top / 2, top].map((v) => [path("axis", `M32 ${Y(v)}H${width - 8}`), tick(28, Y(v) + 3, digits(v, 2), "end")]),
       lines.map(([i, text, values]) => s("g", null, tip(text), path(`line ${colour(i)}`, curve(values)))),
       tick(width / 2 + 12, height - 3, "training →"));
   };
   const losses = () => {
-    const rows = R().flatMap((r, i) => (r.losses.some((l) => l.length > 1) ? [[r, i]] : []));
-    if (!rows.length) return [h("p", { class: "dim" }, "No row was trained.")];
+    const rows = rowsWith((r) => r.losses.some((l) => l.length > 1));
+    if (!rows.length) return [faint("No row was trained.")];
     const lines = rows.flatMap(([r, i]) => r.losses.map((l, k) => [i, `${r.method}, seed ${r.seeds[k]}`, l]));
-    const on = (task) => rows.flatMap(([r, i]) => ((r.task_losses[task] || []).length > 1 ? [[i, r.method, r.task_losses[task]]] : []));
+    const of = (r, task) => r.task_losses[task] || [];
+    const on = (task) => rows.filter(([r]) => of(r, task).length > 1).map(([r, i]) => [i, r.method, of(r, task)]);
     const tasks = T().tasks.filter((task) => on(task).length);
     const key = (i) => picture(22, 10, "", path(`line ${colour(i)}`, "M1 5H21"));
+    const whole = curves("training loss of every row and seed", lines.filter(([, , l]) => l.length > 1), 660, 240);
     return [h("ul", { class: "legend" }, rows.map(([r, i]) => h("li", null, key(i), name(r.method)))),
-      h("div", { class: "scroll" }, curves("training loss of every row and seed", lines.filter(([, , l]) => l.length > 1), 660, 240)),
-      h("p", { class: "note" }, "Averages over equal parts of the training, every seed; stages follow one another."),
-      tasks.length ? h("h3", null, "Each task, first seed") : h("p", { class: "note" }, "These runs have no losses of single tasks."),
+      h("div", { class: "scroll" }, whole),
+      note("Averages over equal parts of the training, every seed; stages follow one another."),
+      tasks.length ? h("h3", null, "Each task, first seed") : note("These runs have no losses of single tasks."),
       h("div", { class: "panels" }, tasks.map((task) => figure(task, curves(`training loss on ${task}`, on(task)))))];
   };
   const noise = () => {
-    const rows = R().flatMap((r, i) => (r.seed_means.filter(known).length > 1 ? [[r, i]] : [])), n = rows.length;
-    if (!n) return h("p", { class: "dim" }, "No row has several seeds.");
+    const rows = rowsWith((r) => r.seed_means.filter(known).length > 1), n = rows.length;
+    if (!n) return faint("No row has several seeds.");
     const ends = rows.flatMap(([r]) => r.seed_means.filter(known)), low = Math.min(...ends), high = Math.max(...ends);
-    const X = (v) => 190 + (430 * (v - low)) / (high - low || 1), Y = (k) => 22 * k + 11;
+    const X = linear(low, high, 190, 430), Y = (k) => 22 * k + 11;
+    const mark = (r, i, y) => (v, k) =>
+      known(v) && dot(`open c${i % 8}`, X(v), y, 4, tip(`seed ${r.seeds[k]}: ${percent(v)}`));
     return picture(660, 22 * n + 22, "means of the seeds of each row", rows.map(([r, i], k) => s("g", null,
-      word(182, Y(k) + 4, clipped(r.method, 30), { class: "row", "text-anchor": "end" }), path("axis", `M190 ${Y(k)}H620`),
-      r.seed_means.map((v, seed) => known(v) && dot(`open c${i % 8}`, X(v), Y(k), 4, tip(`seed ${r.seeds[seed]}: ${percent(v)}`))))),
+      word(182, Y(k) + 4, clipped(r.method, 30), { class: "row", "text-anchor": "end" }),
+      path("axis", `M190 ${Y(k)}H620`), r.seed_means.map(mark(r, i, Y(k))))),
     [low, high].map((v) => tick(X(v), 22 * n + 15, percent(v))));
   };
   const rates = (r) => {
-    const tried = r.tuning.grid, xs = tried.map((t) => t.lr), low = Math.min(...xs) / 1.5, high = Math.max(...xs) * 1.5;
+    const tried = r.tuning.grid, xs = [...new Set(tried.map((t) => t.lr))].sort((a, b) => a - b);
     const best = (lr) => Math.max(...tried.filter((t) => t.lr === lr && known(t.mean)).map((t) => t.mean));
     const ys = tried.map((t) => t.mean).filter(known), bottom = Math.min(...ys), top = Math.max(...ys);
-    const X = (v) => 38 + (232 * Math.log(v / low)) / Math.log(high / low), Y = (v) => 92 - (78 * (v - bottom)) / (top - bottom || 1);
+    const X = log(xs[0] / 1.5, xs[xs.length - 1] * 1.5, 38, 232), Y = linear(bottom, top, 92, -78);
+    const line = xs.filter((lr) => best(lr) > -Infinity).map((lr) => `${X(lr)} ${Y(best(lr))}`);
     const chosen = (t) => t.lr === r.tuning.chosen && t.mean === best(t.lr);
-    const line = [...new Set(xs)].sort((a, b) => a - b).filter((lr) => best(lr) > -Infinity).map((lr) => `${X(lr)} ${Y(best(lr))}`);
-    return figure(r.method, picture(280, 130, `learning rates of ${r.method}`, line.length > 1 && path("axis", `M${line.join("L")}`),
-      ys.length ? [...new Set([bottom, top])].map((v) => tick(34, Y(v) + 3, percent(v), "end")) : null,
-      tried.map((t) => s("g", null, tip(`${t.lr}: ${known(t.mean) ? percent(t.mean) : "diverged"}`),
-        known(t.mean) ? dot("c0", X(t.lr), Y(t.mean)) : tick(X(t.lr), 108, "diverged"), tick(X(t.lr), 124, digits(t.lr, 2)),
-        chosen(t) ? s("circle", { class: "ring", cx: X(t.lr), cy: Y(t.mean), r: 7 }) : null))));
+    const point = (t) => s("g", null, tip(`${t.lr}: ${known(t.mean) ? percent(t.mean) : "diverged"}`),
+      known(t.mean) ? dot("c0", X(t.lr), Y(t.mean)) : tick(X(t.lr), 108, "diverged"),
+      tick(X(t.lr), 124, digits(t.lr, 2)),
+      chosen(t) ? s("circle", { class: "ring", cx: X(t.lr), cy: Y(t.mean), r: 7 }) : null);
+    return figure(r.method, picture(280, 130, `learning rates of ${r.method}`,
+      line.length > 1 && path("axis", `M${line.join("L")}`),
+      (ys.length ? [bottom, top] : []).map((v) => tick(34, Y(v) + 3, percent(v), "end")), tried.map(point)));
   };
-  const gateMap = (task, lines, most) => figure(task, picture(2 + 14 * lines[0].length, 2 + 12 * lines.length,
-    `${task}: gate weights, ${lines.length} blocks by ${lines[0].length} experts`, lines.map((line, y) => line.map((v, x) =>
-      s("rect", { class: "cell", x: 14 * x + 1, y: 12 * y + 1, width: 13, height: 11, "fill-opacity": (Math.abs(v) / most).toFixed(3) },
-        tip(`block ${y + 1}, expert ${x + 1}: ${digits(v)}`))))));
-  const gates = (r) => {
-    const of_tasks = Object.entries(r.gates), most = Math.max(1e-9, ...of_tasks.flatMap(([, lines]) => lines.flat().map(Math.abs)));
-    const box = h("details", { toggle: () => { if (box.open && box.children.length === 1) box.append(h("div", { class: "panels small" }, of_tasks.map(([task, lines]) => gateMap(task, lines, most)))); } },
-      h("summary", null, name(r.method)));
-    return box;
+  const gateMap = (task, lines, most) => {
+    const cell = (v, x, y) => s("rect", { class: "cell", x: 14 * x + 1, y: 12 * y + 1, width: 13, height: 11,
+      "fill-opacity": (Math.abs(v) / most).toFixed(3) }, tip(`block ${y + 1}, expert ${x + 1}: ${digits(v)}`));
+    const n = lines.length, m = lines[0].length, words = `${task}: gate weights, ${n} blocks by ${m} experts`;
+    const cells = lines.map((line, y) => line.map((v, x) => cell(v, x, y)));
+    return figure(task, picture(2 + 14 * m, 2 + 12 * n, words, cells));
   };
+  const gates = (r) => lazy(name(r.method), () => {
+    const of_tasks = Object.entries(r.gates), every = of_tasks.flatMap(([, lines]) => lines.flat().map(Math.abs));
+    const most = Math.max(1e-9, ...every);
+    return h("div", { class: "panels small" }, of_tasks.map(([task, lines]) => gateMap(task, lines, most)));
+  });
   const training = () => {
-    const tuned = R().filter((r) => r.tuning), gated = R().filter((r) => Object.keys(r.gates).length);
     slot("losses").replaceChildren(...losses());
     slot("noise").replaceChildren(noise());
-    slot("rates").replaceChildren(...(tuned.length ? [h("h2", null, "Learning rates"),
-      h("p", { class: "note" }, "Mean on dev, in percent, of every rate tried; ring: chosen."),
-      h("div", { class: "panels" }, tuned.map(rates))] : []));
-    slot("gates").replaceChildren(...(gated.length ? [h("h2", null, "Gates"), h("p", { class: "note" },
-      "First seed; a line for each block of the model, a column for each expert; a stronger colour: a larger weight."),
-    gated.map(gates)] : []).flat());
+    slot("rates").replaceChildren(...R().filter((r) => r.tuning).map(rates));
+    slot("gates").replaceChildren(...R().filter((r) => Object.keys(r.gates).length).map(gates));
   };
 
-  // ---- navigation ----------------------------------------------------------------------------------------------------
+  // ---- navigation -------------------------------------------------------------------------------------------------
   const VIEWS = { board, examples, training, runs: () => {} };
   const draw = (view) => {
-    for (const link_ of document.querySelectorAll("nav a")) {
-      link_.getAttribute("href") === `#=${view}` ? link_.setAttribute("aria-current", "page") : link_.removeAttribute("aria-current");
+    for (const tab of document.querySelectorAll("nav a")) {
+      if (tab.getAttribute("href") === `#=${view}`) tab.setAttribute("aria-current", "page");
+      else tab.removeAttribute("aria-current");
     }
     for (const node of document.querySelectorAll("[data-table]")) node.hidden = node !== root();
     for (const node of document.querySelectorAll("[data-view]")) node.hidden = node.dataset.view !== view;
@@ -557,7 +552,11 @@
     location.hash === address ? examples() : location.hash = address;
   };
   // The same row on both sides would leave nothing to compare: the other side takes the row that was there.
-  const side = (own, other) => (v) => { if (state[other] === Number(v)) state[other] = state[own]; state[own] = Number(v); go(); };
+  const side = (own, other) => (v) => {
+    if (state[other] === Number(v)) state[other] = state[own];
+    state[own] = Number(v);
+    go();
+  };
   const shows = (key) => (v) => { state[key] = v; Object.assign(state, { more: PAGE, moved: true }); examples(); };
   const CHANGES = {
     table: (v) => { reset(Number(v)); location.hash === "#=board" ? route() : location.hash = "#=board"; },
@@ -565,23 +564,24 @@
     filter: (v) => { state.filter = v; drawTables(); },
     cost: (v) => { state.cost = v; slot("scatter").replaceChildren(scatter()); },
     task: (v) => { state.task = v; state.moved = false; go(); }, a: side("a", "b"), b: side("b", "a"),
-    ...Object.fromEntries(["protocol", "seed", "list", "only", "low", "high", "text"].map((key) => [key, shows(key)])),
+    ...Object.fromEntries(FILTERS.map((key) => [key, shows(key)])),
   };
-  const THEMES = ["", "light", "dark"];
+  const NEXT = { "": "light", light: "dark", dark: "" };
   const CLICKS = {
-    theme: () => { const html = document.documentElement; html.dataset.theme = THEMES[(THEMES.indexOf(html.dataset.theme || "") + 1) % 3]; },
+    theme: () => { const { dataset } = document.documentElement; dataset.theme = NEXT[dataset.theme || ""]; },
     swap: () => { [state.a, state.b] = [state.b, state.a]; go(); },
     more: () => { state.more += PAGE; examples(); },
     fold: () => {
-      const parents = R().map((_, i) => i).filter((i) => ablations(i).length), unfold = parents.every((i) => state.folded.has(i));
-      state.folded = new Set(unfold ? [] : parents);
+      const parents = R().map((_, i) => i).filter((i) => ablations(i).length);
+      state.folded = new Set(parents.every((i) => state.folded.has(i)) ? [] : parents);
       drawTables();
     },
   };
   document.addEventListener("input", (e) => { if (CHANGES[e.target.name]) CHANGES[e.target.name](e.target.value); });
   document.addEventListener("click", (e) => { if (CLICKS[e.target.name]) CLICKS[e.target.name](); });
   document.addEventListener("keydown", (e) => {
-    const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(e.target.tagName), view = root() && root().querySelector("[data-view]:not([hidden])");
+    const typing = /^(INPUT|SELECT)$/.test(e.target.tagName);
+    const view = root() && root().querySelector("[data-view]:not([hidden])");
     if (e.ctrlKey || e.metaKey || e.altKey || !view || (typing && e.key !== "Escape")) return;
     const search = view.querySelector("[type=search]");
     if (e.key === "f" && search) { e.preventDefault(); search.focus(); }
