@@ -146,7 +146,7 @@ def _weights_of(layer: nn.Linear) -> Tensor:
 def _stored(parameter: Tensor) -> list[Tensor]:
     """The plain tensors that hold a parameter."""
     state = getattr(parameter, "quant_state", None)
-    if state is not None:  # of bitsandbytes: packed values, and two levels of scales
+    if state is not None:  # bitsandbytes keeps packed values, and scales of two levels.
         nested = [] if state.state2 is None else [state.state2.absmax, state.state2.code]
         return [parameter.data, state.absmax, state.code, *nested]
     flatten = getattr(parameter, "__tensor_flatten__", None)

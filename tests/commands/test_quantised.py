@@ -44,3 +44,11 @@ def test_an_adapter_is_trained_on_quantised_weights_and_merged_into_them(
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     assert "quantization_config" not in json.loads((tmp_path / "merged" / "config.json").read_text())
     assert {p.dtype for p in model.parameters()} == {torch.float32}
+    alone = toy_run("--method", "no_finetune", "--tasks", "colour", "--model", tmp_path / "merged", "--json")
+    assert alone.status == 0, alone.err
+    assert texts(Path(alone.json["directory"])) == texts(run)
+
+
+def texts(run: Path) -> dict[str, str]:
+    lines = (run / "predictions" / "colour.jsonl").read_text().splitlines()
+    return {line["id"]: line["text"] for line in map(json.loads, lines)}

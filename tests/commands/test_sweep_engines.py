@@ -28,6 +28,7 @@ settings = {{ train.steps = {steps}, eval.per_task = 2, eval.max_new_tokens = 4 
 [[row]]
 method = "lora_all"
 """
+OPEN = {"RAY_AUTH_MODE": "disabled"}  # A cluster of the test has no token, which versions of Ray ask for by default.
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the package ray")
 
 
@@ -54,7 +55,7 @@ def cluster() -> Iterator[str]:
         port = free.getsockname()[1]
     ray = str(Path(sys.executable).with_name("ray"))
     options = ["--head", "--block", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
-    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
+    environment = {**os.environ, **OPEN, "RAY_USAGE_STATS_ENABLED": "0"}
     head = subprocess.Popen(
         [ray, "start", *options], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -67,7 +68,7 @@ def cluster() -> Iterator[str]:
 
 
 def ended(process: Any) -> tuple[str, str]:
-    out, err = process.communicate(timeout=280)
+    out, err = process.communicate(timeout=800)
     assert process.returncode == 0, err
     return out, err
 
@@ -77,6 +78,7 @@ def parent(pid: int) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @needs_ray
 def test_a_sweep_on_ray_prints_what_a_local_one_prints(
     board: Callable[[int], Path], start: Command, tmp_path: Path
@@ -91,13 +93,14 @@ def test_a_sweep_on_ray_prints_what_a_local_one_prints(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @needs_ray
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_killed_worker_of_a_cluster_loses_nothing(
     board: Callable[[int], Path], start: Command, cluster: str, tmp_path: Path
 ) -> None:
     path = board(120)
-    sweep = start("sweep", path, "--engine", f"ray:{cluster}", "--jobs", 1, "--out", tmp_path / "runs")
+    sweep = start("sweep", path, "--engine", f"ray:{cluster}", "--jobs", 1, "--out", tmp_path / "runs", **OPEN)
     log, owner = [], []
     until = time.monotonic() + 200
     while time.monotonic() < until and not (log and log[0].stat().st_size and owner):
@@ -105,14 +108,15 @@ def test_a_killed_worker_of_a_cluster_loses_nothing(
         log, owner = (list((tmp_path / "runs").glob(f"lora_all*/{name}")) for name in ("train.jsonl", ".owner"))
         time.sleep(0.05)
     os.kill(parent(json.loads(owner[0].read_text())["pid"]), signal.SIGKILL)
-    _, err = ended(sweep)
+    out, err = ended(sweep)
     assert "its worker was lost" in err
     steps = [json.loads(line)["step"] for line in log[0].read_text().splitlines()]
     assert steps == list(range(1, 121))
-    assert "2 of 2 runs are done" in _
+    assert "2 of 2 runs are done" in out
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @needs_ray
 def test_an_address_without_a_cluster_is_an_error_with_a_remedy(
     board: Callable[[int], Path], start: Command, tmp_path: Path
@@ -125,6 +129,7 @@ def test_an_address_without_a_cluster_is_an_error_with_a_remedy(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_two_sweeps_of_one_folder_share_the_runs_between_them(
     board: Callable[[int], Path], start: Command, tmp_path: Path
 ) -> None:

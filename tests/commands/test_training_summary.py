@@ -89,20 +89,21 @@ def larger_model(toy_model: Path, folder: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("keys", [(), ("train.gradient_checkpointing=true", "train.micro_tokens=2048")])
-def test_the_estimate_of_memory_is_within_a_quarter_of_the_peak(
+def test_the_estimate_of_memory_is_close_to_the_peak(
     start: Command, toy_model: Path, tmp_path: Path, keys: tuple[str, ...]
 ) -> None:
     model = larger_model(toy_model, tmp_path / "model")
     settings = ["train.steps=4", "train.batch_size=48", "eval.per_task=1", "eval.max_new_tokens=2", *keys]
     assignments = [word for key in settings for word in ("--set", key)]
     run = start("run", "--method", "cgc_lora", "--suite", "toys", "--model", model, "--json", *assignments)
-    out, err = run.communicate(timeout=200)
+    out, err = run.communicate(timeout=800)
     assert run.returncode == 0, err
     training = json.loads(out)["record"]["training"]
     if training["peak_memory_bytes"] is None:
         pytest.skip("this system does not tell a process's peak")
-    assert training["memory_estimate_bytes"] == pytest.approx(training["peak_memory_bytes"], rel=0.25)
+    assert training["memory_estimate_bytes"] == pytest.approx(training["peak_memory_bytes"], rel=0.15)
 
 
 @pytest.mark.slow

@@ -101,6 +101,7 @@ def test_parts_are_planned_for_less_than_nine_minutes(script: ModuleType) -> Non
     assert len({one.name for one in parts}) == len(parts)
 
 
+@pytest.mark.slow
 def test_the_command_writes_figures_of_a_cpu(tmp_path: Path) -> None:
     done, lines = check(tmp_path, "--only", "machine", "waits")
     assert done.returncode == 0, done.stderr
@@ -109,6 +110,7 @@ def test_the_command_writes_figures_of_a_cpu(tmp_path: Path) -> None:
     assert "0 verdicts, 0 not passed" in done.stdout
 
 
+@pytest.mark.slow
 def test_without_a_gpu_the_command_names_the_remedy(tmp_path: Path) -> None:
     import torch
 
