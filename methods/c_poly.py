@@ -107,7 +107,9 @@ class PolyGate(Gate):
         weights = gates[0]._weights(logits + noise, specific).to(dtype)
         return select_labels(route.own_of_examples(dtype) if by_example else route.own(dtype), weights)
 
-    def group_key(self) -> Hashable:
+    def group_key(self, route: Route) -> Hashable:
+        if self.training and route.step is None:
+            return None  # The forward says what is missing.
         return (*self.assignment.shape, self.n_specific, self.splits, self.fixed, self.specific is None, self.by_example)
 
     def active_experts(self, task: int) -> Sequence[int] | None:

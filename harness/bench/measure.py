@@ -313,7 +313,7 @@ def make_batch(loaded: LoadedModel, routes: Routes, tasks: Sequence[str], plan: 
         row = Encoded(task=task, prompt=tuple(ids[:n_prompt]), target=tuple(ids[n_prompt:]), truncated=False)
         weight = 1 / (n_rows * len(row.target))
         rows.append(Weighted(sequence=row, task=routes.index(task), position=i, weight=weight))
-    batch = padded(rows, loaded.device)
+    batch = padded(rows).placed(loaded.device)
     if plan.routes == "rows":
         return batch
     return dataclasses.replace(

@@ -302,7 +302,7 @@ class Generator:
             )
 
     def _tensor(self, request: Prompted) -> Tensor:
-        return torch.tensor(request.prompt, dtype=torch.long, device=self.loaded.device)
+        return torch.tensor(request.prompt, dtype=torch.long)
 
     def _count(self, *, unfolded: tuple[str, ...] = (), **more: Any) -> None:
         """Add to the statistics of the run."""

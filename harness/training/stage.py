@@ -28,7 +28,7 @@ from harness.training.attention import attention, checkpoint_activations
 from harness.training.checkpoint import CheckpointManager
 from harness.training.early_stopping import EarlyStopping
 from harness.training.progress import Progress, log_line
-from harness.training.step import StepResult, StepRunner
+from harness.training.step import StepBatches, StepResult, StepRunner
 from harness.training.train_log import TrainLog
 
 LOG: Final = logging.getLogger(__name__)
@@ -82,6 +82,14 @@ class TrainingState:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Next:
+    """The next step, prepared while the current one is computed: its sequences, and their micro-batches."""
+
+    sequences: Sequence[Encoded]
+    batches: StepBatches
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageRunner:
     """Runs one stage from the step of ``state.progress`` to its end.
 
@@ -104,7 +112,7 @@ class StageRunner:
         title, quiet = f"train {self.steps.stage.name}", not self.state.processes.is_main
         saved_at = time.monotonic()
         with (
-            Prefetcher(self._sequences, progress.step, self.plan.steps) as ahead,
+            Prefetcher(self._next, progress.step, self.plan.steps) as ahead,
             ProgressBar(title, self.plan.steps, progress.step, quiet=quiet) as bar,
             ExitStack() as training,
         ):
@@ -124,15 +132,19 @@ class StageRunner:
                 if result.stop:
                     raise Interrupted(self.state.stop.signum or signal.SIGTERM)
 
-    def _sequences(self, step: int) -> list[Encoded]:
-        return self.setup.encoder.encode(self.setup.mixture.examples.at(self.plan.batch(step)))
+    def _next(self, step: int) -> _Next:
+        sequences = self.setup.encoder.encode(self.setup.mixture.examples.at(self.plan.batch(step)))
+        return _Next(sequences=sequences, batches=self.steps.collate(sequences, self.setup.routes))
 
-    def _step(self, ahead: Prefetcher[list[Encoded]]) -> StepResult:
+    def _step(self, ahead: Prefetcher[_Next]) -> StepResult:
         state, progress, stage = self.state, self.state.progress, self.steps.stage
-        sequences = ahead.get()
+        made = ahead.get()
+        sequences = made.sequences
         micro_tokens = self.steps.micro_tokens
         try:
-            result = self.steps.step(progress.step, sequences, self.setup.routes, stop=bool(state.stop))
+            result = self.steps.step(
+                progress.step, sequences, self.setup.routes, stop=bool(state.stop), batches=made.batches
+            )
         except NotFinite as error:
             raise NotFinite(
                 f"{error}. The last good checkpoint: {state.checkpoints.last_good or 'none yet'}"

@@ -18,8 +18,9 @@ from harness.errors import NotFinite, TrainingError
 from harness.method import Adapter
 from harness.models.loading import LoadedModel
 from harness.runtime.distributed import SINGLE_PROCESS, ProcessGroup, partition_by_length
+from harness.runtime.memory import is_out_of_memory
 from harness.seeding import stable_seed
-from harness.training.batch import Weighted, token_losses, weigh
+from harness.training.batch import Batch, Weighted, token_losses, weigh
 from harness.training.optimiser import TaskAdamW, TrainedParameter
 from harness.training.packing import Layout, micro_tokens
 
@@ -73,6 +74,17 @@ class Stage:
         return {name: trained.parameter for name, trained in self.trained.items()}
 
 
+@dataclass(frozen=True, kw_only=True)
+class StepBatches:
+    """The micro-batches of one process's share of a step, on the device.
+
+    micro_tokens: the size that they were made for; the step makes others if memory has run out since.
+    """
+
+    batches: Sequence[Batch]
+    micro_tokens: int
+
+
 class StepRunner:
     """Performs the optimiser steps of one stage.
 
@@ -97,7 +109,21 @@ class StepRunner:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=loaded.dtype == torch.float16)
         self.optimiser = TaskAdamW(stage.trained.values(), config)
 
-    def step(self, number: int, sequences: Sequence[Encoded], routes: Routes, stop: bool = False) -> StepResult:
+    def collate(self, sequences: Sequence[Encoded], routes: Routes) -> StepBatches:
+        """This process's micro-batches of a step. It can be called ahead, from another thread."""
+        mine, micro_tokens = self._mine(sequences, routes), self.micro_tokens
+        parts = self.layout.split([len(w.sequence) for w in mine], micro_tokens)
+        batches = [self.layout.collate([mine[i] for i in part], self.loaded) for part in parts]
+        return StepBatches(batches=batches, micro_tokens=micro_tokens)
+
+    def step(
+        self,
+        number: int,
+        sequences: Sequence[Encoded],
+        routes: Routes,
+        stop: bool = False,
+        batches: StepBatches | None = None,
+    ) -> StepResult:
         """Perform one optimiser step on ``sequences``, of which each process gets its share.
 
         If memory runs out, the micro-batches are halved and the step is repeated; its result is the same.
@@ -107,12 +133,13 @@ class StepRunner:
             sequences: those of the whole step, the same in every process.
             routes: the tasks that the adapter was attached for.
             stop: this process got a signal to stop.
+            batches: those of ``collate``, if they were made ahead.
 
         Raises: NotFinite if the loss or the gradient is not finite; TrainingError if one sequence is too long.
         """
         started = time.perf_counter()
         self.adapter.begin_step(self.stage.name, number)
-        sums = self.processes.all_reduce(torch.cat([self._gradients(number, sequences, routes), self._flag(stop)]))
+        sums = self.processes.all_reduce(torch.cat([self._gradients(number, sequences, routes, batches), self._flag(stop)]))
         self.processes.all_reduce_gradients(self.stage.parameters.values())
         self.scaler.unscale_(self.optimiser)
         norm = self._clip()
@@ -147,47 +174,54 @@ class StepRunner:
         for name, parameter in self.stage.parameters.items():
             entries = {k.rsplit("/", 1)[1]: v for k, v in saved.items() if k.rsplit("/", 1)[0] == name}
             if entries:
+                on_device = self.optimiser.is_fused
                 self.optimiser.state[parameter] = {
-                    k: v.to(parameter.device) if v.dim() else v for k, v in entries.items()
+                    k: v.to(parameter.device) if v.dim() or on_device else v for k, v in entries.items()
                 }
         if scaler and self.scaler.is_enabled():
             self.scaler.load_state_dict(dict(scaler))
 
-    def _gradients(self, number: int, sequences: Sequence[Encoded], routes: Routes) -> Tensor:
+    def _mine(self, sequences: Sequence[Encoded], routes: Routes) -> list[Weighted]:
+        weighted = weigh(sequences, self.config.loss, routes)
+        parts = partition_by_length(list(map(len, sequences)), self.processes.world_size)
+        return [weighted[i] for i in parts[self.processes.rank]]
+
+    def _gradients(
+        self, number: int, sequences: Sequence[Encoded], routes: Routes, ahead: StepBatches | None
+    ) -> Tensor:
         """Compute the gradients of this process's share of the step.
 
         Returns: (1 + tasks,) float64, its share of the loss, then of the summed token loss of each task.
         """
-        weighted = weigh(sequences, self.config.loss, routes)
-        parts = partition_by_length(list(map(len, sequences)), self.processes.world_size)
-        mine = [weighted[i] for i in parts[self.processes.rank]]
         while True:
+            if ahead is None or ahead.micro_tokens != self.micro_tokens:
+                ahead = self.collate(sequences, routes)
             try:
-                return self._accumulate(number, mine, len(sequences), len(routes))
-            except torch.OutOfMemoryError:
+                return self._accumulate(number, ahead.batches, len(sequences), len(routes))
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 self.optimiser.zero_grad(set_to_none=True)
-            self._halve([len(w.sequence) for w in mine])
+            self._halve([len(w.sequence) for w in self._mine(sequences, routes)])
 
-    def _accumulate(self, number: int, mine: Sequence[Weighted], n_sequences: int, n_tasks: int) -> Tensor:
+    def _accumulate(self, number: int, batches: Sequence[Batch], n_sequences: int, n_tasks: int) -> Tensor:
         self.optimiser.zero_grad(set_to_none=True)
         sums = torch.zeros(1 + n_tasks, dtype=torch.float64, device=self.device)
-        for micro, positions in enumerate(self._split(mine)):
+        for micro, batch in enumerate(batches):
             torch.manual_seed(stable_seed("dropout", *self.stage.key, number, self.processes.rank, micro))
-            batch = self.layout.collate([mine[i] for i in positions], self.loaded)
             # The route stays set until backward has ended, because checkpointed layers repeat their forward there.
             with self.adapter.route(batch.routes, batch.examples):
                 losses = token_losses(self.model, self.adapter, batch, self.stage.reads)
                 loss = (losses * batch.weights).sum() + self.adapter.penalty() / n_sequences
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             sums[0] += loss.detach()
-            sums[1:].index_add_(0, batch.tasks, losses.detach().double())
+            # A product, because an indexed sum has no fixed order of additions on a GPU.
+            own = (batch.tasks == torch.arange(n_tasks, device=self.device)[:, None]).double()
+            sums[1:] += own @ losses.detach().double()
         return sums
 
-    def _split(self, mine: Sequence[Weighted]) -> list[list[int]]:
-        return self.layout.split([len(w.sequence) for w in mine], self.micro_tokens)
-
     def _flag(self, stop: bool) -> Tensor:
-        return torch.tensor([float(stop)], dtype=torch.float64, device=self.device)
+        return torch.full((1,), float(stop), dtype=torch.float64, device=self.device)
 
     def _clip(self) -> Tensor:
         limit = self.config.clip if self.config.clip is not None else math.inf

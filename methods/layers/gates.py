@@ -46,8 +46,8 @@ class Gate(nn.Module):
         """``label_weights`` of gates with equal ``group_key``, (M, E) each."""
         return select_labels(route.own(dtype), cls.tables(gates).to(dtype))
 
-    def group_key(self) -> Hashable:
-        """Gates with equal keys are computed together; None for a gate whose weights need more than the labels."""
+    def group_key(self, route: Route) -> Hashable:
+        """Gates with equal keys are computed together; None for a gate that must be computed in its layer's forward."""
         return id(self) if type(self).label_weights is Gate.label_weights else None
 
     def task_weights(self) -> Tensor:
@@ -105,7 +105,7 @@ def prepare_gates(uses: Mapping[Gate, int], route: Route, dtype: torch.dtype) ->
     """
     groups: dict[Hashable, list[Gate]] = {}
     for gate in uses:
-        if (key := gate.group_key()) is not None:
+        if (key := gate.group_key(route)) is not None:
             groups.setdefault((type(gate), gate.training, key), []).append(gate)
     for gates in groups.values():
         for gate, weights in zip(gates, type(gates[0]).of_labels(gates, route, dtype), strict=True):
@@ -226,7 +226,7 @@ class TaskGate(Gate):
         kind = type(scores[0]) if isinstance(scores[0], Scores) else Scores
         return gates[0].all_weights(gates[0].softmax(kind.together(scores)))
 
-    def group_key(self) -> Hashable:
+    def group_key(self, route: Route) -> Hashable:
         kind = type(self.scores)
         own = self.scores.group_key() if isinstance(self.scores, Scores) else id(self.scores)
         return (kind, own, len(self.eye), self.n_common, self.n_specific, self.separate)

@@ -146,7 +146,7 @@ class HeadsLinear(AdaptedLinear):
         groups: dict[Hashable, list[HeadsLinear]] = {}
         for layer in gated:
             assert layer.gate is not None
-            groups.setdefault(layer.gate.group_key(), []).append(layer)
+            groups.setdefault(layer.gate.group_key(route), []).append(layer)
         for group in groups.values():
             gates, maps = [cast("Gate", one.gate) for one in group], [cast("TaskMap", one.task_map) for one in group]
             g = type(gates[0]).tables(gates)  # (L, T, H)

@@ -116,8 +116,7 @@ class AdaptedLinear(nn.Module):
         if state is State.FOLDED and self.folded is not None:
             out = add_product(self._base(x), self.folded.down(x), self.folded.b, 1.0)
             return out.view(*x.shape[:-1], -1)
-        out = self.base(x)
-        return out
+        return self.base(x)
 
     def _base(self, x: Tensor) -> Tensor:
         """The base layer's output as a matrix (V, d_out) that may be written to."""
