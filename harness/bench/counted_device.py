@@ -36,7 +36,7 @@ _PROJECT: Final = str(Path(__file__).parents[2])
 
 # Operations that are not views by their schema, and launch nothing.
 _FREE: Final = frozenset(
-    {"_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "lift_fresh", "is_pinned"}
+    {"_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "is_pinned"}
 )
 
 # Operations whose result, or its shape, the host needs.
@@ -192,7 +192,8 @@ def _wrapped(value: Any) -> Any:
 def _check_devices(name: str, tensors: Sequence[Tensor]) -> None:
     strangers = [t for t in tensors if not isinstance(t, CountedTensor) and t.dim() and not name.startswith("index")]
     if strangers:
-        raise RuntimeError(f"{name}: expected all tensors on {NAME}:0, and one {tuple(strangers[0].shape)} is on the CPU")
+        shape = tuple(strangers[0].shape)
+        raise RuntimeError(f"{name}: expected all tensors on {NAME}:0, and one of shape {shape} is on the CPU")
 
 
 def _reads_a_mask(name: str, args: Sequence[Any]) -> bool:
@@ -226,6 +227,13 @@ def _line() -> str:
             library = place if library == "?" else library
         frame = frame.f_back  # type: ignore[assignment]
     return library
+
+
+def _copied(index: Any, device: torch.device) -> Any:
+    """A list of indices as a tensor on the device, which PyTorch makes of it without a dispatched operation."""
+    if not isinstance(index, list | range):
+        return index
+    return torch.tensor(list(index), dtype=None if len(index) else torch.long).to(device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,9 +286,12 @@ class _Functions(TorchFunctionMode):
         if func is functional.scaled_dot_product_attention and isinstance(args[0], CountedTensor):
             return self._attention(*args, **kwargs)
         device = kwargs.get("device")
-        if func is torch.tensor and device is not None and torch.device(device).type == NAME:
+        if func in (torch.tensor, torch.as_tensor) and device is not None and torch.device(device).type == NAME:
             # PyTorch copies the values without a dispatched operation.
-            return torch.tensor(*args, **{**kwargs, "device": None}).to(device)
+            return func(*args, **{**kwargs, "device": None}).to(device)
+        if func in (Tensor.__getitem__, Tensor.__setitem__) and isinstance(args[0], CountedTensor):
+            index = args[1] if isinstance(args[1], tuple) else (args[1],)
+            return func(args[0], tuple(_copied(i, args[0].device) for i in index), *args[2:])
         return func(*args, **kwargs)
 
     def _attention(

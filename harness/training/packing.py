@@ -34,9 +34,10 @@ _UNPACKABLE_LAYERS: Final = ("chunked_attention", "linear_attention", "conv")
 # The largest allowed difference of a token's loss between a packed and a single sequence.
 _TOLERANCE: Final = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.05}
 
-# The sequence of the trial: its number of tokens, and how many of them are the prompt. Two of them are longer than the
-# blocks of 128 tokens in which kernels work.
-_TRIAL_TOKENS: Final = 72
+# The sequence of the trial: its number of tokens, and how many of them are the prompt. Two sequences for another kernel
+# than the model's own are longer than the blocks of 128 tokens in which kernels work.
+_TRIAL_TOKENS: Final = 20
+_KERNEL_TRIAL_TOKENS: Final = 72
 _TRIAL_PROMPT: Final = 4
 
 # Errors of a base model that does not support packed sequences or an attention kernel. transformers raises ImportError
@@ -132,7 +133,7 @@ def choose_layout(loaded: LoadedModel, adapter: Adapter, config: TrainConfig, re
             if not is_out_of_memory(error):
                 raise
             raise TrainingError(
-                f"out of memory with two sequences of {_TRIAL_TOKENS} tokens on {loaded.device}: use a smaller model, "
+                f"out of memory with two sequences of {_trial_tokens(loaded, layout)} tokens on {loaded.device}: use a smaller model, "
                 "train.precision=bf16, or a device with more memory"
             ) from error
         if reason is None:
@@ -161,10 +162,17 @@ def _known_unsupported(loaded: LoadedModel, config: TrainConfig) -> str | None:
     return None
 
 
-def _trial_sequence(loaded: LoadedModel) -> Weighted:
+def _trial_tokens(loaded: LoadedModel, layout: Layout) -> int:
+    if layout.attention is None:
+        return _TRIAL_TOKENS
+    return min(_KERNEL_TRIAL_TOKENS, loaded.max_context or _KERNEL_TRIAL_TOKENS)
+
+
+def _trial_sequence(loaded: LoadedModel, layout: Layout) -> Weighted:
     vocabulary = int(loaded.model.config.get_text_config().vocab_size)
     drawn = torch.Generator().manual_seed(0)
-    ids = torch.randint(min(3, vocabulary - 1), vocabulary, (_TRIAL_TOKENS,), generator=drawn).tolist()
+    n_tokens = _trial_tokens(loaded, layout)
+    ids = torch.randint(min(3, vocabulary - 1), vocabulary, (n_tokens,), generator=drawn).tolist()
     encoded = Encoded(task="", prompt=(*ids[:_TRIAL_PROMPT],), target=(*ids[_TRIAL_PROMPT:],), truncated=False)
     return Weighted(sequence=encoded, task=0, position=0, weight=1.0)
 
@@ -177,9 +185,9 @@ def _too_long(loaded: LoadedModel, adapter: Adapter, layout: Layout, config: Tra
     longest, context = micro_tokens(config, loaded.device), loaded.max_context
     if context is None or longest <= context:
         return None
-    sequence = _trial_sequence(loaded)
+    sequence = _trial_sequence(loaded, layout)
     try:
-        refusal = _refusal(loaded, adapter, layout, layout.collate([sequence] * (longest // _TRIAL_TOKENS), loaded))
+        refusal = _refusal(loaded, adapter, layout, layout.collate([sequence] * (longest // len(sequence.sequence)), loaded))
     except RuntimeError as error:
         if is_out_of_memory(error):
             return None  # Training halves its micro-batches, so memory says nothing about the layout.
@@ -194,7 +202,7 @@ def _try(loaded: LoadedModel, adapter: Adapter, layout: Layout, reads: bool) -> 
 
     Returns: why the layout cannot be used; None if it can.
     """
-    sequence = _trial_sequence(loaded)
+    sequence = _trial_sequence(loaded, layout)
     single, pair = padded([sequence]).placed(loaded.device), layout.collate([sequence, sequence], loaded)
     name = layout.attention or "the model's own attention"
     refusal = _refusal(loaded, adapter, layout, pair)
