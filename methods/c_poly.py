@@ -110,7 +110,14 @@ class PolyGate(Gate):
     def group_key(self, route: Route) -> Hashable:
         if self.training and route.step is None:
             return None  # The forward says what is missing.
-        return (*self.assignment.shape, self.n_specific, self.splits, self.fixed, self.specific is None, self.by_example)
+        return (
+            *self.assignment.shape,
+            self.n_specific,
+            self.splits,
+            self.fixed,
+            self.specific is None,
+            self.by_example,
+        )
 
     def active_experts(self, task: int) -> Sequence[int] | None:
         if not self.fixed:

@@ -1,4 +1,4 @@
-"""A device that counts: its tensors compute on the CPU, and every launch, wait and copy that a GPU would make is counted.
+"""A device that computes on the CPU and counts every launch, wait and copy that a GPU would make.
 
 PyTorch has one free device type for back ends outside of it, which may be written in Python. Tensors of this device
 hold a tensor on the CPU. A dispatch mode unwraps them for each operation, so that the code under test, autograd and
@@ -25,10 +25,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
-from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes, return_and_correct_aliasing
 
-from harness.errors import UsageError
+from harness.bench.python_device import register
 
 NAME: Final = "counted"
 
@@ -266,7 +265,12 @@ class _FusedAttention(torch.autograd.Function):
         call = ctx.call
         with _disable_current_modes():
             dq, dk, dv = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-                gradients[0].inner, *ctx.inputs, ctx.logsumexp, 0.0, call.is_causal, attn_mask=call.mask,
+                gradients[0].inner,
+                *ctx.inputs,
+                ctx.logsumexp,
+                0.0,
+                call.is_causal,
+                attn_mask=call.mask,
                 scale=call.scale,
             )
             dk, dv = (torch.unflatten(t, 1, (-1, call.copies)).sum(2) for t in (dk, dv))
@@ -314,77 +318,13 @@ class _Functions(TorchFunctionMode):
         return _FusedAttention.apply(call, q, k, v)
 
 
-class _Module:
-    """The module ``torch.counted`` that PyTorch asks about the device."""
-
-    def is_initialized(self) -> bool:
-        return True
-
-    def is_available(self) -> bool:
-        return True
-
-    def current_device(self) -> int:
-        return 0
-
-    def _is_in_bad_fork(self) -> bool:
-        return False
-
-    def manual_seed_all(self, seed: int) -> None:
-        """Random numbers are drawn on the CPU."""
-
-    def device_count(self) -> int:
-        return 1
-
-    def get_amp_supported_dtype(self) -> list[torch.dtype]:
-        return [torch.bfloat16, torch.float16]
-
-
-# Autocast computes these in lower precision on every device that supports it.
-_LOWER: Final = ("linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "scaled_dot_product_attention")
-
-
-def _register() -> None:
-    """Register the device once per process. Raises: UsageError with an older PyTorch."""
-    if hasattr(torch, NAME):
-        return
-    setup = getattr(backend_registration, "_setup_privateuseone_for_python_backend", None)
-    if setup is None:
-        raise UsageError(f"counting launches needs torch 2.10 or newer, and this is {torch.__version__}: upgrade torch")
-    # The first backward starts a thread for each device, and a device in Python cannot have one.
-    torch.zeros((), requires_grad=True).backward()
-    setup(NAME, backend_module=_Module())
-    everything = torch.library.Library("_", "IMPL", "AutocastPrivateUse1")
-    everything.fallback(torch.library.fallthrough_kernel)
-    library = torch.library.Library("aten", "IMPL", "AutocastPrivateUse1")
-    for name in _LOWER:
-        library.impl(name, _lowered(getattr(torch.ops.aten, name).default))
-    _LIBRARIES.extend([everything, library])
-
-
-_LIBRARIES: Final[list[Any]] = []  # A library's implementations end with it.
-
-
-def _lowered(operation: Any) -> Callable[..., Any]:
-    def cast(value: Any, dtype: torch.dtype) -> Any:
-        floats = isinstance(value, CountedTensor) and value.is_floating_point() and value.dtype != torch.float64
-        return value.to(dtype) if floats else value
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        dtype = torch.get_autocast_dtype(NAME)
-        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)):
-            args, kwargs = pytree.tree_map(lambda value: cast(value, dtype), (args, kwargs))
-            return operation(*args, **kwargs)
-
-    return call
-
-
 @contextmanager
 def counted_device() -> Iterator[OpCounter]:
     """While open, ``counter.device`` is a device. Move a model there with ``to_counted``.
 
     Raises: UsageError with a version of PyTorch without devices in Python.
     """
-    _register()
+    register(NAME)
     counter = OpCounter()
     # Backward runs in this thread, where the mode is active.
     with torch.autograd.set_multithreading_enabled(False), counter, _Functions(counter):

@@ -7,6 +7,8 @@ further block adds.
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -20,20 +22,23 @@ from harness.bench.counted_device import Counts, OpCounter, counted_device, to_c
 from harness.bench.stages import Stages
 from harness.data.encoding import Encoded
 from harness.data.routes import Routes
-from harness.generation.decoding import Schedule, decode
-from harness.method import AdapterMethod, iter_linear
+from harness.errors import NotFoldable
+from harness.generation.decoding import decode
+from harness.method import Adapter, AdapterMethod, iter_linear
 from harness.models.loading import LoadedModel
 from harness.training.batch import packed, weigh
 from harness.training.optimiser import trained_parameters
 from harness.training.packing import Layout
 from harness.training.step import Stage, StepRunner
 
+LOG: Final = logging.getLogger(__name__)
+
 BLOCKS: Final = 30
 """Counts are those of a model with this many blocks, as one of 135 M parameters has."""
 
 _VOCABULARY: Final = 97
 _PROMPT, _TARGET = 12, 8  # Tokens of each sequence.
-_STEPS: Final = (8, 24)  # Tokens of two predictions, whose difference is that of the steps between.
+_STEPS: Final = (2, 10)  # Tokens of two predictions: the difference is that of as many steps as one check follows.
 _PEFT_RANK: Final = 16
 
 
@@ -87,15 +92,12 @@ class LaunchReport:
 def count_launches(methods: Mapping[str, AdapterMethod], n_tasks: int) -> LaunchReport:
     """Count methods with default fields, by name. Raises: UsageError with a version of PyTorch that cannot."""
     with counted_device() as counter:
-        peft: int | None = None
-        try:
-            peft = extrapolated(*(_contender(counter, n, n_tasks, _peft).launches for n in (1, 2)))
-        except ImportError:
-            pass  # Rows then have no ratio, and the report says so.
+        has_peft = importlib.util.find_spec("peft") is not None
+        peft = count_whole(counter, n_tasks, peft_contender) if has_peft else None
         rows = {name: count_method(counter, method, n_tasks, peft) for name, method in methods.items()}
         return LaunchReport(
             n_tasks=n_tasks,
-            frozen=extrapolated(*(_contender(counter, n, n_tasks, frozen).launches for n in (1, 2))),
+            frozen=count_whole(counter, n_tasks, frozen),
             peft=peft,
             rows=rows,
             decoded={name: count_decoding(counter, method, n_tasks) for name, method in methods.items()},
@@ -171,9 +173,7 @@ def make_sequences(tasks: Sequence[str]) -> list[Encoded]:
     sequences = []
     for task in [*tasks, *tasks]:
         ids = torch.randint(_VOCABULARY, (_PROMPT + _TARGET,), generator=drawn).tolist()
-        sequences.append(
-            Encoded(task=task, prompt=tuple(ids[:_PROMPT]), target=tuple(ids[_PROMPT:]), truncated=False)
-        )
+        sequences.append(Encoded(task=task, prompt=tuple(ids[:_PROMPT]), target=tuple(ids[_PROMPT:]), truncated=False))
     return sequences
 
 
@@ -204,32 +204,27 @@ def small_model(counter: OpCounter, blocks: int) -> LoadedModel:
     )
 
 
-def _peft(model: Any) -> Contender:
+def peft_contender(model: Any) -> Contender:
+    """PEFT's LoRA on all linear layers. Raises: ImportError without PEFT."""
     return peft_lora(model, [name for name, _ in iter_linear(model)], _PEFT_RANK)
 
 
-def _contender(counter: OpCounter, blocks: int, n_tasks: int, make: Callable[[Any], Contender]) -> Counts:
+def count_whole(counter: OpCounter, n_tasks: int, make: Callable[[Any], Contender]) -> int:
+    """The launches of a forward and backward pass of what ``make`` makes of a model of ``BLOCKS`` blocks."""
     tasks = [f"task{i}" for i in range(n_tasks)]
-    return count_pass(counter, replace(make(small_model(counter, blocks).model), optimiser=None), tasks, tasks)
+    made = [replace(make(small_model(counter, blocks).model), optimiser=None) for blocks in (1, 2)]
+    one, two = (count_pass(counter, contender, tasks, tasks).launches for contender in made)
+    return extrapolated(one, two)
 
 
 def count_decoding(counter: OpCounter, method: AdapterMethod, n_tasks: int) -> list[DecodedRow]:
-    """A step of decoding the base model, and of decoding through the method's adapter: folded if it folds, and routed."""
-    from harness.errors import NotFoldable
-
+    """A step of decoding: the base model, the adapter folded (if it folds), and the adapter routed."""
     tasks = [f"task{i}" for i in range(n_tasks)]
     kinds: dict[str, list[tuple[int, int, int, int]]] = {}
     for blocks in (1, 2):
         loaded = small_model(counter, blocks)
         adapter = method.attach(loaded.model, tasks, seed=0)
-        contexts: dict[str, Callable[[int], Any]] = {"base": lambda n: adapter.off()}
-        try:
-            factors = adapter.fold(tasks[0])
-            contexts["folded"] = lambda n: adapter.apply(factors, merge=False)
-        except NotFoldable:
-            pass  # The method is always routed.
-        contexts["routed"] = lambda n: adapter.route(torch.arange(n) % n_tasks)
-        for kind, context in contexts.items():
+        for kind, context in _contexts(adapter, tasks).items():
             kinds.setdefault(kind, []).append(_decoded(counter, loaded, context))
     found = []
     for kind, (one, two) in kinds.items():
@@ -245,17 +240,25 @@ def count_decoding(counter: OpCounter, method: AdapterMethod, n_tasks: int) -> l
     return found
 
 
-def _decoded(
-    counter: OpCounter, loaded: LoadedModel, context: Callable[[int], Any]
-) -> tuple[int, int, int, int]:
-    """Launches and waits of the steps between two lengths; launches of a call with 8 and with 2 prompts and one token."""
+def _contexts(adapter: Adapter, tasks: Sequence[str]) -> dict[str, Callable[[int], Any]]:
+    """The contexts of n sequences in which a model is decoded."""
+    found: dict[str, Callable[[int], Any]] = {"base": lambda n: adapter.off()}
+    try:
+        factors = adapter.fold(tasks[0])
+    except NotFoldable as error:
+        LOG.info("counted without a fold: %s", error)
+    else:
+        found["folded"] = lambda n: adapter.apply(factors, merge=False)
+    return {**found, "routed": lambda n: adapter.route(torch.arange(n) % len(tasks))}
+
+
+def _decoded(counter: OpCounter, loaded: LoadedModel, context: Callable[[int], Any]) -> tuple[int, int, int, int]:
+    """Launches and waits of the steps between two lengths; launches for one token of 8 prompts, and of 2."""
 
     def counts(n: int, steps: int) -> Counts:
         prompts = [[i + 1] * (i % 3 + 1) for i in range(n)]
         with context(n):
-            return counter.count(
-                lambda: decode(loaded, prompts, [steps] * n, lambda rows: nullcontext(), schedule=Schedule())
-            )
+            return counter.count(lambda: decode(loaded, prompts, [steps] * n, lambda rows: nullcontext()))
 
     short, long = (counts(4, steps) for steps in _STEPS)
     many, few = counts(8, 1), counts(2, 1)

@@ -31,7 +31,7 @@ _ROPES_BY_LENGTH = {"longrope", "dynamic"}
 class SequenceCache(Protocol):
     """Sequences that a model is reading, in numbered slots.
 
-    is_static: ``step`` runs the same operations on the same tensors every time, so that a graph of them can be recorded.
+    is_static: ``step`` runs the same operations on the same tensors every time, so that a graph can record them.
     """
 
     is_static: bool

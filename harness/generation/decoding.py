@@ -33,11 +33,14 @@ class Schedule:
         n_groups: slots are refilled in groups of 1 / n_groups of them, so that at most that part of them waits.
         prefill_tokens: a first pass reads more than one group while it has no more padded tokens than this; a smaller
             pass takes longer to launch than to compute.
+        record: records a step as a graph where the cache allows it. Give it only if ``enter`` gives every sequence the
+            same context, since a recorded step does not follow its changes.
     """
 
     steps_per_check: int | None = None
     n_groups: int = 8
     prefill_tokens: int = 1024
+    record: Record | None = None
 
 
 DEFAULT: Final = Schedule()
@@ -54,7 +57,6 @@ def decode(
     together: bool = False,
     on_finished: Callable[[int], object] = lambda n: None,
     schedule: Schedule = DEFAULT,
-    record: Record | None = None,
 ) -> list[list[int]]:
     """The greedy continuation of each prompt, up to and including its first eos token, or of ``limit`` tokens.
 
@@ -71,8 +73,6 @@ def decode(
         slots: default: one for each prompt.
         together: no sequence begins before all of those before it have finished.
         on_finished: called with the number of sequences that have finished since its last call.
-        record: records a step as a graph where the cache allows it. Give it only if ``enter`` gives every sequence the
-            same context, since a recorded step does not follow its changes.
     """
     n = len(prompts)
     slots = min(slots or n, n)
@@ -92,7 +92,7 @@ def decode(
             prefill_tokens=schedule.prefill_tokens,
             steps_per_check=schedule.steps_per_check or (1 if loaded.device.type == "cpu" else 8),
         )
-        continuations += _Decoder(loaded, plan, partial(_shifted, enter, first), on_finished, record).run()
+        continuations += _Decoder(loaded, plan, partial(_shifted, enter, first), on_finished, schedule.record).run()
     return continuations
 
 

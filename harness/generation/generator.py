@@ -16,7 +16,7 @@ from torch import Tensor
 
 from harness.data.routes import Routes
 from harness.errors import ModelError, NotFoldable
-from harness.generation.decoding import Enter, decode
+from harness.generation.decoding import Enter, Schedule, decode
 from harness.generation.graph import recorder
 from harness.generation.likelihood import Likelihood, likelihoods
 from harness.generation.predictions import PredictionKey
@@ -121,7 +121,7 @@ class Generator:
                 slots=n,
                 together=together,
                 on_finished=on_finished,
-                record=record,
+                schedule=Schedule(record=record),
             )
             self._count(tokens=sum(map(len, rows)))
             return [self._generated(request, row) for request, row in zip(batch, rows, strict=True)]

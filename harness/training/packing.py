@@ -133,8 +133,8 @@ def choose_layout(loaded: LoadedModel, adapter: Adapter, config: TrainConfig, re
             if not is_out_of_memory(error):
                 raise
             raise TrainingError(
-                f"out of memory with two sequences of {_trial_tokens(loaded, layout)} tokens on {loaded.device}: use a smaller model, "
-                "train.precision=bf16, or a device with more memory"
+                f"out of memory with two sequences of {_trial_tokens(loaded, layout)} tokens on {loaded.device}: use a "
+                "smaller model, train.precision=bf16, or a device with more memory"
             ) from error
         if reason is None:
             reason = _too_long(loaded, adapter, layout, config)
@@ -187,7 +187,9 @@ def _too_long(loaded: LoadedModel, adapter: Adapter, layout: Layout, config: Tra
         return None
     sequence = _trial_sequence(loaded, layout)
     try:
-        refusal = _refusal(loaded, adapter, layout, layout.collate([sequence] * (longest // len(sequence.sequence)), loaded))
+        refusal = _refusal(
+            loaded, adapter, layout, layout.collate([sequence] * (longest // len(sequence.sequence)), loaded)
+        )
     except RuntimeError as error:
         if is_out_of_memory(error):
             return None  # Training halves its micro-batches, so memory says nothing about the layout.

@@ -19,6 +19,7 @@ from harness.data.routes import Routes
 from harness.errors import NotFinite
 from harness.method import Adapter, AdapterMethod
 from harness.models.loading import LoadedModel
+from harness.runtime.deterministic import deterministic_algorithms
 from harness.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from harness.runtime.prefetch import Prefetcher
 from harness.runtime.progress_bar import ProgressBar
@@ -183,7 +184,7 @@ class StageRunner:
     def _training_mode(self) -> Iterator[None]:
         """The model in training mode; in evaluation mode and without hooks when the context ends."""
         model, config = self.setup.loaded.model, self.setup.config
-        with attention(model, self.steps.layout.attention):
+        with attention(model, self.steps.layout.attention), deterministic_algorithms(config.deterministic):
             if config.gradient_checkpointing:
                 checkpoint_activations(model, True)
             model.train()

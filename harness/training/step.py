@@ -139,7 +139,9 @@ class StepRunner:
         """
         started = time.perf_counter()
         self.adapter.begin_step(self.stage.name, number)
-        sums = self.processes.all_reduce(torch.cat([self._gradients(number, sequences, routes, batches), self._flag(stop)]))
+        sums = self.processes.all_reduce(
+            torch.cat([self._gradients(number, sequences, routes, batches), self._flag(stop)])
+        )
         self.processes.all_reduce_gradients(self.stage.parameters.values())
         self.scaler.unscale_(self.optimiser)
         norm = self._clip()

@@ -140,7 +140,7 @@ class HeadsLinear(AdaptedLinear):
 
     @classmethod
     def prepare(cls, layers: Sequence[HeadsLinear], dtype: torch.dtype) -> None:
-        """For each layer g_ti Lambda_t of the present tasks and all heads, (P r, H r): one matrix instead of two steps."""
+        """For each layer g_ti Lambda_t of the present tasks and all heads, (P r, H r): one product for two steps."""
         route = layers[0].route
         gated = [layer for layer in layers if layer._gated_map() and route.tokens]
         groups: dict[Hashable, list[HeadsLinear]] = {}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def stamp(tensors: Sequence[Tensor]) -> list[tuple[int, int, int]]:
-    """The identity, the number of writes and the address of each tensor. Writes through ``Tensor.data`` do not count."""
+    """The identity, the number of writes and the address of each tensor. ``Tensor.data`` hides writes."""
     return [(id(tensor), tensor._version, tensor.data_ptr()) for tensor in tensors]
 
 
