@@ -10,10 +10,11 @@ import pytest
 import torch
 from toy_steps import CLOSE, ROUTES, TASKS, make_sequences
 
+import harness.training.batch
 from harness.data.encoding import Encoded
 from harness.data.routes import Routes
 from harness.registry import method_class
-from harness.training.batch import IGNORED, encoder_decoder, packed, padded, token_losses, weigh
+from harness.training.batch import IGNORED, cross_entropies, encoder_decoder, packed, padded, token_losses, weigh
 from harness.training.packing import groups
 from methods.no_finetune import NoFinetune
 
@@ -126,3 +127,21 @@ def test_a_batch_marks_its_real_tokens() -> None:
     assert padded(weighted).masks[0].tolist() == [[True] * 5, [False] * 3 + [True] * 2]
     assert packed(weighted, multiple=10).masks[0].tolist() == [[True] * 7 + [False] * 3]
     assert encoder_decoder(weighted, start=0).masks[0].tolist() == [[True] * 3, [True, False, False]]
+
+
+def test_large_logits_have_the_losses_and_gradients_of_one_cross_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    batch = padded(weigh(STEP[:3], "token", Routes(("a", "b"))))
+    n = len(batch.labels)
+    values = torch.randn(1, n, 97)
+    results = []
+    for most in (harness.training.batch.MOST_LOGITS, 4 * 97):
+        monkeypatch.setattr(harness.training.batch, "MOST_LOGITS", most)
+        logits = values.to(torch.bfloat16).requires_grad_()
+        losses = cross_entropies(logits, batch)
+        losses.square().sum().backward()
+        results.append((losses, logits.grad))
+    assert n > 4
+    assert results[0][0].any()
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)
