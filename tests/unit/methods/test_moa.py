@@ -291,7 +291,6 @@ def test_what_a_packed_row_is_filled_up_with_counts_for_nothing() -> None:
         )
         for i, (t, p) in enumerate(zip((2, 0, 1, 0), PROMPTS, strict=True))
     ]
-    device = torch.device("cpu")
     found = []
     for batch in (padded(rows), packed(rows), packed(rows, multiple=64)):
         with adapter.route(batch.routes):

@@ -1,4 +1,4 @@
-"""Attention kernels: the one for packed sequences gives the losses of padded ones, and other passes keep the model's."""
+"""The kernel for packed sequences gives the losses of padded ones, and other passes keep the model's own kernel."""
 
 from __future__ import annotations
 

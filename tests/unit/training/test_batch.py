@@ -37,7 +37,6 @@ STEP = [
 
 def test_masks_are_true_for_the_tokens_of_the_text_and_the_sides_of_an_encoder_decoder_differ_in_width() -> None:
     weighted = weigh([encoded("a", 3, 2), encoded("b", 1, 3)], "token", Routes(("a", "b")))
-    cpu = torch.device("cpu")
     assert [m.int().tolist() for m in padded(weighted).masks] == [[[1, 1, 1, 1, 1], [0, 1, 1, 1, 1]]]
     assert [m.int().tolist() for m in packed(weighted, 4).masks] == [[[1] * 9 + [0] * 3]]
     batch = encoder_decoder(weighted, 0)
@@ -123,7 +122,6 @@ def test_a_padded_sequence_has_the_losses_that_it_has_alone(toy_llama: Callable[
 
 def test_a_batch_marks_its_real_tokens() -> None:
     weighted = weigh([encoded("a", 3, 2), encoded("b", 1, 1)], "token", Routes(("a", "b")))
-    cpu = torch.device("cpu")
     assert padded(weighted).masks[0].tolist() == [[True] * 5, [False] * 3 + [True] * 2]
     assert packed(weighted, multiple=10).masks[0].tolist() == [[True] * 7 + [False] * 3]
     assert encoder_decoder(weighted, start=0).masks[0].tolist() == [[True] * 3, [True, False, False]]
