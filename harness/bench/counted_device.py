@@ -1,6 +1,6 @@
 """A device that computes on the CPU and counts every launch, wait and copy that a GPU would make.
 
-PyTorch has one free device type for back ends outside of it, which may be written in Python. Tensors of this device
+PyTorch has one free device type for back ends of others, which may be written in Python. Tensors of this device
 hold a tensor on the CPU. A dispatch mode unwraps them for each operation, so that the code under test, autograd and
 optimisers run as on a GPU, and mixing devices by mistake is an error as on a GPU. Times say nothing here; counts do.
 
@@ -68,13 +68,13 @@ class Counts:
 
 
 class CountedTensor(Tensor):
-    """A tensor of the counted device; ``inner`` has its values on the CPU."""
+    """A tensor of the counted device; ``on_cpu`` has its values on the CPU."""
 
-    inner: Tensor
+    on_cpu: Tensor
 
     @staticmethod
     def __new__(cls, inner: Tensor) -> CountedTensor:
-        made: CountedTensor = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made: CountedTensor = torch.Tensor._make_wrapper_subclass(
             cls,
             inner.size(),
             strides=inner.stride(),
@@ -82,28 +82,28 @@ class CountedTensor(Tensor):
             dtype=inner.dtype,
             device=torch.device(NAME, 0),
         )
-        made.inner = inner
+        made.on_cpu = inner
         return made
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
-        return f"CountedTensor({self.inner!r})"
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
+        return f"CountedTensor({self.on_cpu!r})"
 
     def data_ptr(self) -> int:
-        return self.inner.data_ptr()
+        return self.on_cpu.data_ptr()
 
     def tolist(self) -> Any:
         return self.cpu().tolist()
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         raise RuntimeError(f"{func} on the counted device outside counted_device()")
 
 
-class OpCounter(TorchDispatchMode):
+class OpCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Executes operations on tensors of the counted device, and counts them."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.device = torch.device(NAME, 0)
         self._launches: Counter[str] = Counter()
         self._places: dict[str, Counter[str]] = {}
@@ -150,9 +150,9 @@ class OpCounter(TorchDispatchMode):
             return out
         if name == "_to_copy" and out is inner_args[0]:
             out = out.clone()
-        wrappers = {id(tensor.inner): tensor for tensor in counted}  # An operation in place returns its argument.
+        wrappers = {id(tensor.on_cpu): tensor for tensor in counted}  # An operation in place returns its argument.
         out = pytree.tree_map(lambda leaf: wrappers[id(leaf)] if id(leaf) in wrappers else _wrapped(leaf), out)
-        return return_and_correct_aliasing(func, args, kwargs, out)
+        return return_and_correct_aliasing(func, args, kwargs, out)  # type: ignore[no-untyped-call]
 
     def _count(self, name: str, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], is_here: bool) -> None:
         if name in ("_to_copy", "copy_"):
@@ -181,7 +181,7 @@ class OpCounter(TorchDispatchMode):
 
 
 def _inner(value: Any) -> Any:
-    return value.inner if isinstance(value, CountedTensor) else value
+    return value.on_cpu if isinstance(value, CountedTensor) else value
 
 
 def _wrapped(value: Any) -> Any:
@@ -215,7 +215,7 @@ def _kernels(name: str, args: Sequence[Any]) -> int:
 
 
 def _line() -> str:
-    """The innermost line of the project that led here, outside of this module; of a library if there is none."""
+    """The innermost line of the project that led here, without this module; of a library if there is none."""
     frame, library = sys._getframe(1), "?"
     while frame is not None:
         file = frame.f_code.co_filename
@@ -252,11 +252,11 @@ class _FusedAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: _AttentionCall, q: Any, k: Any, v: Any) -> Any:
         with _disable_current_modes():
-            keys, values = (t.inner.repeat_interleave(call.copies, 1) for t in (k, v))
+            keys, values = (t.on_cpu.repeat_interleave(call.copies, 1) for t in (k, v))
             out, ctx.logsumexp = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-                q.inner, keys, values, 0.0, call.is_causal, attn_mask=call.mask, scale=call.scale
+                q.on_cpu, keys, values, 0.0, call.is_causal, attn_mask=call.mask, scale=call.scale
             )
-        ctx.call, ctx.inputs = call, (q.inner, keys, values, out)
+        ctx.call, ctx.inputs = call, (q.on_cpu, keys, values, out)
         call.counter.launch("attention", _FUSED_FORWARD)
         return CountedTensor(out)
 
@@ -265,7 +265,7 @@ class _FusedAttention(torch.autograd.Function):
         call = ctx.call
         with _disable_current_modes():
             dq, dk, dv = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-                gradients[0].inner,
+                gradients[0].on_cpu,
                 *ctx.inputs,
                 ctx.logsumexp,
                 0.0,
@@ -315,7 +315,7 @@ class _Functions(TorchFunctionMode):
                 mask = torch.zeros(mask.shape, dtype=q.dtype).masked_fill(~mask, -math.inf)
         copies = q.shape[1] // k.shape[1]
         call = _AttentionCall(counter=self.counter, mask=mask, is_causal=is_causal, scale=scale, copies=copies)
-        return _FusedAttention.apply(call, q, k, v)
+        return _FusedAttention.apply(call, q, k, v)  # type: ignore[no-untyped-call]
 
 
 @contextmanager

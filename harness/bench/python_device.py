@@ -38,6 +38,8 @@ class _Module:
         return [torch.bfloat16, torch.float16]
 
 
+_KEY: Final = "AutocastPrivateUse1"
+
 # Autocast computes these in lower precision on every device that supports it.
 _LOWER: Final = ("linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "scaled_dot_product_attention")
 
@@ -50,13 +52,13 @@ def register(name: str) -> None:
     if setup is None:
         raise UsageError(f"counting launches needs torch 2.10 or newer, and this is {torch.__version__}: upgrade torch")
     # The first backward starts a thread for each device, and a device in Python cannot have one.
-    torch.zeros((), requires_grad=True).backward()
+    torch.zeros((), requires_grad=True).backward()  # type: ignore[no-untyped-call]
     setup(name, backend_module=_Module())
-    everything = torch.library.Library("_", "IMPL", "AutocastPrivateUse1")
-    everything.fallback(torch.library.fallthrough_kernel)
-    library = torch.library.Library("aten", "IMPL", "AutocastPrivateUse1")
+    everything = torch.library.Library("_", "IMPL", _KEY)  # type: ignore[no-untyped-call]
+    everything.fallback(torch.library.fallthrough_kernel)  # type: ignore[no-untyped-call]
+    library = torch.library.Library("aten", "IMPL", _KEY)  # type: ignore[no-untyped-call]
     for operation in _LOWER:
-        library.impl(operation, _lowered(name, getattr(torch.ops.aten, operation).default))
+        library.impl(operation, _lowered(name, getattr(torch.ops.aten, operation).default))  # type: ignore[no-untyped-call]
     _LIBRARIES.extend([everything, library])
 
 
@@ -71,7 +73,7 @@ def _lowered(device: str, operation: Any) -> Callable[..., Any]:
 
     def call(*args: Any, **kwargs: Any) -> Any:
         dtype = torch.get_autocast_dtype(device)
-        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)):
+        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C._parse_dispatch_key(_KEY))):
             args, kwargs = pytree.tree_map(lambda value: cast(value, dtype), (args, kwargs))
             return operation(*args, **kwargs)
 

@@ -83,12 +83,15 @@ class _WritePosition:
 
     It is an object apart from ``SlotCache``, because the layers hold it and the cache holds the layers: a reference
     cycle would keep a batch's memory until the garbage collector runs.
+
+    slot: (S,) int64: 0, 1, ... column: (S,) int64, the column of each slot's new token.
+    n_visible: attention covers the columns before this one.
     """
 
     def __init__(self, n_slots: int, device: torch.device) -> None:
         self.slot = torch.arange(n_slots, device=device)
-        self.column = torch.zeros(n_slots, dtype=torch.long, device=device)  # of each slot's new token
-        self.n_visible = 0  # attention covers the columns before this one
+        self.column = torch.zeros(n_slots, dtype=torch.long, device=device)
+        self.n_visible = 0
 
 
 class SlotCache:

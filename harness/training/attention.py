@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor
@@ -36,8 +36,7 @@ def varlen_kernel() -> Callable[..., Tensor] | None:
         return None
     from torch.nn.attention.varlen import varlen_attn
 
-    kernel: Callable[..., Tensor] = varlen_attn
-    return kernel
+    return cast("Callable[..., Tensor]", varlen_attn)
 
 
 def varlen_attention(kernel: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, None]]:

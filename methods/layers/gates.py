@@ -224,7 +224,8 @@ class TaskGate(Gate):
     def tables(cls, gates: Sequence[Any]) -> Tensor:
         scores = [gate.scores for gate in gates]
         kind = type(scores[0]) if isinstance(scores[0], Scores) else Scores
-        return gates[0].all_weights(gates[0].softmax(kind.together(scores)))
+        weights: Tensor = gates[0].all_weights(gates[0].softmax(kind.together(scores)))
+        return weights
 
     def group_key(self, route: Route) -> Hashable:
         kind = type(self.scores)
@@ -233,7 +234,8 @@ class TaskGate(Gate):
 
     def visible_weights(self) -> Tensor:
         """The weights of the common and the task's own experts: (T, n_common + n_specific)."""
-        return self.softmax(self.scores())
+        scores: Tensor = self.scores()
+        return self.softmax(scores)
 
     def softmax(self, scores: Tensor) -> Tensor:
         """Weights from scores, (..., T, n_common + n_specific) both."""

@@ -33,7 +33,8 @@ class HeadScores(Scores):
 
     @classmethod
     def together(cls, scores: Sequence[Any]) -> Tensor:
-        return torch.stack([one.logits for one in scores]) / scores[0].temperature
+        logits: Tensor = torch.stack([one.logits for one in scores]) / scores[0].temperature
+        return logits
 
     def group_key(self) -> Hashable:
         return self.temperature

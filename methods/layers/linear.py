@@ -114,9 +114,9 @@ class AdaptedLinear(nn.Module):
         if state is State.ROUTED:
             return self._routed(x).view(*x.shape[:-1], -1)
         if state is State.FOLDED and self.folded is not None:
-            out = add_product(self._base(x), self.folded.down(x), self.folded.b, 1.0)
-            return out.view(*x.shape[:-1], -1)
-        return self.base(x)
+            return add_product(self._base(x), self.folded.down(x), self.folded.b, 1.0).view(*x.shape[:-1], -1)
+        out: Tensor = self.base(x)
+        return out
 
     def _base(self, x: Tensor) -> Tensor:
         """The base layer's output as a matrix (V, d_out) that may be written to."""

@@ -144,7 +144,7 @@ class Route:
         sizes = [len(part) for part in parts]
         with self.enter(State.ROUTED):
             copied = to_device(torch.cat([part.long().cpu() for part in parts]), device)
-            self.labels, self.position, self.examples, self.example_labels, self.present_tasks = copied.split(sizes)
+            self.labels, self.position, self.examples, self.example_labels, self.present_tasks = copied.split(sizes)  # type: ignore[no-untyped-call]
             self.n_examples, self.present, self.tokens = n_examples, present, labels_are_of_tokens
             self.cache, self._one_hot = Cache(), {}
             try:
