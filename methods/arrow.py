@@ -79,7 +79,7 @@ class ArrowLinear(PostHocLinear):
         weights = self.token_weights(x).flatten(0, 1)
         # Every token is a sequence of its own here, since it has weights of its own.
         tokens = x.reshape(-1, 1, x.shape[-1])
-        return output_sum(out.reshape(-1, 1, out.shape[-1]), tokens, a, b, weights, self.scale).view(out.shape)
+        return output_sum(out, tokens, a, b, weights, self.scale)
 
     def fold(self, task: int) -> LoRAFactors:
         raise NotFoldable("the weights of arrow depend on the token: it has no fold and cannot be exported")

@@ -5,7 +5,7 @@ Common skills are selected by a learned assignment with noise in training; speci
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from harness.errors import UsageError
 from harness.method import Adapter, ArtefactKind, Ranks, Trainer, Trait
+from harness.transfer import to_device
 from methods.base import (
     AdaptedLinear,
     Gate,
@@ -26,6 +27,7 @@ from methods.base import (
     generator,
     require_choice,
 )
+from methods.layers.gates import select_labels
 
 EPSILON = 1e-12  # Added to the sum in the normalisation, as in the authors' code.
 START = 1e-3  # Initial logits of the assignment are uniform in [-START, START].
@@ -40,7 +42,7 @@ class PolyGate(Gate):
 
     Attributes:
         assignment: Z, (T, Q A). specific: V, (T, B T), a buffer if it is fixed; None in the variant "poly".
-        noise: the logistic noise of the step ``noise_step``, (N, Q A), one row for each example or each task.
+        noise: the logistic noise of the step ``noise_step``, (N, Q A) on the CPU, a row for each example or each task.
     """
 
     task_rows = ("assignment", "specific")
@@ -85,8 +87,37 @@ class PolyGate(Gate):
         assert examples is not None
         if not self.training:
             return self.task_weights()[labels]
-        noise = self._noise_of(route)[examples if self.by_example else labels]
+        noise = self._noise_of(route).to(labels.device)[examples if self.by_example else labels]
         return self._weights(self.assignment[labels] + noise, None if self.specific is None else self.specific[labels])
+
+    @classmethod
+    def of_labels(cls, gates: Sequence[Any], route: Route, dtype: torch.dtype) -> Sequence[Tensor]:
+        """Weights with noise are computed for each example (or each task), and then selected for the labels."""
+        if not gates[0].training:
+            return super().of_labels(gates, route, dtype)
+        by_example, device = gates[0].by_example, gates[0].assignment.device
+        n = route.n_examples if by_example else len(gates[0].assignment)
+        noise = to_device(torch.stack([gate._noise_of(route)[:n] for gate in gates]), device)  # (L, n, Q A)
+        logits = torch.stack([gate.assignment for gate in gates])
+        specific = None if gates[0].specific is None else torch.stack([gate.specific for gate in gates])
+        if by_example:
+            assert route.example_labels is not None
+            tasks = (route.example_labels[:, None] == torch.arange(logits.shape[1], device=device)).to(logits.dtype)
+            logits, specific = tasks @ logits, None if specific is None else tasks @ specific
+        weights = gates[0]._weights(logits + noise, specific).to(dtype)
+        return select_labels(route.own_of_examples(dtype) if by_example else route.own(dtype), weights)
+
+    def group_key(self, route: Route) -> Hashable:
+        if self.training and route.step is None:
+            return None  # The forward says what is missing.
+        return (
+            *self.assignment.shape,
+            self.n_specific,
+            self.splits,
+            self.fixed,
+            self.specific is None,
+            self.by_example,
+        )
 
     def active_experts(self, task: int) -> Sequence[int] | None:
         if not self.fixed:
@@ -99,12 +130,12 @@ class PolyGate(Gate):
         return [*[None] * self.n_common, *own] if self.fixed else ()
 
     def _weights(self, logits: Tensor, specific: Tensor | None) -> Tensor:
-        """The weights (M, Q (A + B T)) from the logits (M, Q A) and the weights of specific skills (M, B T)."""
+        """The weights (..., Q (A + B T)) from the logits (..., Q A) and the weights of specific skills (..., B T)."""
         a = torch.unflatten(torch.sigmoid(logits), -1, (self.splits, self.n_common))
         a = a / (a.sum(-1, keepdim=True) + EPSILON)
         if specific is not None:
-            a = torch.cat([a, specific[:, None].expand(-1, self.splits, -1)], -1)
-        return a.flatten(1)
+            a = torch.cat([a, specific[..., None, :].expand(*a.shape[:-1], -1)], -1)
+        return a.flatten(-2)
 
     def _noise_of(self, route: Route) -> Tensor:
         """The logistic noise of the current step, the same in every micro-batch and in a recomputed forward."""
@@ -115,7 +146,7 @@ class PolyGate(Gate):
             draw = generator(self.seed, self.key, "noise", *route.step)
             # The first rows are the same however many are drawn, because the generator draws them one after another.
             uniform = torch.rand((n, self.assignment.shape[1]), generator=draw, dtype=torch.float64)
-            self.noise = torch.logit(uniform, eps=1e-7).to(self.assignment)
+            self.noise = torch.logit(uniform, eps=1e-7).to(self.assignment.dtype)
             self.noise_step = route.step
         return self.noise
 

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from harness.errors import ModelError, UsageError, unknown
 from harness.method import Adapter, Method, Ranks, Start, Trainer, Trait, named_folder
+from harness.transfer import to_device
 from methods.base import (
     AdaptedLinear,
     LoRAAdapter,
@@ -110,8 +111,9 @@ class MoAAdapter(LoRAAdapter):
         labels = self.current_route.labels
         if labels is None:
             raise RuntimeError("prompts are read inside a route: enter adapter.route(labels) first")
-        has_prompt = owner >= 0
-        return labels.new_zeros(n).index_put((owner[has_prompt],), labels[has_prompt])
+        # Filling has no prompt and writes to a place of its own: to leave it out, the host would wait for its number.
+        place = torch.where(owner < 0, n, owner)
+        return labels.new_zeros(n + 1).scatter(0, place, labels)[:n]
 
     def penalty(self) -> Tensor:
         """eta times the cross-entropy of the prompts' labels: the mean over routers, summed over the prompts."""
@@ -148,19 +150,19 @@ class MoAAdapter(LoRAAdapter):
                 size = max(1, PASS_TOKENS // len(prompts[order[first]]))
                 chosen = order[first : first + size]
                 with self.current_route.nested(None if labels is None else labels[chosen]):
-                    parts.append(self._pass([prompts[i] for i in chosen]))
+                    parts.append(self._pass([prompts[i].cpu() for i in chosen]))
                 first += size
         finally:
             self.model.train(training)
-        original_order = torch.argsort(torch.tensor(order, device=self.device))
-        return torch.cat(parts, 1)[:, original_order]
+        return torch.cat(parts, 1)[:, to_device(torch.argsort(torch.tensor(order)), self.device)]
 
     def _pass(self, prompts: Sequence[Tensor]) -> Tensor:
         """The pooled states (L, P, width) of prompts in one padded batch."""
         model = cast("Any", self.model)
-        tokens = nn.utils.rnn.pad_sequence(list(prompts), batch_first=True).to(self.device)
-        lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
-        mask = torch.arange(tokens.shape[1], device=self.device) < lengths[:, None]
+        lengths = torch.tensor([len(prompt) for prompt in prompts])
+        tokens = nn.utils.rnn.pad_sequence(list(prompts), batch_first=True)
+        mask = torch.arange(tokens.shape[1]) < lengths[:, None]
+        tokens, mask, lengths = (to_device(part, self.device) for part in (tokens, mask, lengths))
         inputs = {"input_ids": tokens, "attention_mask": mask.long(), "output_hidden_states": True}
         if model.config.is_encoder_decoder:
             states = model.get_encoder()(**inputs).hidden_states[:-1]

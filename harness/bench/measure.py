@@ -10,23 +10,21 @@ import logging
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from harness.bench.clock import Clock, Interval, paired, undisturbed
-from harness.bench.contenders import OPTIMISER, Contender, frozen, loop, peft_lora, twin
+from harness.bench.contenders import Contender, frozen, loop, peft_lora, twin
+from harness.bench.stages import Stages
 from harness.data.encoding import Encoded
 from harness.data.routes import Routes
 from harness.errors import UsageError
-from harness.method import AdapterMethod, ArtefactKind, HasExperts, Trait, iter_linear
+from harness.method import AdapterMethod, HasExperts
 from harness.models.loading import LoadedModel
-from harness.models.parameter_count import size_of
 from harness.registry import METHODS, method_class, plugins
-from harness.task import Example
 from harness.training.batch import Batch, Weighted, padded
-from harness.training.optimiser import TaskAdamW, trained_parameters
 
 LOG: Final = logging.getLogger(__name__)
 SEQUENCE_TOKENS = 256
@@ -149,7 +147,7 @@ def _measured_stages(
 ) -> list[BenchRow]:
     """The rows of one method; none if there is no memory for its adapter."""
     try:
-        stages = Stages(loaded, name, method, plan, clock)
+        stages = TimedStages(loaded, name, method, plan, clock)
     except torch.OutOfMemoryError:
         stages = None
     if stages is None:
@@ -169,85 +167,14 @@ def chosen(names: Sequence[str]) -> dict[str, AdapterMethod]:
     return trained
 
 
-class _AllMeasured(Exception):
-    """Everything that the method trains with gradients has been measured."""
-
-
-class Stages:
-    """A ``Trainer`` that measures each kind of stage instead of training it."""
-
-    seed = 0
-    start = None
+class TimedStages(Stages[BenchRow]):
+    """Times each kind of stage."""
 
     def __init__(self, loaded: LoadedModel, name: str, method: AdapterMethod, plan: BenchPlan, clock: Clock) -> None:
-        self.loaded, self.name, self.method, self.plan, self.clock = loaded, name, method, plan, clock
-        self.tasks = tuple(f"task{i}" for i in range(plan.tasks))
-        self.model = twin(loaded.model)
-        self.layers = [n for n, _ in iter_linear(self.model)]
-        linear = {n: self.model.get_submodule(n) for n in self.layers}
-        self.adapter = method.attach(self.model, self.tasks, seed=self.seed)
-        self.layers = [n for n in self.layers if self.model.get_submodule(n) is not linear[n]]
-        self.size = size_of(method, self.adapter, self.tasks, self.model)
-        self.rows: list[BenchRow] = []
+        super().__init__(loaded, method, plan.tasks)
+        self.name, self.plan, self.clock = name, plan, clock
 
-    def run(self) -> None:
-        """Measure every kind of stage that the method trains."""
-        try:
-            self.method.fit(self.adapter, self, self.tasks)
-        except _AllMeasured:
-            return
-
-    def train(
-        self,
-        stage: str,
-        parameters: Sequence[str] | None = None,
-        tasks: Sequence[str] | None = None,
-        share: float = 1.0,
-    ) -> None:
-        everything = self.adapter.trainable()
-        names = list(everything if parameters is None else parameters)
-        n_tasks, n_trained = len(self.tasks if tasks is None else tasks), sum(everything[n].numel() for n in names)
-        if any((r.n_tasks, r.n_trained) == (n_tasks, n_trained) for r in self.rows):
-            return
-        for name, parameter in everything.items():
-            parameter.requires_grad_(name in set(names))
-        optimiser = TaskAdamW(trained_parameters(self.adapter, self.method, names).values(), OPTIMISER)
-        optimiser.present = frozenset(range(n_tasks))
-        own = Contender(
-            forward=self.model,
-            adapter=self.adapter,
-            optimiser=optimiser,
-            reads=Trait.LABEL_FREE in self.method.traits,
-        )
-        self.rows.append(self._row(stage, own, self.tasks if tasks is None else tasks, n_trained))
-        for parameter in everything.values():
-            parameter.requires_grad_(True)
-
-    def examples(self, task: str, n: int, stage: str) -> list[Example]:
-        return [Example(id=f"{task}-{i}", task=task, prompt="", target="") for i in range(n)]
-
-    def loss(self, examples: Sequence[Example]) -> float:
-        raise _AllMeasured
-
-    def done(self, stage: str) -> bool:
-        return False
-
-    def finish(self, stage: str) -> None:
-        pass
-
-    def remember(self, key: str, value: Any) -> None:
-        pass
-
-    def recall(self, key: str) -> Any:
-        return None
-
-    def reuse(self, stage: str) -> Mapping[str, Tensor] | None:
-        return None
-
-    def artefact(self, name: str, value: Any, kind: ArtefactKind) -> None:
-        pass
-
-    def _row(self, stage: str, own: Contender, tasks: Sequence[str], n_trained: int) -> BenchRow:
+    def measure(self, stage: str, own: Contender, tasks: Sequence[str], n_trained: int) -> BenchRow:
         ranks = self.method.ranks(len(self.tasks))
         rank = round(ranks.stored * n_trained / self.size.stored)
         contenders, absent = self._contenders(own, rank, n_trained == self.size.stored)
@@ -368,7 +295,7 @@ def make_batch(loaded: LoadedModel, routes: Routes, tasks: Sequence[str], plan: 
         row = Encoded(task=task, prompt=tuple(ids[:n_prompt]), target=tuple(ids[n_prompt:]), truncated=False)
         weight = 1 / (n_rows * len(row.target))
         rows.append(Weighted(sequence=row, task=routes.index(task), position=i, weight=weight))
-    batch = padded(rows, loaded.device)
+    batch = padded(rows).placed(loaded.device)
     if plan.routes == "rows":
         return batch
     return dataclasses.replace(

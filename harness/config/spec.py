@@ -145,6 +145,11 @@ class TrainConfig(Section):
         description="recompute activations in the backward pass: less memory, more time",
     )
     compile: Annotated[bool, Runtime] = Field(False, description="use torch.compile")
+    deterministic: Annotated[bool, Runtime] = Field(
+        False,
+        description="train with kernels that give the same bits every time on the same GPU, which are slower; an"
+        " operation without one is an error",
+    )
     packing: Annotated[Literal["auto", "off"], Runtime] = Field(
         "auto",
         description="pack several examples into one sequence where the model supports it (otherwise pad)",

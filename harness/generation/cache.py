@@ -15,7 +15,9 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer, EncoderDecoderCache
 
 from harness.errors import ModelError
+from harness.generation.masks import mask_kind
 from harness.models.loading import LoadedModel, decoder_start_token
+from harness.transfer import to_device
 
 Tokens = Sequence[int]
 
@@ -27,10 +29,18 @@ _ROPES_BY_LENGTH = {"longrope", "dynamic"}
 
 
 class SequenceCache(Protocol):
-    """Sequences that a model is reading, in numbered slots."""
+    """Sequences that a model is reading, in numbered slots.
+
+    is_static: ``step`` runs the same operations on the same tensors every time, so that a graph can record them.
+    """
+
+    is_static: bool
 
     def prefill(self, slots: Tensor, prompts: Sequence[Tokens]) -> Tensor:
         """Read B prompts into these slots, which must be free; the logits after each prompt, (B, V)."""
+
+    def begin_step(self) -> None:
+        """The host's part of a step; call it before ``step``."""
 
     def step(self, tokens: Tensor, active: Tensor) -> Tensor:
         """Read one more token (S,) in each slot; the next logits, (S, V). active: (S,), False where none are needed."""
@@ -73,11 +83,15 @@ class _WritePosition:
 
     It is an object apart from ``SlotCache``, because the layers hold it and the cache holds the layers: a reference
     cycle would keep a batch's memory until the garbage collector runs.
+
+    slot: (S,) int64: 0, 1, ... column: (S,) int64, the column of each slot's new token.
+    n_visible: attention covers the columns before this one.
     """
 
-    slot: Tensor  # (S,) int64: 0, 1, ...
-    column: Tensor  # (S,) int64: the column of each slot's new token
-    n_visible: int = 0  # attention covers the columns before this one
+    def __init__(self, n_slots: int, device: torch.device) -> None:
+        self.slot = torch.arange(n_slots, device=device)
+        self.column = torch.zeros(n_slots, dtype=torch.long, device=device)
+        self.n_visible = 0
 
 
 class SlotCache:
@@ -90,13 +104,15 @@ class SlotCache:
     def __init__(self, loaded: LoadedModel, n_slots: int, width: int) -> None:
         self.loaded, self.model, self.width = loaded, loaded.model, width
         self.covers_used_only = loaded.dtype.itemsize >= 4
-        self.mask = torch.zeros(n_slots, width, dtype=torch.long, device=loaded.device)
+        self.is_static = not self.covers_used_only
+        self.mask = torch.zeros(n_slots, width, dtype=torch.bool, device=loaded.device)
         self.lengths = torch.zeros(n_slots, dtype=torch.long, device=loaded.device)
         # Upper bounds of the lengths on the host, so that no step waits for the device.
         self.length_bounds = [0] * n_slots
-        self.position = _WritePosition()
+        self.position = _WritePosition(n_slots, loaded.device)
         self.layers: list[_SlotLayer] = []
         self.cache = DynamicCache(config=loaded.model.config)
+        self.mask_kind = mask_kind(loaded)
 
     def prefill(self, slots: Tensor, prompts: Sequence[Tokens]) -> Tensor:
         prompt_cache = _LeftPaddedCache(self.loaded, 0)
@@ -105,40 +121,58 @@ class SlotCache:
             shape = (len(self.length_bounds), self.width)
             self.layers = [_SlotLayer(self.position, layer, *shape) for layer in prompt_cache.cache.layers]
             self.cache.layers = list(self.layers)
-        indices, lengths = slots.tolist(), [len(p) for p in prompts]
-        for layer, read in zip(self.layers, prompt_cache.cache.layers, strict=True):
-            layer.put(indices, lengths, read.keys, read.values)
-        self.lengths[slots.to(self.lengths.device)] = torch.tensor(lengths, device=self.lengths.device)
-        for slot, length in zip(indices, lengths, strict=True):
-            self.mask[slot, :length] = 1
-            self.mask[slot, length:] = 0
+        lengths = torch.tensor([len(prompt) for prompt in prompts])
+        for slot, length in zip(slots.tolist(), lengths.tolist(), strict=True):
             self.length_bounds[slot] = length
+        # One row for each prompt: the slot, the length, and the column that each column of the slot is read from.
+        longest = int(lengths.max())
+        columns = (torch.arange(self.width) + longest - lengths[:, None]).clamp(max=longest - 1)
+        placed = to_device(torch.cat([slots[:, None], lengths[:, None], columns], 1), self.lengths.device)
+        slots, lengths, columns = placed[:, 0], placed[:, 1], placed[:, 2:]
+        read = torch.arange(self.width, device=self.lengths.device) < lengths[:, None]
+        self.lengths.index_copy_(0, slots, lengths)
+        self.mask.index_copy_(0, slots, read)
+        for layer, prompt_layer in zip(self.layers, prompt_cache.cache.layers, strict=True):
+            layer.put(slots, columns, read, prompt_layer)
         return logits
+
+    def begin_step(self) -> None:
+        used = min(max(self.length_bounds) + 1, self.width)
+        self.position.n_visible = used if self.covers_used_only else self.width
+        self.length_bounds = [min(bound + 1, self.width) for bound in self.length_bounds]
 
     def step(self, tokens: Tensor, active: Tensor) -> Tensor:
         position = self.position
         # A finished sequence may already fill its slot; it then overwrites the last column.
-        position.column = self.lengths.clamp_max(self.width - 1)
-        position.slot = torch.arange(len(position.column), device=position.column.device)
-        used = min(max(self.length_bounds) + 1, self.width)
-        position.n_visible = used if self.covers_used_only else self.width
-        self.mask[position.slot, position.column] = 1
+        torch.clamp(self.lengths, max=self.width - 1, out=position.column)
+        self.mask.scatter_(1, position.column[:, None], True)
         out = self.model(
             input_ids=tokens[:, None],
-            attention_mask=self.mask[:, : position.n_visible],
+            attention_mask=self._attention_mask(),
             position_ids=position.column[:, None],
             past_key_values=self.cache,
             use_cache=True,
             **accepted(self.model, logits_to_keep=1),
         )
-        self.lengths = self.lengths + active
-        self.length_bounds = [min(bound + 1, self.width) for bound in self.length_bounds]
+        self.lengths.add_(active)
         return last_logits(out)
 
+    def _attention_mask(self) -> Tensor:
+        visible = self.mask[:, : self.position.n_visible]
+        if self.mask_kind == "positions":
+            return visible.long()
+        whole = visible[:, None, None]
+        if self.mask_kind == "boolean":
+            return whole
+        return torch.zeros_like(whole, dtype=self.loaded.dtype).masked_fill_(~whole, torch.finfo(self.loaded.dtype).min)
+
     def select(self, slots: Tensor) -> None:
-        on_device = slots.to(self.lengths.device)
+        on_device = to_device(slots, self.lengths.device)
         self.mask, self.lengths = self.mask[on_device], self.lengths[on_device]
         self.length_bounds = self.lengths.tolist()
+        # The layers hold the position, so that its tensors are replaced in it.
+        position = self.position
+        position.slot, position.column = position.slot[: len(slots)], position.column[: len(slots)]
         for layer in self.layers:
             layer.select(on_device)
 
@@ -155,12 +189,18 @@ class _SlotLayer(DynamicLayer):  # type: ignore[misc]
         self.keys: Tensor = _buffer(like.keys, n_slots, width).zero_()
         self.values: Tensor = _buffer(like.values, n_slots, width).zero_()
 
-    def put(self, slots: Sequence[int], lengths: Sequence[int], keys: Tensor, values: Tensor) -> None:
-        """Copy prompts that were read with padding on the left into their slots, from column 0 on."""
-        for row, (slot, length) in enumerate(zip(slots, lengths, strict=True)):
-            for own, read in ((self.keys, keys), (self.values, values)):
-                own[slot, :, :length] = read[row, :, -length:]
-                own[slot, :, length:] = 0  # The sequence before may have left NaN here.
+    def put(self, slots: Tensor, columns: Tensor, read: Tensor, prompt_layer: Any) -> None:
+        """Copy B prompts that were read with padding on the left into their slots, from column 0 on.
+
+        It starts the same number of kernels for any number of prompts.
+
+        Args:
+            slots: (B,). columns: (B, width), the column in ``prompt_layer`` that each column of a slot is copied from.
+            read: (B, width), False for columns after the prompt. They are 0: the sequence before may have left NaN.
+        """
+        for own, new in ((self.keys, prompt_layer.keys), (self.values, prompt_layer.values)):
+            index = columns[:, None, :, None].expand(-1, new.shape[1], -1, new.shape[3])
+            own.index_copy_(0, slots, new.gather(2, index).masked_fill_(~read[:, None, :, None], 0))
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Write (S, heads, 1, head width) to each slot's own column; returns the columns that attention covers."""
@@ -180,6 +220,8 @@ class _SlotLayer(DynamicLayer):  # type: ignore[misc]
 class _LeftPaddedCache:
     """Prompts are padded on the left, so that all sequences write to the same column: they must begin together."""
 
+    is_static = False
+
     def __init__(self, loaded: LoadedModel, room: int) -> None:
         self.loaded, self.model, self.room = loaded, loaded.model, room
         self.argument = cache_argument(loaded)
@@ -193,11 +235,14 @@ class _LeftPaddedCache:
         self.n_read = 0
         return self._forward(ids)
 
+    def begin_step(self) -> None:
+        """The host has nothing to do."""
+
     def step(self, tokens: Tensor, active: Tensor) -> Tensor:
         return self._forward(tokens[:, None])
 
     def select(self, slots: Tensor) -> None:
-        slots = slots.to(self.mask.device)
+        slots = to_device(slots, self.mask.device)
         self.mask, self.positions = self.mask[slots], self.positions[slots]
         self.cache.reorder_cache(slots)
 
@@ -214,6 +259,8 @@ class _LeftPaddedCache:
 class _EncoderDecoderCache:
     """The encoder reads the prompts once, padded on the right; the decoder starts from its start token."""
 
+    is_static = False
+
     def __init__(self, loaded: LoadedModel, room: int) -> None:
         self.loaded, self.model = loaded, loaded.model
         config = loaded.model.config
@@ -226,6 +273,9 @@ class _EncoderDecoderCache:
         first = ids.new_full((len(prompts),), decoder_start_token(self.loaded))
         return self.step(first, first.bool())
 
+    def begin_step(self) -> None:
+        """The host has nothing to do."""
+
     def step(self, tokens: Tensor, active: Tensor) -> Tensor:
         out = self.model(
             encoder_outputs=self.encoded,
@@ -237,7 +287,7 @@ class _EncoderDecoderCache:
         return last_logits(out)
 
     def select(self, slots: Tensor) -> None:
-        slots = slots.to(self.mask.device)
+        slots = to_device(slots, self.mask.device)
         self.mask = self.mask[slots]
         self.encoded.last_hidden_state = self.encoded.last_hidden_state[slots]
         self.cache.reorder_cache(slots)
@@ -302,7 +352,7 @@ def pad_tokens(sequences: Sequence[Tokens], device: torch.device, *, left: bool)
         place = slice(width - len(sequence), width) if left else slice(0, len(sequence))
         ids[i, place] = torch.tensor(sequence, dtype=torch.long)
         mask[i, place] = 1
-    return ids.to(device), mask.to(device)
+    return to_device(ids, device), to_device(mask, device)
 
 
 def positions(mask: Tensor) -> Tensor:

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from harness.generation.cache import Tokens, new_cache, supports_refill
+from harness.generation.graph import Record, RecordedStep, Work
 from harness.models.loading import LoadedModel
+from harness.transfer import to_device
 
 Enter = Callable[[Tensor], AbstractContextManager[object]]
 """Gives the context (a route) for a forward pass over some sequences; a LongTensor of their indices, on the CPU."""
@@ -31,11 +33,14 @@ class Schedule:
         n_groups: slots are refilled in groups of 1 / n_groups of them, so that at most that part of them waits.
         prefill_tokens: a first pass reads more than one group while it has no more padded tokens than this; a smaller
             pass takes longer to launch than to compute.
+        record: records a step as a graph where the cache allows it. Give it only if ``enter`` gives every sequence the
+            same context, since a recorded step does not follow its changes.
     """
 
     steps_per_check: int | None = None
     n_groups: int = 8
     prefill_tokens: int = 1024
+    record: Record | None = None
 
 
 DEFAULT: Final = Schedule()
@@ -87,7 +92,7 @@ def decode(
             prefill_tokens=schedule.prefill_tokens,
             steps_per_check=schedule.steps_per_check or (1 if loaded.device.type == "cpu" else 8),
         )
-        continuations += _Decoder(loaded, plan, partial(_shifted, enter, first), on_finished).run()
+        continuations += _Decoder(loaded, plan, partial(_shifted, enter, first), on_finished, schedule.record).run()
     return continuations
 
 
@@ -167,7 +172,7 @@ class SlotState:
 
     def select(self, slots: Tensor) -> SlotState:
         """The state of only these slots, given as a LongTensor on the CPU."""
-        on_device = slots.to(self.row_of_slot.device)
+        on_device = to_device(slots, self.row_of_slot.device)
         return SlotState(
             row_of_slot_cpu=self.row_of_slot_cpu[slots],
             row_of_slot=self.row_of_slot[on_device],
@@ -197,6 +202,7 @@ class _Decoder:
     plan: BatchPlan
     enter: Enter
     on_finished: Callable[[int], object]
+    record: Record | None = None
     progress: _Progress = field(default_factory=_Progress)
 
     def __post_init__(self) -> None:
@@ -204,10 +210,12 @@ class _Decoder:
         self.n, self.room = len(plan.prompts), max(plan.limits)
         self.cache = new_cache(self.loaded, plan.n_slots, max(map(len, plan.prompts)), self.room)
         self.slots = SlotState.empty(plan.n_slots, device)
-        self.eos = torch.tensor(self.loaded.eos_ids, device=device)
-        self.max_new_tokens = torch.tensor(plan.limits, device=device)  # (N,)
+        self.eos = to_device(torch.tensor(self.loaded.eos_ids), device)
+        self.max_new_tokens = to_device(torch.tensor(plan.limits), device)  # (N,)
         # (N + 1, R): row N takes the tokens that the slots of finished sequences still generate.
         self.generated = torch.full((self.n + 1, self.room), self.loaded.eos_ids[0], device=device)
+        recorded = self.record is not None and self.cache.is_static
+        self.advance: Work = RecordedStep(self._advance, self.record) if recorded and self.record else self._advance
 
     def run(self) -> list[list[int]]:
         """The tokens of each sequence."""
@@ -248,8 +256,9 @@ class _Decoder:
         """Put sequences with their first tokens into slots; slots, rows, tokens: LongTensors of equal length."""
         state = self.slots
         state.row_of_slot_cpu[slots] = rows
-        slots, rows = slots.to(self.eos.device), rows.to(self.eos.device)
-        state.row_of_slot[slots], state.last_token[slots], state.n_generated[slots] = rows, tokens, 1
+        slots, rows = to_device(torch.stack([slots, rows]), self.eos.device)
+        ones = torch.ones_like(rows)
+        state.row_of_slot[slots], state.last_token[slots], state.n_generated[slots] = rows, tokens, ones
         self.generated[rows, 0] = tokens
         state.finished[slots] = self._is_last(tokens, state.n_generated[slots], rows)
         self.progress.n_begun += len(rows)
@@ -263,15 +272,21 @@ class _Decoder:
             steps = min(self.plan.steps_per_check, progress.steps_left)
             progress.steps_left -= steps
             for _ in range(steps):
-                active = ~state.finished
-                state.last_token = self.cache.step(state.last_token, active).argmax(-1)
-                row = torch.where(active, state.row_of_slot, self.n)
-                self.generated[row, state.n_generated.clamp_max(self.room - 1)] = state.last_token
-                state.n_generated += active
-                state.finished |= self._is_last(state.last_token, state.n_generated, state.row_of_slot)
+                self.cache.begin_step()
+                self.advance()
             free, begun = len(self._free_slots()), progress.n_begun
             if not progress.n_active or self.plan.refills(begun, free) or self.plan.removes(begun, free, len(state)):
                 return
+
+    def _advance(self) -> None:
+        """The device's part of a step. It writes to the same tensors every time, so that it can be recorded."""
+        state = self.slots
+        active = ~state.finished
+        state.last_token.copy_(self.cache.step(state.last_token, active).argmax(-1))
+        row = state.row_of_slot.masked_fill(state.finished, self.n)
+        self.generated[row, state.n_generated.clamp_max(self.room - 1)] = state.last_token
+        state.n_generated += active
+        state.finished |= self._is_last(state.last_token, state.n_generated, state.row_of_slot)
 
     def _is_last(self, tokens: Tensor, counts: Tensor, rows: Tensor) -> Tensor:
         """Whether a sequence ends with its token: an eos, or the last one that its limit allows."""

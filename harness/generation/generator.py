@@ -16,7 +16,8 @@ from torch import Tensor
 
 from harness.data.routes import Routes
 from harness.errors import ModelError, NotFoldable
-from harness.generation.decoding import Enter, decode
+from harness.generation.decoding import Enter, Schedule, decode
+from harness.generation.graph import recorder
 from harness.generation.likelihood import Likelihood, likelihoods
 from harness.generation.predictions import PredictionKey
 from harness.generation.requests import (
@@ -113,7 +114,15 @@ class Generator:
         def generate(batch: list[GenerationRequest], n: int, enter: Enter) -> list[Generated]:
             prompts, limits = [r.prompt for r in batch], [r.limit for r in batch]
             together = self._begins_together(batch)
-            rows = decode(self.loaded, prompts, limits, enter, slots=n, together=together, on_finished=on_finished)
+            # A routed batch has another route whenever sequences take over slots.
+            record = None if self._is_routed else recorder(self.loaded.device)
+            rows = decode(
+                *(self.loaded, prompts, limits, enter),
+                slots=n,
+                together=together,
+                on_finished=on_finished,
+                schedule=Schedule(record=record),
+            )
             self._count(tokens=sum(map(len, rows)))
             return [self._generated(request, row) for request, row in zip(batch, rows, strict=True)]
 
@@ -302,7 +311,7 @@ class Generator:
             )
 
     def _tensor(self, request: Prompted) -> Tensor:
-        return torch.tensor(request.prompt, dtype=torch.long, device=self.loaded.device)
+        return torch.tensor(request.prompt, dtype=torch.long)
 
     def _count(self, *, unfolded: tuple[str, ...] = (), **more: Any) -> None:
         """Add to the statistics of the run."""

@@ -24,6 +24,7 @@ def check_generates(loaded: LoadedModel) -> None:
         cache = new_cache(loaded, 1, _PROMPT, 2)
         cache.prefill(torch.tensor([0]), [[eos] * _PROMPT])
         token = torch.tensor([eos], device=loaded.device)
+        cache.begin_step()
         cache.step(token, torch.ones_like(token, dtype=torch.bool))
     except (HarnessError, torch.OutOfMemoryError):
         raise

@@ -313,10 +313,14 @@ class _Execution:
     ) -> RunRecord:
         resolved, config = self.resolved, self.resolved.spec.train
         data = {"label": resolved.spec.data.label, **resolved.suite.describe(resolved.source)}
-        settings: dict[str, Any] = {"compile": config.compile, "gradient_checkpointing": config.gradient_checkpointing}
+        settings: dict[str, Any] = {
+            "compile": config.compile,
+            "gradient_checkpointing": config.gradient_checkpointing,
+            "deterministic": config.deterministic,
+        }
         if training is not None:
             settings |= {"trained_by": remaining.reused.run} if remaining.reused is not None else {}
-            settings |= {"micro_tokens": training.micro_tokens, "packed": training.packed}
+            settings |= {name: getattr(training, name) for name in ("micro_tokens", "packed", "attention")}
         if base is not None:
             data["limits"] = dict(base.encoder.limits)
             settings |= {"dtype": str(base.loaded.dtype), "device": str(base.loaded.device)}

@@ -138,10 +138,13 @@ def load_base(resolved: Resolved, train: SplitExamples | None) -> Base:
 
     from harness.generation.probe import check_generates
     from harness.models.loading import load_model
+    from harness.runtime.deterministic import reserve_workspace
     from harness.runtime.memory import resident_bytes
 
     assert resolved.model is not None
     before = resident_bytes()
+    if resolved.spec.train.deterministic:
+        reserve_workspace()
     loaded = load_model(resolved.model, resolved.spec.train.precision)
     _few_threads(loaded)
     check_generates(loaded)

@@ -9,6 +9,17 @@ import torch
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
+# What libraries raise, as a plain RuntimeError, if the memory of a GPU does not hold their workspace.
+_OUT_OF_MEMORY = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "out of memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the memory of a device was too small, also if a library says so in an error of another class."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
 def resident_bytes() -> int | None:
     """Resident memory of this process now; None if the system does not report it (only Linux does)."""
     return _status("VmRSS")

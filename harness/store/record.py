@@ -118,7 +118,7 @@ class TrainingSummary(Frozen):
     a truncated prompt and with a truncated target. wait_seconds: the part of ``seconds`` in which the model waited for
     data. search_seconds: the part spent on losses without gradients, as in the search for weights of LoRAs.
     memory_estimate_bytes: the estimate of the dry run. packed: several examples in one sequence instead of padding.
-    micro_tokens: tokens of a micro-batch, after any halving.
+    micro_tokens: tokens of a micro-batch, after any halving. attention: the attention kernel, by its name.
     """
 
     steps: int
@@ -135,6 +135,7 @@ class TrainingSummary(Frozen):
     wait_seconds: float = 0.0
     memory_estimate_bytes: int | None = None
     packed: bool | None = None
+    attention: str | None = None
     micro_tokens: int | None = None
 
 

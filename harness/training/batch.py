@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from harness.data.encoding import Encoded
 from harness.data.routes import Routes
 from harness.method import CountsTokens, StepRouting
+from harness.training.attention import own_attention
+from harness.transfer import to_device
 
 # The label of positions without a target. Labels go by position, because a target may hold the padding token.
 IGNORED = -100
+
+# Logits whose cross-entropy is computed at once: 0.5 GB in float32.
+MOST_LOGITS: Final = 2**27
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,15 +29,17 @@ class Batch:
 
     A padded batch has B rows of S tokens; a packed batch has one row of S tokens that holds all sequences.
 
+    It is made on the CPU, and ``placed`` copies to the model's device what the forward and the losses read there.
+
     inputs: the arguments of the model's forward.
     labels: (N,) target tokens, or IGNORED for padding.
     weights: (N,) float64, the weight of each label's loss.
-    tasks: (N,) task index of each label, to sum losses by task. On the model's device.
+    tasks: (N,) task index of each label, to sum losses by task.
     routes: the argument of ``adapter.route``: task indices, (B,) of padded sequences or (1, S) of packed tokens. It is
         on the CPU, because adapters group its values before they use the device.
     examples: of the shape of ``routes`` and on the CPU, the position in the whole step of each sequence's or token's
         example (``StepRouting.route``).
-    prompts: B tensors, the tokenised prompts, for adapters that read them.
+    prompts: B tensors on the CPU, the tokenised prompts, for adapters that read them.
     owner: of the shape of ``routes``, the index into ``prompts`` of each sequence or token; -1 for filling.
     masks: bool on the CPU, False for padding and filling: (rows, S); for an encoder-decoder one of each side.
     shift: the model gives logits of one more position than is predicted, the last one of each sequence.
@@ -51,6 +58,17 @@ class Batch:
     owner: Tensor
     masks: Sequence[Tensor]
     shift: bool
+
+    def placed(self, device: torch.device) -> Batch:
+        """The same batch on a device. The copies are queued there, so that no host waits for them."""
+        return replace(
+            self,
+            inputs={k: to_device(v, device) if isinstance(v, Tensor) else v for k, v in self.inputs.items()},
+            labels=to_device(self.labels, device),
+            weights=to_device(self.weights, device),
+            tasks=to_device(self.tasks, device),
+            owner=to_device(self.owner, device),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,12 +123,21 @@ def task_shares(sequences: Sequence[Weighted], n_tasks: int) -> list[float]:
     return shares
 
 
+def sum_by_task(values: Tensor, batch: Batch, n_tasks: int) -> Tensor:
+    """The sums (T, ...) over the labels of each task of float64 values (N, ...) of the batch's labels.
+
+    A product, because an indexed sum has no fixed order of additions on a GPU.
+    """
+    own = batch.tasks == torch.arange(n_tasks, device=batch.tasks.device)[:, None]
+    return own.double() @ values
+
+
 def reweigh(sequences: Sequence[Weighted], weights: Mapping[int, float]) -> list[Weighted]:
     """The same sequences, each weighted by the factor of its task (by index) too; the sum may then differ from 1."""
-    return [dataclasses.replace(w, weight=w.weight * weights[w.task]) for w in sequences]
+    return [replace(w, weight=w.weight * weights[w.task]) for w in sequences]
 
 
-def padded(sequences: Sequence[Weighted], device: torch.device) -> Batch:
+def padded(sequences: Sequence[Weighted]) -> Batch:
     """A batch for a causal model, padded on the left, so that the last positions hold every target."""
     tokens = [(*w.sequence.prompt, *w.sequence.target) for w in sequences]
     mask = _pad([[1] * len(t) for t in tokens], 0, left=True)
@@ -123,10 +150,10 @@ def padded(sequences: Sequence[Weighted], device: torch.device) -> Batch:
     }
     if not bool(mask.all()):
         inputs |= {"attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
-    return _side_by_side(sequences, inputs, labels, device, masks=[mask.bool()], shift=True)
+    return _side_by_side(sequences, inputs, labels, masks=[mask.bool()], shift=True)
 
 
-def encoder_decoder(sequences: Sequence[Weighted], device: torch.device, start: int) -> Batch:
+def encoder_decoder(sequences: Sequence[Weighted], start: int) -> Batch:
     """A batch for a model that reads the prompt with its encoder and predicts the target with its decoder.
 
     start: the token that the decoder reads first; see ``harness.models.loading.decoder_start_token``.
@@ -144,15 +171,17 @@ def encoder_decoder(sequences: Sequence[Weighted], device: torch.device, start: 
         "use_cache": False,
     }
     # The decoder reads the start token and every target token but the last: as many as there are targets.
-    return _side_by_side(sequences, inputs, labels, device, masks=[mask.bool(), labels != IGNORED], shift=False)
+    return _side_by_side(sequences, inputs, labels, masks=[mask.bool(), labels != IGNORED], shift=False)
 
 
-def packed(sequences: Sequence[Weighted], device: torch.device, multiple: int = 1) -> Batch:
+def packed(sequences: Sequence[Weighted], multiple: int = 1, boundaries: bool = False) -> Batch:
     """A batch of one row that holds the sequences one after another, filled up to a ``multiple`` of tokens.
 
     Positions start at 0 in each sequence. A model that takes restarting positions for new sequences lets no sequence
     attend to another one, as long as it gets no cache and no attention mask. Whether a model does this is checked
     before training, see ``harness.training.packing.choose_layout``.
+
+    boundaries: also give the sequences' boundaries, for attention kernels that take them in place of a mask.
     """
     tokens: list[int] = []
     positions: list[int] = []
@@ -169,25 +198,34 @@ def packed(sequences: Sequence[Weighted], device: torch.device, multiple: int = 
         owner += [i] * length
         keep += range(first - 1, first - 1 + len(w.sequence.target))  # the position before a token predicts it
     empty = -len(tokens) % multiple
-    inputs = {
-        "input_ids": torch.tensor([tokens + [0] * empty]).to(device, non_blocking=True),
-        "position_ids": torch.tensor([[*positions, *range(empty)]]).to(device, non_blocking=True),
-        "logits_to_keep": torch.tensor(keep).to(device, non_blocking=True),
+    inputs: dict[str, Any] = {
+        "input_ids": torch.tensor([tokens + [0] * empty]),
+        "position_ids": torch.tensor([[*positions, *range(empty)]]),
+        "logits_to_keep": torch.tensor(keep),
         "use_cache": False,
     }
+    if boundaries:
+        inputs |= _boundaries([*map(len, (w.sequence for w in sequences)), *([empty] if empty else [])])
     counts = torch.tensor([len(w.sequence.target) for w in sequences])
     return Batch(
         inputs=inputs,
-        labels=torch.tensor([t for w in sequences for t in w.sequence.target]).to(device, non_blocking=True),
-        weights=torch.tensor([w.weight for w in sequences], dtype=torch.float64).repeat_interleave(counts).to(device),
-        tasks=torch.tensor([w.task for w in sequences]).repeat_interleave(counts).to(device),
+        labels=torch.tensor([t for w in sequences for t in w.sequence.target]),
+        weights=torch.tensor([w.weight for w in sequences], dtype=torch.float64).repeat_interleave(counts),
+        tasks=torch.tensor([w.task for w in sequences]).repeat_interleave(counts),
         routes=torch.tensor([routes + routes[-1:] * empty]),
         examples=torch.tensor([examples + examples[-1:] * empty]),
-        prompts=[torch.tensor(w.sequence.prompt, device=device) for w in sequences],
-        owner=torch.tensor([owner + [-1] * empty], device=device),
+        prompts=[torch.tensor(w.sequence.prompt) for w in sequences],
+        owner=torch.tensor([owner + [-1] * empty]),
         masks=[torch.tensor([[True] * len(tokens) + [False] * empty])],
         shift=False,
     )
+
+
+def _boundaries(lengths: Sequence[int]) -> dict[str, Any]:
+    """Where packed sequences begin and end, by the names that transformers gives to these arguments."""
+    ends = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+    longest = max(lengths)
+    return {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
 
 
 def batch_logits(model: Any, batch: Batch) -> Tensor:
@@ -200,9 +238,22 @@ def batch_logits(model: Any, batch: Batch) -> Tensor:
 
 
 def cross_entropies(logits: Tensor, batch: Batch) -> Tensor:
-    """The cross-entropy of every label, (N,), in float32 or better; 0 where the label is IGNORED."""
+    """The cross-entropy of every label, (N,), in float32 or better; 0 where the label is IGNORED.
+
+    Large logits are converted to float32 in parts, each again in the backward pass: with a vocabulary of 150,000 tokens
+    the copies and the softmax of all of them take several times the memory of the logits themselves.
+    """
+    logits, labels = logits.flatten(0, 1), batch.labels
+    if logits.numel() <= MOST_LOGITS:
+        return _cross_entropies(logits, labels)
+    n = max(1, MOST_LOGITS // logits.shape[1])
+    parts = zip(logits.split(n), labels.split(n), strict=True)
+    return torch.cat([checkpoint(_cross_entropies, *part, use_reentrant=False) for part in parts])
+
+
+def _cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
     logits = logits if logits.dtype == torch.float64 else logits.float()
-    return nn.functional.cross_entropy(logits.flatten(0, 1), batch.labels, ignore_index=IGNORED, reduction="none")
+    return nn.functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")
 
 
 def token_losses(model: Any, adapter: StepRouting, batch: Batch, reads: bool) -> Tensor:
@@ -210,14 +261,15 @@ def token_losses(model: Any, adapter: StepRouting, batch: Batch, reads: bool) ->
 
     reads: the adapter chooses routes by reading the prompts (trait LABEL_FREE), so that it gets them first.
     """
-    announce(adapter, batch, reads)
+    announce(model, adapter, batch, reads)
     return cross_entropies(batch_logits(model, batch), batch)
 
 
-def announce(adapter: StepRouting, batch: Batch, reads: bool) -> None:
+def announce(model: Any, adapter: StepRouting, batch: Batch, reads: bool) -> None:
     """Tell the adapter what it asks for before a forward on the batch: prompts, and which positions hold text."""
     if reads:
-        adapter.read(batch.prompts, batch.owner)
+        with own_attention(model):
+            adapter.read(batch.prompts, batch.owner)
     if isinstance(adapter, CountsTokens):
         adapter.count_tokens(batch.masks)
 
@@ -226,7 +278,6 @@ def _side_by_side(
     sequences: Sequence[Weighted],
     inputs: Mapping[str, Any],
     labels: Tensor,
-    device: torch.device,
     *,
     masks: Sequence[Tensor],
     shift: bool,
@@ -235,14 +286,14 @@ def _side_by_side(
     tasks = torch.tensor([w.task for w in sequences])
     weights = torch.tensor([w.weight for w in sequences], dtype=torch.float64)
     return Batch(
-        inputs={k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in inputs.items()},
-        labels=labels.flatten().to(device),
-        weights=weights.repeat_interleave(width).to(device),
-        tasks=tasks.repeat_interleave(width).to(device),
+        inputs=inputs,
+        labels=labels.flatten(),
+        weights=weights.repeat_interleave(width),
+        tasks=tasks.repeat_interleave(width),
         routes=tasks,
         examples=torch.tensor([w.position for w in sequences]),
-        prompts=[torch.tensor(w.sequence.prompt, device=device) for w in sequences],
-        owner=torch.arange(len(sequences), device=device),
+        prompts=[torch.tensor(w.sequence.prompt) for w in sequences],
+        owner=torch.arange(len(sequences)),
         masks=masks,
         shift=shift,
     )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from harness.config.spec import TrainConfig
 from harness.method import Adapter, AdapterMethod, TaskParts
+from harness.transfer import to_device
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,6 +31,7 @@ class TaskAdamW(torch.optim.AdamW):
     the result is that of AdamW with a parameter for each part that has no gradient where its task is absent.
 
     present: the indices of the tasks of the next step; set it before ``step``.
+    is_fused: on a GPU, where the state of a parameter is there too, its number of steps included.
     """
 
     def __init__(self, parameters: Iterable[TrainedParameter], config: TrainConfig) -> None:
@@ -40,8 +42,11 @@ class TaskAdamW(torch.optim.AdamW):
             if trained.parts is not None:
                 self._parts[trained.parameter] = trained.parts
         self.present: frozenset[int] = frozenset()
+        # One kernel for many parameters. The kernels of a CPU stay as they are: a run's bits depend on them.
+        self.is_fused = all(p.device.type == "cuda" for of_factor in by_factor.values() for p in of_factor)
         super().__init__(
             [{"params": of_factor, "factor": factor} for factor, of_factor in by_factor.items()],
+            fused=True if self.is_fused else None,
             lr=config.lr,
             betas=(config.beta1, config.beta2),
             eps=config.eps,
@@ -68,7 +73,7 @@ class TaskAdamW(torch.optim.AdamW):
                     continue
                 if parts.tasks not in used:
                     mask = [float(task is None or task in self.present) for task in parts.tasks]
-                    used[parts.tasks] = torch.tensor(mask, dtype=parameter.dtype).to(parameter.device)
+                    used[parts.tasks] = to_device(torch.tensor(mask, dtype=parameter.dtype), parameter.device)
                 self._step_parts(parameter, group, parts.dim, used[parts.tasks])
                 parameter.grad = None
         loss: float | None = super().step(closure)

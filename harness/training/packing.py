@@ -16,16 +16,14 @@ from harness.data.encoding import Encoded
 from harness.errors import TrainingError
 from harness.method import Adapter
 from harness.models.loading import LoadedModel, decoder_start_token
-from harness.training.attention import attention, packing_kernels
+from harness.runtime.memory import is_out_of_memory
+from harness.training.attention import TAKES_BOUNDARIES, attention, block_of, packing_kernels
 from harness.training.batch import Batch, Weighted, batch_logits, encoder_decoder, packed, padded, token_losses
 
 LOG: Final = logging.getLogger(__name__)
 
 # Tokens of a micro-batch, by device. On a CPU the cost of attention is quadratic in the length of a packed sequence.
 MICRO_TOKENS: Final = {"cuda": 4096, "cpu": 512}
-
-# Flex attention works in blocks of this many tokens, and each new length may cost a compilation.
-_BLOCK: Final = 128
 
 # A sequence shorter than this share of the longest one of its padded micro-batch starts another micro-batch.
 _LEAST_FILLED: Final = 0.8
@@ -36,8 +34,10 @@ _UNPACKABLE_LAYERS: Final = ("chunked_attention", "linear_attention", "conv")
 # The largest allowed difference of a token's loss between a packed and a single sequence.
 TOLERANCE: Final = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.05}
 
-# The sequence of the trial: its number of tokens, and how many of them are the prompt.
+# The sequence of the trial: its number of tokens, and how many of them are the prompt. Two sequences for another kernel
+# than the model's own are longer than the blocks of 128 tokens in which kernels work.
 _TRIAL_TOKENS: Final = 20
+_KERNEL_TRIAL_TOKENS: Final = 72
 _TRIAL_PROMPT: Final = 4
 
 # Errors of a base model that does not support packed sequences or an attention kernel. transformers raises ImportError
@@ -68,10 +68,14 @@ class Layout:
         return bins(lengths, micro_tokens) if self.packed else groups(lengths, micro_tokens)
 
     def collate(self, sequences: Sequence[Weighted], loaded: LoadedModel) -> Batch:
-        """The micro-batch of these sequences."""
+        """The micro-batch of these sequences, on the model's device."""
         if loaded.encoder_decoder:
-            return encoder_decoder(sequences, loaded.device, decoder_start_token(loaded))
-        return packed(sequences, loaded.device, self.multiple) if self.packed else padded(sequences, loaded.device)
+            batch = encoder_decoder(sequences, decoder_start_token(loaded))
+        elif self.packed:
+            batch = packed(sequences, self.multiple, boundaries=self.attention in TAKES_BOUNDARIES)
+        else:
+            batch = padded(sequences)
+        return batch.placed(loaded.device)
 
 
 def bins(lengths: Sequence[int], capacity: int) -> list[list[int]]:
@@ -122,13 +126,15 @@ def choose_layout(loaded: LoadedModel, adapter: Adapter, config: TrainConfig, re
     kernels = packing_kernels(loaded)
     reason = _known_unsupported(loaded, config)
     for kernel in kernels if reason is None else []:
-        layout = Layout(packed=True, attention=kernel, multiple=_BLOCK if kernel else 1)
+        layout = Layout(packed=True, attention=kernel, multiple=block_of(kernel))
         try:
             reason = _try(loaded, adapter, layout, reads)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             raise TrainingError(
-                f"out of memory with two sequences of {_TRIAL_TOKENS} tokens on {loaded.device}: use a smaller model, "
-                "train.precision=bf16, or a device with more memory"
+                f"out of memory with two sequences of {_trial_tokens(loaded, layout)} tokens on {loaded.device}: use a "
+                "smaller model, train.precision=bf16, or a device with more memory"
             ) from error
         if reason is None:
             reason = _too_long(loaded, adapter, layout, config)
@@ -156,10 +162,17 @@ def _known_unsupported(loaded: LoadedModel, config: TrainConfig) -> str | None:
     return None
 
 
-def _trial_sequence(loaded: LoadedModel) -> Weighted:
+def _trial_tokens(loaded: LoadedModel, layout: Layout) -> int:
+    if layout.attention is None:
+        return _TRIAL_TOKENS
+    return min(_KERNEL_TRIAL_TOKENS, loaded.max_context or _KERNEL_TRIAL_TOKENS)
+
+
+def _trial_sequence(loaded: LoadedModel, layout: Layout) -> Weighted:
     vocabulary = int(loaded.model.config.get_text_config().vocab_size)
     drawn = torch.Generator().manual_seed(0)
-    ids = torch.randint(min(3, vocabulary - 1), vocabulary, (_TRIAL_TOKENS,), generator=drawn).tolist()
+    n_tokens = _trial_tokens(loaded, layout)
+    ids = torch.randint(min(3, vocabulary - 1), vocabulary, (n_tokens,), generator=drawn).tolist()
     encoded = Encoded(task="", prompt=(*ids[:_TRIAL_PROMPT],), target=(*ids[_TRIAL_PROMPT:],), truncated=False)
     return Weighted(sequence=encoded, task=0, position=0, weight=1.0)
 
@@ -172,11 +185,15 @@ def _too_long(loaded: LoadedModel, adapter: Adapter, layout: Layout, config: Tra
     longest, context = micro_tokens(config, loaded.device), loaded.max_context
     if context is None or longest <= context:
         return None
-    sequence = _trial_sequence(loaded)
+    sequence = _trial_sequence(loaded, layout)
     try:
-        refusal = _refusal(loaded, adapter, layout, layout.collate([sequence] * (longest // _TRIAL_TOKENS), loaded))
-    except torch.OutOfMemoryError:
-        return None  # Training halves its micro-batches, so memory says nothing about the layout.
+        refusal = _refusal(
+            loaded, adapter, layout, layout.collate([sequence] * (longest // len(sequence.sequence)), loaded)
+        )
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            return None  # Training halves its micro-batches, so memory says nothing about the layout.
+        raise
     if refusal is None:
         return None
     return f"with train.micro_tokens={longest}, more than the model's context of {context} tokens, {refusal}"
@@ -187,8 +204,8 @@ def _try(loaded: LoadedModel, adapter: Adapter, layout: Layout, reads: bool) -> 
 
     Returns: why the layout cannot be used; None if it can.
     """
-    sequence = _trial_sequence(loaded)
-    single, pair = padded([sequence], loaded.device), layout.collate([sequence, sequence], loaded)
+    sequence = _trial_sequence(loaded, layout)
+    single, pair = padded([sequence]).placed(loaded.device), layout.collate([sequence, sequence], loaded)
     name = layout.attention or "the model's own attention"
     refusal = _refusal(loaded, adapter, layout, pair)
     if refusal is not None:
@@ -214,9 +231,9 @@ def _refusal(loaded: LoadedModel, adapter: Adapter, layout: Layout, batch: Batch
             logits = batch_logits(loaded.model, batch)
             if probed is not None and logits.requires_grad:
                 torch.autograd.grad(logits.sum(), probed)
-    except torch.OutOfMemoryError:
-        raise  # a RuntimeError too, but it does not depend on the layout
     except _REFUSALS as error:
+        if is_out_of_memory(error):
+            raise  # It is a RuntimeError too, but does not depend on the layout.
         return f"the model raises {type(error).__name__}: {' '.join(str(error).split())[:200]}"
     finally:
         if probed is not None:

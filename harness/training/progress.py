@@ -104,8 +104,8 @@ class Progress:
         seconds = self.counters["seconds"] - self.counters.get("search_seconds", 0.0)
         return self.counters["tokens"] / max(1e-9, seconds)
 
-    def summary(self, memory_estimate: int | None, micro_tokens: int, packed: bool | None) -> TrainingSummary:
-        """The costs for the record; ``packed`` is None without any step."""
+    def summary(self, memory_estimate: int | None, micro_tokens: int) -> TrainingSummary:
+        """The costs for the record, without the layout of the micro-batches."""
         counters, recent = self.counters, self.recent_losses
         seconds = counters.get("seconds", 0.0)
         peak = counters.get("peak_memory_bytes")
@@ -120,7 +120,6 @@ class Progress:
             peak_memory_bytes=None if peak is None else int(peak),
             memory_estimate_bytes=memory_estimate,
             micro_tokens=micro_tokens,
-            packed=packed,
             final_loss=sum(recent) / len(recent) if recent else None,
             n_middle_cut=int(counters.get("n_middle_cut", 0)),
             n_target_cut=int(counters.get("n_target_cut", 0)),
@@ -148,7 +147,7 @@ def trained_together(parts: Sequence[TrainingSummary]) -> TrainingSummary:
     tokens, seconds = sum(p.tokens for p in parts), sum(p.seconds for p in parts)
     in_steps = seconds - sum(p.search_seconds for p in parts)
     losses = [p.final_loss for p in parts if p.final_loss is not None]
-    packed = {p.packed for p in parts} - {None}
+    packed, attention = {p.packed for p in parts} - {None}, {p.attention for p in parts} - {None}
     return TrainingSummary(
         steps=sum(p.steps for p in parts),
         examples=sum(p.examples for p in parts),
@@ -164,6 +163,7 @@ def trained_together(parts: Sequence[TrainingSummary]) -> TrainingSummary:
         wait_seconds=sum(p.wait_seconds for p in parts),
         memory_estimate_bytes=_largest(p.memory_estimate_bytes for p in parts),
         packed=packed.pop() if len(packed) == 1 else None,
+        attention=attention.pop() if len(attention) == 1 else None,
         micro_tokens=_largest(p.micro_tokens for p in parts),
     )
 

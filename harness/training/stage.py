@@ -20,6 +20,7 @@ from harness.data.routes import Routes
 from harness.errors import NotFinite
 from harness.method import Adapter, AdapterMethod
 from harness.models.loading import LoadedModel
+from harness.runtime.deterministic import deterministic_algorithms
 from harness.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from harness.runtime.prefetch import Prefetcher
 from harness.runtime.progress_bar import ProgressBar
@@ -28,6 +29,7 @@ from harness.store.adapter import trainable_state
 from harness.training.affinity import AffinityOfStep, AffinitySums, is_measured
 from harness.training.attention import attention, checkpoint_activations
 from harness.training.checkpoint import CheckpointManager
+from harness.training.division import StepBatches
 from harness.training.early_stopping import EarlyStopping
 from harness.training.progress import Progress, log_line
 from harness.training.step import StepResult, StepRunner, UseTaskGradients
@@ -94,6 +96,14 @@ class TrainingState:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Next:
+    """The next step, prepared while the current one is computed: its sequences, and their micro-batches."""
+
+    sequences: Sequence[Encoded]
+    batches: StepBatches | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageRunner:
     """Runs one stage from the step of ``state.progress`` to its end.
 
@@ -116,7 +126,7 @@ class StageRunner:
         title, quiet = f"train {self.steps.stage.name}", not self.state.processes.is_main
         saved_at = time.monotonic()
         with (
-            Prefetcher(self._sequences, progress.step, self.plan.steps) as ahead,
+            Prefetcher(self._next, progress.step, self.plan.steps) as ahead,
             ProgressBar(title, self.plan.steps, progress.step, quiet=quiet) as bar,
             ExitStack() as training,
         ):
@@ -136,22 +146,26 @@ class StageRunner:
                 if result.stop:
                     raise Interrupted(self.state.stop.signum or signal.SIGTERM)
 
-    def _sequences(self, step: int) -> list[Encoded]:
-        return self.setup.encoder.encode(self.setup.mixture.examples.at(self.plan.batch(step)))
+    def _next(self, step: int) -> _Next:
+        sequences = self.setup.encoder.encode(self.setup.mixture.examples.at(self.plan.batch(step)))
+        return _Next(sequences=sequences, batches=self.steps.ahead(sequences, self.setup.routes))
 
-    def _step(self, ahead: Prefetcher[list[Encoded]]) -> StepResult:
+    def _step(self, ahead: Prefetcher[_Next]) -> StepResult:
         state, progress, stage = self.state, self.state.progress, self.steps.stage
-        sequences = ahead.get()
-        micro_tokens = self.steps.micro_tokens
+        made = ahead.get()
+        sequences = made.sequences
+        micro_tokens = self.steps.division.micro_tokens
         try:
             use = self._affinity_of(progress.step, sequences)
-            result = self.steps.step(progress.step, sequences, self.setup.routes, stop=bool(state.stop), use=use)
+            result = self.steps.step(
+                progress.step, sequences, self.setup.routes, stop=bool(state.stop), use=use, ahead=made.batches
+            )
         except NotFinite as error:
             raise NotFinite(
                 f"{error}. The last good checkpoint: {state.checkpoints.last_good or 'none yet'}"
             ) from error
-        if self.steps.micro_tokens < micro_tokens:
-            progress.micro_tokens = self.steps.micro_tokens
+        if self.steps.division.micro_tokens < micro_tokens:
+            progress.micro_tokens = self.steps.division.micro_tokens
             self._warn_of_memory()
         progress.count_step(result, sequences, ahead.waited_seconds)
         state.log.append(log_line(stage.name, progress.step, result))
@@ -174,7 +188,7 @@ class StageRunner:
         if self.state.processes.is_main:
             LOG.warning(
                 "out of memory: the micro-batch is reduced to %d tokens (results are not affected)",
-                self.steps.micro_tokens,
+                self.steps.division.micro_tokens,
             )
 
     def _evaluate(self) -> None:
@@ -195,7 +209,7 @@ class StageRunner:
     def _training_mode(self) -> Iterator[None]:
         """The model in training mode; in evaluation mode and without hooks when the context ends."""
         model, config = self.setup.loaded.model, self.setup.config
-        with attention(model, self.steps.layout.attention):
+        with attention(model, self.steps.division.layout.attention), deterministic_algorithms(config.deterministic):
             if config.gradient_checkpointing:
                 checkpoint_activations(model, True, self.steps.checkpoint_contexts)
             model.train()

@@ -16,25 +16,26 @@ from harness.balancing import BalancedStep
 from harness.config.spec import TrainConfig
 from harness.data.encoding import Encoded
 from harness.data.routes import Routes
-from harness.errors import NotFinite, TrainingError
+from harness.errors import NotFinite
 from harness.method import Adapter
 from harness.models.loading import LoadedModel
-from harness.runtime.distributed import SINGLE_PROCESS, ProcessGroup, partition_by_length
+from harness.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from harness.seeding import stable_seed
 from harness.training.batch import (
-    Batch,
     Weighted,
     announce,
     batch_logits,
     cross_entropies,
     reweigh,
+    sum_by_task,
     task_shares,
     token_losses,
     weigh,
 )
+from harness.training.division import MicroBatch, StepBatches, StepDivision
 from harness.training.frozen_blocks import FrozenBlocks
 from harness.training.optimiser import TaskAdamW, TrainedParameter
-from harness.training.packing import TOLERANCE, Layout, micro_tokens
+from harness.training.packing import TOLERANCE, Layout
 from harness.training.task_balance import Balancing, CombinedGradients, LossPasses, StageBalance, by_name
 from harness.training.task_gradients import TaskGradients, TaskGradientSums
 
@@ -100,7 +101,7 @@ UseTaskGradients = Callable[[TaskGradients], None]
 class StepRunner:
     """Performs the optimiser steps of one stage.
 
-    micro_tokens: the maximum number of tokens of a micro-batch; halved when the device runs out of memory.
+    division: of steps into micro-batches, which are halved when the device runs out of memory.
     frozen: the blocks whose hidden states are on disk (``train.cache_frozen``); None computes every block.
     """
 
@@ -115,8 +116,8 @@ class StepRunner:
         frozen: FrozenBlocks | None = None,
     ) -> None:
         self.loaded, self.adapter, self.config, self.stage = loaded, adapter, config, stage
-        self.layout, self.processes = layout, processes
-        self.micro_tokens = micro_tokens(config, loaded.device)
+        self.processes = processes
+        self.division = StepDivision(loaded, config, layout, processes)
         self.device = loaded.device
         self.model = torch.compile(loaded.model, dynamic=True) if config.compile else loaded.model
         # Scales losses so that small gradients do not underflow in fp16; without effect in other precisions.
@@ -125,6 +126,15 @@ class StepRunner:
         self.frozen, self._checked = frozen, False
         self._sums: TaskGradientSums | None = None
 
+    def ahead(self, sequences: Sequence[Encoded], routes: Routes) -> StepBatches | None:
+        """This process's micro-batches of a step; None if they depend on the step itself, as with a balancer.
+
+        It can be called before the step, from another thread.
+        """
+        if self.stage.balance is not None:
+            return None
+        return self.division.batches(self.division.share_of(weigh(sequences, self.config.loss, routes)))
+
     def step(
         self,
         number: int,
@@ -132,6 +142,7 @@ class StepRunner:
         routes: Routes,
         stop: bool = False,
         use: UseTaskGradients | None = None,
+        ahead: StepBatches | None = None,
     ) -> StepResult:
         """Perform one optimiser step on ``sequences``, of which each process gets its share.
 
@@ -144,6 +155,7 @@ class StepRunner:
             stop: this process got a signal to stop.
             use: called with the gradients of single tasks, before the gradient is clipped and the weights change; in
                 every process. A function that only reads them leaves the step as it is, bit for bit.
+            ahead: the micro-batches that ``ahead`` made of the same sequences.
 
         Raises: NotFinite if the loss or the gradient is not finite; TrainingError if one sequence is too long.
         """
@@ -155,7 +167,7 @@ class StepRunner:
             weighted = reweigh(weighted, {routes.index(task): w for task, w in balancing.weights.items()})
         by_task = use is not None or self.stage.combined is not None
         task_sums = self._task_sums(len(routes)) if by_task else None
-        sums = torch.cat([self._gradients(number, weighted, len(routes), task_sums), self._flag(stop)])
+        sums = torch.cat([self._gradients(number, weighted, len(routes), task_sums, ahead), self._flag(stop)])
         self.processes.all_reduce(sums)
         self.processes.all_reduce_gradients(self.stage.parameters.values())
         scale = self.scaler.get_scale()
@@ -201,19 +213,18 @@ class StepRunner:
         Returns: (T,) float64 on the CPU, weighted as ``train.loss`` says, over all processes; NaN without examples.
         """
         weighted = weigh(sequences, self.config.loss, routes)
-        mine = self._share_of(weighted)
+        mine = self.division.share_of(weighted)
 
         def attempt() -> Tensor:
-            sums = torch.zeros(len(routes), dtype=torch.float64)
-            for micro, positions in enumerate(self._split(mine)):
+            sums = torch.zeros(len(routes), dtype=torch.float64, device=self.device)
+            for micro, made in enumerate(self.division.batches(mine).batches):
                 self._seed(number, micro)
-                batch = self.layout.collate([mine[i] for i in positions], self.loaded)
-                with self.adapter.route(batch.routes, batch.examples):
-                    losses = token_losses(self.model, self.adapter, batch, self.stage.reads)
-                sums.index_add_(0, batch.tasks.cpu(), (losses.double() * batch.weights).cpu())
+                with self.adapter.route(made.batch.routes, made.batch.examples):
+                    losses = token_losses(self.model, self.adapter, made.batch, self.stage.reads)
+                sums += sum_by_task(losses.double() * made.batch.weights, made.batch, len(routes))
             return sums
 
-        sums = self.processes.all_reduce(self._within_memory(mine, attempt).to(self.device)).cpu()
+        sums = self.processes.all_reduce(self.division.within_memory(mine, attempt)).cpu()
         return sums / torch.tensor(task_shares(weighted, len(routes)), dtype=torch.float64)
 
     def checkpoint_contexts(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
@@ -231,8 +242,9 @@ class StepRunner:
         for name, parameter in self.stage.parameters.items():
             entries = {k.rsplit("/", 1)[1]: v for k, v in saved.items() if k.rsplit("/", 1)[0] == name}
             if entries:
+                on_device = self.optimiser.is_fused
                 self.optimiser.state[parameter] = {
-                    k: v.to(parameter.device) if v.dim() else v for k, v in entries.items()
+                    k: v.to(parameter.device) if v.dim() or on_device else v for k, v in entries.items()
                 }
         if scaler and self.scaler.is_enabled():
             self.scaler.load_state_dict(dict(scaler))
@@ -265,36 +277,34 @@ class StepRunner:
         return self._sums
 
     def _gradients(
-        self, number: int, weighted: Sequence[Weighted], n_tasks: int, task_sums: TaskGradientSums | None
+        self,
+        number: int,
+        weighted: Sequence[Weighted],
+        n_tasks: int,
+        task_sums: TaskGradientSums | None,
+        ahead: StepBatches | None,
     ) -> Tensor:
         """Compute the gradients of this process's share of the step, and those of its tasks where they are asked for.
 
         Returns: (1 + 2 tasks,) float64, its share of the loss, then for each task the sum of its token losses, then for
             each task its share of the loss.
         """
-        mine = self._share_of(weighted)
+        mine = self.division.share_of(weighted)
 
         def attempt() -> Tensor:
-            sums = self._accumulate(number, mine, len(weighted), n_tasks, task_sums)
+            fits = ahead is not None and ahead.micro_tokens == self.division.micro_tokens
+            made = ahead if ahead is not None and fits else self.division.batches(mine)
+            sums = self._accumulate(number, made.batches, len(weighted), n_tasks, task_sums)
             if task_sums is not None and not task_sums.complete:
                 self._accumulate_alone(number, mine, task_sums)
             return sums
 
-        return self._within_memory(mine, attempt)
-
-    def _within_memory(self, mine: Sequence[Weighted], attempt: Callable[[], Tensor]) -> Tensor:
-        """The result of a function that divides sequences into micro-batches, which are halved if memory runs out."""
-        while True:
-            try:
-                return attempt()
-            except torch.OutOfMemoryError:
-                pass  # The error holds on to the tensors of the failed pass, so that memory is freed after it.
-            self._halve([len(w.sequence) for w in mine])
+        return self.division.within_memory(mine, attempt)
 
     def _accumulate(
         self,
         number: int,
-        mine: Sequence[Weighted],
+        batches: Sequence[MicroBatch],
         n_sequences: int,
         n_tasks: int,
         task_sums: TaskGradientSums | None,
@@ -303,15 +313,14 @@ class StepRunner:
         if task_sums is not None:
             task_sums.begin()
         sums = torch.zeros(1 + 2 * n_tasks, dtype=torch.float64, device=self.device)
-        for micro, positions in enumerate(self._split(mine)):
+        for micro, made in enumerate(batches):
             self._seed(number, micro)
-            part = [mine[i] for i in positions]
-            batch = self.layout.collate(part, self.loaded)
+            batch = made.batch
             observed = nullcontext() if task_sums is None else task_sums.observe(batch)
             # The route stays set until backward has ended, because checkpointed layers repeat their forward there.
             with self.adapter.route(batch.routes, batch.examples), ExitStack() as forward:
-                announce(self.adapter, batch, self.stage.reads)
-                forward.enter_context(self._without_frozen(part, batch))
+                announce(self.model, self.adapter, batch, self.stage.reads)
+                forward.enter_context(self._without_frozen(made))
                 forward.enter_context(observed)
                 losses = cross_entropies(batch_logits(self.model, batch), batch)
                 of_tasks, penalty = (losses * batch.weights).sum(), self.adapter.penalty()
@@ -321,8 +330,8 @@ class StepRunner:
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             sums[0] += loss.detach()
             of_labels = losses.detach().double()
-            sums[1:].index_add_(0, batch.tasks, of_labels)
-            sums[1:].index_add_(0, batch.tasks + n_tasks, of_labels * batch.weights)
+            of_labels = torch.stack([of_labels, of_labels * batch.weights], dim=1)
+            sums[1:] += sum_by_task(of_labels, batch, n_tasks).t().flatten()
             if task_sums is not None:
                 task_sums.add_losses(batch, losses.detach())
         return sums
@@ -332,57 +341,33 @@ class StepRunner:
         task_sums.begin()
         micro = 0
         for task in sorted({w.task for w in mine}):
-            own = [w for w in mine if w.task == task]
-            for positions in self._split(own):
+            for made in self.division.batches([w for w in mine if w.task == task]).batches:
                 self._seed(number, micro)
                 micro += 1
-                batch = self.layout.collate([own[i] for i in positions], self.loaded)
-                with self.adapter.route(batch.routes, batch.examples):
-                    losses = token_losses(self.model, self.adapter, batch, self.stage.reads)
-                    task_sums.add_alone(self.scaler.scale((losses * batch.weights).sum()), task)
+                with self.adapter.route(made.batch.routes, made.batch.examples):
+                    losses = token_losses(self.model, self.adapter, made.batch, self.stage.reads)
+                    task_sums.add_alone(self.scaler.scale((losses * made.batch.weights).sum()), task)
 
-    def _without_frozen(self, sequences: Sequence[Weighted], batch: Batch) -> AbstractContextManager[None]:
+    def _without_frozen(self, made: MicroBatch) -> AbstractContextManager[None]:
         """The context of a forward that takes the hidden states of the frozen blocks from disk."""
         if self.frozen is None:
             return nullcontext()
-        states = self.frozen.states(sequences, self._split(sequences), self._collate)
+        parts = self.division.split(made.sequences)
+        states = self.frozen.states(made.sequences, parts, self.division.collate)
         if not self._checked:
-            self.frozen.check(batch, states, TOLERANCE[self.loaded.dtype])
+            self.frozen.check(made.batch, states, TOLERANCE[self.loaded.dtype])
             self._checked = True
-        return self.frozen.replay(batch, states)
-
-    def _collate(self, sequences: Sequence[Weighted]) -> Batch:
-        return self.layout.collate(sequences, self.loaded)
+        return self.frozen.replay(made.batch, states)
 
     def _seed(self, number: int, micro: int) -> None:
         torch.manual_seed(stable_seed("dropout", *self.stage.key, number, self.processes.rank, micro))
 
-    def _share_of(self, weighted: Sequence[Weighted]) -> list[Weighted]:
-        """The sequences of this process."""
-        parts = partition_by_length([len(w.sequence) for w in weighted], self.processes.world_size)
-        return [weighted[i] for i in parts[self.processes.rank]]
-
-    def _split(self, mine: Sequence[Weighted]) -> list[list[int]]:
-        return self.layout.split([len(w.sequence) for w in mine], self.micro_tokens)
-
     def _flag(self, stop: bool) -> Tensor:
-        return torch.tensor([float(stop)], dtype=torch.float64, device=self.device)
+        return torch.full((1,), float(stop), dtype=torch.float64, device=self.device)
 
     def _clip(self) -> Tensor:
         limit = self.config.clip if self.config.clip is not None else math.inf
         return nn.utils.clip_grad_norm_(list(self.stage.parameters.values()), limit).to(self.device)
-
-    def _halve(self, lengths: Sequence[int]) -> None:
-        used = max(sum(lengths[i] for i in part) for part in self.layout.split(lengths, self.micro_tokens))
-        longest = max(lengths)
-        if used <= longest:
-            raise TrainingError(
-                f"out of memory with a single sequence of {longest} tokens: set a smaller train.max_length, "
-                "train.gradient_checkpointing=true, or use a smaller model"
-            )
-        self.micro_tokens = max(longest, min(self.micro_tokens, used) // 2)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
 
     def _check(self, loss: float, norm: float, number: int, sequences: Sequence[Encoded]) -> None:
         # With fp16 the scaler skips a step whose gradient overflowed, and lowers the scale for the next one.

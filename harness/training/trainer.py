@@ -192,8 +192,12 @@ class EngineTrainer:
         """The cost of the training so far, over all its processes and restarts."""
         self._measure_memory()
         progress = self._state.progress
-        packed = self._choose_layout().packed if progress.counters.get("steps") else None
-        return progress.summary(memory_estimate, self._micro_tokens(), packed)
+        summary = progress.summary(memory_estimate, self._micro_tokens())
+        if not summary.steps:
+            return summary
+        layout = self._choose_layout()
+        kernel = layout.attention or getattr(self.setup.loaded.model.config, "_attn_implementation", None)
+        return summary.model_copy(update={"packed": layout.packed, "attention": kernel})
 
     def where(self) -> str:
         """The current stage and step, for failure.json."""
@@ -226,7 +230,7 @@ class EngineTrainer:
         steps = StepRunner(
             setup.loaded, setup.adapter, setup.config, parts, self._choose_layout(), self.processes, self._frozen_blocks
         )
-        steps.micro_tokens = self._micro_tokens()
+        steps.division.micro_tokens = self._micro_tokens()
         if progress.stage == stage:
             steps.load_state(self._optimiser, progress.scaler)
             if parts.balance is not None:

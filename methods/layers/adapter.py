@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from harness.errors import HarnessError, ModelError, unknown
 from harness.method import Experts, LoRAFactors, TaskParts
 from methods.layers.fused import fuse_down_projections
-from methods.layers.gates import HasTaskRows
+from methods.layers.gates import Gate, HasTaskRows, prepare_gates
 from methods.layers.linear import AdaptedLinear, TaskLinear
 from methods.layers.peft_io import PeftLoRA
 from methods.layers.routing import Route, State
@@ -52,8 +53,33 @@ class LoRAAdapter:
 
     # Contexts
 
-    def route(self, labels: Tensor, examples: Tensor | None = None) -> AbstractContextManager[None]:
-        return self.current_route.routed(labels, self.device, examples)
+    @contextmanager
+    def route(self, labels: Tensor, examples: Tensor | None = None) -> Iterator[None]:
+        with self.current_route.routed(labels, self.device, examples):
+            if self.layers and torch.is_grad_enabled():
+                self._prepare()
+            try:
+                yield
+            finally:
+                self._drop_prepared()
+
+    def _prepare(self) -> None:
+        """Compute what layers share before the first of them runs; see ``Prepared``."""
+        uses: Counter[Gate] = Counter()
+        kinds: dict[type[AdaptedLinear], list[AdaptedLinear]] = {}
+        for layer in self.layers.values():
+            uses.update(layer.gates())
+            kinds.setdefault(type(layer), []).append(layer)
+        dtype = next(iter(self.layers.values())).base.weight.dtype
+        prepare_gates(uses, self.current_route, dtype)
+        for kind, layers in kinds.items():
+            kind.prepare(layers, dtype)
+
+    def _drop_prepared(self) -> None:
+        for layer in self.layers.values():
+            layer.prepared = None
+            for gate in layer.gates():
+                gate.prepared = None
 
     def off(self) -> AbstractContextManager[None]:
         return self.current_route.enter(State.OFF)

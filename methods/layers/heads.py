@@ -6,20 +6,23 @@ stacked factors of the heads, z = A x (M, n, r).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout, linear, one_hot
+from torch.nn.functional import dropout, linear
 
 from harness.method import LoRAFactors
-from methods.layers.gates import Gate
+from methods.layers.gates import Gate, Scores
 from methods.layers.linear import AdaptedLinear, add_product
+from methods.layers.prepared import Prepared
 from methods.layers.routing import Route
 from methods.layers.target import TargetModule, generator
 
 
-class HeadScores(nn.Module):
+class HeadScores(Scores):
     """Free logits w (T, H) divided by a temperature. Initially w is uniform in +-1 / sqrt(H) (kaiming, a = sqrt(5)).
 
     Args:
@@ -27,6 +30,14 @@ class HeadScores(nn.Module):
     """
 
     task_rows = ("logits",)
+
+    @classmethod
+    def together(cls, scores: Sequence[Any]) -> Tensor:
+        logits: Tensor = torch.stack([one.logits for one in scores]) / scores[0].temperature
+        return logits
+
+    def group_key(self) -> Hashable:
+        return self.temperature
 
     def __init__(self, tasks: Sequence[str], n_heads: int, temperature: float, seed: int, key: str) -> None:
         super().__init__()
@@ -60,26 +71,36 @@ class TaskMap(nn.Module):
 
     def forward(self, z: Tensor, route: Route) -> Tensor:
         """Lambda_t z (M, n, r) for the task of each label."""
-        labels, position = route.labels, route.position
+        labels = route.labels
         assert labels is not None
-        assert position is not None
         weight = self.weight.to(z.dtype)
         if self.diagonal:
-            return z * weight[labels][:, None]
+            return z * (route.own(z.dtype) @ weight)[:, None]
         if len(route.present) == 1:
             return linear(z, weight[route.present[0]])
         if not route.tokens:
             return torch.bmm(z, weight[labels].transpose(1, 2))
         # A map gathered for each token takes r times the memory of the token's z, so that all present tasks' maps are
-        # applied and the task's own is selected.
-        mapped = torch.unflatten(linear(z, weight[list(route.present)].flatten(0, 1)), -1, (-1, z.shape[-1]))
-        own = one_hot(position, len(route.present)).to(z.dtype)
-        return torch.einsum("mp,mnpr->mnr", own, mapped)
+        # applied to z, which is 0 for the maps of other tasks.
+        assert route.present_tasks is not None
+        return select_rows(z, route) @ weight[route.present_tasks].transpose(1, 2).flatten(0, 1)
 
     def of(self, task: int, a: Tensor) -> Tensor:
         """Lambda_t A (r, d_in) of one task, without gradient."""
         weight = self.weight.detach()[task]
         return weight[:, None] * a if self.diagonal else weight @ a
+
+
+def select_rows(z: Tensor, route: Route) -> Tensor:
+    """z (M, n, r) in the columns of its task, and 0 in those of the other P - 1 present tasks: (M, n, P r).
+
+    Its product with a matrix of each present task, (P r, k), applies to each z that of its task.
+    """
+    return (route.own_of_present(z.dtype)[:, None, :, None] * z[:, :, None]).flatten(2)
+
+
+def _parameters(*modules: nn.Module) -> list[Tensor]:
+    return [parameter for module in modules for parameter in module.parameters()]
 
 
 class HeadsLinear(AdaptedLinear):
@@ -115,8 +136,38 @@ class HeadsLinear(AdaptedLinear):
     def factors(self) -> Mapping[str, nn.Parameter]:
         return {"A": self.a, "B": self.b}
 
+    def gates(self) -> Sequence[Gate]:
+        return () if self.gate is None or self._gated_map() else (self.gate,)
+
+    @classmethod
+    def prepare(cls, layers: Sequence[HeadsLinear], dtype: torch.dtype) -> None:
+        """For each layer g_ti Lambda_t of the present tasks and all heads, (P r, H r): one product for two steps."""
+        route = layers[0].route
+        gated = [layer for layer in layers if layer._gated_map() and route.tokens]
+        groups: dict[Hashable, list[HeadsLinear]] = {}
+        for layer in gated:
+            assert layer.gate is not None
+            groups.setdefault(layer.gate.group_key(route), []).append(layer)
+        for group in groups.values():
+            gates, maps = [cast("Gate", one.gate) for one in group], [cast("TaskMap", one.task_map) for one in group]
+            g = type(gates[0]).tables(gates)  # (L, T, H)
+            weights = torch.stack([task_map.weight for task_map in maps])  # (L, T, r, r)
+            assert route.present_tasks is not None
+            g, weights = g.index_select(1, route.present_tasks), weights.index_select(1, route.present_tasks)
+            turned = weights.transpose(2, 3).contiguous()
+            both = g[:, :, None, :, None] * turned[:, :, :, None]  # (L, P, r, H, r)
+            for layer, gate, task_map, one in zip(group, gates, maps, both.to(dtype).unbind(), strict=True):
+                layer.prepared = Prepared(one.flatten(0, 1).flatten(1), 1, partial(_parameters, gate, task_map))
+
+    def _gated_map(self) -> bool:
+        return self.gate is not None and self.task_map is not None and not self.task_map.diagonal
+
     def delta(self, out: Tensor, x: Tensor) -> Tensor:
         z = linear(x, self.a.to(x.dtype))
+        prepared = None if self.prepared is None else self.prepared.take()
+        if prepared is not None:
+            heads = select_rows(z, self.route) @ prepared
+            return add_product(out, self._drop_heads(heads), self.b.to(x.dtype), self.scale)
         if self.task_map is not None:
             z = self.task_map(z, self.route)
         if self.gate is None:
@@ -124,9 +175,10 @@ class HeadsLinear(AdaptedLinear):
         else:
             g = self.gate(self.route).to(z.dtype)
             heads = (z[:, :, None] * g[:, None, :, None]).flatten(2)
-        if self.head_dropout:
-            heads = dropout(heads, self.head_dropout, self.training)
-        return add_product(out, heads, self.b.to(x.dtype), self.scale)
+        return add_product(out, self._drop_heads(heads), self.b.to(x.dtype), self.scale)
+
+    def _drop_heads(self, heads: Tensor) -> Tensor:
+        return dropout(heads, self.head_dropout, self.training) if self.head_dropout else heads
 
     @torch.no_grad()
     def fold(self, task: int) -> LoRAFactors:

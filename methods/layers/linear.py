@@ -1,28 +1,32 @@
 """Expert layers: a frozen linear layer and E low-rank experts, computed without a loop over the experts.
 
-Shapes: M labels of a route, n input vectors for each label (the tokens of a sequence, times beams), E experts of rank
-r, A (E r, d_in) and B (d_out, E r) the stacked factors of the experts, g (M, E) the weights of the experts, or
+Shapes: M labels of a route, n input vectors for each label (the tokens of a sequence, times beams), V = M n, E experts
+of rank r, A (E r, d_in) and B (d_out, E r) the stacked factors of the experts, g (M, E) the weights of the experts, or
 (M, n, E) where each vector has its own.
+
+The output of a base layer is a matrix (V, d_out), to which the update is added in place: neither the layer nor its
+backward pass needs the output before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout, linear, one_hot
+from torch.nn.functional import dropout, linear
 
 from harness.method import Experts, LoRAFactors, TaskParts
 from methods.layers.fused import FoldedLoRA
 from methods.layers.gates import Gate
+from methods.layers.prepared import Prepared
 from methods.layers.routing import Route, State
 from methods.layers.target import ExpertFactors, TargetModule
 
 
 def output_sum(out: Tensor, x: Tensor, a: Tensor, b: Tensor, g: Tensor, scale: float) -> Tensor:
-    """``out + scale sum_k g_k B_k A_k x`` for out (M, n, d_out) and x (M, n, d_in): one LoRA of rank E r.
+    """``out + scale sum_k g_k B_k A_k x`` for out (V, d_out) and x (M, n, d_in): one LoRA of rank E r.
 
     The experts may share one A (r, d_in).
     """
@@ -34,7 +38,7 @@ def output_sum(out: Tensor, x: Tensor, a: Tensor, b: Tensor, g: Tensor, scale: f
 
 
 def factor_sum(out: Tensor, x: Tensor, a: Tensor, b: Tensor, g: Tensor, scale: float) -> Tensor:
-    """``out + scale (sum_k g_k B_k) (sum_k g_k A_k) x`` for out (M, n, d_out) and x (M, n, d_in)."""
+    """``out + scale (sum_k g_k B_k) (sum_k g_k A_k) x`` for out (V, d_out) and x (M, n, d_in)."""
     z = linear(x, a)
     g = g.to(z.dtype)[:, None, :, None]
     u = (torch.unflatten(z, -1, (g.shape[2], -1)) * g).sum(2, keepdim=True)
@@ -49,13 +53,12 @@ def split_factor_sum(out: Tensor, x: Tensor, a: Tensor, b: Tensor, g: Tensor, sp
     b = b.reshape(splits, b.shape[0] // splits, experts, -1)
     z = torch.einsum("mnqd,krqd->mnqkr", torch.unflatten(x, -1, (splits, -1)), a)
     u = torch.einsum("mnqkr,mqk->mnr", z, g)
-    return out + scale * torch.einsum("mqk,mnr,qokr->mnqo", g, u, b).flatten(2)
+    return out + scale * torch.einsum("mqk,mnr,qokr->mnqo", g, u, b).reshape(out.shape)
 
 
 def add_product(out: Tensor, z: Tensor, b: Tensor, scale: float) -> Tensor:
-    """``out + scale B z`` for z (..., rank)."""
-    flat = torch.addmm(out.reshape(-1, out.shape[-1]), z.reshape(-1, z.shape[-1]), b.t(), alpha=scale)
-    return flat.view(out.shape)
+    """``out + scale B z`` in place, for out (V, d_out) and z of V vectors (..., rank)."""
+    return out.addmm_(z.reshape(-1, z.shape[-1]), b.t(), alpha=scale)
 
 
 class AdaptedLinear(nn.Module):
@@ -76,9 +79,10 @@ class AdaptedLinear(nn.Module):
         self.route: Route = target.route
         self.dropout = target.dropout
         self.folded: FoldedLoRA | None = None
+        self.prepared: Prepared | None = None
 
     def delta(self, out: Tensor, x: Tensor) -> Tensor:
-        """``out`` (M, n, d_out) plus the share of each label's task in x (M, n, d_in)."""
+        """``out`` (V, d_out), which may be written to, plus the share of each label's task in x (M, n, d_in)."""
         raise NotImplementedError
 
     def fold(self, task: int) -> LoRAFactors:
@@ -97,14 +101,28 @@ class AdaptedLinear(nn.Module):
         """The experts, if every sequence uses a weighted sum of them; otherwise None."""
         return None
 
+    def gates(self) -> Sequence[Gate]:
+        """The gates by which ``delta`` weighs experts."""
+        return ()
+
+    @classmethod
+    def prepare(cls, layers: Sequence[Self], dtype: torch.dtype) -> None:
+        """Compute what layers of this class can compute together before a forward with gradients, in ``prepared``."""
+
     def forward(self, x: Tensor) -> Tensor:
         state = self.route.state
-        out: Tensor = self.base(x)
         if state is State.ROUTED:
-            return self._routed(out, x)
+            return self._routed(x).view(*x.shape[:-1], -1)
         if state is State.FOLDED and self.folded is not None:
-            return add_product(out, self.folded.down(x), self.folded.b, 1.0)
+            return add_product(self._base(x), self.folded.down(x), self.folded.b, 1.0).view(*x.shape[:-1], -1)
+        out: Tensor = self.base(x)
         return out
+
+    def _base(self, x: Tensor) -> Tensor:
+        """The base layer's output as a matrix (V, d_out) that may be written to."""
+        out: Tensor = self.base(x.reshape(-1, x.shape[-1]))
+        # A layer of another kind may need its output for the backward pass.
+        return out if type(self.base) is nn.Linear else out.clone()
 
     def require_labels(self, x: Tensor) -> Tensor:
         """The labels of the route, which divide the vectors of x (..., d). Raises: RuntimeError."""
@@ -122,12 +140,12 @@ class AdaptedLinear(nn.Module):
             )
         return labels
 
-    def _routed(self, out: Tensor, x: Tensor) -> Tensor:
+    def _routed(self, x: Tensor) -> Tensor:
         n_labels = self.require_labels(x).numel()
+        out = self._base(x)
         if self.drops_input:
             x = self.drop(x)
-        per_label = (n_labels, x.shape[:-1].numel() // n_labels, -1)
-        return self.delta(out.reshape(per_label), x.reshape(per_label)).reshape(out.shape)
+        return self.delta(out, x.reshape(n_labels, x.shape[:-1].numel() // n_labels, -1))
 
     def drop(self, x: Tensor) -> Tensor:
         """The input after dropout, which has one mask for each layer and is active in training only."""
@@ -194,6 +212,9 @@ class GatedLinear(AdaptedLinear):
             merge=self.merge,
             scale=self.scale,
         )
+
+    def gates(self) -> Sequence[Gate]:
+        return (self.gate,)
 
     def delta(self, out: Tensor, x: Tensor) -> Tensor:
         a, b = self.a.to(x.dtype), self.b.to(x.dtype)
@@ -262,6 +283,9 @@ class TaskLinear(AdaptedLinear):
         a[:rank] = lora.a.to(a)
         b[:, :rank] = lora.b.to(b) / self.scale
 
+    def gates(self) -> Sequence[Gate]:
+        return (self.mixture,) if self.use_mixture and self.mixture is not None else ()
+
     def delta(self, out: Tensor, x: Tensor) -> Tensor:
         if self.use_mixture and self.mixture is not None:
             a, b = self._stacked(range(len(self.a)), x.dtype)
@@ -278,20 +302,19 @@ class TaskLinear(AdaptedLinear):
         a = torch.stack([self.a[i].to(x.dtype) for i in used])[position]
         b = torch.stack([self.b[i].to(x.dtype) for i in used])[position]
         z = torch.bmm(x, a.transpose(1, 2))
-        return torch.baddbmm(out, z, b.transpose(1, 2), alpha=self.scale)
+        added = torch.baddbmm(out.view(*x.shape[:2], -1), z, b.transpose(1, 2), alpha=self.scale)
+        return added.view(out.shape)
 
     def _by_token(self, out: Tensor, x: Tensor) -> Tensor:
         """All present tasks' LoRAs, weighted 0 for tokens of other tasks: gathering factors per token costs more."""
-        assert self.route.position is not None
         a, b = self._stacked(self.route.present, x.dtype)
-        own = one_hot(self.route.position, len(self.route.present))
-        return output_sum(out, x, a, b, own, self.scale)
+        return output_sum(out, x, a, b, self.route.own_of_present(x.dtype), self.scale)
 
     def _stacked(self, used: Sequence[int], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         if len(used) == 1:
             return self.a[used[0]].to(dtype), self.b[used[0]].to(dtype)
-        a = torch.cat([self.a[i].to(dtype) for i in used])
-        return a, torch.cat([self.b[i].to(dtype) for i in used], 1)
+        # One cast of all of them starts fewer kernels than one for each.
+        return torch.cat([self.a[i] for i in used]).to(dtype), torch.cat([self.b[i] for i in used], 1).to(dtype)
 
     def fold(self, task: int) -> LoRAFactors:
         if self.use_mixture and self.mixture is not None:

@@ -23,7 +23,7 @@ class PostHocLinear(TaskLinear):
         self.use_mixture = True
 
     def together(self, out: Tensor, x: Tensor) -> Tensor:
-        """``out`` (M, n, d_out) plus what all LoRAs together add for x (M, n, d_in), whatever the route."""
+        """``out`` (M n, d_out) plus what all LoRAs together add for x (M, n, d_in), whatever the route."""
         raise NotImplementedError
 
     def task_parts(self) -> Mapping[str, TaskParts]:

@@ -10,6 +10,9 @@ from enum import Enum
 import torch
 from torch import Tensor
 
+from harness.transfer import to_device
+from methods.layers.prepared import stamp
+
 
 class State(Enum):
     """The states of an adapted layer: what it adds to the output of its base layer."""
@@ -46,11 +49,10 @@ class Cache:
         """
         if any(tensor.is_inference() for tensor in inputs):  # Writes to inference tensors are not counted.
             return compute()
-        stamp = [(id(tensor), tensor._version, tensor.data_ptr()) for tensor in inputs]
-        entry = self._values.get(key)
-        if entry is None or entry.stamp != stamp:
+        now, entry = stamp(inputs), self._values.get(key)
+        if entry is None or entry.stamp != now:
             held = [*inputs, *(tensor.detach() for tensor in inputs)]
-            entry = self._values[key] = _Cached(value=compute(), stamp=stamp, held=held)
+            entry = self._values[key] = _Cached(value=compute(), stamp=now, held=held)
         return entry.value
 
 
@@ -66,6 +68,8 @@ class Route:
         position: LongTensor (M,), the index in ``present`` of each label.
         examples: LongTensor (M,), the position in the step of the example of each label, for noise.
         n_examples: 1 + the largest of these positions.
+        example_labels: LongTensor (n_examples,), the label of each example; 0 for those of other micro-batches.
+        present_tasks: ``present`` as a LongTensor on the device.
         step: stage and number of the optimiser step, for noise; None before the first step.
         is_open: True inside a context.
         cache: values that ``cached`` computed on this route.
@@ -80,9 +84,37 @@ class Route:
         self.position: Tensor | None = None
         self.examples: Tensor | None = None
         self.n_examples = 0
+        self.example_labels: Tensor | None = None
+        self.present_tasks: Tensor | None = None
         self.step: tuple[str, int] | None = None
         self.is_open = False
         self.cache = Cache()
+        self._one_hot: dict[object, Tensor] = {}
+
+    def own(self, dtype: torch.dtype) -> Tensor:
+        """(M, tasks), 1 for the task of each label. Its product with a row for each task selects the labels' rows.
+
+        The gradient of this product is a product too. That of an index sorts the labels and adds one after another.
+        """
+        assert self.labels is not None
+        return self._own("tasks", self.labels, self.n_tasks, dtype)
+
+    def own_of_present(self, dtype: torch.dtype) -> Tensor:
+        """(M, present tasks), 1 for the task of each label."""
+        assert self.position is not None
+        return self._own("present", self.position, len(self.present), dtype)
+
+    def own_of_examples(self, dtype: torch.dtype) -> Tensor:
+        """(M, n_examples), 1 for the example of each label."""
+        assert self.examples is not None
+        return self._own("examples", self.examples, self.n_examples, dtype)
+
+    def _own(self, kind: str, labels: Tensor, n: int, dtype: torch.dtype) -> Tensor:
+        key = (kind, dtype)
+        if key not in self._one_hot:
+            classes = torch.arange(n, device=labels.device)
+            self._one_hot[key] = (labels[:, None] == classes).to(dtype)
+        return self._one_hot[key]
 
     def cached(self, key: object, inputs: Sequence[Tensor], compute: Callable[[], Tensor]) -> Tensor:
         """As ``Cache.get``, for values that are kept as long as this route is open."""
@@ -105,17 +137,22 @@ class Route:
             raise ValueError(f"labels are {present[0]}..{present[-1]}, but the tasks are 0..{self.n_tasks - 1}")
         if examples is None:
             examples = torch.arange(len(labels)).view(-1, *[1] * (labels.dim() - 1)).expand(labels.shape)
+        labels_are_of_tokens, labels, examples = labels.dim() == 2, labels.reshape(-1), examples.reshape(-1)
+        n_examples = int(examples.max()) + 1
+        of_examples = labels.new_zeros(n_examples).scatter_(0, examples.to(labels.device), labels)
+        parts = [labels, position.reshape(-1), examples, of_examples, tasks]
+        sizes = [len(part) for part in parts]
         with self.enter(State.ROUTED):
-            self.labels, self.position = labels.reshape(-1).to(device), position.to(device)
-            self.examples, self.n_examples = examples.reshape(-1).to(device), int(examples.max()) + 1
-            self.present, self.tokens = present, labels.dim() == 2
-            self.cache = Cache()
+            copied = to_device(torch.cat([part.long().cpu() for part in parts]), device)
+            self.labels, self.position, self.examples, self.example_labels, self.present_tasks = copied.split(sizes)  # type: ignore[no-untyped-call]
+            self.n_examples, self.present, self.tokens = n_examples, present, labels_are_of_tokens
+            self.cache, self._one_hot = Cache(), {}
             try:
                 yield
             finally:
                 self.labels, self.position, self.present, self.tokens = None, None, (), False
-                self.examples, self.n_examples = None, 0
-                self.cache = Cache()
+                self.examples, self.example_labels, self.present_tasks, self.n_examples = None, None, None, 0
+                self.cache, self._one_hot = Cache(), {}
 
     @contextmanager
     def enter(self, state: State) -> Iterator[None]:
@@ -138,8 +175,8 @@ class Route:
         self.state = State.OFF if labels is None else State.ROUTED
         if labels is not None:
             self.labels, self.tokens = labels, False
-            tasks, self.position = torch.unique(labels, return_inverse=True)
-            self.present = tuple(tasks.tolist())
+            self.present_tasks, self.position = torch.unique(labels, return_inverse=True)
+            self.present, self._one_hot = tuple(self.present_tasks.tolist()), {}
         try:
             yield
         finally:

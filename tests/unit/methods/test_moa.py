@@ -291,15 +291,14 @@ def test_what_a_packed_row_is_filled_up_with_counts_for_nothing() -> None:
         )
         for i, (t, p) in enumerate(zip((2, 0, 1, 0), PROMPTS, strict=True))
     ]
-    device = torch.device("cpu")
     found = []
-    for batch in (padded(rows, device), packed(rows, device), packed(rows, device, multiple=64)):
+    for batch in (padded(rows), packed(rows), packed(rows, multiple=64)):
         with adapter.route(batch.routes):
             losses = token_losses(model, adapter, batch, reads=True)
             penalty = adapter.penalty()
             (grad,) = torch.autograd.grad(penalty, [adapter.routers.weight])
         found.append((losses.sum().item(), penalty.item(), grad))
-    assert packed(rows, device, multiple=64).routes.shape == (1, 64)
+    assert packed(rows, multiple=64).routes.shape == (1, 64)
     for losses, penalty, grad in found[1:]:
         assert penalty == pytest.approx(found[0][1], abs=1e-6)
         assert losses == pytest.approx(found[0][0], abs=1e-5)

@@ -10,10 +10,11 @@ import pytest
 import torch
 from toy_steps import CLOSE, ROUTES, TASKS, make_sequences
 
+import harness.training.batch
 from harness.data.encoding import Encoded
 from harness.data.routes import Routes
 from harness.registry import method_class
-from harness.training.batch import IGNORED, encoder_decoder, packed, padded, token_losses, weigh
+from harness.training.batch import IGNORED, cross_entropies, encoder_decoder, packed, padded, token_losses, weigh
 from harness.training.packing import groups
 from methods.no_finetune import NoFinetune
 
@@ -36,14 +37,13 @@ STEP = [
 
 def test_masks_are_true_for_the_tokens_of_the_text_and_the_sides_of_an_encoder_decoder_differ_in_width() -> None:
     weighted = weigh([encoded("a", 3, 2), encoded("b", 1, 3)], "token", Routes(("a", "b")))
-    cpu = torch.device("cpu")
-    assert [m.int().tolist() for m in padded(weighted, cpu).masks] == [[[1, 1, 1, 1, 1], [0, 1, 1, 1, 1]]]
-    assert [m.int().tolist() for m in packed(weighted, cpu, 4).masks] == [[[1] * 9 + [0] * 3]]
-    batch = encoder_decoder(weighted, cpu, 0)
+    assert [m.int().tolist() for m in padded(weighted).masks] == [[[1, 1, 1, 1, 1], [0, 1, 1, 1, 1]]]
+    assert [m.int().tolist() for m in packed(weighted, 4).masks] == [[[1] * 9 + [0] * 3]]
+    batch = encoder_decoder(weighted, 0)
     assert [m.int().tolist() for m in batch.masks] == [[[1, 1, 1], [1, 0, 0]], [[1, 1, 0, 0], [1, 1, 1, 0]]]
     assert batch.inputs["decoder_input_ids"].shape == batch.masks[1].shape
     assert batch.labels.view(2, 4)[:, 3].tolist() == [IGNORED, IGNORED]
-    narrow = encoder_decoder(weighted[:1], cpu, 0)
+    narrow = encoder_decoder(weighted[:1], 0)
     assert [tuple(m.shape) for m in narrow.masks] == [(1, 3), (1, 2)]
 
 
@@ -52,7 +52,7 @@ def test_the_loss_of_a_step_is_the_weighted_mean_of_single_sequences(toy_llama: 
     model = toy_llama()
     adapter = NoFinetune().attach(model, ["a", "b", "c"], seed=0)
     weighted = weigh(STEP, kind, Routes(("a", "b", "c")))
-    batches = [padded([weighted[i] for i in at], torch.device("cpu")) for at in groups([len(r) for r in STEP], 40)]
+    batches = [padded([weighted[i] for i in at]) for at in groups([len(r) for r in STEP], 40)]
     assert len(batches) > 1
     ours = sum(float((token_losses(model, adapter, b, reads=False) * b.weights).sum()) for b in batches)
 
@@ -86,14 +86,14 @@ def test_the_loss_of_a_step_is_the_weighted_mean_of_single_sequences(toy_llama: 
 
 def test_labels_go_by_position_even_where_a_target_holds_the_padding_token(toy_llama: Any) -> None:
     sequences = [Encoded(task="a", prompt=(4, 0, 7), target=(0, 0, 9), truncated=False), encoded("a", 8, 2)]
-    batch = padded(weigh(sequences, "token", Routes(("a",))), torch.device("cpu"))
+    batch = padded(weigh(sequences, "token", Routes(("a",))))
     assert (batch.labels != IGNORED).view(2, -1).sum(1).tolist() == [3, 2]
 
 
 def test_only_predicted_positions_get_logits(toy_llama: Callable[..., Any]) -> None:
     model, sequences = toy_llama(), weigh(make_sequences(), "token", ROUTES)
     adapter = method_class("lora_all")().attach(model, TASKS, seed=0)
-    batch = packed(sequences, torch.device("cpu"))
+    batch = packed(sequences)
     seen = []
     model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[:2]))
     with adapter.route(batch.routes):
@@ -109,11 +109,11 @@ def test_a_padded_sequence_has_the_losses_that_it_has_alone(toy_llama: Callable[
     model, sequences = toy_llama(), weigh(make_sequences(4), "token", ROUTES)
     adapter = method_class("lora_all")().attach(model, TASKS, seed=0)
     with torch.no_grad():
-        batch = padded(sequences, torch.device("cpu"))
+        batch = padded(sequences)
         with adapter.route(batch.routes):
             together = token_losses(model, adapter, batch, reads=False).view(4, -1)
         for i, one in enumerate(sequences):
-            alone = padded([one], torch.device("cpu"))
+            alone = padded([one])
             with adapter.route(alone.routes):
                 own = token_losses(model, adapter, alone, reads=False)
             assert torch.allclose(together[i, -len(own) :], own, atol=CLOSE)
@@ -122,7 +122,24 @@ def test_a_padded_sequence_has_the_losses_that_it_has_alone(toy_llama: Callable[
 
 def test_a_batch_marks_its_real_tokens() -> None:
     weighted = weigh([encoded("a", 3, 2), encoded("b", 1, 1)], "token", Routes(("a", "b")))
-    cpu = torch.device("cpu")
-    assert padded(weighted, cpu).masks[0].tolist() == [[True] * 5, [False] * 3 + [True] * 2]
-    assert packed(weighted, cpu, multiple=10).masks[0].tolist() == [[True] * 7 + [False] * 3]
-    assert encoder_decoder(weighted, cpu, start=0).masks[0].tolist() == [[True] * 3, [True, False, False]]
+    assert padded(weighted).masks[0].tolist() == [[True] * 5, [False] * 3 + [True] * 2]
+    assert packed(weighted, multiple=10).masks[0].tolist() == [[True] * 7 + [False] * 3]
+    assert encoder_decoder(weighted, start=0).masks[0].tolist() == [[True] * 3, [True, False, False]]
+
+
+def test_large_logits_have_the_losses_and_gradients_of_one_cross_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    batch = padded(weigh(STEP[:3], "token", Routes(("a", "b"))))
+    n = len(batch.labels)
+    values = torch.randn(1, n, 97)
+    results = []
+    for most in (harness.training.batch.MOST_LOGITS, 4 * 97):
+        monkeypatch.setattr(harness.training.batch, "MOST_LOGITS", most)
+        logits = values.to(torch.bfloat16).requires_grad_()
+        losses = cross_entropies(logits, batch)
+        losses.square().sum().backward()
+        results.append((losses, logits.grad))
+    assert n > 4
+    assert results[0][0].any()
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)

@@ -96,7 +96,7 @@ def test_frozen_blocks_are_computed_once_for_each_sequence_by_all_runs(
     gradients(later, sequences)
     micro_batches = calls[3] - 2  # The check of the first batch calls each adapted block twice.
     assert calls[:2] == [1, 1]  # Only the check calls the frozen ones.
-    assert micro_batches == len(later.layout.split([len(s) for s in sequences], 80))
+    assert micro_batches == len(later.division.layout.split([len(s) for s in sequences], 80))
     assert sorted(tmp_path.rglob("*.safetensors")) == files
 
 

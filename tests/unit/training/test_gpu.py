@@ -64,7 +64,7 @@ class Trained:
         self.steps = StepRunner(self.loaded, self.adapter, settings, stage, layout)
 
     def step(self, number: int, chosen: list[Encoded]) -> StepResult:
-        with attention(self.loaded.model, self.steps.layout.attention):
+        with attention(self.loaded.model, self.steps.division.layout.attention):
             self.loaded.model.train()
             return self.steps.step(number, chosen, ROUTES)
 
@@ -126,7 +126,7 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_loss() -> None:
         halved = trained.step(0, chosen)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert trained.steps.micro_tokens < 8192
+    assert trained.steps.division.micro_tokens < 8192
     assert halved.loss == pytest.approx(whole.loss, rel=1e-5)
 
 

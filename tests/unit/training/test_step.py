@@ -103,7 +103,7 @@ def test_gradient_checkpointing_changes_no_gradient_and_leaves_no_hook(toy_llama
     again = gradients(steps, sequences)
     checkpoint_activations(model, False)
     assert_same(plain, again, CLOSE)
-    n_micro = len(PACKED.split([len(r) for r in sequences], steps.micro_tokens))
+    n_micro = len(PACKED.split([len(r) for r in sequences], steps.division.micro_tokens))
     assert len(calls) == 2 * n_micro  # each forward was made a second time
     assert {n: (len(m._forward_hooks), len(m._forward_pre_hooks)) for n, m in model.named_modules()} == before
     calls.clear()
@@ -129,14 +129,14 @@ def test_out_of_memory_halves_the_micro_batches_and_repeats_the_step_with_the_sa
     monkeypatch.setattr(type(small.loaded.model), "forward", cramped)
     result = small.step(0, sequences, ROUTES)
     assert sizes[0] > 120 >= max(sizes[-3:])
-    assert small.micro_tokens <= 120
+    assert small.division.micro_tokens <= 120
     assert result.loss == pytest.approx(expected.loss, abs=CLOSE)
     assert result.by_task == pytest.approx(expected.by_task, abs=CLOSE)
     for name, parameter in small.stage.parameters.items():
         assert torch.allclose(parameter, whole.stage.parameters[name], atol=CLOSE), name
-    halved = small.micro_tokens
+    halved = small.division.micro_tokens
     small.step(1, sequences, ROUTES)
-    assert small.micro_tokens == halved
+    assert small.division.micro_tokens == halved
 
 
 def test_a_single_sequence_without_room_is_an_error_that_says_what_to_do(
