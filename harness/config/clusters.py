@@ -81,6 +81,16 @@ def label_of(choice: str) -> str:
     return choice if choice == KIND or measured is not None else Path(choice).stem
 
 
+def absolute_clusters(choice: str | None, folder: Path) -> str | None:
+    """The choice with the file that it names as an absolute path, if the file is in the folder; others as they are."""
+    measured = parse_measured(choice)
+    if isinstance(measured, AffinityChoice) and measured.source is not None and (folder / measured.source).exists():
+        return f"{AFFINITY}{measured.k}:{(folder / measured.source).resolve()}"
+    if choice is not None and measured is None and (folder / choice).is_file():
+        return str((folder / choice).resolve())
+    return choice
+
+
 def to_toml(clusters: ClusterSpec) -> str:
     """The clusters as the file that ``--clusters FILE`` reads."""
     return "".join(

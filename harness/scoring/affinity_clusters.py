@@ -170,5 +170,7 @@ def rank_correlation(one: Floats, other: Floats) -> float | None:
     from scipy.stats import spearmanr
 
     different = ~np.eye(len(one), dtype=bool) & ~np.isnan(one) & ~np.isnan(other)
-    found = float(spearmanr(one[different], other[different]).statistic)
-    return None if np.isnan(found) else found
+    values = one[different], other[different]
+    if any(len(set(of.tolist())) < 2 for of in values):
+        return None
+    return float(spearmanr(*values).statistic)

@@ -232,7 +232,13 @@ def random_partition(sizes: Sequence[int], rng: np.random.Generator) -> Partitio
 
 def random_values(affinity: Floats, sizes: Sequence[int], value: Value, n: int, rng: np.random.Generator) -> Floats:
     """The values of n random partitions into clusters of these sizes, (n,)."""
-    return np.array([partition_value(affinity, random_partition(sizes, rng), value) for _ in range(n)])
+    n_tasks, home = len(affinity), np.repeat(np.arange(len(sizes)), sizes)
+    same = (home[:, None] == home) & ~np.eye(n_tasks, dtype=bool)
+    weights = same / np.maximum(same.sum(1), 1) if value == "mean" else same.astype(float)
+    # The clusters stay where they are, and the tasks are put into them in a random order.
+    orders = rng.permuted(np.tile(np.arange(n_tasks), (n, 1)), axis=1)
+    values: Floats = (affinity[orders[:, :, None], orders[:, None, :]] * weights).sum((1, 2))
+    return values
 
 
 def labels(partition: Partition, n_tasks: int) -> list[int]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
+from harness.config.clusters import absolute_clusters, label_of
 from harness.config.keys import parse_value
 from harness.config.options import OPTIONS
 from harness.config.suites import absolute_suite, open_suite
@@ -107,7 +108,7 @@ class RowSpec(Frozen):
         for name in OPTIONS:
             value = getattr(self, name, None)
             if value is not None and name not in _NAMED_BY_POSITION:
-                words.append(f"{name}={value}")
+                words.append(f"{name}={label_of(value) if name == 'clusters' else value}")
         return " ".join([*words, *(f"{k}={v}" for k, v in sorted(self.settings.items()))])
 
 
@@ -218,7 +219,15 @@ def read_board(path: Path) -> BoardSpec:
         raise UsageError(f"{path} compares nothing: add a [[row]] with a method")
     if board.null is not None and set(board.null.seeds) & set(board.seeds):
         raise UsageError(f"{path}: null.seeds and seeds have a seed in common: give the null row seeds of its own")
-    board = board.model_copy(update={"suite": absolute_suite(board.suite, path.parent)})
+    board = board.model_copy(
+        update={
+            "suite": absolute_suite(board.suite, path.parent),
+            "clusters": absolute_clusters(board.clusters, path.parent),
+            "row": tuple(
+                row.model_copy(update={"clusters": absolute_clusters(row.clusters, path.parent)}) for row in board.row
+            ),
+        }
+    )
     if board.model is None:
         return board.model_copy(update={"model": open_suite(board.suite, board.suite_options).suite.default_model})
     return board

@@ -4,13 +4,13 @@ Fifty et al., Efficiently Identifying Task Groupings for Multi-Task Learning, ar
 L_t of task t on the batch of a step, its gradient g_t for the shared parameters theta, and the preconditioner P of
 AdamW, the affinity of a source i for a recipient j is
 
-    Z_ij = (1 - L_j(theta - h P g_i) / L_j(theta)) / h      with lookahead: one more forward pass for each source,
-    Z_ij = <g_j, P g_i> / L_j                               to first order in h: no further pass.
+    Z_ij = (1 - L_j(theta - h_i P g_i) / L_j(theta)) / h_i      with lookahead: one more forward pass for each source,
+    Z_ij = <g_j, P g_i> / L_j                                   to first order in h_i: no further pass.
 
-Above 0, the step on i helps j. h = lr (1 - beta1) is the share of a gradient in the step of AdamW that it is part of,
-and P = f / (sqrt(v) + eps) with the bias-corrected second moments v of the steps before this one, and f the parameter's
-factor on the learning rate. The paper's step has the optimiser's momentum too; that part is the same for every source
-and is left out. Parameters of single tasks stay as they are.
+Above 0, the step on i helps j. h_i = lr (1 - beta1) w_i makes the step the part of AdamW's own step that comes from the
+examples of i, where w_i is the weight of i in the loss. P = f / (sqrt(v) + eps) with the bias-corrected second moments
+v of the steps before this one, and f the parameter's factor on the learning rate. The paper's step has the optimiser's
+momentum too; that part is the same for every source and is left out. Parameters of single tasks stay as they are.
 
 Shapes: T tasks; matrices (T, T) have a line for each source and a column for each recipient.
 """
@@ -127,11 +127,11 @@ class AffinityOfStep:
         means = gradients.of_means(shared.name)
         if "exp_avg_sq" not in state:
             return torch.zeros_like(means)  # before its first step, a parameter has no preconditioner
-        moment, steps = shared.part(state["exp_avg_sq"]), state["step"].to(shared.parameter.device)
+        moment, steps = shared.part(state["exp_avg_sq"]), state["step"].to(shared.parameter.device, torch.float64)
         if steps.dim():
             shape = [-1 if d == shared.dim else 1 for d in range(moment.dim())]
             steps = (steps if shared.index is None else steps[shared.index]).view(shape).clamp(min=1)
-        corrected = moment / (1 - group["betas"][1] ** steps)
+        corrected = (moment / (1 - group["betas"][1] ** steps)).to(moment.dtype)
         preconditioned: Tensor = group["factor"] * means / (corrected.sqrt() + group["eps"])
         return preconditioned
 
@@ -140,10 +140,11 @@ class AffinityOfStep:
         """Z with one forward pass for each source."""
         n_tasks = len(self.routes)
         found = torch.full((n_tasks, n_tasks), torch.nan, dtype=torch.float64)
-        size = self.runner.lr(self.number) * (1 - self.runner.config.beta1)
+        whole = self.runner.lr(self.number) * (1 - self.runner.config.beta1)
         before = {s.name: s.parameter.detach().clone() for s in gradients.shared}
         now = self.runner.losses(self.number, self.sequences, self.routes)
         for source in gradients.present:
+            size = whole * float(gradients.shares[source])
             for shared in gradients.shared:
                 move(shared, directions[shared.name][source], -size)
             after = self.runner.losses(self.number, self.sequences, self.routes)

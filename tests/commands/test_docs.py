@@ -30,6 +30,7 @@ LONG = {
     "reading_a_leaderboard",
     "real_data_and_models",
     "super_natural_instructions",
+    "task_affinity",
 }
 RUN = [
     pytest.param(path, id=path.relative_to(ROOT).as_posix(), marks=[pytest.mark.slow] if path.stem in LONG else [])

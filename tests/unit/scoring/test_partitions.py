@@ -137,8 +137,14 @@ def test_random_partitions_have_the_sizes_and_every_one_occurs_equally_often() -
     counts = [drawn.count(p) for p in set(drawn)]
     assert len(counts) == 3
     assert max(abs(c - 1000) for c in counts) < 120  # 4.6 standard deviations
-    values = random_values(matrix(4, seed=2), [3, 1], "mean", 50, rng)
-    assert len(set(values.round(9).tolist())) == 4
+    for value in ("sum", "mean"):
+        affinity = matrix(4, seed=2)
+        possible = {
+            round(by_hand(affinity, p, value), 9)
+            for p in every_partition([0, 1, 2, 3])
+            if sorted(map(len, p)) == [1, 3]
+        }
+        assert set(random_values(affinity, [3, 1], value, 50, rng).round(9).tolist()) == possible
 
 
 def test_the_adjusted_rand_index_is_that_of_scikit_learn_and_1_for_renamed_clusters() -> None:
