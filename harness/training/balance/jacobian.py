@@ -10,6 +10,7 @@ AdamW then keeps one pair of moments for the combined gradient, so that its step
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -40,9 +41,9 @@ class JacobianBalancer(GradientBalancer):
         scale = jacobian.norm() / n_tasks**0.5
         if not scale:
             return jacobian.sum(0)
-        # The state of the global generator belongs to dropout.
+        # The aggregators draw from the generator of the CPU, whose state belongs to dropout.
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             return self.aggregator(aggregation, n_tasks)(jacobian.div_(scale)).mul_(scale)
 
 
@@ -121,7 +122,14 @@ class NashMTL(JacobianBalancer):
 
     def aggregator(self, aggregation: Any, n_tasks: int) -> Callable[[Tensor], Tensor]:
         nash = aggregation.NashMTL(n_tasks=n_tasks, max_norm=self.max_norm, optim_niter=self.iterations)
-        return cast("Callable[[Tensor], Tensor]", nash)
+
+        def solve(jacobian: Tensor) -> Tensor:
+            with warnings.catch_warnings():
+                # It says that later solutions of the same problem will not be faster. Here each is solved once.
+                warnings.filterwarnings("ignore", message="You are solving a parameterized problem")
+                return cast("Tensor", nash(jacobian))
+
+        return solve
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from harness.training.task_balance import TaskBalancing
 from harness.training.task_gradients import TaskGradients
 
 pytest.importorskip("torchjd")
-pytestmark = [pytest.mark.numeric, pytest.mark.filterwarnings("ignore:You are solving a parameterized problem")]
+pytestmark = [pytest.mark.numeric, pytest.mark.filterwarnings("error:You are solving a parameterized problem")]
 
 Array = NDArray[np.float64]
 Llama = Callable[..., Any]

@@ -24,7 +24,7 @@ from harness.training.balance.uncertainty import UncertaintyWeighting
 
 TASKS = ("a", "b", "c")
 STAGE = BalancedStage(name="all", tasks=TASKS, epoch=2, seed=0)
-BALANCERS = ("uncertainty", "dwa", "rlw", "famo", "coba")
+BALANCERS = ("uncertainty", "dwa", "rlw", "famo", "famo of the next batch", "coba")
 
 
 def by_task(values: Sequence[float], tasks: Sequence[str] = TASKS) -> dict[str, float]:
@@ -202,8 +202,12 @@ def test_coba_gives_equal_weights_where_losses_do_not_change() -> None:
 
 
 def made(name: str) -> LossBalancer:
-    settings: dict[str, dict[str, Any]] = {"coba": {"warmup": 2, "history": 3}, "dwa": {"window": 2}}
-    built = balancer_class(name)(**settings.get(name, {}))
+    settings: dict[str, dict[str, Any]] = {
+        "coba": {"warmup": 2, "history": 3},
+        "dwa": {"window": 2},
+        "famo of the next batch": {"same_batch": False},
+    }
+    built = balancer_class(name.partition(" ")[0])(**settings.get(name, {}))
     assert isinstance(built, LossBalancer)
     return built
 
