@@ -20,7 +20,16 @@ from harness.config.request import Request
 from harness.config.spec import LOCAL, DataSpec, EvalConfig, MethodSpec, ModelSpec, RunSpec, SuiteSpec, TrainConfig
 from harness.config.suites import OpenSuite, open_suite
 from harness.config.template import template_arguments
-from harness.data.splits import Choice, SplitExamples, Use, choose_tasks, load_split, locate_data, without_targets
+from harness.data.splits import (
+    Choice,
+    LocatedData,
+    SplitExamples,
+    Use,
+    choose_tasks,
+    load_split,
+    locate_data,
+    without_targets,
+)
 from harness.errors import UsageError
 from harness.method import Baseline, Method
 from harness.models.loading import identify
@@ -82,8 +91,7 @@ def resolve(request: Request, opened: OpenSuite | None = None, out: Path = RUNS)
     suite = data.suite
     evaluation, examples = _evaluated(suite, data.source, evaluation, options["tasks"], see=options["suite"])
     tasks = list(examples.by_task)
-    question = Question(suite=suite, tasks=tasks, data=data.spec, model=options["model"] or suite.default_model)
-    request = with_computed_clusters(request, question, out)
+    request = _with_clusters(request, data, tasks, out)
     clusters = group_tasks(request.options.get("clusters"), suite, tasks)
     sizes = [len(tasks)] if clusters is None else [len(of) for of in clusters.groups.values()]
     check_rules(suite, examples)
@@ -137,6 +145,12 @@ def _with_data(request: Request, opened: OpenSuite) -> Request:
     if request.options.get("data") is not None or opened.data is None:
         return request
     return dataclasses.replace(request, options={**request.options, "data": opened.data})
+
+
+def _with_clusters(request: Request, data: LocatedData, tasks: Sequence[str], out: Path) -> Request:
+    """The request with the tasks of each cluster, if the choice of clusters has to be computed."""
+    model = request.options.get("model") or data.suite.default_model
+    return with_computed_clusters(request, Question(suite=data.suite, tasks=tasks, data=data.spec, model=model), out)
 
 
 def _warn_of_a_toy(model: str | None, suite: Suite, data: DataSpec) -> None:
