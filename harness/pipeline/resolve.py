@@ -71,8 +71,7 @@ def resolve(request: Request, opened: OpenSuite | None = None, out: Path = RUNS)
     """Make every choice.
 
     Args:
-        opened: the suite of a finished run; None for the one that the request names.
-        out: the folder of runs, where clusters by affinity find their matrix.
+        opened: the suite of a finished run; None for the one that the request names. out: the folder of runs.
 
     Raises: UsageError, DataError or ModelError, each naming the wrong value and the remedy.
     """
@@ -93,7 +92,7 @@ def resolve(request: Request, opened: OpenSuite | None = None, out: Path = RUNS)
     tasks = list(examples.by_task)
     request = _with_clusters(request, data, tasks, out)
     clusters = group_tasks(request.options.get("clusters"), suite, tasks)
-    sizes = [len(tasks)] if clusters is None else [len(of) for of in clusters.groups.values()]
+    sizes = [len(of) for of in ([tasks] if clusters is None else clusters.groups.values())]
     check_rules(suite, examples)
     method = absolute(choose_method(cls, sections["method"], options["ablation"], budget, sizes))
     if clusters is not None and not method.trains:
