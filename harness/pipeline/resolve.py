@@ -17,7 +17,17 @@ from harness.config.keys import by_section, changed, section_config, validation_
 from harness.config.method_config import absolute, choose_method, data_only, fingerprints, parse_budget, with_preset
 from harness.config.options import OPTIONS
 from harness.config.request import Request
-from harness.config.spec import LOCAL, DataSpec, EvalConfig, MethodSpec, ModelSpec, RunSpec, SuiteSpec, TrainConfig
+from harness.config.spec import (
+    LOCAL,
+    ClusterSpec,
+    DataSpec,
+    EvalConfig,
+    MethodSpec,
+    ModelSpec,
+    RunSpec,
+    SuiteSpec,
+    TrainConfig,
+)
 from harness.config.suites import OpenSuite, open_suite
 from harness.config.template import template_arguments
 from harness.data.splits import (
@@ -95,10 +105,7 @@ def resolve(request: Request, opened: OpenSuite | None = None, out: Path = RUNS)
     sizes = [len(of) for of in ([tasks] if clusters is None else clusters.groups.values())]
     check_rules(suite, examples)
     method = absolute(choose_method(cls, sections["method"], options["ablation"], budget, sizes))
-    if clusters is not None and not method.trains:
-        raise UsageError(
-            f"--clusters does not apply to {options['method']}: it has no trainable parameters. Leave --clusters out"
-        )
+    _check_clustered(clusters, method, options["method"])
     backend = parse_backend(options["backend"])
     _check_generated(suite, tasks, options["backend"] if backend is not None else None)
     model = _model(method, suite, options, backend)
@@ -150,6 +157,11 @@ def _with_clusters(request: Request, data: LocatedData, tasks: Sequence[str], ou
     """The request with the tasks of each cluster, if the choice of clusters has to be computed."""
     model = request.options.get("model") or data.suite.default_model
     return with_computed_clusters(request, Question(suite=data.suite, tasks=tasks, data=data.spec, model=model), out)
+
+
+def _check_clustered(clusters: ClusterSpec | None, method: Method, name: str) -> None:
+    if clusters is not None and not method.trains:
+        raise UsageError(f"--clusters does not apply to {name}: it has no trainable parameters. Leave --clusters out")
 
 
 def _warn_of_a_toy(model: str | None, suite: Suite, data: DataSpec) -> None:
