@@ -18,10 +18,19 @@ from harness.config.keys import by_section, changed, section_config, validation_
 from harness.config.method_config import absolute, choose_method, data_only, fingerprints, parse_budget, with_preset
 from harness.config.options import OPTIONS
 from harness.config.request import Request
-from harness.config.spec import LOCAL, DataSpec, EvalConfig, MethodSpec, ModelSpec, RunSpec, SuiteSpec
+from harness.config.spec import LOCAL, ClusterSpec, DataSpec, EvalConfig, MethodSpec, ModelSpec, RunSpec, SuiteSpec
 from harness.config.suites import OpenSuite, open_suite
 from harness.config.template import template_arguments
-from harness.data.splits import Choice, SplitExamples, Use, choose_tasks, load_split, locate_data, without_targets
+from harness.data.splits import (
+    Choice,
+    LocatedData,
+    SplitExamples,
+    Use,
+    choose_tasks,
+    load_split,
+    locate_data,
+    without_targets,
+)
 from harness.errors import UsageError
 from harness.method import Baseline, Method
 from harness.models.loading import identify
@@ -63,8 +72,7 @@ def resolve(request: Request, opened: OpenSuite | None = None, out: Path = RUNS)
     """Make every choice.
 
     Args:
-        opened: the suite of a finished run; None for the one that the request names.
-        out: the folder of runs, where clusters by affinity find their matrix.
+        opened: the suite of a finished run; None for the one that the request names. out: the folder of runs.
 
     Raises: UsageError, DataError or ModelError, each naming the wrong value and the remedy.
     """
@@ -80,14 +88,12 @@ def resolve(request: Request, opened: OpenSuite | None = None, out: Path = RUNS)
     suite = data.suite
     evaluation, examples = _evaluated(suite, data.source, evaluation, options["tasks"], see=options["suite"])
     tasks = list(examples.by_task)
-    question = Question(suite=suite, tasks=tasks, data=data.spec, model=options["model"] or suite.default_model)
-    request = with_computed_clusters(request, question, out)
+    request = _with_clusters(request, data, tasks, out)
     clusters = group_tasks(request.options.get("clusters"), suite, tasks)
-    sizes = [len(tasks)] if clusters is None else [len(of) for of in clusters.groups.values()]
+    sizes = [len(of) for of in ([tasks] if clusters is None else clusters.groups.values())]
     check_rules(suite, examples)
     method = absolute(choose_method(cls, sections["method"], options["ablation"], budget, sizes))
-    if clusters is not None:
-        _require_training(options["method"], method)
+    _check_clustered(clusters, method, options["method"])
     require_balance(train, options["method"], method, sizes)
     backend = parse_backend(options["backend"])
     _check_generated(suite, tasks, options["backend"] if backend is not None else None)
@@ -130,12 +136,6 @@ def _options(request: Request) -> dict[str, Any]:
     return options
 
 
-def _require_training(name: str, method: Method) -> None:
-    """Raises: UsageError for clusters of a method that trains nothing."""
-    if not method.trains:
-        raise UsageError(f"--clusters does not apply to {name}: it has no trainable parameters. Leave --clusters out")
-
-
 def _opened(given: str, fields: Mapping[str, Any]) -> OpenSuite:
     """The suite that the user names, with notes on what of it is not used."""
     opened = open_suite(given, fields)
@@ -149,6 +149,17 @@ def _with_data(request: Request, opened: OpenSuite) -> Request:
     if request.options.get("data") is not None or opened.data is None:
         return request
     return dataclasses.replace(request, options={**request.options, "data": opened.data})
+
+
+def _with_clusters(request: Request, data: LocatedData, tasks: Sequence[str], out: Path) -> Request:
+    """The request with the tasks of each cluster, if the choice of clusters has to be computed."""
+    model = request.options.get("model") or data.suite.default_model
+    return with_computed_clusters(request, Question(suite=data.suite, tasks=tasks, data=data.spec, model=model), out)
+
+
+def _check_clustered(clusters: ClusterSpec | None, method: Method, name: str) -> None:
+    if clusters is not None and not method.trains:
+        raise UsageError(f"--clusters does not apply to {name}: it has no trainable parameters. Leave --clusters out")
 
 
 def _warn_of_a_toy(model: str | None, suite: Suite, data: DataSpec) -> None:

@@ -23,7 +23,7 @@ Way = Literal["updates", "gradients", "lookahead", "transfer"]
 WAYS: Final[tuple[Way, ...]] = ("updates", "gradients", "lookahead", "transfer")
 DIRECTED: Final[Mapping[Way, bool]] = {"updates": False, "gradients": True, "lookahead": True, "transfer": True}
 
-# values[i][j]: of source i for recipient j; None where it was not measured.
+# values[i][j]: of source i for recipient j; None if it was not measured.
 Matrix = tuple[tuple[float | None, ...], ...]
 
 
