@@ -23,9 +23,7 @@ from tasks.common.metrics import (
 
 def sets(golds: Sequence[Answer], answers: Sequence[Answer]) -> Statistics:
     """Micro ``f1``, ``precision``, ``recall`` over sets; an unparsed prediction is the empty set."""
-    return where_golds_parse(
-        lambda gold, answer: set_statistics(gold, [items_of(a) for a in answer]), golds, answers
-    )
+    return where_golds_parse(lambda gold, answer: set_statistics(gold, [items_of(a) for a in answer]), golds, answers)
 
 
 def items_of(answer: Answer) -> frozenset[Any]:
