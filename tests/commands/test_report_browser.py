@@ -271,6 +271,22 @@ def test_the_second_table_has_its_own_rows_examples_and_links(open_page: Command
     second.locator('[data-table="1"] h2', has_text="sky1").wait_for(state="visible")
 
 
+def test_a_report_of_one_run_has_its_board_and_its_examples(open_page: Command, tmp_path: Path) -> None:
+    flags: Flags = {"lora": [[True, False, True]]}
+    board = toy_board(tmp_path, flags)
+    file = tmp_path / "toys.html"
+    file.write_text(toy_html(board, toy_block(board, flags)), "utf-8")
+    assert rows(open_page(file), "Means") == ["lora"]
+    page = open_page(file, "#sky/sky1/lora/lora")
+    page.locator("h2", has_text="sky1").wait_for(state="visible")
+    assert page.locator(".detail .card").count() == 1
+    bare = tmp_path / "bare.html"
+    bare.write_text(make_report(board, ReportOptions(examples=False)), "utf-8")
+    page = open_page(bare, "#=examples")
+    page.get_by_text("No examples:").wait_for(state="visible")
+    page.keyboard.press("j")
+
+
 def test_every_control_has_a_name_and_every_table_a_caption(files: dict[str, Path], open_page: Command) -> None:
     for view in ("board", "examples", "training"):
         page = open_page(files["planted"], f"#={view}")

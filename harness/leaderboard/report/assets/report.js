@@ -91,7 +91,8 @@
   const D = await unpack("board");
   const state = {};
   const reset = (table) => Object.assign(state, {
-    table, reference: "", filter: "", folded: new Set(), cost: "stored", task: null, example: null, a: 0, b: 1,
+    table, reference: "", filter: "", folded: new Set(), cost: "stored", task: null, example: null, a: 0,
+    b: D.tables[table] && D.tables[table].rows.length > 1 ? 1 : 0,
     protocol: D.protocol, seed: "all", list: "a", only: "", low: "", high: "", text: "", more: PAGE, moved: false,
   });
   const T = () => D.tables[state.table], R = () => T().rows, label = (i) => R()[i].method;
