@@ -22,7 +22,9 @@ from harness.cli.options import PROTOCOL
 @click.option("--matrix", "matrices", multiple=True, metavar="FILE", type=click.Path(path_type=Path),
               help="A JSON file with a matrix, such as affinities of tasks; may be repeated.")  # fmt: skip
 @click.option("--check", is_flag=True, help="Exit with 1 if the file does not match the runs; write nothing.")
-@click.option("--data", help="New location of the data, if they have moved; needed for published records.")
+@click.option(
+    "--data", help="New location of the data, if they have moved; needed for records that are not of a sample."
+)
 @PROTOCOL
 def report_command(
     names: tuple[str, ...],

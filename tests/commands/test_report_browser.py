@@ -13,7 +13,11 @@ from typing import Any
 
 import pytest
 from toy_report import Flags, toy_block, toy_board, toy_html
+from toy_runs import ToyRuns
 
+from harness.leaderboard.build import build_leaderboard
+from harness.leaderboard.report.examples import TableExamples
+from harness.leaderboard.report.make import ReportOptions, assemble, board_for_report, make_report
 from harness.leaderboard.report.page import blocks_of
 from harness.store.run_directory import find_runs
 
@@ -80,8 +84,6 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The reports of the published boards."""
-    from harness.leaderboard.report.make import ReportOptions, board_for_report, make_report
-
     folder = tmp_path_factory.mktemp("reports")
     made = {}
     for name in BOARDS:
@@ -243,6 +245,46 @@ def test_hostile_texts_are_printed_and_do_nothing(open_page: Command, tmp_path: 
     assert page.locator("img").count() == 0
     assert "<img src=x onerror=" in page.locator(".detail .text").first.inner_text()
     assert "U+202E" in page.locator(".detail .text").first.inner_text()
+
+
+def test_the_second_table_has_its_own_rows_examples_and_links(open_page: Command, tmp_path: Path) -> None:
+    runs = ToyRuns(tmp_path / "runs")
+    flags: Flags = {"lora": [[True, False, True]], "moe": [[True, True, True]], "cgc": [[True, True, False]]}
+    in_tables = [("lora", "one"), ("moe", "one"), *((method, "two") for method in flags)]
+    made = [runs(method, {"sky": flags[method][0]}, data=data) for method, data in in_tables]
+    board = build_leaderboard(made, "toys", "official")
+    examples = [TableExamples(blocks=(toy_block(board, flags, table=i),), reason=None) for i in range(2)]
+    file = tmp_path / "toys.html"
+    file.write_text(assemble(board, examples, ReportOptions()), "utf-8")
+    assert [len(table.rows) for table in board.tables] == [3, 2]
+    page = open_page(file)
+    assert len(rows(page, "Means")) == 3
+    page.get_by_label("Table").select_option("1")
+    page.locator('[data-table="1"] [data-slot="tables"] table').first.wait_for(state="visible")
+    assert page.locator('[data-table="0"]').is_hidden()
+    page.locator('[data-table="1"] td a').first.click()
+    page.locator('[data-table="1"] ol.list li').first.wait_for(state="visible")
+    assert page.url.endswith("/2")
+    linked = open_page(file, "#sky/sky1/cgc/lora")
+    linked.locator('[data-table="0"] h2', has_text="sky1").wait_for(state="visible")
+    second = open_page(file, "#sky/sky1/moe/lora/2")
+    second.locator('[data-table="1"] h2', has_text="sky1").wait_for(state="visible")
+
+
+def test_a_report_of_one_run_has_its_board_and_its_examples(open_page: Command, tmp_path: Path) -> None:
+    flags: Flags = {"lora": [[True, False, True]]}
+    board = toy_board(tmp_path, flags)
+    file = tmp_path / "toys.html"
+    file.write_text(toy_html(board, toy_block(board, flags)), "utf-8")
+    assert rows(open_page(file), "Means") == ["lora"]
+    page = open_page(file, "#sky/sky1/lora/lora")
+    page.locator("h2", has_text="sky1").wait_for(state="visible")
+    assert page.locator(".detail .card").count() == 1
+    bare = tmp_path / "bare.html"
+    bare.write_text(make_report(board, ReportOptions(examples=False)), "utf-8")
+    page = open_page(bare, "#=examples")
+    page.get_by_text("No examples:").wait_for(state="visible")
+    page.keyboard.press("j")
 
 
 def test_every_control_has_a_name_and_every_table_a_caption(files: dict[str, Path], open_page: Command) -> None:

@@ -31,13 +31,17 @@ def runs_of(folder: Path, flags: Flags, method: str) -> list[RunDirectory]:
 
 
 def toy_block(
-    board: Leaderboard, flags: Flags, prompts: Mapping[int, str] = {}, texts: Mapping[int, str] = {}
+    board: Leaderboard,
+    flags: Flags,
+    prompts: Mapping[int, str] = {},
+    texts: Mapping[int, str] = {},
+    table: int = 0,
 ) -> TaskBlock:
-    """The examples of a board. prompts, texts: other prompts and wrong predictions, by the number of the example."""
+    """The examples of a table. prompts, texts: other prompts and wrong predictions, by the number of the example."""
     n = len(next(iter(flags.values()))[0])
     examples = [Example(id=f"sky{i}", task="sky", prompt=prompts.get(i, f"sky {i}?"), target="yes") for i in range(n)]
     predictions = []
-    for row in board.tables[0].rows:
+    for row in board.tables[table].rows:
         for run in row.group.runs:
             right = flags[row.label][run.record.spec.seed]
             predictions.append([_prediction(e, right[i], texts.get(i)) for i, e in enumerate(examples)])

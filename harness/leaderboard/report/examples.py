@@ -19,7 +19,7 @@ from harness.task import Example, Task
 
 LOG: Final = logging.getLogger(__name__)
 Json = Any
-_DROPPED: Final = ("prompts", "targets", "choices", "texts")  # what is removed of an example that is not kept
+_DROPPED: Final = ("prompts", "targets", "choices", "texts")  # An example that is not kept lacks them.
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,10 @@ import pytest
 from toy_runs import ToyRuns
 
 from harness.leaderboard.build import build_leaderboard
+from harness.leaderboard.plots.digest import make_digest
 from harness.leaderboard.plots.tables import plots
 from harness.store.files import write_json
+from harness.store.run_directory import RunDirectory
 
 
 @pytest.fixture
@@ -79,3 +81,14 @@ def test_losses_and_gates_of_a_run_are_drawn(toy_run: ToyRuns) -> None:
     assert {"0.25", "0.75", "1.00", "0.00", "sky", "sea"} <= set(words(found["table1-skills-moe.svg"]).split())
     assert {"sky", "sea"} <= set(words(found["table1-gates-moe.svg"]).split())
     assert "training loss" in words(found["table1-curves.svg"])
+
+
+def test_the_digest_has_the_losses_of_each_task_over_its_own_steps(tmp_path: Path) -> None:
+    steps = [
+        {"stage": "all", "step": i, "loss": 1.0 * i, "tasks": {"sky": 2.0 * i} | ({"sea": 5.0} if i % 2 else {})}
+        for i in range(40)
+    ]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(step) + "\n" for step in [*steps, {"dev": 0.5}]))
+    digest = make_digest(RunDirectory(tmp_path))
+    assert digest.losses == tuple(2 * i + 0.5 for i in range(20))
+    assert digest.task_losses == {"sky": tuple(4 * i + 1.0 for i in range(20)), "sea": (5.0,) * 20}

@@ -14,6 +14,7 @@ from harness.leaderboard.markdown import render_markdown
 from harness.leaderboard.summary import summary, warnings
 from harness.leaderboard.tables import Table
 from harness.scoring.significance import Pair, best_against, best_on_tasks
+from harness.store.run_directory import RunDirectory
 
 N = 200
 
@@ -31,7 +32,7 @@ def tasks(sky: float, sea: float, sun: float) -> dict[str, list[bool]]:
     return {"sky": flags(sky), "sea": flags(sea, 1), "sun": flags(sun, 2)}
 
 
-def table_of(runs: list) -> Table:
+def table_of(runs: list[RunDirectory]) -> Table:
     (table,) = build_leaderboard(runs, "toys", "official").tables
     return table
 

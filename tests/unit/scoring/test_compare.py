@@ -49,6 +49,24 @@ def test_two_runs_are_also_compared_by_mcnemars_test(toy_run: ToyRuns) -> None:
     assert found.mean.estimate.value == pytest.approx(np.mean([np.mean(a[t]) - np.mean(b[t]) for t in a]))
 
 
+def test_runs_of_equal_seeds_are_counted_in_pairs_and_a_single_run_with_every_other(toy_run: ToyRuns) -> None:
+    a = {s: two_tasks(0.8, 0.3, seed=s) for s in range(3)}
+    b = {s: two_tasks(0.5, 0.6, seed=s + 10) for s in (1, 2, 5)}
+    moe = [toy_run("moe", flags, seed=s) for s, flags in a.items()]
+    lora = [toy_run("lora", flags, seed=s) for s, flags in b.items()]
+    pairs = compare(moe, lora).tasks[0].discordant
+    assert [pair.seeds for pair in pairs] == [(1, 1), (2, 2)]
+    for pair in pairs:
+        left, right_ = a[pair.seeds[0]]["sky"], b[pair.seeds[1]]["sky"]
+        only = (
+            sum(x and not y for x, y in zip(left, right_, strict=True)),
+            sum(y and not x for x, y in zip(left, right_, strict=True)),
+        )
+        assert (pair.only_a, pair.only_b) == only
+        assert pair.p == pytest.approx(binomtest(only[0], sum(only)).pvalue)
+    assert [pair.seeds for pair in compare(moe, lora[:1]).tasks[0].discordant] == [(0, 1), (1, 1), (2, 1)]
+
+
 def test_groups_of_seeds_compare_by_the_bootstrap(toy_run: ToyRuns) -> None:
     a = [toy_run("moe", two_tasks(0.8, 0.3, seed=s), seed=s) for s in range(3)]
     b = [toy_run("lora", two_tasks(0.5, 0.6, seed=s + 10), seed=s) for s in range(2)]

@@ -91,7 +91,8 @@
   const D = await unpack("board");
   const state = {};
   const reset = (table) => Object.assign(state, {
-    table, reference: "", filter: "", folded: new Set(), cost: "stored", task: null, example: null, a: 0, b: 1,
+    table, reference: "", filter: "", folded: new Set(), cost: "stored", task: null, example: null, a: 0,
+    b: D.tables[table] && D.tables[table].rows.length > 1 ? 1 : 0,
     protocol: D.protocol, seed: "all", list: "a", only: "", low: "", high: "", text: "", more: PAGE, moved: false,
   });
   const T = () => D.tables[state.table], R = () => T().rows, label = (i) => R()[i].method;
@@ -166,7 +167,8 @@
   // ---- board: columns ---------------------------------------------------------------------------------------------
   // The difference of a row to the reference: [value, low, high, p, p adjusted, MDD, significant, why not tested].
   const against = (i, k) => (state.reference === "" ? null : (T().against[state.reference][i] || [])[k]);
-  const sign = (d) => (!d || d[7] ? "" : d[6] ? (d[0] > 0 ? " ▲" : " ▼") : " ≈");
+  const significant = (d) => d && d[6] && !T().sample;  // On an embedded sample nothing is marked.
+  const sign = (d) => (!d || d[7] || T().sample ? "" : d[6] ? (d[0] > 0 ? " ▲" : " ▼") : " ≈");
   const inWords = (i, k) => {
     const d = against(i, k);
     if (!d) return "";
@@ -191,7 +193,7 @@
     const why = (i) => h("abbr", { title: d(i)[7] }, "not tested");
     return [
       { head: "Δ (95 % interval)", title: "difference to the reference row", get: (i) => d(i) && d(i)[0],
-        cell: (i) => (d(i) ? strong(d(i)[6], { title: inWords(i, 0) }, gain(...d(i)) + sign(d(i))) : MISSING) },
+        cell: (i) => d(i) ? strong(significant(d(i)), { title: inWords(i, 0) }, gain(...d(i)) + sign(d(i))) : MISSING },
       { head: "p", title: "p value after Holm's correction for all rows", get: (i) => d(i) && d(i)[4],
         cell: (i) => (d(i) ? (d(i)[7] ? why(i) : digits(d(i)[4])) : MISSING) },
       printed("MDD", "minimum detectable difference", (i) => d(i) && d(i)[5], percent)];
@@ -224,7 +226,8 @@
     const other = state.reference !== "" && String(i) !== state.reference ? Number(state.reference) : i ? 0 : 1;
     const mark = d ? sign(d) : cell.tied_with_best && state.reference === "" ? "≈" : "";
     const title = `${task}: ${percent(cell.value)} (${range(cell.ci95)})${inWords(i, k + 1)}`;
-    const href = R()[other] ? link(task, "", i, other) : null, look = d && d[6] ? (d[0] > 0 ? "up" : "down") : "dim";
+    const href = R()[other] ? link(task, "", i, other) : null;
+    const look = significant(d) ? (d[0] > 0 ? "up" : "down") : "dim";
     return h("a", { href, title }, strong(cell.best, null, percent(cell.value)), cell.no_train ? "°" : "",
       h("span", { class: look }, mark));
   };
@@ -252,7 +255,7 @@
       })));
   };
   const logTicks = (low, high) => {
-    const out = [], steps = Math.log10(high / low) < 1.5 ? [1, 2, 5] : [1];
+    const out = [], steps = Math.log10(high / low) < 2.2 ? [1, 2, 5] : [1];
     for (let p = Math.floor(Math.log10(low)); p <= Math.log10(high); p++) out.push(...steps.map((m) => m * 10 ** p));
     return out.filter((v) => v >= low && v <= high);
   };

@@ -10,14 +10,20 @@ import pytest
 from toy_report import Parsed, toy_board
 from toy_runs import ToyRuns
 
-from harness.errors import DataError
+from harness.config.spec import EvalConfig, RunSpec
+from harness.errors import DataError, StoreError
 from harness.leaderboard.build import build_leaderboard
 from harness.leaderboard.report.board import board_json, missing_values
 from harness.leaderboard.report.differences import against
 from harness.leaderboard.report.make import ReportOptions, make_report
-from harness.leaderboard.report.matrices import as_matrix, matrix_of_file
+from harness.leaderboard.report.matrices import as_matrix, matrices_of, matrix_of_file
 from harness.leaderboard.report.text import heat
+from harness.method import ArtefactKind
 from harness.scoring.significance import Pair, family
+from harness.store.artefacts import write_artefact
+from harness.store.record import EvaluationSettings
+from harness.store.run_directory import RunDirectory
+from harness.store.transfer import Transfer
 
 
 @pytest.fixture
@@ -29,7 +35,7 @@ def flags(p: float, seed: int) -> list[bool]:
     return [bool(x) for x in np.random.default_rng(seed).random(80) < p]
 
 
-def runs(toy_run: ToyRuns) -> list:
+def runs(toy_run: ToyRuns) -> list[RunDirectory]:
     return [
         toy_run(method, {"sky": flags(p, 10 * s), "sea": flags(p, 10 * s + 1)}, seed=s)
         for method, p in (("lora", 0.4), ("moe", 0.7), ("cgc", 0.75))
@@ -131,3 +137,38 @@ def test_the_shade_of_a_cell_is_its_share_of_the_largest_value_and_a_missing_one
     cells = found.lines[0]["cells"]
     assert [cell["look"] for cell in cells] == ["plus w10", "minus w5", "missing", "plus w0"]
     assert [cell["text"] for cell in cells] == ["4.0", "-2.0", "–", "0.004"]
+
+
+def test_the_matrices_of_a_run_are_those_it_has_saved_and_its_transfer(toy_run: ToyRuns) -> None:
+    run = toy_run("moe", {"sky": flags(0.7, 1), "sea": flags(0.6, 2)})
+    value = {"rows": ["sky"], "columns": ["sea"], "values": [[0.5]], "title": "Affinity"}
+    write_artefact(run.artefacts, "affinity", value, ArtefactKind.MATRIX)
+    write_artefact(run.artefacts, "notes", {"a": 1}, ArtefactKind.OTHER)
+    scores = run.scores()
+    assert scores is not None
+    settings = EvaluationSettings(run_id="1", eval=EvalConfig(), method={}, suite=run_spec(run).suite)
+    found = Transfer(settings=settings, tasks=("sky", "sea"), adapters={"sky": scores, "sea": scores}, base=scores)
+    (run.path / "transfer" / "x").mkdir(parents=True)
+    RunDirectory(run.path / "transfer" / "x").write("transfer.json", found)
+    (table,) = build_leaderboard([run], "toys", "official").tables
+    affinity, transfer = matrices_of(table.rows[0])
+    assert affinity.caption == f"Affinity, {run.name}"
+    assert affinity.values == ((0.5,),)
+    assert transfer.rows == ("base model", "sky", "sea")
+    assert transfer.values == ((0.0, 0.0),) * 3
+    assert transfer.numbers is not None
+    assert transfer.numbers[1] == pytest.approx([100 * np.mean(flags(0.7, 1)), 100 * np.mean(flags(0.6, 2))])
+
+
+def test_an_artefact_that_is_not_a_matrix_is_an_error_that_names_its_file(toy_run: ToyRuns) -> None:
+    run = toy_run("moe", {"sky": flags(0.7, 1)})
+    write_artefact(run.artefacts, "affinity", [1, 2], ArtefactKind.MATRIX)
+    (table,) = build_leaderboard([run], "toys", "official").tables
+    with pytest.raises(StoreError, match=r"affinity\.json: a matrix is expected"):
+        list(matrices_of(table.rows[0]))
+
+
+def run_spec(run: RunDirectory) -> RunSpec:
+    spec = run.spec()
+    assert spec is not None
+    return spec

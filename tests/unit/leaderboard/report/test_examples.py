@@ -86,9 +86,10 @@ def test_a_report_that_would_be_too_large_keeps_the_texts_of_a_part_and_says_so(
     small = toy_html(board, block, limit=60_000)
     assert sum(map(len, blocks_of_texts(small))) <= 60_000 < sum(map(len, blocks_of_texts(every)))
     found = blocks_of(small)
-    n_kept, n, task = found["board"]["kept"]["t0-0"]
+    n_kept, n, task, words = found["board"]["kept"]["t0-0"]
     assert (n, task) == (60, "sky")
     assert 0 < n_kept < 60
+    assert words.startswith(f"This file has the texts of {n_kept} of them")
     assert sum(p is not None for p in found["t0-0"]["prompts"]) == n_kept
     assert f"texts of {n_kept} of 60 examples" in caplog.text
     assert "--all" in caplog.text

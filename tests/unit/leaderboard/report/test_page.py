@@ -111,7 +111,8 @@ def test_hostile_names_are_text_wherever_the_page_prints_them(hostile: str) -> N
     table = {
         "title": hostile, "sentences": [hostile], "rows": [hostile], "tasks": [hostile], "seeds": [0],
         "unranked": [hostile], "missing": [hostile], "facts": [(hostile, hostile)], "verdicts": [hostile],
-        "seed_noise": [], "matrices": [heat], "clusters": [hostile], "skills": [heat], "no_examples": None,
+        "seed_noise": [], "tuned": True, "gated": True,
+        "matrices": [heat], "clusters": [hostile], "skills": [heat], "no_examples": None,
         "sweeps": [{"title": hostile, "points": [hostile]}], "left_out": [hostile],
         "runs": [{"name": hostile, "runs": [{"name": hostile, "command": hostile, "facts": [(hostile, hostile)]}]}],
     }  # fmt: skip
