@@ -66,6 +66,9 @@ _LIBRARIES: Final[list[Any]] = []  # A library's implementations end with it.
 
 
 def _lowered(device: str, operation: Any) -> Callable[..., Any]:
+    key: Any = torch._C._parse_dispatch_key(_KEY)
+    without = torch._C.DispatchKeySet(key)
+
     def cast(value: Any, dtype: torch.dtype) -> Any:
         is_there = isinstance(value, Tensor) and value.device.type == device
         floats = is_there and value.is_floating_point() and value.dtype != torch.float64
@@ -73,7 +76,7 @@ def _lowered(device: str, operation: Any) -> Callable[..., Any]:
 
     def call(*args: Any, **kwargs: Any) -> Any:
         dtype = torch.get_autocast_dtype(device)
-        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C._parse_dispatch_key(_KEY))):
+        with torch._C._ExcludeDispatchKeyGuard(without):
             args, kwargs = pytree.tree_map(lambda value: cast(value, dtype), (args, kwargs))
             return operation(*args, **kwargs)
 

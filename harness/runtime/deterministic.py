@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 import torch
 
@@ -23,13 +23,14 @@ def reserve_workspace() -> None:
 @contextmanager
 def deterministic_algorithms(on: bool) -> Iterator[None]:
     """While open, PyTorch uses only kernels that give the same bits every time, if ``on``."""
-    before, fills = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    settings: Any = torch.utils.deterministic
+    before, fills = torch.are_deterministic_algorithms_enabled(), settings.fill_uninitialized_memory
     try:
         if on:
             torch.use_deterministic_algorithms(True)
             # Filling new memory with NaN would find mistakes in kernels, and costs a launch for each tensor.
-            torch.utils.deterministic.fill_uninitialized_memory = False
+            settings.fill_uninitialized_memory = False
         yield
     finally:
         torch.use_deterministic_algorithms(before)
-        torch.utils.deterministic.fill_uninitialized_memory = fills
+        settings.fill_uninitialized_memory = fills

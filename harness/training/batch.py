@@ -247,7 +247,7 @@ def cross_entropies(logits: Tensor, batch: Batch) -> Tensor:
     if logits.numel() <= MOST_LOGITS:
         return _cross_entropies(logits, labels)
     n = max(1, MOST_LOGITS // logits.shape[1])
-    parts = zip(logits.split(n), labels.split(n), strict=True)
+    parts = zip(torch.split(logits, n), torch.split(labels, n), strict=True)
     return torch.cat([checkpoint(_cross_entropies, *part, use_reentrant=False) for part in parts])
 
 
