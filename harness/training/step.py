@@ -318,10 +318,9 @@ class StepRunner:
             batch = made.batch
             observed = nullcontext() if task_sums is None else task_sums.observe(batch)
             # The route stays set until backward has ended, because checkpointed layers repeat their forward there.
-            with self.adapter.route(batch.routes, batch.examples), ExitStack() as forward:
+            with observed, self.adapter.route(batch.routes, batch.examples), ExitStack() as forward:
                 announce(self.model, self.adapter, batch, self.stage.reads)
                 forward.enter_context(self._without_frozen(made))
-                forward.enter_context(observed)
                 losses = cross_entropies(batch_logits(self.model, batch), batch)
                 of_tasks, penalty = (losses * batch.weights).sum(), self.adapter.penalty()
                 loss = of_tasks + penalty / n_sequences
@@ -338,7 +337,7 @@ class StepRunner:
 
     def _accumulate_alone(self, number: int, mine: Sequence[Weighted], task_sums: TaskGradientSums) -> None:
         """The tasks' gradients by a pass of their own, in micro-batches of one task each."""
-        task_sums.begin()
+        task_sums.begin_alone()
         micro = 0
         for task in sorted({w.task for w in mine}):
             for made in self.division.batches([w for w in mine if w.task == task]).batches:

@@ -112,11 +112,15 @@ class TaskGradientSums:
 
     def begin(self) -> None:
         """Start a step, or an attempt at it, from zero."""
+        self.begin_alone()
+        self._losses.zero_()
+
+    def begin_alone(self) -> None:
+        """Start the other pass over the same sequences, whose losses are known."""
         self.totals = {
             s.name: s.parameter.new_zeros(self._n_tasks, *s.part(s.parameter).shape, requires_grad=False)
             for s in self.shared
         }
-        self._losses.zero_()
 
     @property
     def observer(self) -> ProductObserver | None:
@@ -125,7 +129,7 @@ class TaskGradientSums:
 
     @contextmanager
     def observe(self, batch: Batch) -> Iterator[None]:
-        """Around the forward and backward passes of one micro-batch, inside its route."""
+        """Around the route of one micro-batch, with its forward and backward passes."""
         if not self._observes:
             yield
             return

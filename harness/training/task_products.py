@@ -118,8 +118,19 @@ class _Weight:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class _Stack:
+    """Shared parameters (n, in) one below the other."""
+
+    parts: Sequence[_Weight]
+    tensor: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class _Product:
-    """A product y = scale x W^T that was observed. bias: W is a vector that was added to every row."""
+    """A product y = scale x W^T that was observed.
+
+    bias: W is a vector that was added to every row. columns: of y, first and end; None for all of them.
+    """
 
     weight: _Weight
     rows: Rows
@@ -127,12 +138,15 @@ class _Product:
     observer: ProductObserver
     scale: float = 1.0
     bias: bool = False
+    columns: tuple[int, int] | None = None
 
     def add(self, gy: Tensor, x: Tensor) -> None:
         """Add each task's share of the gradient of W, from the gradient of y."""
         if not self.observer.active:
             return
         shared, columns = self.weight.shared, gy.reshape(self.rows.n_rows, -1)
+        if self.columns is not None:
+            columns = columns[:, slice(*self.columns)]
         inputs = x.new_ones(self.rows.n_rows, 1) if self.bias else x.reshape(self.rows.n_rows, -1)
         left, right = (inputs, columns) if self.weight.transposed else (columns, inputs)
         if shared.index is not None:
@@ -175,13 +189,15 @@ class ProductObserver(TorchFunctionMode):
         self.active = True
         # Tensors are known by id, which stays theirs as long as they are kept here.
         self._weights = {id(s.parameter): _Weight(shared=s, tensor=s.parameter) for s in shared}
+        self._stacks: dict[int, _Stack] = {}  # Matrices of several shared parameters, by id.
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        used = [self._weights[id(v)] for v in _flat((*args, *kwargs.values())) if id(v) in self._weights]
+        operands = list(_flat((*args, *kwargs.values())))
+        used = [weight for v in operands for weight in self._made_of(v)]
         if not used or not any(isinstance(v, Tensor) and v.requires_grad for v in _flat((result,))):
             return result
         if func in _COPIES and len(used) == 1:
@@ -189,11 +205,20 @@ class ProductObserver(TorchFunctionMode):
                 shared=used[0].shared, tensor=result, transposed=used[0].transposed != (func in _TRANSPOSES)
             )
             return result
+        if func is torch.cat and len(used) == len(args[0]) and _stacks_rows(args, kwargs, used):
+            self._stacks[id(result)] = _Stack(parts=used, tensor=result)
+            return result
         observed = self._observe(func, result, args, kwargs, used)
         if observed is None:
             self.unreached.update(weight.shared.name for weight in used)
             return result
         return observed
+
+    def _made_of(self, value: Any) -> Sequence[_Weight]:
+        """The shared parameters that a value is, or consists of."""
+        if id(value) in self._stacks:
+            return self._stacks[id(value)].parts
+        return [self._weights[id(value)]] if id(value) in self._weights else []
 
     def _observe(
         self, func: Any, y: Tensor, args: Sequence[Any], kwargs: Mapping[str, Any], used: Sequence[_Weight]
@@ -201,11 +226,13 @@ class ProductObserver(TorchFunctionMode):
         """The observed result of a product; None if ``func`` is another function or its rows have unknown tasks."""
         read = _READERS.get(func)
         operands = read(*args, **kwargs) if read is not None else None
-        if operands is None or len(used) != sum(id(w) in self._weights for w in (operands.weight, operands.bias)):
+        if operands is None or len(used) != sum(len(self._made_of(w)) for w in (operands.weight, operands.bias)):
             return None
         rows = self.rows.of(operands.x)
         if rows is None:
             return None
+        if stack := self._stacks.get(id(operands.weight)):
+            return None if operands.transposed else self._observe_stack(stack, y, operands, rows)
         for tensor, bias in ((operands.weight, False), (operands.bias, True)):
             weight = self._weights.get(id(tensor))
             if weight is None:
@@ -217,6 +244,18 @@ class ProductObserver(TorchFunctionMode):
             totals, scale = self.totals[weight.shared.name], 1.0 if bias else operands.scale
             product = _Product(weight=weight, rows=rows, totals=totals, observer=self, scale=scale, bias=bias)
             y = _Observe.apply(y, operands.x, product)  # type: ignore[no-untyped-call]
+        return y
+
+
+    def _observe_stack(self, stack: _Stack, y: Tensor, operands: _Operands, rows: Rows) -> Tensor:
+        """The observed product with several parameters, whose outputs are columns of y one after another."""
+        first = 0
+        for weight in stack.parts:
+            end = first + len(weight.tensor)
+            totals = self.totals[weight.shared.name]
+            product = _Product(weight=weight, rows=rows, totals=totals, observer=self, columns=(first, end))
+            y = _Observe.apply(y, operands.x, product)  # type: ignore[no-untyped-call]
+            first = end
         return y
 
 
@@ -245,11 +284,17 @@ def _matmul(input: Tensor, other: Tensor) -> _Operands:
 
 _READERS: Final[Mapping[Any, Callable[..., _Operands]]] = {
     torch.nn.functional.linear: _linear,
-    torch.addmm: _addmm,
+    **dict.fromkeys((torch.addmm, torch.Tensor.addmm_), _addmm),
     **dict.fromkeys((torch.matmul, torch.mm, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.Tensor.mm), _matmul),
 }
 _TRANSPOSES: Final = frozenset({torch.t, torch.Tensor.t})
 _COPIES: Final = _TRANSPOSES | {torch.Tensor.to}
+
+
+def _stacks_rows(args: Sequence[Any], kwargs: Mapping[str, Any], used: Sequence[_Weight]) -> bool:
+    """Whether ``torch.cat`` puts whole matrices one below the other."""
+    dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
+    return dim == 0 and all(w.tensor.dim() == 2 and not w.transposed for w in used)
 
 
 def _flat(values: Iterable[Any]) -> Iterable[Any]:
