@@ -76,8 +76,9 @@ def parse_measured(choice: object) -> AffinityChoice | RandomChoice | None:
 def label_of(choice: str) -> str:
     """The label of a choice of clusters in tables: without the folder of a file."""
     measured = parse_measured(choice)
-    if isinstance(measured, AffinityChoice) and measured.source is not None and "/" in measured.source:
-        return f"{AFFINITY}{measured.k}:{Path(measured.source).parent.name or Path(measured.source).stem}"
+    if isinstance(measured, AffinityChoice) and measured.source is not None:
+        file = Path(measured.source)
+        return f"{AFFINITY}{measured.k}:{file.parent.name if file.suffix else file.name}"
     return choice if choice == KIND or measured is not None else Path(choice).stem
 
 
