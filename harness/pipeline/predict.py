@@ -58,10 +58,9 @@ def predict_all(
         base: None if no model is loaded here.
         directory: of an evaluation, where its predictions go; default the run itself.
     """
-    from harness.runtime.memory import peak_bytes, reset_peak
-
     directory = run if directory is None else directory
-    reset_peak()
+    if base is not None:
+        _measure_from_here()
     source = open_source(resolved, base, train)
     generations, sizes = [], []
     chosen: dict[str, Mapping[str, int]] = {}
@@ -81,8 +80,21 @@ def predict_all(
     if cost is not None and chosen:
         cost = cost.model_copy(update={"router_accuracy": router_accuracy(chosen)["mean"]})
     if cost is not None and base is not None:
-        cost = cost.model_copy(update={"peak_memory_bytes": peak_bytes(base.loaded.device, base.memory_before)})
+        cost = cost.model_copy(update={"peak_memory_bytes": _peak_bytes(base)})
     return Predicted(generation=cost, parameters=total(sizes, None if base is None else base.loaded))
+
+
+def _measure_from_here() -> None:
+    """Start a new measurement of the peak of memory. The import loads torch, which baselines do without."""
+    from harness.runtime.memory import reset_peak
+
+    reset_peak()
+
+
+def _peak_bytes(base: Base) -> int | None:
+    from harness.runtime.memory import peak_bytes
+
+    return peak_bytes(base.loaded.device, base.memory_before)
 
 
 def router_accuracy(chosen: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:

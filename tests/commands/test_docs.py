@@ -29,6 +29,7 @@ LONG = {
     "predict",
     "reading_a_leaderboard",
     "real_data_and_models",
+    "scale",
     "super_natural_instructions",
     "task_affinity",
 }
