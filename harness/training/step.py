@@ -165,8 +165,7 @@ class StepRunner:
         balancing = self._begin_balancing(number, sequences, routes)
         if balancing is not None:
             weighted = reweigh(weighted, {routes.index(task): w for task, w in balancing.weights.items()})
-        by_task = use is not None or self.stage.combined is not None
-        task_sums = self._task_sums(len(routes)) if by_task else None
+        task_sums = self._task_sums(len(routes), use)
         sums = torch.cat([self._gradients(number, weighted, len(routes), task_sums, ahead), self._flag(stop)])
         self.processes.all_reduce(sums)
         self.processes.all_reduce_gradients(self.stage.parameters.values())
@@ -269,7 +268,10 @@ class StepRunner:
         if self.stage.combined is not None:
             self.stage.combined.replace(gradients, number)
 
-    def _task_sums(self, n_tasks: int) -> TaskGradientSums:
+    def _task_sums(self, n_tasks: int, use: UseTaskGradients | None) -> TaskGradientSums | None:
+        """What adds up the gradients of single tasks; None if nothing asks for them."""
+        if use is None and self.stage.combined is None:
+            return None
         if self._sums is None:
             # A compiled model makes its products where they cannot be observed.
             observes = not self.config.compile

@@ -137,11 +137,11 @@ class UpLinear(BlockLinear):
     def mixed(self, x: Tensor) -> Tensor:
         self.require_labels(x)
         choice = self.gate.choose(x)
-        out = self.base(x)[..., None, :]
+        out: Tensor = self.base(x)[..., None, :]
         slots = choice.slots(len(self.gate.weight), self.rank, x.dtype)
         z = linear(self.drop(x), self.a.to(x.dtype))[..., None, :] * slots
-        wide = out.expand(*slots.shape[:-1], out.shape[-1])
-        return add_product(wide, z, self.b.to(x.dtype), self.scale)
+        wide = out.expand(*slots.shape[:-1], out.shape[-1]).flatten(0, -2)  # a copy, which may be written to
+        return add_product(wide, z, self.b.to(x.dtype), self.scale).view(*slots.shape[:-1], -1)
 
 
 class DownLinear(BlockLinear):
@@ -152,7 +152,7 @@ class DownLinear(BlockLinear):
         weights = choice.weights.to(x.dtype)[..., None]
         together = (x * weights).sum(-2)
         self.require_labels(together)
-        out: Tensor = self.base(together)
+        out = self._base(together)
         slots = choice.slots(len(self.gate.weight), self.rank, x.dtype)
         z = (linear(self.drop(x), self.a.to(x.dtype)) * slots * weights).sum(-2)
-        return add_product(out, z, self.b.to(x.dtype), self.scale)
+        return add_product(out, z, self.b.to(x.dtype), self.scale).view(*together.shape[:-1], -1)
