@@ -1,12 +1,13 @@
 # make run    four methods on the embedded sample, and their leaderboard
 # make test   the tests            make check  ruff, mypy, import-linter
+# make test-long  the longer tests: most of those through the command, ablations, crashes and resuming
 # make test-default  the numeric tests with the kernels of the oldest CPUs: no test may depend on one CPU's bits
 # make sweep  the leaderboard of the embedded sample: every method, tuned, with three seeds (two hours on two cores)
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: run test test-default check sweep
+.PHONY: run test test-long test-default check sweep
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -28,10 +29,13 @@ sweep: $(STAMP)
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile
 
+test-long: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'long and not slow and not gpu' -n auto --maxprocesses=4 --dist loadfile
+
 # With these variables PyTorch, MKL and oneDNN use neither AVX2 nor AVX-512.
 test-default: $(STAMP)
 	ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 ONEDNN_MAX_CPU_ISA=SSE41 OMP_NUM_THREADS=1 \
-	$(BIN)/python -m pytest -m 'numeric and not slow and not gpu' -n auto --maxprocesses=4 --dist loadfile
+	$(BIN)/python -m pytest -m 'numeric and not long and not slow and not gpu' -n auto --maxprocesses=4 --dist loadfile
 
 check: $(STAMP)
 	$(BIN)/ruff check .

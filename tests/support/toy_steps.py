@@ -84,7 +84,9 @@ def gradients(
     found: dict[str, torch.Tensor | None] = {}
 
     def copy(*_: Any) -> None:
-        found.update({n: None if p.grad is None else p.grad.clone() for n, p in steps.stage.parameters.items()})
+        # Once a process has used AdamW itself, PyTorch calls the hook again inside the step, after some gradients went.
+        if not found:
+            found.update({n: None if p.grad is None else p.grad.clone() for n, p in steps.stage.parameters.items()})
 
     handle = steps.optimiser.register_step_pre_hook(copy)
     steps.loaded.model.train()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+from _pytest.mark.structures import ParameterSet
 
 from harness.registry import METHODS, plugins
 from harness.testing.contract import Trial, contract
@@ -10,6 +13,13 @@ from harness.testing.contract import Trial, contract
 pytestmark = pytest.mark.numeric
 
 
-@pytest.mark.parametrize("trial", [trial for name in plugins(METHODS) for trial in contract(name)], ids=str)
+def cases() -> Iterator[ParameterSet]:
+    """The trials of every method; those of its ablations are long tests."""
+    for name in plugins(METHODS):
+        for trial in contract(name):
+            yield pytest.param(trial, id=str(trial), marks=[pytest.mark.long] if "+" in str(trial) else [])
+
+
+@pytest.mark.parametrize("trial", cases())
 def test_contract(trial: Trial) -> None:
     trial()
