@@ -47,7 +47,7 @@ def affinity_command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Measure how much training on one task helps another, and find clusters of tasks.
+    """Measure how tasks affect each other, and find clusters.
 
     RUN: finished runs of one method that differ only in their seeds; runs of two methods give two matrices and how far
     they agree. Without RUN, the runs are trained first, by the options of `harness run` and --seeds.

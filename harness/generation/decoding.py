@@ -214,15 +214,18 @@ class _Decoder:
         self.max_new_tokens = to_device(torch.tensor(plan.limits), device)  # (N,)
         # (N + 1, R): row N takes the tokens that the slots of finished sequences still generate.
         self.generated = torch.full((self.n + 1, self.room), self.loaded.eos_ids[0], device=device)
-        recorded = self.record is not None and self.cache.is_static
-        self.advance: Work = RecordedStep(self._advance, self.record) if recorded and self.record else self._advance
 
     def run(self) -> list[list[int]]:
         """The tokens of each sequence."""
+        # Only this call holds the step. As an attribute it would be a reference cycle, which keeps a batch's memory
+        # until the garbage collector runs.
+        advance: Work = self._advance
+        if self.record is not None and self.cache.is_static:
+            advance = RecordedStep(advance, self.record)
         while True:
             free = self._free_slots()
             if self.plan.refills(self.progress.n_begun, len(free)):
-                self._refill(free)
+                self._refill(free, advance)
             elif not self.progress.n_active:
                 rows = self.generated[: self.n].tolist()
                 limits = self.plan.limits
@@ -231,7 +234,7 @@ class _Decoder:
                 if self.plan.removes(self.progress.n_begun, len(free), len(self.slots)):
                     self._compact(free)
                 with self.enter(self.slots.row_of_slot_cpu):
-                    self._step_until_change()
+                    self._step_until_change(advance)
 
     def _free_slots(self) -> list[int]:
         """The slots whose sequence has finished, or that have not been used; reports those that have finished since."""
@@ -241,7 +244,7 @@ class _Decoder:
             self.on_finished(before - self.progress.n_active)
         return [slot for slot, free in enumerate(finished) if free]
 
-    def _refill(self, free: list[int]) -> None:
+    def _refill(self, free: list[int], advance: Work) -> None:
         """Read the next prompts into the first free slots, and generate the first token of each."""
         begun = self.progress.n_begun
         rows = torch.arange(begun, begun + self.plan.n_next(begun))
@@ -250,7 +253,7 @@ class _Decoder:
             tokens = self.cache.prefill(slots, [self.plan.prompts[i] for i in rows.tolist()]).argmax(-1)
             self._begin(slots, rows, tokens)
             if len(rows) == len(self.slots):  # All slots were refilled, so the route of the next steps is the same.
-                self._step_until_change()
+                self._step_until_change(advance)
 
     def _begin(self, slots: Tensor, rows: Tensor, tokens: Tensor) -> None:
         """Put sequences with their first tokens into slots; slots, rows, tokens: LongTensors of equal length."""
@@ -265,15 +268,18 @@ class _Decoder:
         self.progress.n_active += len(rows)
         self.progress.steps_left = self.room - 1
 
-    def _step_until_change(self) -> None:
-        """Generate token by token until slots are refilled or removed, or every sequence has finished."""
+    def _step_until_change(self, advance: Work) -> None:
+        """Generate token by token until slots are refilled or removed, or every sequence has finished.
+
+        advance: the device's part of a step, ``_advance`` or its recording.
+        """
         state, progress = self.slots, self.progress
         while True:
             steps = min(self.plan.steps_per_check, progress.steps_left)
             progress.steps_left -= steps
             for _ in range(steps):
                 self.cache.begin_step()
-                self.advance()
+                advance()
             free, begun = len(self._free_slots()), progress.n_begun
             if not progress.n_active or self.plan.refills(begun, free) or self.plan.removes(begun, free, len(state)):
                 return

@@ -124,6 +124,8 @@ class Route:
     def routed(self, labels: Tensor, device: torch.device, examples: Tensor | None = None) -> Iterator[None]:
         """Sequences (labels of shape (B,)) or tokens ((B, S)) use their tasks' shares until the context closes.
 
+        On every device the labels are copied: writing to ``labels`` afterwards does not change an open route.
+
         examples: of the shape of ``labels``, see ``StepRouting.route``.
         """
         if labels.dim() not in (1, 2) or not labels.numel() or labels.dtype.is_floating_point:

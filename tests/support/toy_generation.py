@@ -135,7 +135,7 @@ def run(generator: Generator, requests: Sequence[GenerationRequest]) -> dict[str
 
 
 def forwards(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
-    """Rows, tokens of each and columns that they may look at, of every forward to come."""
+    """Sequences, tokens of each and columns that their mask covers, of every forward to come."""
     seen: list[tuple[int, int, int]] = []
     forward = type(loaded.model).forward
 
@@ -143,7 +143,7 @@ def forwards(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> list[tuple
     def noted(self: Any, *args: Any, **arguments: Any) -> Any:
         mask = arguments["attention_mask"]
         ids = arguments["input_ids"]
-        seen.append((*ids.shape, ids.shape[1] if mask is None else mask.shape[1]))
+        seen.append((*ids.shape, ids.shape[1] if mask is None else mask.shape[-1]))
         return forward(self, *args, **arguments)
 
     monkeypatch.setattr(type(loaded.model), "forward", noted)

@@ -18,7 +18,8 @@ def test_the_tables_of_a_file_are_read(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_an_error_with_the_option_and_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"--clusters .*gone: No such file or directory\. Give none, kind or a TOML"):
+    said = r"^--clusters .*gone: No such file or directory\. Give none, kind, affinity:K, random:K:DRAW or a TOML file$"
+    with pytest.raises(UsageError, match=said):
         read_clusters(str(tmp_path / "gone"))
 
 

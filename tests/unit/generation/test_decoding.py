@@ -15,6 +15,7 @@ from harness.data.encoding import Encoded
 from harness.data.routes import Routes
 from harness.generation.cache import supports_refill
 from harness.generation.decoding import Schedule, decode
+from harness.generation.graph import Work
 from harness.generation.likelihood import likelihoods
 from harness.models.loading import LoadedModel, decoder_start_token
 from harness.training.batch import weigh
@@ -64,7 +65,7 @@ def test_in_bfloat16_no_forwards_shape_depends_on_when_sequences_finish(
     requests = toy_requests()
     prompts, limits = [r.prompt for r in requests], [r.limit for r in requests]
     shapes = []
-    for eos in (EOS, 7):  # another token ends the texts: other rows end at other times
+    for eos in (EOS, 7):  # another token ends the texts: other sequences end at other times
         model.model.generation_config.eos_token_id = eos
         shapes.append(forwards(model, monkeypatch))
         decode(model, prompts, limits, always, slots=8)
@@ -130,13 +131,23 @@ def test_a_sequence_with_nan_leaves_nothing_to_the_next_one_in_its_slot(llama: L
     assert [found[1 + i] for i in clean] == [expected[i] for i in clean]
 
 
-def test_a_batch_leaves_no_cache_behind(llama: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_batch_leaves_no_cache_behind(
+    toy_llama: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, recorded: bool
+) -> None:
     import gc
     import weakref
 
     import harness.generation.decoding as module
 
+    model = loaded(toy_llama(vocab_size=VOCABULARY), torch.bfloat16 if recorded else torch.float64)
     caches: list[weakref.ref[Any]] = []
+    records: list[str] = []
+
+    def record(work: Work) -> Work:
+        records.append("recorded")
+        return work
+
     new_cache = module.new_cache
 
     def noted(*args: Any) -> Any:
@@ -147,8 +158,9 @@ def test_a_batch_leaves_no_cache_behind(llama: LoadedModel, monkeypatch: pytest.
     monkeypatch.setattr(module, "new_cache", noted)
     gc.disable()
     try:
-        decode(llama, [[7, 8], [9]], [5, 5], always)
+        decode(model, [[7, 8], [9]], [5, 5], always, schedule=Schedule(record=record if recorded else None))
         assert [cache() for cache in caches] == [None]
+        assert bool(records) is recorded
     finally:
         gc.enable()
 

@@ -206,8 +206,8 @@ def test_arrow_weighs_folders_by_the_directions_of_their_updates(two: tuple[str,
     expected = sum(weights[..., i, None] * (x @ d.T) for i, d in enumerate(deltas))
     layer = adapter.layers[name]
     with adapter.route(torch.tensor([1])):
-        found = layer.delta(torch.zeros(1, 5, deltas[0].shape[0], dtype=torch.float64), x)
-    assert (found - expected).abs().max() < 1e-9
+        found = layer.delta(torch.zeros(5, deltas[0].shape[0], dtype=torch.float64), x)
+    assert (found - expected[0]).abs().max() < 1e-9
     up = adapter.layers["model.layers.0.mlp.up_proj"]
     with adapter.route(torch.tensor([1])):
         assert torch.equal(up.token_weights(x), torch.tensor([0.0, 1.0], dtype=torch.float64).expand(1, 5, 2))
