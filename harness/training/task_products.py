@@ -246,7 +246,6 @@ class ProductObserver(TorchFunctionMode):
             y = _Observe.apply(y, operands.x, product)  # type: ignore[no-untyped-call]
         return y
 
-
     def _observe_stack(self, stack: _Stack, y: Tensor, operands: _Operands, rows: Rows) -> Tensor:
         """The observed product with several parameters, whose outputs are columns of y one after another."""
         first = 0

@@ -22,6 +22,7 @@ def only(folder: Path, pattern: str) -> Path:
     return found
 
 
+@pytest.mark.long
 def test_runs_that_measured_it_give_a_matrix_with_clusters_that_a_run_takes(
     toy_run: Command, harness: Command, tmp_path: Path
 ) -> None:
@@ -66,6 +67,7 @@ def test_runs_that_measured_it_give_a_matrix_with_clusters_that_a_run_takes(
         assert again.json["directory"] == by_name.json["directory"], again.err  # the same run: its groups identify it
 
 
+@pytest.mark.long
 def test_clusters_by_affinity_are_computed_from_the_runs_in_the_folder(toy_run: Command, tmp_path: Path) -> None:
     missing = toy_run("--method", "lora_all", "--clusters", "affinity:2")
     assert missing.status == 2
@@ -110,6 +112,7 @@ def test_a_wrong_choice_of_clusters_is_one_line_with_the_remedy(toy_run: Command
     assert done.err.count("\n") == 1
 
 
+@pytest.mark.long
 def test_updates_and_transfer_need_runs_whose_tasks_have_weights_of_their_own(
     toy_run: Command, harness: Command, tmp_path: Path
 ) -> None:
@@ -132,6 +135,7 @@ def test_updates_and_transfer_need_runs_whose_tasks_have_weights_of_their_own(
     assert mixed.status == 2
 
 
+@pytest.mark.long
 def test_the_command_trains_the_runs_of_its_seeds_first(harness: Command, toy_model: Path, tmp_path: Path) -> None:
     quick = ["--suite", "toys", "--model", toy_model, "--out", tmp_path / "runs", "--set", "train.steps=4"]
     quick += ["--set", "eval.per_task=2", "--set", "eval.max_new_tokens=4", *ON[2:]]
@@ -146,6 +150,7 @@ def test_the_command_trains_the_runs_of_its_seeds_first(harness: Command, toy_mo
     assert "--seeds 0,0" in harness("affinity", "--method", "lora_all", "--seeds", "0,0", *quick).err
 
 
+@pytest.mark.long
 def test_a_resumed_run_keeps_its_affinity_and_a_finished_one_without_says_so(
     toy_run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

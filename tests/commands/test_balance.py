@@ -39,6 +39,7 @@ def test_a_run_logs_the_weights_of_every_step_and_records_its_balancer(toy_run: 
     assert all("weights" not in line for line in log(plain["directory"]))
 
 
+@pytest.mark.long
 def test_a_balancer_may_read_dev_and_warns_where_dev_is_evaluated(toy_run: Command) -> None:
     settings = keys("train.balance=coba", "balance.warmup=1", "train.eval_rows=2")
     done = toy_run("--method", "cgc_lora", *settings, "--json")
@@ -51,6 +52,7 @@ def test_a_balancer_may_read_dev_and_warns_where_dev_is_evaluated(toy_run: Comma
     assert "train.balance=coba uses dev for training, and dev is evaluated too" in on_dev.err
 
 
+@pytest.mark.long
 def test_a_balanced_run_that_crashed_ends_with_the_same_bits(
     toy_run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,6 +70,7 @@ def test_a_balanced_run_that_crashed_ends_with_the_same_bits(
     assert found == expected
 
 
+@pytest.mark.long
 def test_gradients_may_be_combined_and_a_crash_changes_nothing(
     toy_run: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,6 +172,7 @@ def test_a_balancer_of_another_package_is_found_by_its_entry_point(toy_run: Comm
     assert "toy_geometric" in harness("list", "--check").out
 
 
+@pytest.mark.long
 def test_a_leaderboards_file_names_balancers_in_the_settings_of_its_rows(
     toy_run: Command, toy_model: Path, tmp_path: Path
 ) -> None:
@@ -190,6 +194,7 @@ def test_a_leaderboards_file_names_balancers_in_the_settings_of_its_rows(
         assert [entry.config for entry in Matcher(board).entries_of(spec)] == [board.row[i]]
 
 
+@pytest.mark.long
 def test_runs_with_and_without_balance_are_compared_with_each_other(toy_run: Command, tmp_path: Path) -> None:
     from harness.scoring.comparable import other_effort
     from harness.store.run_directory import RunDirectory

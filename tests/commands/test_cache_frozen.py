@@ -18,6 +18,7 @@ def predictions(out: Path) -> str:
     return "".join(file.read_text(encoding="utf-8") for file in files)
 
 
+@pytest.mark.long
 def test_runs_with_and_without_the_key_are_the_same_run_with_the_same_scores(
     toy_run: Callable[..., Any], harness: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -43,6 +43,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return runs
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "kind", "balancer"), RUNS)
 def test_two_processes_take_the_steps_of_one(two: dict[str, Any], name: str, kind: str, balancer: str | None) -> None:
     one, other = run(name, kind, balancer, SINGLE_PROCESS), two[name]

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from harness.training.dev_score import dev_examples
 
 Command = Callable[..., Any]
@@ -38,6 +40,7 @@ def test_the_examples_of_an_evaluation_are_a_few_of_the_dev_split(plugin: Path, 
     assert all(e.id.startswith("dev-") for chosen in examples.values() for e in chosen)
 
 
+@pytest.mark.long
 def test_evaluating_on_dev_changes_no_training_step(toy_run: Command) -> None:
     steps = []
     for keys in ([], ["--set", "train.eval_every=2", "--set", "train.eval_rows=1"]):

@@ -62,6 +62,7 @@ def _script(page: list[Block]) -> str:
     return "\n".join(["set -euo pipefail", *parts])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", RUN)
 def test_the_commands_of_a_page_run_in_order(path: Path, shell_path: str, tmp_path: Path) -> None:
     text = path.read_text(encoding="utf-8")

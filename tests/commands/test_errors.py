@@ -92,6 +92,7 @@ def test_a_prompt_longer_than_the_context_loses_its_middle_and_is_counted(toy_ru
     assert "train.max_length" in failed.err
 
 
+@pytest.mark.long
 def test_no_space_left_keeps_what_was_finished(
     toy_run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,6 +147,7 @@ def test_a_second_process_on_the_same_run_is_an_error(toy_run: Command, tmp_path
     assert "same command" in other.stdout
 
 
+@pytest.mark.long
 def test_ctrl_c_keeps_the_state_and_says_how_to_resume(
     start: Command, toy_run: Command, toy_model: Path, tmp_path: Path
 ) -> None:

@@ -64,6 +64,7 @@ def test_an_evaluation_has_a_place_of_its_own_and_the_run_stays_as_it_is(trained
     assert contents(trained) == before
 
 
+@pytest.mark.long
 def test_the_same_settings_give_the_runs_own_texts_and_scores(
     trained: Path, toy_run: Command, harness: Command
 ) -> None:
@@ -73,6 +74,7 @@ def test_the_same_settings_give_the_runs_own_texts_and_scores(
     assert value["scores"] == json.loads((trained / "scores.json").read_text())
 
 
+@pytest.mark.long
 def test_the_same_evaluation_again_loads_no_model_and_another_one_has_another_place(
     trained: Path, harness: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,6 +89,7 @@ def test_the_same_evaluation_again_loads_no_model_and_another_one_has_another_pl
     assert len(list((trained / "evaluations").iterdir())) == 2
 
 
+@pytest.mark.long
 def test_an_interrupted_evaluation_makes_only_what_is_missing(
     trained: Path, harness: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +116,7 @@ def test_an_interrupted_evaluation_makes_only_what_is_missing(
     assert len(texts(folder)) == 12
 
 
+@pytest.mark.long
 def test_scores_that_were_deleted_are_made_again_from_the_texts(trained: Path, harness: Command) -> None:
     first = harness("evaluate", trained, "--split", "dev", "--json").json
     (Path(first["directory"]) / "scores.json").unlink()
@@ -131,6 +135,7 @@ def test_an_evaluation_inside_of_a_run_is_scored_again_like_a_run(trained: Path,
     assert (nothing.status, "is not a run" in nothing.err) == (1, True)
 
 
+@pytest.mark.long
 def test_a_split_without_rows_of_a_task_keeps_the_routes_of_the_others(
     toy_run: Command, harness: Command, plugin: Path, tmp_path: Path
 ) -> None:
@@ -151,6 +156,7 @@ def test_a_split_without_rows_of_a_task_keeps_the_routes_of_the_others(
     assert found[row["id"]] == answer(harness, run, "last", row["prompt"]).out.removesuffix("\n")
 
 
+@pytest.mark.long
 def test_an_inference_field_may_change_and_a_field_of_training_may_not(
     toy_run: Command, harness: Command, tmp_path: Path
 ) -> None:
@@ -178,6 +184,7 @@ def test_inference_fields_are_fields() -> None:
         assert method.inference_fields <= {f.name for f in dataclasses.fields(method)}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["majority", "no_finetune"])
 def test_runs_without_training_are_evaluated_too(
     toy_run: Command, harness: Command, tmp_path: Path, method: str
@@ -187,6 +194,7 @@ def test_runs_without_training_are_evaluated_too(
     assert value["scores"]["official"]["tasks"]["colour"]["n"] == 4
 
 
+@pytest.mark.long
 def test_data_or_model_that_are_others_by_now_are_refused(
     trained: Path, harness: Command, plugin: Path, toy_model: Path, tmp_path: Path
 ) -> None:
@@ -229,6 +237,7 @@ def answer(harness: Command, run: Path, task: str, prompt: str) -> Any:
         sys.stdin = before
 
 
+@pytest.mark.long
 def test_try_answers_as_the_evaluation_did(toy_run: Command, harness: Command, plugin: Path, tmp_path: Path) -> None:
     assert toy_run("--method", "lora_single", "--set", "train.lr=0.05", "--shots", "1").status == 0
     run = only(tmp_path / "runs")
@@ -254,6 +263,7 @@ def test_try_asks_a_method_without_a_model_too(toy_run: Command, harness: Comman
     assert asked.out == "red\n"
 
 
+@pytest.mark.long
 def test_label_last_and_vote_come_from_one_training_with_the_routers_accuracy_where_they_chose(
     toy_run: Command, harness: Command, plugin: Path, tmp_path: Path
 ) -> None:

@@ -93,6 +93,7 @@ def test_peft_loads_an_exported_task_to_the_run_s_logits_and_texts(
         assert (found(input_ids=tokens).logits - routed).abs().max() < 1e-4
 
 
+@pytest.mark.long
 def test_an_export_that_peft_would_change_is_refused_with_an_offer_and_written_only_on_request(
     toy_run: Command, harness: Command, toy_model: Path, tmp_path: Path
 ) -> None:
@@ -117,6 +118,7 @@ def test_an_export_that_peft_would_change_is_refused_with_an_offer_and_written_o
     assert (out / "adapter_config.json").exists()
 
 
+@pytest.mark.long
 def test_a_gpt2_is_exported_as_transformers_has_it_and_its_lora_is_an_expert_of_another_run(
     toy_run: Command, harness: Command, toy_model: Path, plugin: Path, tmp_path: Path
 ) -> None:
@@ -159,6 +161,7 @@ def test_without_peft_a_note_says_that_the_export_was_not_checked(
     assert (made.status, "not checked whether PEFT loads the export" in made.err) == (0, True)
 
 
+@pytest.mark.long
 def test_a_merged_export_is_a_whole_model_that_writes_the_same_texts(
     toy_run: Command, harness: Command, plugin: Path, tmp_path: Path
 ) -> None:
@@ -175,6 +178,7 @@ def test_a_merged_export_is_a_whole_model_that_writes_the_same_texts(
     assert texts(model, tokenizer, [p for p, _ in rows], 6) == [text for _, text in rows]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("method", "rank"), [("cgc_lora", 16), ("moe_lora", 16), ("c_poly", 8), ("lorahub", 16)])
 def test_all_tasks_leave_with_one_command_that_serves_them(
     toy_run: Command, harness: Command, tmp_path: Path, method: str, rank: int
@@ -235,6 +239,7 @@ def test_ranks_stay_as_they_are_where_nobody_pads(toy_run: Command, harness: Com
     assert "--max-lora-rank 8" in made
 
 
+@pytest.mark.long
 def test_wrong_exports_say_what_to_do_and_write_nothing(toy_run: Command, harness: Command, tmp_path: Path) -> None:
     runs = {m: Path(toy_run("--method", m, *e, "--json").json["directory"]) for m, *e in SOME_RUNS}
     taken = tmp_path / "taken"

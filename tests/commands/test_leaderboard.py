@@ -71,6 +71,7 @@ def clean(run: RunDirectory) -> None:
     run.write("record.json", record.model_copy(update={"provenance": provenance}))
 
 
+@pytest.mark.long
 def test_a_swept_leaderboard_passes_its_check_until_a_figure_is_edited(folder: Path, harness: Command) -> None:
     assert harness("leaderboard", "mini", "--write").status == 0
     assert harness("leaderboard", "mini", "--check").status == 0
@@ -83,6 +84,7 @@ def test_a_swept_leaderboard_passes_its_check_until_a_figure_is_edited(folder: P
     assert "differs from the runs" in refused.err
 
 
+@pytest.mark.long
 def test_published_records_alone_make_the_same_leaderboard(folder: Path, harness: Command) -> None:
     made = harness("leaderboard", "mini", "--out", "runs", "--publish")
     assert made.status == 0, made.err

@@ -40,6 +40,7 @@ def _lines(run: Path, task: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "predictions" / f"{task}.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["lora_all", "no_finetune"])
 def test_a_group_is_trained_on_and_scored_as_lm_eval_scores_the_run(
     harness: Harness, group_run: Harness, folder: TaskFolder, method: str
@@ -65,6 +66,7 @@ def test_what_is_left_out_is_named_with_the_reason(harness: Harness, folder: Tas
     assert "note: toy_bad is left out: lm-eval cannot open it" in done.err
 
 
+@pytest.mark.long
 def test_a_choice_is_stored_with_its_likelihoods_and_scored_again_without_the_model(
     harness: Harness, group_run: Harness, tmp_path: Path
 ) -> None:
@@ -88,6 +90,7 @@ def test_a_choice_is_stored_with_its_likelihoods_and_scored_again_without_the_mo
     assert "scores: same" in checked.out
 
 
+@pytest.mark.long
 def test_a_run_resumes_with_the_choices_that_are_missing(group_run: Harness) -> None:
     run = group_run("--method", "lora_all")
     directory = Path(run["directory"])
@@ -101,6 +104,7 @@ def test_a_run_resumes_with_the_choices_that_are_missing(group_run: Harness) -> 
     assert len(_lines(directory, "toy_choices")) == 12
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["cgc_lora", "moe_lora", "moa", "majority", "nearest", "empty"])
 def test_folded_and_routed_adapters_and_baselines_choose(group_run: Harness, method: str) -> None:
     budget = ["--budget", "active:8"] if method.endswith("lora") else []
@@ -115,6 +119,7 @@ def test_folded_and_routed_adapters_and_baselines_choose(group_run: Harness, met
         assert unparsed == 0
 
 
+@pytest.mark.long
 def test_clusters_by_kind_are_the_groups(group_run: Harness, folder: TaskFolder) -> None:
     folder.group("one", ["toy_choices"])
     folder.group("two", ["toy_text"])
@@ -124,6 +129,7 @@ def test_clusters_by_kind_are_the_groups(group_run: Harness, folder: TaskFolder)
     assert run["record"]["generation"]["choices"] == 36
 
 
+@pytest.mark.long
 def test_the_score_on_dev_during_training_is_that_of_an_evaluation(harness: Harness, group_run: Harness) -> None:
     run = group_run("--method", "lora_all", "--tasks", "toy_choices", "--set", "train.eval_every=6")["directory"]
     events = [json.loads(line) for line in (Path(run) / "train.jsonl").read_text().splitlines()]
@@ -133,6 +139,7 @@ def test_the_score_on_dev_during_training_is_that_of_an_evaluation(harness: Harn
     assert dev == pytest.approx(done.json["scores"]["official"]["tasks"]["toy_choices"]["value"])
 
 
+@pytest.mark.long
 def test_a_moved_folder_is_found_with_data_and_a_changed_document_is_an_error(
     harness: Harness, group_run: Harness, folder: TaskFolder
 ) -> None:
@@ -151,6 +158,7 @@ def test_a_moved_folder_is_found_with_data_and_a_changed_document_is_an_error(
     assert "is not the data that" in other.err
 
 
+@pytest.mark.long
 def test_equal_folders_at_two_places_are_the_same_run(
     harness: Harness, group_run: Harness, folder: TaskFolder, tmp_path: Path
 ) -> None:
@@ -164,6 +172,7 @@ def test_equal_folders_at_two_places_are_the_same_run(
     assert str(folder.path) not in json.dumps(first["spec"])
 
 
+@pytest.mark.long
 def test_the_prompt_of_a_task_is_part_of_a_runs_identity(group_run: Harness, folder: TaskFolder) -> None:
     first = group_run("--method", "majority")["record"]["run_id"]
     folder.choices("toy_choices", doc_to_text="Say: {{text}}")
@@ -179,6 +188,7 @@ def test_runs_have_a_leaderboard_by_the_name_that_they_recorded(
     assert "| majority†" in board.out
 
 
+@pytest.mark.long
 def test_a_leaderboards_file_names_the_group_and_its_options(
     harness: Harness, folder: TaskFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,6 +273,7 @@ def test_a_back_end_that_generates_cannot_choose(harness: Harness, folder: TaskF
     assert "toy_choices is answered by choosing" in done.err
 
 
+@pytest.mark.long
 def test_a_prompt_without_choices_cannot_be_tried(
     harness: Harness, group_run: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:

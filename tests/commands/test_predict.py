@@ -131,6 +131,7 @@ def test_wrong_files_and_options_are_one_line_with_the_remedy(trained: Path, har
     assert not list(tmp_path.glob("out.jsonl*")), "a command that fails at once leaves nothing"
 
 
+@pytest.mark.long
 def test_the_output_of_another_run_or_input_is_kept(
     trained: Path, toy_run: Command, harness: Command, tmp_path: Path
 ) -> None:
@@ -177,6 +178,7 @@ def test_prompts_that_are_too_long_are_counted(trained: Path, harness: Command, 
     assert (done.status, "truncated prompts" in done.err) == (0, False)
 
 
+@pytest.mark.long
 def test_repeated_ids_and_examples_of_many_tasks_keep_their_places(
     trained: Path, harness: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,6 +206,7 @@ def many(path: Path, n: int) -> Path:
     )
 
 
+@pytest.mark.long
 def test_an_interrupted_command_resumes_where_it_stopped_and_ends_with_the_same_bytes(
     trained: Path, harness: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,6 +248,7 @@ def test_an_interrupted_command_resumes_where_it_stopped_and_ends_with_the_same_
     assert not list(out.with_name("out.jsonl.state").rglob("predictions"))
 
 
+@pytest.mark.long
 def test_an_edited_output_is_not_continued(
     trained: Path, harness: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,6 +285,7 @@ def test_a_killed_command_resumes(
     assert [line["id"] for line in lines(out)] == [str(i) for i in range(1, 1501)]
 
 
+@pytest.mark.long
 def test_routers_choose_the_task_of_prompts_that_name_none(
     toy_run: Command, harness: Command, test_file: Path, tmp_path: Path
 ) -> None:
@@ -335,6 +340,7 @@ def test_baselines_predict_from_the_training_examples_of_the_task(
     assert (unnamed.status, "predicts from the training examples of a task" in unnamed.err) == (1, True)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("options", "reason"),
     [

@@ -63,6 +63,7 @@ KEYS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", list(KEYS))
 def test_a_run_that_crashed_ends_with_the_same_bits(
     toy_run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
@@ -86,6 +87,7 @@ def test_a_run_that_crashed_ends_with_the_same_bits(
     assert found == expected
 
 
+@pytest.mark.long
 def test_a_search_that_crashed_ends_with_the_same_bits(
     toy_run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +141,7 @@ def test_the_scale_of_fp16_losses_is_kept(toy_run: Command, tmp_path: Path, monk
     assert scaler["_growth_tracker"] + (scaler["scale"] < 2**16) > 0
 
 
+@pytest.mark.long
 def test_micro_batches_stay_halved_after_a_restart(
     toy_run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,6 +268,7 @@ def test_a_run_killed_at_fifty_random_moments_ends_with_the_same_bits(
     kill_often(forks, toy_model, tmp_path, 50 if method == "cgc_lora" else 15, method)
 
 
+@pytest.mark.long
 def test_sigterm_keeps_a_checkpoint_and_the_exit_status_says_so(forks: Forks, toy_model: Path, tmp_path: Path) -> None:
     more = ("train.steps=24", "train.checkpoint_steps=1000")
     alone = killed_command(toy_model, tmp_path / "alone", "cgc_lora", *more)

@@ -19,6 +19,7 @@ def only(folder: Path) -> Path:
     return run
 
 
+@pytest.mark.long
 def test_a_run_leaves_what_the_design_names_and_the_record_last(toy_run: Command, tmp_path: Path) -> None:
     done = toy_run("--method", "cgc_lora")
     assert done.status == 0, done.err
@@ -58,6 +59,7 @@ def test_the_same_command_again_does_nothing_and_says_so(toy_run: Command, tmp_p
     assert {p: p.stat().st_mtime_ns for p in only(tmp_path).rglob("*.json*")} == before
 
 
+@pytest.mark.long
 def test_runtime_keys_do_not_make_another_run_but_a_learning_rate_does(toy_run: Command, tmp_path: Path) -> None:
     toy_run("--method", "lora_all")
     toy_run("--method", "lora_all", "--set", "train.micro_tokens=64")
@@ -82,6 +84,7 @@ def test_every_kind_of_method_leaves_predictions_scores_and_a_record(
         assert len({p["id"] for p in predictions}) == len(predictions) == score["n"] == 4
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["no_finetune", "lora_all", "lora_single", "cgc_lora", "moe_lora", "c_poly", "moa"])
 def test_an_example_with_its_answer_precedes_every_prompt_in_training_and_evaluation(
     toy_run: Command, plugin: Path, monkeypatch: pytest.MonkeyPatch, method: str
@@ -151,6 +154,7 @@ def test_a_failure_is_recorded_and_the_same_command_resumes(
     assert (only(tmp_path) / "adapter" / "adapter.json").stat().st_mtime_ns == trained_at
 
 
+@pytest.mark.long
 def test_a_task_without_training_rows_is_served_and_marked(toy_run: Command, plugin: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()

@@ -55,6 +55,7 @@ def blank_test(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_the_zip_has_a_line_for_each_test_example_and_the_script_parses_them(
     nearest: Path, harness: Command, blank_test: Path, tmp_path: Path
 ) -> None:
@@ -84,6 +85,7 @@ def test_the_zip_has_a_line_for_each_test_example_and_the_script_parses_them(
     assert {a["sample_id"] for of_task in answers.values() for a in of_task} == {e["sample_id"] for e in given}
 
 
+@pytest.mark.long
 def test_the_same_command_again_does_nothing_and_a_new_zip_has_the_same_bytes(
     nearest: Path, harness: Command, tmp_path: Path
 ) -> None:
@@ -107,6 +109,7 @@ def test_the_same_command_again_does_nothing_and_a_new_zip_has_the_same_bytes(
     assert first.read_bytes() == second.read_bytes()
 
 
+@pytest.mark.long
 def test_an_interrupted_submission_resumes(
     nearest: Path, harness: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -136,6 +136,7 @@ def test_a_finished_run_is_opened_with_its_own_definition_and_notices_other_data
     assert "is not the data that" in other.err
 
 
+@pytest.mark.long
 def test_a_leaderboard_names_a_suite_relative_to_its_own_file(
     harness: Harness, suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

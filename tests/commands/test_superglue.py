@@ -42,6 +42,7 @@ def test_a_table_says_for_which_tasks_the_interval_is_over_passages(run: Command
     assert "boolq: the interval" not in done.out
 
 
+@pytest.mark.long
 def test_every_format_is_a_run_of_its_own_with_other_prompts(run: Command, tmp_path: Path) -> None:
     names = set()
     for form in ("letters", "t5", "lm-eval"):
@@ -73,6 +74,7 @@ def test_a_method_that_needs_a_model_says_what_to_pass(run: Command) -> None:
     assert "--model is missing: suite superglue has no default model. Give a pretrained one" in done.err
 
 
+@pytest.mark.long
 def test_a_model_is_trained_and_evaluated_on_every_task(run: Command, toy_model: Path) -> None:
     quick = ["train.steps=2", "train.batch_size=8", "train.max_length=96", "eval.max_new_tokens=4", "eval.per_task=4"]
     settings = [word for key in quick for word in ("--set", key)]

@@ -144,6 +144,7 @@ def predicted(run: Any, task: str) -> list[str]:
     return [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["lora_all", "c_poly", "lorahub", "moa"])
 def test_held_out_tasks_are_predicted_by_a_trained_method(harness: Harness, trained: Harness, method: str) -> None:
     run = trained(method)

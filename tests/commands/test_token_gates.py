@@ -16,6 +16,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["hydra_lora", "lora_moe", "mola", "adamole", "mixlora"])
 def test_a_run_needs_no_label_to_predict_and_its_export_is_an_error_with_a_remedy(
     toy_run: Command, harness: Command, plugin: Path, tmp_path: Path, method: str

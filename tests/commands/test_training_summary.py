@@ -29,6 +29,7 @@ def test_the_record_has_time_memory_and_tokens_of_the_training(toy_run: Command,
     assert sum(line["tokens"] for line in lines) == training["tokens"]
 
 
+@pytest.mark.long
 def test_checkpointed_activations_give_the_same_losses(toy_run: Command) -> None:
     """On another run folder, since the key is no part of the run."""
     found = []

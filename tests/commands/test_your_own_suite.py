@@ -56,6 +56,7 @@ def harness_with_reviews(tmp_path_factory: pytest.TempPathFactory) -> Command:
     return call
 
 
+@pytest.mark.long
 def test_the_suite_of_the_page_is_listed_and_its_data_are_valid(harness_with_reviews: Command, reviews: Path) -> None:
     assert "reviews" in harness_with_reviews("list").stdout
     done = harness_with_reviews("validate", "reviews", "--data", reviews)
@@ -64,6 +65,7 @@ def test_the_suite_of_the_page_is_listed_and_its_data_are_valid(harness_with_rev
     assert re.search(r"sentiment +20 +5 +10", done.stdout)
 
 
+@pytest.mark.long
 def test_the_suite_of_the_page_runs_with_a_baseline_and_an_option(harness_with_reviews: Command, reviews: Path) -> None:
     majority = ("run", "--suite", "reviews", "--data", reviews, "--method", "majority", "--json")
     done = harness_with_reviews(*majority, "--set", "suite.question=Good or bad?")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 
+@pytest.mark.long
 def test_bench_launches_prints_the_counts_of_every_stage(harness: Callable[..., Any]) -> None:
     pytest.importorskip("peft")
     found = harness("bench", "--launches", "--method", "lora_all", "--tasks", "2", "--json").json

@@ -57,6 +57,7 @@ def test_a_step_launches_little_more_than_peft_s_and_hardly_waits(
         assert row.blocking_copies == 0, row.places
 
 
+@pytest.mark.long
 def test_decoding_waits_for_no_token_and_a_fold_beside_the_weights_costs_little(counter: OpCounter) -> None:
     rows = {row.kind: row for row in count_decoding(counter, CGCLoRA(), 3)}
     assert rows["folded"].launches <= 1.3 * rows["base"].launches

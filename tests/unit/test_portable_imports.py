@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 CODE = """
 import builtins, importlib, pkgutil
 
@@ -30,6 +32,7 @@ print(sum(name.partition(".")[0] in OURS for name in __import__("sys").modules))
 """
 
 
+@pytest.mark.long
 def test_every_module_can_be_imported_without_modules_of_posix() -> None:
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr

@@ -53,6 +53,7 @@ def measured(loaded: LoadedModel, names: list[str], **plan: Any) -> BenchReport:
     return bench(loaded, "toy", chosen(names), dataclasses.replace(PLAN, **plan))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "routes", [[2, 0, 2, 1], [[2] * 5 + [0], [1] * 6, [0] * 6, [1, 2] * 3]], ids=["rows", "tokens"]
 )
@@ -131,6 +132,7 @@ def test_the_frozen_model_has_a_gradient_to_its_inputs_and_does_not_change(loade
     assert all(torch.equal(t, before[n]) for n, t in loaded.model.state_dict().items())
 
 
+@pytest.mark.long
 def test_a_report_has_a_row_for_each_kind_of_stage(loaded: LoadedModel) -> None:
     report = measured(loaded, ["cgc_lora", "lora_single", "moa"])
     rows = {(r.method, r.stage): r for r in report.rows}
@@ -180,6 +182,7 @@ class Greedy(LoRAAll):
         raise torch.OutOfMemoryError
 
 
+@pytest.mark.long
 def test_a_contender_that_runs_out_of_memory_is_named_and_the_others_are_measured(
     loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

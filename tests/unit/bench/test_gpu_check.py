@@ -57,6 +57,7 @@ def test_thresholds_of_gpus_are_not_applied_to_a_cpu(script: ModuleType, tmp_pat
     assert script.summary(path) == (0, [])
 
 
+@pytest.mark.long
 def test_a_part_that_fails_dies_or_does_not_end_leaves_the_others(script: ModuleType, tmp_path: Path) -> None:
     import os
     import signal

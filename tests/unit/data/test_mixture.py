@@ -87,6 +87,7 @@ def test_a_step_does_not_depend_on_the_steps_before_it(sizes: list[int], t: floa
     assert all(n >= 1 for n in once.quotas.values())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("batch_size", [4, 8, 24, 40])
 @pytest.mark.parametrize("temperature", [1.0, 3.0, math.inf])
 @pytest.mark.parametrize("share", [1.0, 0.5])
@@ -139,6 +140,7 @@ def test_seeds_give_other_orders() -> None:
     )
 
 
+@pytest.mark.long
 def test_a_mixture_is_part_of_a_run_and_half_a_mixture_is_an_error(toy_run: Command) -> None:
     plain = toy_run("--method", "lora_all", "--json").json
     uniform = toy_run("--method", "lora_all", "--set", "train.mixture=uniform", "--json").json

@@ -322,6 +322,7 @@ def test_the_report_as_json_says_the_same() -> None:
     assert value["findings"][0]["where"] == "here/train:1"
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_number_of_texts() -> None:
     def peak(n: int) -> int:
         suite = Toy(content={"train": [(str(i), "a", f"{i:09}" * 100, "x" * 500) for i in range(n)]})

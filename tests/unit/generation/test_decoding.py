@@ -105,6 +105,7 @@ def test_many_short_prompts_begin_in_one_pass_and_long_ones_in_several(
         assert sum(read) == 16
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_checking_for_finished_sequences_now_and_then_changes_no_token(kind: str, llama: LoadedModel) -> None:
     model = llama if kind == "full attention" else toy(kind)

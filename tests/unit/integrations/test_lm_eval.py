@@ -123,6 +123,7 @@ def yaml_tasks(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_only_the_integrations_and_the_suite_of_its_groups_import_lm_eval() -> None:
     found = set()
     for path in [p for folder in ("harness", "methods", "tasks") for p in (PROJECT / folder).rglob("*.py")]:
@@ -133,6 +134,7 @@ def test_only_the_integrations_and_the_suite_of_its_groups_import_lm_eval() -> N
     assert found == {PROJECT / "harness" / "integrations", PROJECT / "tasks" / "lm_eval_groups"}
 
 
+@pytest.mark.long
 def test_help_list_and_a_run_do_not_pay_for_lm_eval(plugin: Path, tmp_path: Path) -> None:
     program = f"""
 import sys
@@ -288,6 +290,7 @@ def test_a_chat_server_gets_examples_as_turns(backend_run: Command, server: Serv
         assert turns[0] != turns[2]
 
 
+@pytest.mark.long
 def test_lm_eval_scores_base_and_adapted_model_through_our_generator(
     toy_run: Command, harness: Command, yaml_tasks: Path, vivid_model: Path, tmp_path: Path, hf_cache: Path
 ) -> None:
@@ -365,6 +368,7 @@ def test_texts_stop_where_lm_evals_own_model_stops(vivid_model: Path, toy_run: C
     assert texts[len(prompts) : 2 * len(prompts)] != open_ended
 
 
+@pytest.mark.long
 def test_a_method_that_reads_the_prompt_needs_no_route(
     toy_run: Command, harness: Command, yaml_tasks: Path, tmp_path: Path, hf_cache: Path
 ) -> None:

@@ -32,6 +32,7 @@ def words(svg: bytes) -> str:
     )
 
 
+@pytest.mark.long
 def test_a_full_table_has_its_pictures_with_its_rows(toy_run: ToyRuns) -> None:
     runs = [
         toy_run("moe", rows(0.7), model="a$b$c"),
@@ -67,6 +68,7 @@ def test_light_and_dark_pictures_have_other_backgrounds_and_the_same_words(toy_r
     assert b"#0d1117" not in light
 
 
+@pytest.mark.long
 def test_losses_and_gates_of_a_run_are_drawn(toy_run: ToyRuns) -> None:
     run = toy_run("moe", rows(0.7))
     assert not any("curves" in name or "gates" in name for name in plots(build_leaderboard([run], "toys", "official")))

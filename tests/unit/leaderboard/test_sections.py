@@ -121,6 +121,7 @@ def test_a_row_names_its_clusters(toy_run: ToyRuns, file: BoardSpec, plugin: Pat
     assert "(1+2 kind)" in render_markdown(board)
 
 
+@pytest.mark.long
 def test_the_markdown_has_every_section(toy_run: ToyRuns, file: BoardSpec, plugin: Path) -> None:
     run = toy_run("lora_all", sky(0.5), seed=0, train=STEPS)
     grid = (Tried(lr=1e-3, mean=0.41, run="x"), Tried(lr=1e-2, mean=None, run="y"))
@@ -261,6 +262,7 @@ def test_claims_are_not_tested_on_the_sample(toy_run: ToyRuns, file: BoardSpec, 
     assert "significant, +" not in text
 
 
+@pytest.mark.long
 def test_a_written_leaderboard_is_checked_with_its_pictures(
     toy_run: ToyRuns, file: BoardSpec, plugin: Path, tmp_path: Path
 ) -> None:

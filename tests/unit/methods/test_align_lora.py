@@ -214,6 +214,7 @@ def test_without_weight_it_trains_as_lora_all_bit_for_bit() -> None:
     assert all(torch.equal(ours[name], plain[name]) for name in plain)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("divergence", ["kl", "mmd"])
 def test_training_with_weight_aligns_the_tasks(divergence: str) -> None:
     def after(weight: float) -> float:

@@ -121,6 +121,7 @@ def stepped(adapter: LoRAAdapter, module: nn.Module, name: str, tensor: Tensor) 
     torch.optim.SGD([tensor], lr=1.5).step()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "change", [written, written_in_a_view, replaced, replaced_in_place, exchanged, loaded, stepped]
 )

@@ -205,6 +205,7 @@ def logits(found: ToyTrainer, label: int) -> Tensor:
     return result
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cls", [CGCLoRA, MoELoRA, CPoly], ids=lambda cls: cls.__name__)
 def test_every_ablation_trains_to_another_model(cls: Any) -> None:
     whole = fitted(cls())

@@ -80,6 +80,7 @@ def test_a_search_that_fails_leaves_no_thread_behind_that_would_keep_the_process
     assert not any(thread.is_alive() for thread in left), kept
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("killed_at", [3, 12, 20])
 def test_a_search_that_was_killed_resumes_to_the_same_weights(killed_at: int) -> None:
     whole = bowl(SMALL)

@@ -151,6 +151,7 @@ PEFT_TYPES = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("how", "on", "combination", "weight"), PEFT_TYPES)
 def test_merging_is_peft_s_add_weighted_adapter(how: str, on: str, combination: str, weight: float) -> None:
     from peft import LoraConfig, get_peft_model

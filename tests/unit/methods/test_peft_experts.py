@@ -59,6 +59,7 @@ def two(tmp_path: Path) -> tuple[str, str]:
     return str(tmp_path / "one"), str(tmp_path / "two")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("settings", [PLAIN, MIXED, {**PLAIN, "use_rslora": True}], ids=["plain", "mixed", "rslora"])
 @pytest.mark.parametrize("merge", ["factor", "output"])
 def test_a_lora_of_peft_gives_peft_s_logits_in_lorahub(tmp_path: Path, settings: Any, merge: str) -> None:
@@ -250,6 +251,7 @@ def test_a_budget_is_kept_by_loras_whose_rank_is_as_it_is(two: tuple[str, str], 
         made.within(Budget(kind="active", rank=used - 1), 3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", [LoRAHub, MoA, Merge, Arrow])
 def test_methods_with_experts_keep_the_contract(two: tuple[str, str], method: Any) -> None:
     made = MoA(rank=4, experts=(f"{TASKS[1]}={two[1]}",)) if method is MoA else method(experts=two)
@@ -279,6 +281,7 @@ def test_weights_that_must_be_unpickled_are_not_read(two: tuple[str, str]) -> No
             fingerprints(method(experts=two))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -345,6 +348,7 @@ def test_folders_are_known_by_their_content_and_not_by_their_path(two: tuple[str
     assert named_folder("/x=1/y") == NamedFolder(name=None, path=Path("/x=1/y"))
 
 
+@pytest.mark.long
 def test_a_run_reads_experts_and_is_the_same_run_wherever_they_are(
     toy_run: Command, harness: Command, toy_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -379,6 +383,7 @@ def test_a_run_reads_experts_and_is_the_same_run_wherever_they_are(
     assert (gone.status, "method.experts" in gone.err, "is not a folder" in gone.err) == (2, True, True)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["arrow", "merge"])
 def test_a_run_makes_one_adapter_of_folders_without_training(
     toy_run: Command, harness: Command, toy_model: Path, tmp_path: Path, method: str
@@ -399,6 +404,7 @@ def test_a_run_makes_one_adapter_of_folders_without_training(
     assert (exported.status == 0) == (method == "merge"), exported.err
 
 
+@pytest.mark.long
 def test_an_export_of_one_run_is_an_expert_of_another(toy_run: Command, harness: Command, tmp_path: Path) -> None:
     first = Path(toy_run("--method", "cgc_lora", "--set", "train.lr=0.05", "--json").json["directory"])
     assert harness("export", first, "--task", "colour", "--out", tmp_path / "lora").status == 0

@@ -230,6 +230,7 @@ def test_layers_have_more_experts_by_depth_and_encoder_and_decoder_are_counted_a
     assert list(shape.values()) == [2, 6, 2, 4, 6, 8]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", METHODS, ids=IDS)
 def test_decoding_with_a_cache_is_one_pass_over_the_whole_text(toy_llama: Callable[..., Any], method: Any) -> None:
     model, adapter = attached(method, toy_llama())

@@ -46,6 +46,7 @@ def test_planted_clusters_are_found_by_every_run_and_are_a_finding_on_other_runs
     assert found.null.value > found.null.random_mean
 
 
+@pytest.mark.long
 def test_clusters_of_noise_are_best_on_their_own_matrix_and_by_chance_on_others() -> None:
     held_out = []
     for seed in range(6):

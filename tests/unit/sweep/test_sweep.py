@@ -99,6 +99,7 @@ def run_all(path: Path, executor: Executor, **options: Any) -> tuple[Summary, li
         return sweep(jobs, path.stem, executor, SweepOptions(poll_seconds=0.01, **options)), lines
 
 
+@pytest.mark.long
 def test_every_rate_is_tried_on_dev_and_the_best_is_used_for_all_seeds(
     board_file: Callable[[str], Path], plugin: Path, tmp_path: Path
 ) -> None:
@@ -136,6 +137,7 @@ def test_every_rate_is_tried_on_dev_and_the_best_is_used_for_all_seeds(
     assert again.made == []
 
 
+@pytest.mark.long
 def test_a_failed_run_stops_only_what_needs_it(board_file: Callable[[str], Path], plugin: Path) -> None:
     path = board_file("""
 tune = { lr = [1e-2, 1e-3], max_points = 2 }
@@ -173,6 +175,7 @@ def test_an_impossible_budget_is_named_with_the_least_and_the_others_run(
     assert "not possible: cgc_lora: CGCLoRA needs at least active:8" in planned.out
 
 
+@pytest.mark.long
 def test_a_rate_at_which_training_diverges_is_out_and_not_tried_again(
     board_file: Callable[[str], Path], plugin: Path, tmp_path: Path
 ) -> None:
@@ -282,6 +285,7 @@ def test_an_executor_has_room_by_the_largest_measured_peak(
     assert set(again.peaks) == {5 * 2**30}
 
 
+@pytest.mark.long
 def test_the_longest_runs_start_first(board_file: Callable[[str], Path], plugin: Path) -> None:
     path = board_file("""
 tune = { lr = [1e-2], max_points = 1 }
@@ -393,6 +397,7 @@ def test_a_run_of_another_process_is_waited_for_and_not_begun(board_file: Callab
     assert here.made == ["majority, seed 0"]
 
 
+@pytest.mark.long
 def test_a_plan_counts_runs_parameters_steps_and_time(
     board_file: Callable[[str], Path], plugin: Path, harness: Command, tmp_path: Path
 ) -> None:

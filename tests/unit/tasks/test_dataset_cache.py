@@ -28,6 +28,7 @@ def build(read: Any = examples) -> Any:
     return build_dataset(read, reader="toy", version=1, files=[], options={})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("damage", ["gone", "empty", "short"])
 def test_a_damaged_file_is_built_again(hf_cache: Path, damage: str) -> None:
     build()

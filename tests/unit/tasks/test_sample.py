@@ -176,6 +176,7 @@ def test_the_model_loads_and_generates_with_stock_transformers(tokenizer):
     assert tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True) == "难受"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("module", "name", "suite", "key"), [
     ("tasks.promptcblue.suite", "PromptCBLUE", "promptcblue", "task_dataset"),
     ("tasks.firefly.suite", "Firefly", "firefly", "kind"),

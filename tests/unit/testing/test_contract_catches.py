@@ -145,6 +145,7 @@ def test_a_broken_promise_is_found(method: Any, check: Check) -> None:
         check(Subject(method, toy_model))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("check", checks(CGCLoRA), ids=lambda check: check.__name__)
 def test_the_method_that_was_broken_is_whole_without_the_change(check: Callable[[Subject], None]) -> None:
     check(Subject(CGCLoRA(), toy_model))

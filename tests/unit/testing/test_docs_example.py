@@ -38,6 +38,7 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     sys.path.remove(str(installed))
 
 
+@pytest.mark.long
 def test_the_example_is_listed_keeps_the_contract_and_runs(
     example: None, harness: Callable[..., Any], tmp_path: Path
 ) -> None:

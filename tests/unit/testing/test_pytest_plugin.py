@@ -24,6 +24,7 @@ def test_a_third_partys_method_is_held_to_its_contract_without_a_test_file(plugi
     assert "toy_lora" in done.stdout
 
 
+@pytest.mark.long
 def test_an_unknown_method_is_a_usage_error_with_the_nearest_name(plugin: Path, tmp_path: Path) -> None:
     done = run_pytest(plugin, tmp_path, "--harness-method", "toy_lroa")
     assert done.returncode == 4

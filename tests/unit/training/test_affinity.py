@@ -97,6 +97,7 @@ def test_lookahead_is_the_loss_after_the_part_of_the_step_that_comes_from_the_so
     assert toy.measure().sums[LOOKAHEAD][1][2] == pytest.approx((1 - after / before) / size, rel=1e-9)
 
 
+@pytest.mark.long
 def test_a_step_that_is_measured_is_the_same_step_bit_for_bit(toy_llama: Llama, tmp_path: Path) -> None:
     states = []
     for way in (None, "gradients", "lookahead"):
@@ -109,6 +110,7 @@ def test_a_step_that_is_measured_is_the_same_step_bit_for_bit(toy_llama: Llama, 
         assert torch.equal(tensor, states[2][name]), name
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("crash", [2, 4, 5])
 def test_a_training_that_crashed_ends_with_the_same_affinity(toy_llama: Llama, tmp_path: Path, crash: int) -> None:
     def stop(done: StepDone) -> None:

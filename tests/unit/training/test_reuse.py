@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from logged import messages
 from safetensors.torch import load_file
@@ -18,6 +19,7 @@ def tensors(folder: Path, method: str) -> dict[str, torch.Tensor]:
     return load_file(run / "adapter" / "adapter.safetensors")
 
 
+@pytest.mark.long
 def test_lorahub_reuses_the_loras_of_a_finished_run(toy_run: Command, tmp_path: Path) -> None:
     hub = ["--method", "lorahub", "--set", "method.steps=4", "--set", "method.shots=2", "--json"]
     alone = toy_run(*hub)
@@ -39,6 +41,7 @@ def test_lorahub_reuses_the_loras_of_a_finished_run(toy_run: Command, tmp_path: 
     assert all(torch.equal(trained[k], again[k]) for k in trained)
 
 
+@pytest.mark.long
 def test_another_seed_or_rank_trains_for_itself(toy_run: Command) -> None:
     assert toy_run("--method", "lora_single").status == 0
     hub = ["--method", "lorahub", "--set", "method.steps=2", "--set", "method.shots=1"]
@@ -46,6 +49,7 @@ def test_another_seed_or_rank_trains_for_itself(toy_run: Command) -> None:
     assert "reused from" not in toy_run(*hub, "--set", "method.rank=4").err
 
 
+@pytest.mark.long
 def test_another_limit_on_new_tokens_trains_for_itself(toy_run: Command) -> None:
     """Prompts have less room in training where predictions have more, so the stages are not the same training."""
     assert toy_run("--method", "lora_single", "--set", "eval.max_new_tokens=4").status == 0
@@ -56,6 +60,7 @@ def test_another_limit_on_new_tokens_trains_for_itself(toy_run: Command) -> None
     assert done.json["record"]["training"]["steps"] > 0
 
 
+@pytest.mark.long
 def test_a_training_that_was_evaluated_in_another_way_is_reused_whole(toy_run: Command, tmp_path: Path) -> None:
     cgc = ["--method", "cgc_lora", "--json"]
     tuned = toy_run(*cgc, "--set", "eval.split=dev", "--out", tmp_path / "runs" / "tuning").json
@@ -94,6 +99,7 @@ def test_ways_to_decide_at_inference_share_one_training(toy_run: Command) -> Non
         assert other["record"]["run_id"] != first["record"]["run_id"]
 
 
+@pytest.mark.long
 def test_another_training_is_not_reused(toy_run: Command, harness: Command, tmp_path: Path) -> None:
     first = toy_run("--method", "lora_all", "--json").json
     for other in (["--set", "train.lr=2e-3"], ["--seed", "1"], ["--set", "eval.max_new_tokens=5"]):

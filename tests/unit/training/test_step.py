@@ -68,6 +68,7 @@ def test_packed_sequences_give_the_loss_and_gradients_of_padded_ones(
         assert_same(found[0], other, CLOSE)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", LOSSES)
 def test_the_loss_is_what_the_design_says_of_its_weighting(toy_llama: Callable[..., Any], kind: str) -> None:
     sequences = make_sequences()

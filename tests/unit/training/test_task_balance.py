@@ -145,6 +145,7 @@ def test_the_losses_after_a_step_are_weighted_as_its_loss(toy_llama: Llama, kind
     assert before == pytest.approx(after, rel=1e-12)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", list(SETTINGS))
 def test_weights_do_not_depend_on_packing_and_micro_batches(toy_llama: Llama, name: str) -> None:
     def weights(layout: Layout, micro_tokens: int) -> list[float]:
@@ -200,6 +201,7 @@ def log(folder: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", list(SETTINGS))
 def test_a_training_that_crashed_resumes_with_the_same_weights(toy_llama: Llama, tmp_path: Path, name: str) -> None:
     def crash(done: StepDone) -> None:

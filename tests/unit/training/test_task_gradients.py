@@ -90,6 +90,7 @@ def test_task_gradients_are_those_of_separate_backward_passes(
             torch.testing.assert_close(found.by_name[shared.name][task], whole, rtol=CLOSE, atol=CLOSE * 1e-2)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["lora_all", "cgc_lora", "mola", "align_lora", "multi_lora"])
 def test_a_step_that_gives_task_gradients_is_the_same_step_bit_for_bit(
     toy_llama: Callable[..., Any], name: str
@@ -107,6 +108,7 @@ def test_a_step_that_gives_task_gradients_is_the_same_step_bit_for_bit(
         assert torch.equal(value, found[1][2][parameter]), parameter
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["lora_all", "cgc_lora"])
 def test_the_tasks_shares_add_up_to_the_gradient_of_the_step(toy_llama: Callable[..., Any], name: str) -> None:
     sequences = make_sequences()
@@ -124,6 +126,7 @@ def test_the_tasks_shares_add_up_to_the_gradient_of_the_step(toy_llama: Callable
     assert found.flat().shape == (3, sum(v[0].numel() for v in found.by_name.values()))
 
 
+@pytest.mark.long
 def test_gradient_checkpointing_changes_no_task_gradient(toy_llama: Callable[..., Any]) -> None:
     sequences, found = make_sequences(), []
     for name in ("lora_all", "mola"):  # mola has a penalty, and so two backward passes

@@ -33,6 +33,7 @@ def gate_gradient(found: Any) -> float:
     return max(float(gradient.abs().max()) for name, gradient in found[1].items() if "gate.weight" in name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", BALANCED, ids=IDS)
 def test_micro_batches_packing_filling_and_checkpointing_do_not_change_a_step(
     toy_llama: Callable[..., Any], method: AdapterMethod

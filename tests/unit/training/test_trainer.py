@@ -109,6 +109,7 @@ def test_each_stage_is_evaluated_on_its_own_tasks_every_n_steps_and_at_its_end(
 # Resume
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("crashes", [(3, 5), (1,), (2, 2, 4)])
 def test_a_training_that_crashed_ends_with_the_same_bits(
     toy_llama: Llama, tmp_path: Path, crashes: Sequence[int]

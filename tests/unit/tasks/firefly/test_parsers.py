@@ -188,6 +188,7 @@ def test_diagnostics_of_any_prediction_are_json_values(kind: str, text: str, pro
     json.dumps(diagnose([example_of(kind, prompt, text)], [text]))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("unit", ["不", "是的", "人名：甲，", "选项：", "答案：", "（“", " ", "ﷺ", "一定不"])
 def test_parsing_takes_work_in_proportion_to_the_text(unit: str, count_calls: Callable[..., int]) -> None:
     for kind in ("NLI", "TextMatching", "NER", "KeywordRecognition", "MRC", "Couplet"):

@@ -30,6 +30,7 @@ def found(folder: TaskFolder) -> Callable[..., FoundSuite]:
 Find = Callable[..., FoundSuite]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("keys", "reason"),
     [

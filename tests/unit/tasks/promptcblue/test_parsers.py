@@ -111,10 +111,12 @@ def fuzz(predictions: int, batch: int = 500) -> Iterator[tuple[str, int]]:
             yield name, batch
 
 
+@pytest.mark.long
 def test_a_hundred_thousand_damaged_predictions_are_parsed_and_scored() -> None:
     assert sum(n for _, n in fuzz(100_000)) >= 100_000
 
 
+@pytest.mark.long
 @settings(max_examples=150, deadline=None)
 @given(text=ANY_TEXT, choices=st.none() | st.lists(ANY_TEXT.filter(bool), max_size=4).map(tuple))
 @always(text="", choices=None)
@@ -137,6 +139,7 @@ def test_diagnostics_of_any_prediction_are_json_values(prediction: str, prompt: 
             json.dumps(task.diagnose([replace(EXAMPLES[name], prompt=prompt)], [prediction]))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "unit", [*MARKERS, "主体词：发生状态：描述词：，", "具有病因关系的头尾实体对如下：头实体为a，尾实体为b。"]
 )

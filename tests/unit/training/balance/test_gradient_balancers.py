@@ -137,6 +137,7 @@ def test_gradients_that_are_zero_have_a_sum_of_zero(name: str) -> None:
 # In a step
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["lora_all", "cgc_lora", "align_lora"])
 def test_a_step_combines_the_gradients_of_shared_parameters_and_no_others(toy_llama: Llama, method: str) -> None:
     sequences, balancer = make_sequences(), made("imtl_g")
@@ -166,6 +167,7 @@ def test_a_step_combines_the_gradients_of_shared_parameters_and_no_others(toy_ll
     assert largest > 1e-5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", BALANCERS)
 def test_combined_gradients_do_not_depend_on_packing_and_micro_batches(toy_llama: Llama, name: str) -> None:
     def found(layout: Layout, micro_tokens: int) -> dict[str, Any]:
