@@ -84,7 +84,10 @@ def gradients(
     found: dict[str, torch.Tensor | None] = {}
 
     def copy(*_: Any) -> None:
-        found.update({n: None if p.grad is None else p.grad.clone() for n, p in steps.stage.parameters.items()})
+        # PyTorch calls the hook a second time inside the step, without the gradients of parts of tasks, once a plain
+        # AdamW has been created in the process: that makes the step of the parent class call hooks too.
+        if not found:
+            found.update({n: None if p.grad is None else p.grad.clone() for n, p in steps.stage.parameters.items()})
 
     handle = steps.optimiser.register_step_pre_hook(copy)
     steps.loaded.model.train()
