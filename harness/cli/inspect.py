@@ -18,7 +18,7 @@ from harness.errors import UsageError
 @click.option("--check", is_flag=True, help="Import every plug-in and show which ones fail.")
 @SUITE_KEYS
 def list_command(name: str | None, check: bool, assignments: tuple[str, ...]) -> None:
-    """List methods, suites, back ends and balancers, or describe one.
+    """List methods, suites and other plug-ins, or describe one.
 
     With the NAME of a method: its fields, ablations and presets. With the NAME or the file of a suite, or with
     NAME:ARGUMENT: its options and tasks. With the NAME of a balancer: its settings.
@@ -33,7 +33,7 @@ def list_command(name: str | None, check: bool, assignments: tuple[str, ...]) ->
 
 @click.command("keys")
 def keys_command() -> None:
-    """List the train.*, eval.*, prompt.* and balance.* configuration keys.
+    """List the configuration keys: train.*, eval.* and others.
 
     The keys of a method or a balancer: harness list NAME.
     """
