@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
@@ -94,18 +95,26 @@ def _labels(specs: Sequence[RunSpec], searched: Sequence[bool]) -> list[str]:
     """``cgc_lora+no_gate``, ``moe_lora (paper)``, ``lora_all (1+4 kind)``.
 
     Rows with equal names are completed with the keys in which they differ, with the learning rate only where it was
-    given and not chosen by a search.
+    given and not chosen by a search, and with the budget only where it is not that of most rows. Fields of the method
+    that follow from the budget are not repeated.
     """
     names = [_name(s) for s in specs]
+    usual = Counter(s.budget for s in specs).most_common(1)
     labels = []
     for name, spec, tuned in zip(names, specs, searched, strict=True):
         same = [s for n, s in zip(names, specs, strict=True) if n == name]
         keys = [k for k in differing(same) if k not in ("model.label", "data.label")]
         if tuned:
             keys = [k for k in keys if k != "train.lr"]
+        if "budget" in keys:
+            own = differing([s for s in same if s.budget == spec.budget])
+            keys = [k for k in keys if k in own or not k.startswith("method.")]
+            keys = [k for k in keys if k != "budget" or spec.budget != usual[0][0]]
         balance = _balance(spec) if any(k.startswith(_BALANCE) for k in keys) else []
         keys = [k for k in keys if not k.startswith(("method.resolved.", _BALANCE))]
-        values = {k.replace(".fields.", "."): v for k, v in flat(spec).items() if k in keys}
+        values = {k.replace(".fields.", "."): v for k, v in flat(spec).items() if k in keys and k != "method.fields"}
+        if "budget" in values:
+            values["budget"] = spec.budget or "none"
         labels.append(" ".join([name, *(f"{k}={v}" for k, v in values.items()), *balance]))
     return labels
 

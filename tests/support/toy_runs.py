@@ -68,10 +68,11 @@ class ToyRuns:
         n_train: Mapping[str, int] | None = None,
         percent: float | None = 0.5,
         prefix: str = "",
+        fields: Mapping[str, Any] | None = None,
         **spec: Any,
     ) -> RunDirectory:
         chosen = RunSpec(
-            method=MethodSpec(name=method, version=1, ablation=ablation, preset=preset),
+            method=MethodSpec(name=method, version=1, ablation=ablation, preset=preset, fields=dict(fields or {})),
             suite=SuiteSpec(name="toys", version=1, tasks=dict.fromkeys(right, 1)),
             model=None if model is None else ModelSpec(label=model, fingerprint=f"hash of {model}"),
             data=DataSpec(label=data, sample=sample, fingerprints={"test.json": f"hash of {data}"}),

@@ -327,7 +327,18 @@ def test_a_task_without_a_score_prints_a_dash_and_leaves_no_mean(toy_run: ToyRun
 def test_rows_of_one_name_show_what_differs(toy_run: ToyRuns) -> None:
     assert labels(
         [toy_run("lora", sky(0.6)), toy_run("lora", sky(0.5), budget="stored:8"), toy_run("moe", sky(0.4))]
-    ) == ["lora budget=null", 'lora budget="stored:8"', "moe"]
+    ) == ["lora", "lora budget=stored:8", "moe"]
+
+
+def test_fields_that_follow_from_the_budget_are_not_in_the_name_of_a_row(toy_run: ToyRuns) -> None:
+    runs = [
+        toy_run("moe", sky(0.9), budget="active:4"),
+        toy_run("lora", sky(0.8), budget="active:4"),
+        toy_run("lora", sky(0.7), budget="stored:8", fields={"rank": 8, "alpha": 8.0}),
+        toy_run("lora", sky(0.6), budget="stored:8", fields={"rank": 8, "alpha": 16.0}),
+    ]
+    stored = "lora method.alpha={} budget=stored:8"
+    assert labels(runs) == ["moe", "lora", stored.format(8.0), stored.format(16.0)]
 
 
 def test_transfer_counts_the_tasks_that_lose_against_the_reference(toy_run: ToyRuns) -> None:
