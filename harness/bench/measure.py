@@ -145,7 +145,7 @@ def bench(loaded: LoadedModel, label: str, methods: Mapping[str, AdapterMethod],
 def _measured_stages(
     loaded: LoadedModel, name: str, method: AdapterMethod, plan: BenchPlan, clock: Clock
 ) -> list[BenchRow]:
-    """The rows of one method; none if there is no memory for its adapter."""
+    """The rows of one method; an empty list if its adapter does not fit the memory."""
     try:
         stages = TimedStages(loaded, name, method, plan, clock)
     except torch.OutOfMemoryError:

@@ -50,7 +50,7 @@ def register(name: str) -> None:
         return
     setup = getattr(backend_registration, "_setup_privateuseone_for_python_backend", None)
     if setup is None:
-        raise UsageError(f"counting launches needs torch 2.10 or newer, and this is {torch.__version__}: upgrade torch")
+        raise UsageError(f"counting launches needs torch 2.13 or newer, and this is {torch.__version__}: upgrade torch")
     # The first backward starts a thread for each device, and a device in Python cannot have one.
     torch.zeros((), requires_grad=True).backward()  # type: ignore[no-untyped-call]
     setup(name, backend_module=_Module())

@@ -32,7 +32,7 @@ def block_of(kernel: str | None) -> int:
 
 
 def varlen_kernel() -> Callable[..., Tensor] | None:
-    """PyTorch's attention for sequences of different lengths (2.10 or newer); None if this version has none."""
+    """PyTorch's attention for sequences of different lengths, which PyTorch 2.13 has; None if this version has none."""
     if importlib.util.find_spec("torch.nn.attention.varlen") is None:
         return None
     from torch.nn.attention.varlen import varlen_attn

@@ -186,7 +186,7 @@ def _dropout(model: Any) -> str | None:
     """A kind of dropout that the base model has in training mode, with its probability."""
     settings = model.config.get_text_config().to_dict()
     for name, value in settings.items():
-        named = name.endswith(("dropout", "pdrop", "layerdrop")) and not name.startswith("classifier")
+        named = "drop" in name and not name.startswith(("classifier", "summary"))  # Heads of other uses take no part.
         if named and isinstance(value, float | int) and value > 0:
             return f"{name}={value}"
     return None

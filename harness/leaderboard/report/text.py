@@ -34,7 +34,7 @@ class Heat:
 
 
 def table_text(table: Table, title: str, missing: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
-    """One table. missing: by row and column, why there is no value."""
+    """One table. missing: the reason for each empty cell, by row and column."""
     return {
         "title": title,
         "sentences": [*warnings(table), *summary(table)],

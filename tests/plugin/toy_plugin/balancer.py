@@ -28,7 +28,7 @@ class GeometricWeights(TaskWeights):
         return {}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """There is no state."""
+        """Checkpoints keep nothing of it."""
 
 
 @dataclass(frozen=True, kw_only=True)

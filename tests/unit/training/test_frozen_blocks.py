@@ -124,6 +124,7 @@ def test_the_model_is_as_before_after_a_step(toy_llama: Callable[..., Any], tmp_
     [
         ("all", {}, "the adapter changes the first block"),
         (UPPER, {"attention_dropout": 0.1}, r"the base model has attention_dropout=0\.1"),
+        (UPPER, {"hidden_dropout_prob": 0.2}, r"the base model has hidden_dropout_prob=0\.2"),
     ],
 )
 def test_a_model_or_an_adapter_without_frozen_blocks_is_an_error(

@@ -54,7 +54,7 @@ class Fixed(TaskWeights):
         return {}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """There is no state."""
+        """Checkpoints keep nothing of it."""
 
 
 def made(name: str) -> LossBalancer:
