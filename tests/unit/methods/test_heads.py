@@ -148,6 +148,16 @@ def test_heads_differ_only_if_something_breaks_their_symmetry(method: Any, equal
             assert all(torch.allclose(first, other, atol=1e-12) for other in others) is equal, name
 
 
+def test_the_sum_of_the_heads_of_m_lora_moves_as_many_times_further_in_a_step_of_adam_as_there_are_heads() -> None:
+    summed, plain = (
+        fitted(m, steps=1).adapter.state_dict() for m in (MLoRA(rank=4, n_heads=3, head_dropout=0.0), LoRAAll(rank=4))
+    )
+    for name, b in plain.items():
+        if name.endswith(".B"):
+            assert b.any()
+            assert torch.allclose(sum(summed[name].split(4, 1)), 3 * b, rtol=1e-3, atol=0), name
+
+
 def test_each_head_of_m_lora_has_a_mask_of_its_own_and_only_in_training() -> None:
     net, adapter = net_of(MLoRA(rank=4, n_heads=3, head_dropout=0.5, targets="first"))
     x, a, b = inputs(), *(adapter.trainable()[f"first.{name}"].detach() for name in "AB")
