@@ -184,10 +184,16 @@ def select_layers(model: nn.Module, targets: str) -> dict[str, nn.Linear]:
         return layers
     chosen: set[str] = set()
     for target in filter(None, (part.strip() for part in targets.split(","))):
-        if any(sign in target for sign in "*?["):
+        pattern = any(sign in target for sign in "*?[")
+        if pattern:
             matches = set(fnmatch.filter(layers, target))
         else:
             matches = {name for name in layers if f".{name}".endswith(f".{target}")}
+        if not matches and pattern:
+            raise UsageError(
+                f"method.targets: no linear layer matches the pattern {target!r}, in which * is any text, ? one "
+                f"character and [1-4] one of these; separate several patterns by commas. A full name: {next(iter(layers))}"
+            )
         if not matches:
             raise unknown("linear layer", target, {name.rpartition(".")[2] for name in layers})
         chosen |= matches

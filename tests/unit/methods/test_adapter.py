@@ -129,6 +129,8 @@ def test_targets_name_layers_by_their_end_or_by_a_pattern() -> None:
     assert found["y.*"] == ["y.first", "y.second"]
     with pytest.raises(UsageError, match=r"unknown linear layer 'frist'\. Did you mean 'first'"):
         LoRAAll(targets="frist").attach(net, TASKS, seed=0)
+    with pytest.raises(UsageError, match=r"no linear layer matches the pattern 'x\.\*\|y\.\*'.*by commas.*x\.first"):
+        LoRAAll(targets="x.*|y.*").attach(net, TASKS, seed=0)
 
 
 def test_a_routing_without_an_adapter_is_the_base_model_in_every_context(x: Tensor) -> None:
