@@ -192,7 +192,8 @@ def select_layers(model: nn.Module, targets: str) -> dict[str, nn.Linear]:
         if not matches and pattern:
             raise UsageError(
                 f"method.targets: no linear layer matches the pattern {target!r}, in which * is any text, ? one "
-                f"character and [1-4] one of these; separate several patterns by commas. A full name: {next(iter(layers))}"
+                "character and [1-4] one of these; separate several patterns by commas. A full name: "
+                f"{next(iter(layers))}"
             )
         if not matches:
             raise unknown("linear layer", target, {name.rpartition(".")[2] for name in layers})
