@@ -20,7 +20,7 @@ from harness.pipeline.affinity_matrix import AffinityChoices, affinity_of, measu
 from harness.scoring.partitions import random_partition
 from harness.seeding import stable_seed
 from harness.store.affinity import FILE, FOLDER, WAYS, Affinity, Way, read_affinity, read_measured
-from harness.store.run_directory import TUNING_FOLDER, State, find_runs
+from harness.store.run_directory import State, find_runs, folder_for_all_runs
 from harness.task import Suite
 
 LOG: Final = logging.getLogger(__name__)
@@ -111,15 +111,10 @@ def _clusters(affinity: Affinity, k: int, text: str) -> Sequence[Sequence[str]]:
     return found.groups
 
 
-def _folder(out: Path) -> Path:
-    """The folder of matrices, which runs of a search for learning rates share with the runs that are reported."""
-    return (out.parent if out.name == TUNING_FOLDER else out) / FOLDER
-
-
 def _find(question: Question, way: Way, out: Path) -> dict[Path, Affinity]:
     """The matrices of this way that are about the question, by file."""
     found = {}
-    for file in sorted(_folder(out).glob(f"*/{FILE}")):
+    for file in sorted((folder_for_all_runs(out) / FOLDER).glob(f"*/{FILE}")):
         affinity = read_affinity(file)
         if affinity.way == way and question.is_asked(affinity.tasks, affinity.data, affinity.model):
             found[file] = affinity
@@ -132,7 +127,7 @@ def _from_runs(question: Question, way: Way, out: Path, text: str) -> dict[Path,
     Raises: UsageError if there are no such runs, or if they differ in more than their seeds.
     """
     by_spec: dict[bytes, list[Path]] = {}
-    for run in find_runs(_folder(out).parent):
+    for run in find_runs(folder_for_all_runs(out)):
         spec = run.spec()
         if spec is None or spec.clusters is not None or run.state() is not State.DONE:
             continue
@@ -144,10 +139,10 @@ def _from_runs(question: Question, way: Way, out: Path, text: str) -> dict[Path,
     if len(by_spec) != 1:
         what = "no run has" if not by_spec else "runs with different settings have"
         raise UsageError(
-            f"--clusters {text}: {what} measured the affinity of these tasks by {way} in {_folder(out).parent}. "
-            f"Compute the matrix first: harness affinity RUN… --way {way} --out {_folder(out).parent}"
+            f"--clusters {text}: {what} measured the affinity of these tasks by {way} in {folder_for_all_runs(out)}. "
+            f"Compute the matrix first: harness affinity RUN… --way {way} --out {folder_for_all_runs(out)}"
         )
     (paths,) = by_spec.values()
     LOG.info("affinity of the tasks from %s", ", ".join(path.name for path in paths))
     affinity = affinity_of(measured_by(paths, way), way, question.suite, AffinityChoices())
-    return {write_affinity(_folder(out).parent, affinity) / FILE: affinity}
+    return {write_affinity(folder_for_all_runs(out), affinity) / FILE: affinity}

@@ -32,7 +32,7 @@ from harness.store.affinity import read_measured
 from harness.store.files import write_atomic, write_json
 from harness.store.provenance import gather
 from harness.store.record import Failure, RunRecord, Scores, TrainingSummary
-from harness.store.run_directory import RunDirectory
+from harness.store.run_directory import RunDirectory, folder_for_all_runs
 from harness.training.progress import trained_together
 from harness.training.reuse import ReusedTraining, reuse_training
 
@@ -268,7 +268,7 @@ class _Execution:
         model = self.resolved.spec.model
         if model is None or not self.resolved.spec.train.cache_frozen:
             return None
-        return self.run.path.parent / "hidden_states" / model.fingerprint[:16]
+        return folder_for_all_runs(self.run.path.parent) / "hidden_states" / model.fingerprint[:16]
 
     def _dev_evaluator(self, prepared: Prepared) -> DevEvaluator | None:
         from harness.training.dev_score import DevEvaluator

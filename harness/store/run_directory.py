@@ -29,6 +29,11 @@ _REMEDY: Final = "Restore the file from a copy, or delete the run's folder and r
 _MAX_VALUE_LENGTH: Final = 80  # an error prints at most this many characters of a wrong value
 
 
+def folder_for_all_runs(out: Path) -> Path:
+    """The folder of what several runs share: a learning-rate search shares it with the runs that are reported."""
+    return out.parent if out.name == TUNING_FOLDER else out
+
+
 class State(StrEnum):
     """The state of a run, as ``harness runs`` prints it."""
 

@@ -38,12 +38,17 @@ def test_runs_with_and_without_the_key_are_the_same_run_with_the_same_scores(
     assert "hidden_states" not in listed.out
 
 
-def test_other_methods_and_seeds_use_the_same_states(toy_run: Callable[..., Any], tmp_path: Path) -> None:
+def test_other_methods_learning_rates_and_the_search_for_them_use_the_same_states(
+    toy_run: Callable[..., Any], tmp_path: Path
+) -> None:
     assert toy_run("--method", "lora_all", *UPPER, *CACHED).status == 0
     folder = tmp_path / "runs" / "hidden_states"
     written = {p: p.stat().st_mtime_ns for p in folder.rglob("*.safetensors")}
-    assert toy_run("--method", "cgc_lora", *UPPER, *CACHED, "--set", "train.lr=1e-2").status == 0
+    tuning = tmp_path / "runs" / "tuning"
+    assert toy_run("--method", "cgc_lora", *UPPER, *CACHED, "--set", "train.lr=1e-2", "--out", tuning).status == 0
+    assert list(tuning.glob("cgc_lora-*"))
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*.safetensors")} == written
+    assert not (tuning / "hidden_states").exists()
 
 
 def test_adapting_every_block_with_the_key_is_an_error_with_a_remedy(toy_run: Callable[..., Any]) -> None:
