@@ -45,6 +45,15 @@ class NotFinite(TrainingError):
     """Training diverged: the loss or its gradient is infinite or NaN. The step has not changed any parameter."""
 
 
+class RankFailed(HarnessError):
+    """Another rank of torchrun has failed, so that this one cannot continue; the message has the other one's error."""
+
+    printed_by_main_only = True  # The rank that has failed prints its own error.
+
+    def __init__(self, rank: int, message: str) -> None:
+        super().__init__(f"rank {rank} has failed: {message}")
+
+
 class NotFoldable(HarnessError):
     """A task's share of an adapter is not a single LoRA: it can be evaluated with routing, but not exported."""
 

@@ -159,6 +159,11 @@ class TrainConfig(Section):
         description="compute the hidden states below the first adapted block once and keep them on disk, in --out, for"
         " all runs; see method.targets",
     )
+    shard_base: Annotated[bool, Runtime] = Field(
+        False,
+        description="divide the frozen base model over the GPUs of torchrun (FSDP2), for one that does not fit a single"
+        " GPU; the adapter is whole on each",
+    )
     micro_tokens: Annotated[int | None, Runtime] = Field(
         None,
         ge=16,
@@ -190,7 +195,20 @@ class TrainConfig(Section):
             raise ValueError("set train.cache_frozen=true or train.compile=true, not both")
         if self.compile and self.precision in get_args(Quantisation):
             raise ValueError(f"train.compile=true does not support train.precision={self.precision}: leave one out")
+        if self.shard_base:
+            self._check_sharded()
         return self
+
+    def _check_sharded(self) -> None:
+        refused = {
+            "train.compile=true": self.compile,
+            "train.cache_frozen=true": self.cache_frozen,
+            f"train.precision={self.precision}": self.precision in get_args(Quantisation),
+            f"train.affinity={self.affinity}": self.affinity is not None,
+        }
+        for key, given in refused.items():
+            if given:
+                raise ValueError(f"train.shard_base=true does not support {key}: leave one of the two out")
 
 
 class EvalConfig(Section):

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,13 @@ from harness.errors import UsageError
 
 T = TypeVar("T")
 _VARIABLES = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # torchrun sets them beside WORLD_SIZE
-# The other ranks wait in a collective call while rank 0 evaluates or saves; torch's own limit is 10 to 30 minutes.
-_COLLECTIVE_TIMEOUT = timedelta(hours=6)
+# Ranks wait in a collective call for one that generates or saves for longer; torch's own limit is 10 to 30 minutes.
+COLLECTIVE_TIMEOUT: Final = timedelta(hours=6)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessGroup:
-    """This process's place in its group. Only rank 0 writes files, evaluates and prints."""
+    """This process's place in its group. Every rank trains and generates; rank 0 scores, writes records and prints."""
 
     rank: int = 0
     world_size: int = 1
@@ -45,6 +45,22 @@ class ProcessGroup:
         torch.distributed.broadcast_object_list(box, src=0, device=_object_device())
         received: T = box[0]
         return received
+
+    def gather(self, value: T) -> list[T]:
+        """The value of each rank, in the order of ranks, on every rank."""
+        if self.world_size == 1:
+            return [value]
+        found: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(found, value)
+        return found
+
+    def share_of(self, items: Sequence[T]) -> list[T]:
+        """Every ``world_size``-th of some items that are the same on every rank: each item belongs to one rank."""
+        return list(items[self.rank :: self.world_size])
+
+    def wait(self) -> None:
+        """Return once every rank has called this."""
+        self.gather(None)
 
     def all_reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Sum the gradients over all ranks; a gradient stays None if it is None on every rank.
@@ -92,7 +108,7 @@ def join() -> ProcessGroup:
         )
     from accelerate import PartialState
 
-    state = PartialState(cpu=not torch.cuda.is_available(), timeout=_COLLECTIVE_TIMEOUT)
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=COLLECTIVE_TIMEOUT)
     return ProcessGroup(rank=state.process_index, world_size=state.num_processes)
 
 

@@ -1,0 +1,120 @@
+"""Steps of a toy in float64 with a sharded and a whole base, under torchrun: python tests/support/fsdp_steps.py OUT.json."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from ddp_steps import TASKS, balancing, make_rows
+
+from harness.balancing import BalancedStage
+from harness.config.spec import TrainConfig
+from harness.data.encoding import Encoded
+from harness.data.routes import Routes
+from harness.method import Trait
+from harness.models.loading import LoadedModel
+from harness.models.sharding import shard_base
+from harness.registry import method_class
+from harness.runtime.distributed import ProcessGroup, join
+from harness.testing.toys import perturb, toy_model
+from harness.training.attention import checkpoint_activations
+from harness.training.optimiser import trained_parameters
+from harness.training.packing import Layout, choose_layout
+from harness.training.step import Stage, StepRunner
+
+STEPS = 4  # the last has one sequence, so that rank 1 has none
+METHODS = ("lora_all", "cgc_lora", "moa")
+# method, packed, gradient checkpointing, balancer
+CASES = [
+    *((name, packed, again, None) for name, packed, again in product(METHODS, (True, False), (False, True))),
+    ("lora_all", True, False, "famo"),
+    ("mixlora", True, True, None),
+]
+
+
+def name_of(case: tuple[str, bool, bool, str | None]) -> str:
+    """A readable key for a case."""
+    name, packed, again, balancer = case
+    return " ".join([name, "packed" if packed else "padded", *(["checkpointed"] if again else []), balancer or ""])
+
+
+def loaded_toy(processes: ProcessGroup | None) -> LoadedModel:
+    """The toy model, sharded over the processes; None leaves it whole."""
+    model, device = toy_model(), torch.device("cpu")
+    return LoadedModel(
+        model=model,
+        tokenizer=None,
+        device=device,
+        dtype=torch.float64,
+        n_parameters=0,
+        max_context=128,
+        encoder_decoder=False,
+        sharding=None if processes is None else shard_base(model, "toy", device, processes),
+    )
+
+
+def run(case: tuple[str, bool, bool, str | None], processes: ProcessGroup, shard: bool) -> dict[str, Any]:
+    """Loss, norm and task losses of each step, and the weights after the last."""
+    name, packed, again, balancer = case
+    method = method_class(name)()
+    loaded = loaded_toy(processes if shard else None)
+    adapter = method.attach(loaded.model, TASKS, seed=0)
+    perturb(adapter)
+    trained = trained_parameters(adapter, method)
+    subject = BalancedStage(name="all", tasks=TASKS, epoch=2, seed=0)
+    reads = Trait.LABEL_FREE in method.traits
+    stage = Stage(
+        name="all",
+        steps=STEPS,
+        key=(0,),
+        reads=reads,
+        trained=trained,
+        balance=None if balancer is None else balancing(balancer).weights(subject, lambda examples: []),
+    )
+    config = TrainConfig(loss="task", micro_tokens=40, lr=1e-3, shard_base=shard)
+    layout = choose_layout(loaded, adapter, config, reads) if packed else Layout(packed=False)
+    loop = StepRunner(loaded, adapter, config, stage, layout, processes)
+    if again:
+        checkpoint_activations(loaded.model, True)
+    loaded.model.train()
+    results = [loop.step(step, make_rows(step), Routes(TASKS)) for step in range(STEPS)]
+    local = sum(p.to_local().numel() for p in loaded.model.parameters() if hasattr(p, "to_local"))
+    return {
+        "packed": layout.packed,
+        "sharded": local,
+        "micro_batches": [_counts(loop, make_rows(step), processes) for step in range(STEPS)],
+        "losses": [r.loss for r in results],
+        "norms": [r.grad_norm for r in results],
+        "tasks": [dict(r.by_task) for r in results],
+        "weights": {n: p.detach().flatten().tolist() for n, p in stage.parameters.items()},
+    }
+
+
+def _counts(loop: StepRunner, rows: Sequence[Encoded], processes: ProcessGroup) -> list[list[int]]:
+    """Of each rank, its micro-batches that are filling, and all of them."""
+    made = loop.ahead(rows, Routes(TASKS))
+    counted = [0, 0] if made is None else [sum(m.is_filling for m in made.batches), len(made.batches)]
+    return processes.gather(counted)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Write what every case gives in both ways, from rank 0."""
+    torch.set_num_threads(1)
+    processes = join()
+    found = {
+        name_of(case): {way: run(case, processes, shard) for way, shard in (("whole", False), ("sharded", True))}
+        for case in CASES
+    }
+    if processes.is_main:
+        Path(arguments[0]).write_text(json.dumps(found))
+    processes.wait()
+    processes.leave()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
