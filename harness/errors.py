@@ -46,12 +46,9 @@ class NotFinite(TrainingError):
 
 
 class RankFailed(HarnessError):
-    """Another rank of torchrun has failed, so that this one cannot continue; the message has the other one's error."""
+    """Another rank of torchrun has failed, so that this one cannot continue."""
 
     printed_by_main_only = True  # The rank that has failed prints its own error.
-
-    def __init__(self, rank: int, message: str) -> None:
-        super().__init__(f"rank {rank} has failed: {message}")
 
 
 class NotFoldable(HarnessError):

@@ -22,9 +22,14 @@ M = TypeVar("M")
 
 @dataclass(frozen=True)
 class NotInIdentity:
-    """Annotates a field that is recorded and does not identify a run."""
+    """Annotates a field that is recorded and does not identify a run.
+
+    leaves_default: a section that differs from its default in such fields only is identified as the default is. Fields
+    of the first versions do not have this: their sections have always been hashed as ``KeptWhenEmpty`` says.
+    """
 
     why: str
+    leaves_default: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class KeptWhenEmpty:
 
 
 Runtime: Final = NotInIdentity("changes speed or memory, and no result")
+Placement: Final = NotInIdentity("says where weights are, and changes no result", leaves_default=True)
 Label: Final = NotInIdentity("is shown to readers")
 
 
@@ -65,9 +71,15 @@ class Section(BaseModel):
             changed = not _is_default(field, value)
             if not isinstance(value, Section):
                 found |= {name: content[name]} if changed else {}
-            elif (part := value.identity()) or (changed and _annotation(field, KeptWhenEmpty) is not None):
+            elif (part := value.identity()) or (value._differs() and _annotation(field, KeptWhenEmpty) is not None):
                 found[name] = part
         return found
+
+    def _differs(self) -> bool:
+        """Whether a field differs from its default, apart from those that leave the section as its default."""
+        changed = [f for name, f in type(self).model_fields.items() if not _is_default(f, getattr(self, name))]
+        marks = [_annotation(field, NotInIdentity) for field in changed]
+        return any(mark is None or not mark.leaves_default for mark in marks)
 
 
 def _annotation(field: FieldInfo, kind: type[M]) -> M | None:
@@ -159,7 +171,7 @@ class TrainConfig(Section):
         description="compute the hidden states below the first adapted block once and keep them on disk, in --out, for"
         " all runs; see method.targets",
     )
-    shard_base: Annotated[bool, Runtime] = Field(
+    shard_base: Annotated[bool, Placement] = Field(
         False,
         description="divide the frozen base model over the GPUs of torchrun (FSDP2), for one that does not fit a single"
         " GPU; the adapter is whole on each",

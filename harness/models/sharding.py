@@ -1,7 +1,7 @@
 """A base model whose blocks are divided over the ranks (``train.shard_base``), by PyTorch's FSDP2.
 
-Each rank keeps 1/n of the weights of every block. A pass gathers the weights of one block at a time, uses them and frees
-them; the backward pass gathers them again. What stands outside the blocks (embeddings, the last norm, the output head)
+Each rank keeps 1/n of the weights of every block. A pass gathers the weights of one block at a time, uses them and
+frees them; the backward pass gathers them again. What stands outside the blocks (embeddings, the last norm, the output head)
 is whole on every rank: the largest part of a pass would need all of it at once. Adapters are put on the model later and
 are whole on every rank too, so that their gradients, optimiser and checkpoints are those of an unsharded model.
 
@@ -56,7 +56,9 @@ def shard_base(model: Any, label: str, device: torch.device, processes: ProcessG
     from harness.runtime.lockstep import Lockstep
 
     if "ignored_params" not in inspect.signature(fully_shard).parameters:
-        raise ModelError("train.shard_base=true needs a newer PyTorch, whose fully_shard has ignored_params: upgrade it")
+        raise ModelError(
+            "train.shard_base=true needs a newer PyTorch, whose fully_shard has ignored_params: upgrade it"
+        )
     blocks, body = _blocks(model, label), model.base_model
     gathered = 2 * max(map(weight_bytes, blocks))
     mesh = init_device_mesh(device.type, (processes.world_size,))
@@ -135,10 +137,7 @@ def _check_order(model: Any, blocks: Sequence[nn.Module], label: str, device: to
 def _called(blocks: Sequence[nn.Module]) -> Iterator[list[int]]:
     """While open, the positions of the blocks as they are called."""
     called: list[int] = []
-    hooks = [
-        block.register_forward_pre_hook(lambda *_, i=i: called.append(i))  # type: ignore[misc]
-        for i, block in enumerate(blocks)
-    ]
+    hooks = [block.register_forward_pre_hook(lambda *_, i=i: called.append(i)) for i, block in enumerate(blocks)]
     try:
         yield called
     finally:

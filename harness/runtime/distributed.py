@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 import torch
 from torch import Tensor, nn
 
-from harness.errors import UsageError
+from harness.errors import RankFailed, UsageError
 
 T = TypeVar("T")
 _VARIABLES = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # torchrun sets them beside WORLD_SIZE
@@ -47,11 +47,17 @@ class ProcessGroup:
         return received
 
     def gather(self, value: T) -> list[T]:
-        """The value of each rank, in the order of ranks, on every rank."""
+        """The value of each rank, in the order of ranks, on every rank.
+
+        Raises: RankFailed if another rank has ended.
+        """
         if self.world_size == 1:
             return [value]
         found: list[Any] = [None] * self.world_size
-        torch.distributed.all_gather_object(found, value)
+        try:
+            torch.distributed.all_gather_object(found, value)
+        except RuntimeError as error:  # Back ends report a lost connection as this class or one below it.
+            raise RankFailed(f"another rank has ended, as its own message says ({_first_line(error)})") from error
         return found
 
     def share_of(self, items: Sequence[T]) -> list[T]:
@@ -112,6 +118,15 @@ def join() -> ProcessGroup:
     return ProcessGroup(rank=state.process_index, world_size=state.num_processes)
 
 
+def require_ranks(processes: ProcessGroup, shards: bool) -> None:
+    """Raises: UsageError if a base model is to be sharded (``train.shard_base``) and there is one process."""
+    if shards and processes.world_size == 1:
+        raise UsageError(
+            "train.shard_base=true divides the base model over the processes of torchrun, and there is only this one: "
+            "start with torchrun --nproc-per-node N --no-python harness run …, or leave it out"
+        )
+
+
 def partition_by_length(lengths: Sequence[int], world_size: int) -> list[list[int]]:
     """Assign sequences to ranks so that each rank has about the same number of tokens.
 
@@ -125,6 +140,10 @@ def partition_by_length(lengths: Sequence[int], world_size: int) -> list[list[in
         parts[rank].append(i)
         tokens[rank] += lengths[i]
     return parts
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0][:200]
 
 
 def _object_device() -> torch.device:

@@ -131,4 +131,4 @@ class Lockstep:
         rank, failure = next((rank, one) for rank, one in enumerate(failures) if one is not None)
         if failure.signum is not None:
             raise Interrupted(failure.signum)
-        raise RankFailed(rank, failure.message)
+        raise RankFailed(f"rank {rank} has failed: {failure.message}")

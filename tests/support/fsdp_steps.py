@@ -1,4 +1,4 @@
-"""Steps of a toy in float64 with a sharded and a whole base, under torchrun: python tests/support/fsdp_steps.py OUT.json."""
+"""Steps of a toy in float64 with a sharded and a whole base, for torchrun: tests/support/fsdp_steps.py OUT.json."""
 
 from __future__ import annotations
 
