@@ -98,6 +98,8 @@ class PredictionWriter:
                     append_lines(self.run.prediction_file(task), lines)
             shutil.rmtree(directory.path)
             done = self.recover()
+            if not self.run.rank_directories():
+                directory.path.parent.rmdir()
         return done
 
     def write(self, task: str, completions: Iterable[Completion]) -> None:

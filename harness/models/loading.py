@@ -153,6 +153,11 @@ def load_model(
     import torch
 
     source = locate(name, revision)
+    if processes is not None and source.gguf is not None:
+        raise ModelError(
+            f"{source.label} is a GGUF file, which every process would dequantise whole on the CPU: with "
+            "train.shard_base=true, give the model's original folder or hub id"
+        )
     folder = fetch(source)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = dtype_of(precision, place)

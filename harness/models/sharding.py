@@ -1,8 +1,8 @@
 """A base model whose blocks are divided over the ranks (``train.shard_base``), by PyTorch's FSDP2.
 
 Each rank keeps 1/n of the weights of every block. A pass gathers the weights of one block at a time, uses them and
-frees them; the backward pass gathers them again. What stands outside the blocks (embeddings, the last norm, the output head)
-is whole on every rank: the largest part of a pass would need all of it at once. Adapters are put on the model later and
+frees them; the backward pass gathers them again. What stands outside the blocks (embeddings, the last norm, the output
+head) is whole on every rank: at its peak a pass would need all of it anyway. Adapters are put on the model later and
 are whole on every rank too, so that their gradients, optimiser and checkpoints are those of an unsharded model.
 
 Zhao et al., PyTorch FSDP, arXiv:2304.11277; Rajbhandari et al., ZeRO, arXiv:1910.02054 (stage 3, of frozen weights).

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from ddp_steps import TASKS, balancing, make_rows
+from torch import Tensor
 
 from harness.balancing import BalancedStage
 from harness.config.spec import TrainConfig
 from harness.data.encoding import Encoded
 from harness.data.routes import Routes
+from harness.errors import HarnessError
 from harness.method import Trait
 from harness.models.loading import LoadedModel
 from harness.models.sharding import shard_base
 from harness.registry import method_class
 from harness.runtime.distributed import ProcessGroup, join
+from harness.runtime.lockstep import Place
+from harness.runtime.signals import Interrupted
 from harness.testing.toys import perturb, toy_model
 from harness.training.attention import checkpoint_activations
 from harness.training.optimiser import trained_parameters
 from harness.training.packing import Layout, choose_layout
 from harness.training.step import Stage, StepRunner
+from methods import moa
 
 STEPS = 4  # the last has one sequence, so that rank 1 has none
 METHODS = ("lora_all", "cgc_lora", "moa")
@@ -102,17 +107,68 @@ def _counts(loop: StepRunner, rows: Sequence[Encoded], processes: ProcessGroup) 
     return processes.gather(counted)
 
 
+def passes(loaded: LoadedModel, n: int) -> list[float]:
+    """The sum of the logits of n passes without gradients, each over other tokens."""
+    with torch.no_grad():
+        return [float(loaded.model(input_ids=torch.full((1, 3), 5 + i)).logits.sum()) for i in range(n)]
+
+
+def uneven(processes: ProcessGroup) -> dict[str, Any]:
+    """What each rank gets where ranks make different passes, or one of them ends with an error."""
+    whole, found = loaded_toy(None), {}
+    loaded = loaded_toy(processes)
+
+    def attempt(work: Callable[[], object]) -> list[Any]:
+        try:
+            return processes.gather(work())
+        except HarnessError as error:
+            return processes.gather(f"{type(error).__name__}: {error}")
+
+    def share() -> bool:
+        with loaded.together():
+            mine = passes(loaded, 5 if processes.is_main else 0)
+        return mine == passes(whole, len(mine))
+
+    def fail(error: Exception) -> None:
+        with loaded.together():
+            if not processes.is_main:
+                raise error
+            passes(loaded, 3)
+
+    def differ() -> None:
+        assert loaded.sharding is not None
+        with torch.enable_grad():
+            if processes.is_main:
+                _logits(loaded).sum()
+            else:
+                loaded.sharding.lockstep.meet(Place.BACKWARD)
+
+    found["passes of one rank"] = attempt(share)
+    found["error"] = attempt(lambda: fail(HarnessError("no space left")))
+    loaded = loaded_toy(processes)
+    found["signal"] = attempt(lambda: fail(Interrupted(15)))
+    loaded = loaded_toy(processes)
+    found["gradients"] = attempt(differ)
+    return found
+
+
+def _logits(loaded: LoadedModel) -> Tensor:
+    logits: Tensor = loaded.model(input_ids=torch.tensor([[1, 2]])).logits
+    return logits
+
+
 def main(arguments: Sequence[str]) -> None:
     """Write what every case gives in both ways, from rank 0."""
     torch.set_num_threads(1)
+    moa.PASS_TOKENS = 24  # Ranks read their prompts in different numbers of passes.
     processes = join()
-    found = {
+    found: dict[str, Any] = {
         name_of(case): {way: run(case, processes, shard) for way, shard in (("whole", False), ("sharded", True))}
         for case in CASES
     }
+    found["uneven"] = uneven(processes)
     if processes.is_main:
         Path(arguments[0]).write_text(json.dumps(found))
-    processes.wait()
     processes.leave()
 
 
