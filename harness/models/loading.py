@@ -46,7 +46,7 @@ class LoadedModel:
     dtype: of the weights, or of the computation if they are quantised.
     n_parameters: each parameter counts once, also where it is tied to another one.
     quantised: the method of the weights' quantisation, such as "nf4"; None without one.
-    sharding: how the blocks are divided over ranks; None where each rank has the whole model.
+    sharding: how the blocks are divided over ranks; None if each rank has the whole model.
     """
 
     model: Any

@@ -45,7 +45,8 @@ CASES = [
 def name_of(case: tuple[str, bool, bool, str | None]) -> str:
     """A readable key for a case."""
     name, packed, again, balancer = case
-    return " ".join([name, "packed" if packed else "padded", *(["checkpointed"] if again else []), balancer or ""])
+    words = [name, "packed" if packed else "padded", "checkpointed" if again else "", balancer or ""]
+    return " ".join(filter(None, words))
 
 
 def loaded_toy(processes: ProcessGroup | None) -> LoadedModel:
