@@ -54,7 +54,7 @@ class Lockstep:
         # Places are exchanged on the CPU, so that no host waits for its GPU at every pass.
         self._group = torch.distributed.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
         self._is_inside = False  # A pass has begun and has not ended.
-        self._is_over = False  # Every rank knows of an error.
+        self._is_over = False  # Every rank has been informed of an error.
 
     def begin_pass(self) -> None:
         """Call it before each pass, in or without gradient mode. Raises: as ``meet``."""
