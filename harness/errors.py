@@ -45,6 +45,12 @@ class NotFinite(TrainingError):
     """Training diverged: the loss or its gradient is infinite or NaN. The step has not changed any parameter."""
 
 
+class RankFailed(HarnessError):
+    """Another rank of torchrun has failed, so that this one cannot continue."""
+
+    printed_by_main_only = True  # The rank that has failed prints its own error.
+
+
 class NotFoldable(HarnessError):
     """A task's share of an adapter is not a single LoRA: it can be evaluated with routing, but not exported."""
 

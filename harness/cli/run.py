@@ -48,6 +48,8 @@ def run_command(
         from harness.pipeline.dry_run import render, to_json
 
         plan = make(resolved)
+        if plan is None:  # Rank 0 of torchrun prints it.
+            return
         if as_json:
             print_json({"spec": resolved.spec.model_dump(mode="json"), "plan": to_json(plan)})
         else:
@@ -95,6 +97,8 @@ def evaluate_command(
     check_protocol(suite_of(open_finished(run).record.spec.suite), protocol)
     keys = parse_assignments(assignments) | ({"eval.split": split} if split else {})
     done = evaluate_again(run, keys, data=data, model=model)
+    if done is None:  # Rank 0 of torchrun prints the result.
+        return
     if as_json:
         print_json(to_json(done))
         return

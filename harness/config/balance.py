@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from harness.balancing import Balancer
+from harness.balancing import Balancer, GradientBalancer
 from harness.config.keys import build_from_keys, changed, section_config
 from harness.config.spec import BalanceSpec, TrainConfig
 from harness.errors import StoreError, UsageError
@@ -57,6 +57,11 @@ def require_balance(train: TrainConfig, name: str, method: Method, sizes: Sequen
     for package, command in balancer_class(train.balance.name).needs.items():
         if find_spec(package) is None:
             raise UsageError(f"train.balance={train.balance.name} needs {package}, which is not installed: {command}")
+    if train.shard_base and issubclass(balancer_class(train.balance.name), GradientBalancer):
+        raise UsageError(
+            f"train.balance={train.balance.name} combines gradients, which train.shard_base=true does not support: "
+            "leave one of the two out, or choose a balancer that weighs losses. See: harness list"
+        )
     if isinstance(method, AdapterMethod) and not method.mixes_tasks:
         raise UsageError(
             f"{given}, but {name} trains each task in a stage of its own: leave train.balance out, or choose a method "

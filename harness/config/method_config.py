@@ -115,8 +115,10 @@ def choose_method(
 
 
 def data_only(train: TrainConfig) -> TrainConfig:
-    """The keys that also affect methods without training: they choose examples, lengths and the model's precision."""
-    return TrainConfig(per_task=train.per_task, max_length=train.max_length, precision=train.precision)
+    """The keys that also affect methods without training: of examples, lengths, and how the model is loaded."""
+    return TrainConfig(
+        per_task=train.per_task, max_length=train.max_length, precision=train.precision, shard_base=train.shard_base
+    )
 
 
 def within(method: AdapterMethod, budget: Budget, sizes: Sequence[int]) -> AdapterMethod:

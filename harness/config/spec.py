@@ -22,9 +22,14 @@ M = TypeVar("M")
 
 @dataclass(frozen=True)
 class NotInIdentity:
-    """Annotates a field that is recorded and does not identify a run."""
+    """Annotates a field that is recorded and does not identify a run.
+
+    leaves_default: a section that differs from its default in such fields only is identified as the default is. Fields
+    of the first versions do not have this: their sections have always been hashed as ``KeptWhenEmpty`` says.
+    """
 
     why: str
+    leaves_default: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class KeptWhenEmpty:
 
 
 Runtime: Final = NotInIdentity("changes speed or memory, and no result")
+Placement: Final = NotInIdentity("says where weights are, and changes no result", leaves_default=True)
 Label: Final = NotInIdentity("is shown to readers")
 
 
@@ -65,9 +71,15 @@ class Section(BaseModel):
             changed = not _is_default(field, value)
             if not isinstance(value, Section):
                 found |= {name: content[name]} if changed else {}
-            elif (part := value.identity()) or (changed and _annotation(field, KeptWhenEmpty) is not None):
+            elif (part := value.identity()) or (value._differs() and _annotation(field, KeptWhenEmpty) is not None):
                 found[name] = part
         return found
+
+    def _differs(self) -> bool:
+        """Whether a field differs from its default, apart from those that leave the section as its default."""
+        changed = [f for name, f in type(self).model_fields.items() if not _is_default(f, getattr(self, name))]
+        marks = [_annotation(field, NotInIdentity) for field in changed]
+        return any(mark is None or not mark.leaves_default for mark in marks)
 
 
 def _annotation(field: FieldInfo, kind: type[M]) -> M | None:
@@ -159,6 +171,11 @@ class TrainConfig(Section):
         description="compute the hidden states below the first adapted block once and keep them on disk, in --out, for"
         " all runs; see method.targets",
     )
+    shard_base: Annotated[bool, Placement] = Field(
+        False,
+        description="divide the frozen base model over the GPUs of torchrun (FSDP2), for one that does not fit a single"
+        " GPU; the adapter is whole on each",
+    )
     micro_tokens: Annotated[int | None, Runtime] = Field(
         None,
         ge=16,
@@ -190,7 +207,20 @@ class TrainConfig(Section):
             raise ValueError("set train.cache_frozen=true or train.compile=true, not both")
         if self.compile and self.precision in get_args(Quantisation):
             raise ValueError(f"train.compile=true does not support train.precision={self.precision}: leave one out")
+        if self.shard_base:
+            self._check_sharded()
         return self
+
+    def _check_sharded(self) -> None:
+        refused = {
+            "train.compile=true": self.compile,
+            "train.cache_frozen=true": self.cache_frozen,
+            f"train.precision={self.precision}": self.precision in get_args(Quantisation),
+            f"train.affinity={self.affinity}": self.affinity is not None,
+        }
+        for key, given in refused.items():
+            if given:
+                raise ValueError(f"train.shard_base=true does not support {key}: leave one of the two out")
 
 
 class EvalConfig(Section):

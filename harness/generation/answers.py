@@ -10,6 +10,7 @@ from harness.data.encoding import Encoder
 from harness.generation.generator import Generator
 from harness.generation.predictions import Completion, PredictionKey
 from harness.generation.requests import ChoiceRequest, Generated, GenerationRequest, GenerationStats, Scored
+from harness.runtime.distributed import ProcessGroup
 from harness.task import Example, Task
 
 OnAnswers = Callable[[str, Sequence[Completion]], None]
@@ -26,6 +27,11 @@ class Answering:
     encoder: Encoder
     tasks: Mapping[str, Task]
 
+    @property
+    def processes(self) -> ProcessGroup:
+        """The ranks that share the work."""
+        return self.generator.processes
+
     def answer(
         self,
         examples: Mapping[str, Sequence[Example]],
@@ -33,7 +39,7 @@ class Answering:
         finished: Collection[PredictionKey] = frozenset(),
         on_finished: Callable[[int], object] = lambda n: None,
     ) -> GenerationStats:
-        """Answer the examples of each task, by task.
+        """Answer this rank's share of the examples of each task, by task.
 
         Args:
             on_answers: called with a task and its answers, as soon as a batch is complete.

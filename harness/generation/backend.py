@@ -15,11 +15,14 @@ from tqdm import tqdm
 
 from harness.data.encoding import Encoder
 from harness.data.splits import SplitExamples
+from harness.errors import StoreError
 from harness.generation.answers import Answering
 from harness.generation.backend_prompts import backend_requests
 from harness.generation.predictions import Completion, PredictionKey, PredictionWriter
+from harness.generation.requests import together
 from harness.inference import InferenceBackend
 from harness.method import Baseline
+from harness.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from harness.runtime.signals import StopFlag
 from harness.store.record import GenerationSummary
 
@@ -45,21 +48,26 @@ Progress = Callable[[int], object]
 
 
 @contextmanager
-def own_bar(total: int, done: int) -> Iterator[Progress]:
-    """A progress bar on stderr, on a terminal only."""
-    with tqdm(total=total, initial=done, desc="generate", unit="example", disable=None) as bar:
+def own_bar(total: int, done: int, quiet: bool = False) -> Iterator[Progress]:
+    """A progress bar on stderr, on a terminal only, and not if it is to be quiet."""
+    with tqdm(total=total, initial=done, desc="generate", unit="example", disable=quiet or None) as bar:
         yield bar.update
 
 
 @contextmanager
-def _progress(total: int, done: int, outer: Progress | None) -> Iterator[Progress]:
-    """Counts predictions on the caller's bar, or on one of this call's own; never more than there are."""
+def _progress(
+    total: int, done: int, outer: Progress | None, processes: ProcessGroup = SINGLE_PROCESS
+) -> Iterator[Progress]:
+    """Counts predictions on the caller's bar, or on one of this call's own; never more than there are.
+
+    Of several ranks only rank 0 has a bar, which takes the others to be as fast.
+    """
     left = total - done
 
     def count(n: int) -> None:
         # Sequences of a batch that is generated again are reported a second time.
         nonlocal left
-        new = min(n, left)
+        new = min(n * processes.world_size, left)
         left -= new
         update(new)
 
@@ -68,7 +76,7 @@ def _progress(total: int, done: int, outer: Progress | None) -> Iterator[Progres
         update(done)
         yield count
         return
-    with own_bar(total, done) as update:
+    with own_bar(total, done, quiet=not processes.is_main) as update:
         yield count
 
 
@@ -102,22 +110,30 @@ def predict_with_model(
 ) -> Generation:
     """Write every prediction that is not on disk yet; a batch that is only partly on disk is answered whole.
 
-    Args: progress: counts predictions, those on disk among them; None for a bar of this call's own.
+    Args:
+        answering: with the ranks that share the work, each of which calls this. Rank 0 has all predictions when it
+            returns.
+        progress: counts predictions, those on disk among them; None for a bar of this call's own.
+
+    Raises: StoreError if rank 0 does not find what the others have written.
     """
-    done = writer.recover()
+    processes = answering.processes
+    done = processes.broadcast(writer.collect() if processes.is_main else set())
     started = time.perf_counter()
-    total = sum(map(len, writer.examples.values()))
-    with _progress(total, len(done), progress) as count:
+    total, own = sum(map(len, writer.examples.values())), writer.of_rank(processes.rank)
+    with _progress(total, len(done), progress, processes) as count:
 
         def write(task: str, completions: Sequence[Completion]) -> None:
-            writer.write(task, [c for c in completions if PredictionKey(task, c.id) not in done])
+            own.write(task, [c for c in completions if PredictionKey(task, c.id) not in done])
             stop.check()
 
         def advance(n: int) -> None:
             count(n)
             stop.check()
 
-        stats = answering.answer(writer.examples, write, finished=done, on_finished=advance)
+        stats = together(processes.gather(answering.answer(writer.examples, write, done, advance)))
+    if processes.is_main:
+        _require_all(writer, total)
     summary = GenerationSummary(
         tokens=writer.n_tokens,
         seconds=time.perf_counter() - started,
@@ -126,6 +142,16 @@ def predict_with_model(
         choices=stats.choices,
     )
     return Generation(summary=summary, chosen=stats.chosen, n_truncated=stats.truncated_prompts)
+
+
+def _require_all(writer: PredictionWriter, total: int) -> None:
+    """Collect the predictions of all ranks. Raises: StoreError if some are missing."""
+    found = len(writer.collect())
+    if found < total:
+        raise StoreError(
+            f"{writer.run.path} has {found} of {total} predictions: the ranks of torchrun must share this folder. "
+            "Choose an --out on a disk that all machines have under the same path"
+        )
 
 
 def predict_with_backend(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -43,6 +44,9 @@ class Completion:
 class PredictionWriter:
     """Writes the predictions of an evaluation to its files, one for each task.
 
+    Under torchrun rank 0 has the evaluation's own files, and each other rank has files of its own (``of_rank``) until
+    rank 0 takes them over (``collect``).
+
     Args:
         run: the directory that they are written to.
         examples: those to predict, by task.
@@ -77,6 +81,25 @@ class PredictionWriter:
                 append_lines(path, [p.model_dump_json() for p in good])
             done |= {PredictionKey(task, p.id) for p in good}
             self.n_tokens += sum(p.tokens or 0 for p in good)
+        return done
+
+    def of_rank(self, rank: int) -> PredictionWriter:
+        """The writer of a rank. Ranks share the folder of the run, also if they are on several machines."""
+        return self if rank == 0 else PredictionWriter(run=self.run.rank_directory(rank), examples=self.examples)
+
+    def collect(self) -> set[PredictionKey]:
+        """``recover``, after the predictions of other ranks, also of an interrupted process, were moved here."""
+        done = self.recover()
+        for directory in self.run.rank_directories():
+            new = PredictionWriter(run=directory, examples=self.examples).recover() - done
+            for task, predictions in directory.predictions(self.examples).items():
+                lines = [p.model_dump_json() for p in predictions if PredictionKey(task, p.id) in new]
+                if lines:
+                    append_lines(self.run.prediction_file(task), lines)
+            shutil.rmtree(directory.path)
+            done = self.recover()
+            if not self.run.rank_directories():
+                directory.path.parent.rmdir()
         return done
 
     def write(self, task: str, completions: Iterable[Completion]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from harness.generation.likelihood import Likelihood
@@ -107,3 +107,15 @@ class GenerationStats:
     unfolded: tuple[str, ...] = ()
     truncated_prompts: int = 0
     chosen: Mapping[str, Mapping[str, int]] | None = None
+
+
+def together(parts: Sequence[GenerationStats]) -> GenerationStats:
+    """The cost of the ranks that have shared an evaluation; what all of them know is that of the first one."""
+    return replace(
+        parts[0],
+        tokens=sum(part.tokens for part in parts),
+        seconds=max(part.seconds for part in parts),
+        choices=sum(part.choices for part in parts),
+        switches=sum(part.switches for part in parts),
+        halved=sum(part.halved for part in parts),
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,11 +20,14 @@ from harness.models.quantised import (
     quantisation_config,
     weight_bytes,
 )
+from harness.models.sharding import Sharding, shard_base
 from harness.models.source import TOKENIZER_PARTS, Source, check_fetched, check_folder, fetch, fingerprint, locate
 from harness.models.tokenizer_checks import check_sentencepiece, check_vocabulary, stated_vocabulary
 
 if TYPE_CHECKING:
     import torch
+
+    from harness.runtime.distributed import ProcessGroup
 
 # Tokenizers without a maximum length state about 1e30 tokens; any length above this one means that there is none.
 _NO_LENGTH: Final = 1_000_000_000
@@ -43,6 +46,7 @@ class LoadedModel:
     dtype: of the weights, or of the computation if they are quantised.
     n_parameters: each parameter counts once, also where it is tied to another one.
     quantised: the method of the weights' quantisation, such as "nf4"; None without one.
+    sharding: how the blocks are divided over ranks; None if each rank has the whole model.
     """
 
     model: Any
@@ -53,16 +57,29 @@ class LoadedModel:
     max_context: int | None
     encoder_decoder: bool
     quantised: str | None = None
+    sharding: Sharding | None = None
 
     @property
     def weight_bytes(self) -> int:
-        """The memory of the weights in bytes."""
-        return weight_bytes(self.model)
+        """The memory of the weights in bytes; of a sharded model, with the blocks that a pass has gathered."""
+        return weight_bytes(self.model) + (0 if self.sharding is None else self.sharding.gathered_bytes)
 
     @property
     def merges(self) -> bool:
-        """Whether folded adapters are added to the weights. In low precision that would round away small updates."""
-        return self.dtype.itemsize >= 4 and self.quantised is None
+        """Whether folded adapters are added to the weights.
+
+        In low precision that would round away small updates, and sharded weights are never whole between two passes.
+        """
+        return self.dtype.itemsize >= 4 and self.quantised is None and self.sharding is None
+
+    def together(self) -> AbstractContextManager[None]:
+        """Around passes without gradients whose number differs between ranks; see ``Lockstep.together``."""
+        return nullcontext() if self.sharding is None else self.sharding.lockstep.together()
+
+    def before_backward(self) -> None:
+        """Call it between the passes forward and backward of a step: those of a sharded model begin together."""
+        if self.sharding is not None:
+            self.sharding.lockstep.begin_backward()
 
     @property
     def n_embeddings(self) -> int | None:
@@ -119,6 +136,7 @@ def load_model(
     device: str | None = None,
     *,
     revision: str | None = None,
+    processes: ProcessGroup | None = None,
 ) -> LoadedModel:
     """Load a language model for training adapters or generating with them.
 
@@ -128,32 +146,52 @@ def load_model(
             ``harness.models.quantised``.
         device: a torch device (default: CUDA where there is one, else the CPU).
         revision: of a hub id; give the recorded fingerprint to load exactly that version.
+        processes: divide the blocks over these ranks, all of which load the model; None to load it whole.
 
     Raises: ModelError, saying what to do.
     """
     import torch
 
     source = locate(name, revision)
+    if processes is not None and source.gguf is not None:
+        raise ModelError(
+            f"{source.label} is a GGUF file, which every process would dequantise whole on the CPU: with "
+            "train.shard_base=true, give the model's original folder or hub id"
+        )
     folder = fetch(source)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = dtype_of(precision, place)
     tokenizer = _tokenizer(source, folder)
-    model = _weights(source, folder, dtype, precision, place).eval().requires_grad_(False)
+    # The weights of a model that is to be divided are read from its files on the CPU, where ranks share their pages.
+    first = place if processes is None else torch.device("cpu")
+    model = _weights(source, folder, dtype, precision, first).eval().requires_grad_(False)
+    n_numbers = n_parameters(model)
     loaded = LoadedModel(
         model=model,
         tokenizer=tokenizer,
         device=place,
         dtype=dtype,
-        n_parameters=n_parameters(model),
+        n_parameters=n_numbers,
         max_context=_max_context(model.config, tokenizer),
         encoder_decoder=bool(model.config.is_encoder_decoder),
         quantised=_quantised(model, precision),
+        sharding=None if processes is None else _shard(model, source.label, place, processes),
     )
     if loaded.n_embeddings is not None:
         check_vocabulary(tokenizer, source.label, folder, loaded.n_embeddings)
     if loaded.encoder_decoder:
         decoder_start_token(loaded)  # Without one it can neither train nor generate; fail before any work is done.
     return loaded
+
+
+def _shard(model: Any, label: str, place: torch.device, processes: ProcessGroup) -> Sharding:
+    stated = getattr(model.config, "quantization_config", None)
+    if stated is not None:
+        raise ModelError(
+            f"{label} is quantised in its files, and train.shard_base=true is for plain weights: leave it out, or give "
+            "the original model"
+        )
+    return shard_base(model, label, place, processes)
 
 
 def dtype_of(precision: Precision, device: torch.device) -> torch.dtype:

@@ -144,7 +144,10 @@ def _weights_of(layer: nn.Linear) -> Tensor:
 
 
 def _stored(parameter: Tensor) -> list[Tensor]:
-    """The plain tensors that hold a parameter."""
+    """The plain tensors of this process that hold a parameter."""
+    local = getattr(parameter, "to_local", None)
+    if local is not None:  # A sharded parameter.
+        return [local()]
     state = getattr(parameter, "quant_state", None)
     if state is not None:  # bitsandbytes keeps packed values, and scales of two levels.
         nested = [] if state.state2 is None else [state.state2.absmax, state.state2.code]

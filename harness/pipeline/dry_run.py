@@ -24,6 +24,7 @@ from harness.training.memory import estimate_memory
 
 if TYPE_CHECKING:
     from harness.models.loading import LoadedModel
+    from harness.runtime.distributed import ProcessGroup
 
 
 _SAMPLED = 200
@@ -50,7 +51,7 @@ class DryRun:
     """Counts and costs.
 
     adapted: the note on weights that the adapter does not reach, if there are any. memory_bytes: an estimate of the
-    peak of training.
+    peak of training, on each rank.
     """
 
     directory: str
@@ -62,10 +63,24 @@ class DryRun:
     memory_bytes: int | None
 
 
-def dry_run(resolved: Resolved) -> DryRun:
-    """Load the model, attach the adapter and count. Nothing is trained, and no file is written."""
+def dry_run(resolved: Resolved) -> DryRun | None:
+    """Load the model, attach the adapter and count. Nothing is trained, and no file is written.
+
+    Under torchrun every process calls this, and only rank 0 has a result.
+
+    Raises: UsageError if the base model is to be sharded and there is one process.
+    """
+    from harness.runtime.distributed import join, require_ranks
+
+    shards, processes = resolved.spec.train.shard_base, join()
+    require_ranks(processes, shards)
+    made = _dry_run(resolved, processes) if processes.is_main or shards else None
+    return made if processes.is_main else None
+
+
+def _dry_run(resolved: Resolved, processes: ProcessGroup) -> DryRun:
     train = train_examples(resolved)
-    base = None if resolved.model is None else load_base(resolved, train)
+    base = None if resolved.model is None else load_base(resolved, train, processes)
     check_round_trip(resolved, base, train)
     tasks = {t: _task(t, resolved, base, train) for t in resolved.evaluated.by_task}
     steps = tokens = needed = None

@@ -10,10 +10,11 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.config.keys import build_from_keys, section_config
 from harness.config.spec import EvalConfig
@@ -30,6 +31,9 @@ from harness.store.provenance import gather
 from harness.store.record import Evaluation, EvaluationSettings, Scores
 from harness.store.run_directory import RunDirectory
 
+if TYPE_CHECKING:
+    from harness.runtime.distributed import ProcessGroup
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
@@ -43,8 +47,10 @@ class Evaluated:
 
 def evaluate_again(
     path: Path, keys: Mapping[str, Any], *, data: str | None = None, model: str | None = None
-) -> Evaluated:
+) -> Evaluated | None:
     """Evaluate a finished run; the same call again resumes, and does nothing when all is done.
+
+    Under torchrun every process calls this and generates its share; rank 0 scores, and the others return None.
 
     Args:
         keys: ``eval.*``, and ``method.*`` for the method's inference fields; what is not given is as in the run.
@@ -53,15 +59,23 @@ def evaluate_again(
     Raises: UsageError for a key that cannot change without training; RunLocked; Interrupted; errors of
         ``harness.pipeline.reopen``.
     """
+    from harness.runtime.distributed import join
+
     finished = reopen(path, data, model)
     resolved, settings = changed_evaluation(finished, keys, "harness evaluate")
     directory = finished.run.evaluation_directory(settings_key(settings))
-    with directory.lock(), stop_gracefully() as stop:
-        evaluation = directory.evaluation()
+    processes = join()
+    with directory.lock() if processes.is_main else nullcontext(), stop_gracefully() as stop:
+        evaluation = processes.broadcast(directory.evaluation() if processes.is_main else None)
         fresh = evaluation is None
-        if evaluation is None:
-            directory.write("settings.json", settings)
-            evaluation = _evaluate(finished, resolved, settings, directory, stop)
+        if evaluation is None and (processes.is_main or resolved.model is not None):
+            if processes.is_main:
+                directory.write("settings.json", settings)
+            evaluation = _evaluate(finished, resolved, settings, directory, stop, processes)
+            processes.leave()
+        if evaluation is None or not processes.is_main:
+            return None
+        if fresh:
             directory.write("evaluation.json", evaluation)
         scores = directory.scores()
         if scores is None:
@@ -85,11 +99,15 @@ def _evaluate(
     settings: EvaluationSettings,
     directory: RunDirectory,
     stop: StopFlag,
+    processes: ProcessGroup,
 ) -> Evaluation:
+    from harness.runtime.distributed import SINGLE_PROCESS
+
     started = datetime.now(UTC)
     train = train_examples(resolved)
-    base = base_of(finished.run, resolved, train) if resolved.model is not None else None
-    predicted = predict_all(finished.run, resolved, base, train, stop, directory)
+    base = base_of(finished.run, resolved, train, processes) if resolved.model is not None else None
+    sharing = SINGLE_PROCESS if base is None else processes
+    predicted = predict_all(finished.run, resolved, base, train, stop, directory, sharing)
     about: dict[str, Any] = {"label": resolved.spec.data.label, **resolved.suite.describe(resolved.source)}
     machine: dict[str, Any] = {}
     if base is not None:

@@ -74,7 +74,7 @@ class RemainingWork:
 def execute(resolved: Resolved, out: Path, on_step: StepHook | None = None) -> RunOutcome | None:
     """Execute the run, or the phases of it that are missing.
 
-    Under torchrun every process calls this. All of them train; only rank 0 writes, evaluates and has an outcome.
+    Under torchrun every process calls this. All of them train and generate; rank 0 scores, and alone has an outcome.
 
     Args:
         out: the folder of runs.
@@ -82,10 +82,11 @@ def execute(resolved: Resolved, out: Path, on_step: StepHook | None = None) -> R
 
     Raises: RunLocked; Interrupted; any HarnessError, after failure.json has been written.
     """
-    from harness.runtime.distributed import join
+    from harness.runtime.distributed import join, require_ranks
 
     run = RunDirectory(out / directory_name(resolved.spec))
     processes = join()
+    require_ranks(processes, resolved.spec.train.shard_base)
     with run.lock() if processes.is_main else nullcontext(), stop_gracefully() as stop:
         work = _Execution(resolved, run, stop, processes, on_step)
         try:
@@ -93,7 +94,8 @@ def execute(resolved: Resolved, out: Path, on_step: StepHook | None = None) -> R
         except (Interrupted, KeyboardInterrupt):
             raise
         except Exception as error:  # failure.json names any error, so that a sweep can report it and continue
-            if processes.is_main:
+            # Under torchrun the first error ends all ranks, and theirs are its consequences.
+            if processes.world_size == 1 or run.failure() is None:
                 _write_failure(run, work, error)
             raise
 
@@ -117,27 +119,36 @@ class _Execution:
         self.where: Callable[[], str | None] = lambda: None
 
     def all(self) -> RunOutcome | None:
-        """Every phase that is left; None on ranks that only train."""
+        """Every phase that is left; None on every rank but rank 0."""
         remaining = self.processes.broadcast(self._remaining_work() if self.processes.is_main else RemainingWork())
         if remaining.finished:
             return self._finished() if self.processes.is_main else None
-        if not self.processes.is_main and not remaining.clusters:
-            return None
+        if not self.processes.is_main and self.resolved.model is None:
+            return None  # A baseline, or a back end, is asked by one process.
         train = train_examples(self.resolved)
-        base = None if self.resolved.model is None else load_base(self.resolved, train)
+        base = None if self.resolved.model is None else load_base(self.resolved, train, self.processes)
         check_round_trip(self.resolved, base, train)
         training = self._train(remaining, base, train)
+        if self.processes.is_main:
+            self._note_missing_affinity()
+        self.phase, self.where = "generate", lambda: None
+        predicted = self._predict(base, train)
         self.processes.leave()
         if not self.processes.is_main:
             return None
-        self._note_missing_affinity()
-        self.phase, self.where = "generate", lambda: None
-        predicted = predict_all(self.run, self.resolved, base, train, self.stop)
         self.phase = "score"
         record = self._record(remaining, base, train, training, predicted)
         scores = self._score(record)
         self.run.write("record.json", record)
         return RunOutcome(run=self.run, record=record, scores=scores, fresh=True)
+
+    def _predict(self, base: Base | None, train: SplitExamples | None) -> Predicted:
+        """Every prediction, by all ranks if they have the model."""
+        from harness.runtime.distributed import SINGLE_PROCESS
+
+        processes = SINGLE_PROCESS if base is None else self.processes
+        processes.wait()  # Rank 0 has written the adapters that all ranks read now.
+        return predict_all(self.run, self.resolved, base, train, self.stop, processes=processes)
 
     def _remaining_work(self) -> RemainingWork:
         """The remaining work; an adapter on disk means that its cluster has been trained."""
@@ -168,9 +179,7 @@ class _Execution:
     def _train(
         self, remaining: RemainingWork, base: Base | None, train: SplitExamples | None
     ) -> TrainingSummary | None:
-        """Train each cluster that is left, on all ranks; rank 0 reads the costs of the others from disk."""
-        from harness.runtime.distributed import SINGLE_PROCESS
-
+        """Train each cluster that is left, and read the costs of the others from disk, on all ranks."""
         if remaining.reused is not None:
             return remaining.reused.training
         if not self.resolved.method.trains or base is None or train is None:
@@ -181,40 +190,35 @@ class _Execution:
                 "no training examples for %s: only shared parameters apply to them, and tables mark their scores",
                 ", ".join(train.missing),
             )
-        summaries = []
-        for cluster in clusters_of(self.resolved.spec):
-            if cluster.name in remaining.clusters:
-                summaries.append(self._fit(cluster, base, train, self.processes))
-            elif self.processes.is_main:
-                summaries.append(self._fit(cluster, base, train, SINGLE_PROCESS))
-        return trained_together(summaries)
+        clusters = clusters_of(self.resolved.spec)
+        return trained_together([self._fit(c, base, train, is_left=c.name in remaining.clusters) for c in clusters])
 
-    def _fit(self, cluster: Cluster, base: Base, train: SplitExamples, processes: ProcessGroup) -> TrainingSummary:
-        """Train a cluster's adapter, unless it is on disk, and detach it afterwards."""
+    def _fit(self, cluster: Cluster, base: Base, train: SplitExamples, *, is_left: bool) -> TrainingSummary:
+        """Train a cluster's adapter, if that is left, and detach it afterwards."""
         from harness.training.memory import estimate_memory
 
         run, spec = self.run.of(cluster.name), self.resolved.spec
         prepared = attach(self.resolved, base, cluster)
-        self._note_adapted(prepared, processes)
-        trainer = self._trainer(prepared, train, run, processes)
+        self._note_adapted(prepared)
+        trainer = self._trainer(prepared, train, run, is_left=is_left)
         self.where = lambda: f"cluster {cluster.name}, {trainer.where()}" if cluster.name else trainer.where()
         memory = None
         if any(train.counts[t] for t in cluster.tasks):
             memory = estimate_memory(
                 base.loaded, prepared.adapter, base.encoder, cluster.tasks, spec.train, trainer.mixture
             )
-            if not has_adapter(run.adapter):
+            if is_left:
                 adapter_method(self.resolved.method).fit(prepared.adapter, trainer, prepared.tasks)
-        if processes.is_main and not has_adapter(run.adapter):
+        if self.processes.is_main and is_left:
             save_adapter(run.adapter, prepared.adapter, spec, cluster.tasks)
         summary = trainer.summary(memory)
         prepared.adapter.detach()
         return summary
 
-    def _note_adapted(self, prepared: Prepared, processes: ProcessGroup) -> None:
+    def _note_adapted(self, prepared: Prepared) -> None:
         """Say once what the adapter does not reach; it is the same in every cluster."""
         note = describe_adapted(prepared.loaded.model)
-        if note is not None and processes.is_main and not self.noted:
+        if note is not None and self.processes.is_main and not self.noted:
             LOG.info(note)
         self.noted = True
 
@@ -232,9 +236,7 @@ class _Execution:
             self.run.path,
         )
 
-    def _trainer(
-        self, prepared: Prepared, train: SplitExamples, run: RunDirectory, processes: ProcessGroup
-    ) -> EngineTrainer:
+    def _trainer(self, prepared: Prepared, train: SplitExamples, run: RunDirectory, *, is_left: bool) -> EngineTrainer:
         from harness.training.stage import TrainingSetup
         from harness.training.trainer import EngineTrainer
 
@@ -256,8 +258,8 @@ class _Execution:
             ),
             stop=self.stop,
             evaluate=None if evaluator is None else evaluator.evaluate,
-            processes=processes,
-            start=None if has_adapter(run.adapter) else load_start(self.resolved.parent),
+            processes=self.processes,
+            start=load_start(self.resolved.parent) if is_left else None,
             on_step=self.on_step,
         )
         trainer.restore()
@@ -276,7 +278,8 @@ class _Execution:
         if self.resolved.spec.train.eval_every is None:
             return None
         return DevEvaluator(
-            answering=answering(self.resolved, prepared), examples=self._dev_examples(prepared, "train.eval_every")
+            answering=answering(self.resolved, prepared, self.processes),
+            examples=self._dev_examples(prepared, "train.eval_every"),
         )
 
     def _balancing(self, prepared: Prepared) -> TaskBalancing | None:
@@ -325,6 +328,7 @@ class _Execution:
             data["limits"] = dict(base.encoder.limits)
             settings |= {"dtype": str(base.loaded.dtype), "device": str(base.loaded.device)}
             settings |= {} if base.loaded.quantised is None else {"quantised": base.loaded.quantised}
+            settings |= {} if base.loaded.sharding is None else {"shards": base.loaded.sharding.n_ranks}
         return RunRecord(
             run_id=run_id(resolved.spec),
             spec=resolved.spec,

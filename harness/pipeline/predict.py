@@ -29,6 +29,7 @@ from harness.models.parameter_count import size_of, total
 from harness.pipeline.prepare import Base, Prepared, draw_shots, open_adapter
 from harness.pipeline.resolve import Resolved
 from harness.registry import backend_class
+from harness.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from harness.runtime.signals import StopFlag
 from harness.store.files import write_json
 from harness.store.record import GenerationSummary, Parameters
@@ -50,6 +51,7 @@ def predict_all(
     train: SplitExamples | None,
     stop: StopFlag,
     directory: RunDirectory | None = None,
+    processes: ProcessGroup = SINGLE_PROCESS,
 ) -> Predicted:
     """Write every prediction that is missing.
 
@@ -57,11 +59,12 @@ def predict_all(
         run: the run with the adapters.
         base: None if no model is loaded here.
         directory: of an evaluation, where its predictions go; default the run itself.
+        processes: those that share the work, each of which calls this.
     """
     directory = run if directory is None else directory
     if base is not None:
         _measure_from_here()
-    source = open_source(resolved, base, train)
+    source = open_source(resolved, base, train, processes)
     generations, sizes = [], []
     chosen: dict[str, Mapping[str, int]] = {}
     for cluster in clusters_of(resolved.spec):
@@ -72,7 +75,8 @@ def predict_all(
         if generation is not None and generation.chosen is not None:
             accuracy = router_accuracy(generation.chosen)
             chosen |= generation.chosen
-            write_json(directory.of(cluster.name).artefacts / "router_accuracy.json", accuracy)
+            if processes.is_main:
+                write_json(directory.of(cluster.name).artefacts / "router_accuracy.json", accuracy)
         if prepared is not None:
             sizes.append(size_of(resolved.method, prepared.adapter, cluster.tasks, prepared.loaded.model))
             prepared.adapter.detach()
@@ -117,6 +121,7 @@ class Source:
 
     train: the training examples, for baselines and in-context examples. base: None if no model is loaded here.
     backend, backend_encoder: of a run whose model is served elsewhere; None otherwise.
+    processes: those that share the work.
     """
 
     resolved: Resolved
@@ -124,6 +129,7 @@ class Source:
     base: Base | None
     backend: InferenceBackend | None = None
     backend_encoder: Encoder | None = None
+    processes: ProcessGroup = SINGLE_PROCESS
 
     @property
     def encoder(self) -> Encoder | None:
@@ -131,11 +137,13 @@ class Source:
         return self.backend_encoder if self.base is None else self.base.encoder
 
 
-def open_source(resolved: Resolved, base: Base | None, train: SplitExamples | None) -> Source:
+def open_source(
+    resolved: Resolved, base: Base | None, train: SplitExamples | None, processes: ProcessGroup = SINGLE_PROCESS
+) -> Source:
     """Open the back end of a run that has one. Raises: UsageError for a value of --prompt that it does not support."""
     given = parse_backend(resolved.spec.backend)
     if given is None:
-        return Source(resolved=resolved, train=train, base=base)
+        return Source(resolved=resolved, train=train, base=base, processes=processes)
     backend = backend_class(given.name)(given.arguments)
     encoder = _backend_encoder(resolved, backend, train)
     return Source(resolved=resolved, train=train, base=base, backend=backend, backend_encoder=encoder)
@@ -164,7 +172,7 @@ def predict_cluster(
         assert source.backend is not None
         assert source.backend_encoder is not None
         return predict_with_backend(source.backend, source.backend_encoder, writer, stop, progress)
-    return predict_with_model(answering(source.resolved, prepared), writer, stop, progress)
+    return predict_with_model(answering(source.resolved, prepared, source.processes), writer, stop, progress)
 
 
 def _backend_encoder(resolved: Resolved, backend: InferenceBackend, train: SplitExamples | None) -> Encoder:
@@ -186,12 +194,13 @@ def _backend_encoder(resolved: Resolved, backend: InferenceBackend, train: Split
     )
 
 
-def answering(resolved: Resolved, prepared: Prepared) -> Answering:
-    """How a prepared run answers examples."""
-    return Answering(generator=generator(resolved, prepared), encoder=prepared.encoder, tasks=resolved.suite.tasks)
+def answering(resolved: Resolved, prepared: Prepared, processes: ProcessGroup = SINGLE_PROCESS) -> Answering:
+    """How a prepared run answers examples. processes: those that share the work."""
+    made = generator(resolved, prepared, processes)
+    return Answering(generator=made, encoder=prepared.encoder, tasks=resolved.suite.tasks)
 
 
-def generator(resolved: Resolved, prepared: Prepared) -> Generator:
+def generator(resolved: Resolved, prepared: Prepared, processes: ProcessGroup = SINGLE_PROCESS) -> Generator:
     """The generator of a prepared run."""
     return Generator(
         prepared.loaded,
@@ -200,4 +209,5 @@ def generator(resolved: Resolved, prepared: Prepared) -> Generator:
         folds=Trait.FOLDS in resolved.method.traits,
         batch_tokens=resolved.spec.eval.batch_tokens,
         reads=Trait.LABEL_FREE in resolved.method.traits,
+        processes=processes,
     )

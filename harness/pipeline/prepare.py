@@ -21,6 +21,7 @@ from harness.task import Example
 
 if TYPE_CHECKING:
     from harness.models.loading import LoadedModel
+    from harness.runtime.distributed import ProcessGroup
 
 _SMALL = 20_000_000
 """Models with fewer parameters run on one CPU thread."""
@@ -131,8 +132,11 @@ class Prepared:
         return self.base.encoder
 
 
-def load_base(resolved: Resolved, train: SplitExamples | None) -> Base:
-    """Load the base model and its tokenizer, and choose the lengths of prompts and predictions."""
+def load_base(resolved: Resolved, train: SplitExamples | None, processes: ProcessGroup | None = None) -> Base:
+    """Load the base model and its tokenizer, and choose the lengths of prompts and predictions.
+
+    Args: processes: those that work on the run together, over which ``train.shard_base`` divides the model.
+    """
     # Imported before memory is measured, so that the import does not count as the model's memory.
     import transformers.modeling_utils  # noqa: F401
 
@@ -145,7 +149,8 @@ def load_base(resolved: Resolved, train: SplitExamples | None) -> Base:
     before = resident_bytes()
     if resolved.spec.train.deterministic:
         reserve_workspace()
-    loaded = load_model(resolved.model, resolved.spec.train.precision)
+    shards = resolved.spec.train.shard_base and processes is not None and processes.world_size > 1
+    loaded = load_model(resolved.model, resolved.spec.train.precision, processes=processes if shards else None)
     _few_threads(loaded)
     check_generates(loaded)
     return Base(loaded=loaded, encoder=encoder(resolved, loaded, train), memory_before=before)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.config.clusters import clusters_of
 from harness.config.request import Request, merge
@@ -21,6 +22,9 @@ from harness.store.finished import open_finished
 from harness.store.record import RunRecord
 from harness.store.run_directory import RunDirectory
 from harness.task import Suite
+
+if TYPE_CHECKING:
+    from harness.runtime.distributed import ProcessGroup
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,11 +80,16 @@ def load(run: RunDirectory, resolved: Resolved, train: SplitExamples | None, tas
     return open_adapter(run, resolved, base_of(run, resolved, train), cluster)
 
 
-def base_of(run: RunDirectory, resolved: Resolved, train: SplitExamples | None) -> Base:
-    """The base model without an adapter. Raises: UsageError for a run without a model of its own."""
+def base_of(
+    run: RunDirectory, resolved: Resolved, train: SplitExamples | None, processes: ProcessGroup | None = None
+) -> Base:
+    """The base model without an adapter. processes: as in ``load_base``.
+
+    Raises: UsageError for a run without a model of its own.
+    """
     if resolved.model is None:
         raise UsageError(f"{run.name} has no model to load: its predictions come from {_predictor(resolved)}")
-    return load_base(resolved, train)
+    return load_base(resolved, train, processes)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,22 +6,22 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from harness.errors import UsageError
+from harness.errors import RankFailed, UsageError
 
 T = TypeVar("T")
 _VARIABLES = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # torchrun sets them beside WORLD_SIZE
-# The other ranks wait in a collective call while rank 0 evaluates or saves; torch's own limit is 10 to 30 minutes.
-_COLLECTIVE_TIMEOUT = timedelta(hours=6)
+# Ranks wait in a collective call for one that generates or saves for longer; torch's own limit is 10 to 30 minutes.
+COLLECTIVE_TIMEOUT: Final = timedelta(hours=6)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessGroup:
-    """This process's place in its group. Only rank 0 writes files, evaluates and prints."""
+    """This process's place in its group. Every rank trains and generates; rank 0 scores, writes records and prints."""
 
     rank: int = 0
     world_size: int = 1
@@ -45,6 +45,28 @@ class ProcessGroup:
         torch.distributed.broadcast_object_list(box, src=0, device=_object_device())
         received: T = box[0]
         return received
+
+    def gather(self, value: T) -> list[T]:
+        """The value of each rank, in the order of ranks, on every rank.
+
+        Raises: RankFailed if another rank has ended.
+        """
+        if self.world_size == 1:
+            return [value]
+        found: list[Any] = [None] * self.world_size
+        try:
+            torch.distributed.all_gather_object(found, value)
+        except RuntimeError as error:  # Back ends report a lost connection as this class or one below it.
+            raise RankFailed(f"another rank has ended, as its own message says ({_first_line(error)})") from error
+        return found
+
+    def share_of(self, items: Sequence[T]) -> list[T]:
+        """Every ``world_size``-th of some items that are the same on every rank: each item belongs to one rank."""
+        return list(items[self.rank :: self.world_size])
+
+    def wait(self) -> None:
+        """Return once every rank has called this."""
+        self.gather(None)
 
     def all_reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Sum the gradients over all ranks; a gradient stays None if it is None on every rank.
@@ -92,8 +114,17 @@ def join() -> ProcessGroup:
         )
     from accelerate import PartialState
 
-    state = PartialState(cpu=not torch.cuda.is_available(), timeout=_COLLECTIVE_TIMEOUT)
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=COLLECTIVE_TIMEOUT)
     return ProcessGroup(rank=state.process_index, world_size=state.num_processes)
+
+
+def require_ranks(processes: ProcessGroup, shards: bool) -> None:
+    """Raises: UsageError if a base model is to be sharded (``train.shard_base``) and there is one process."""
+    if shards and processes.world_size == 1:
+        raise UsageError(
+            "train.shard_base=true divides the base model over the processes of torchrun, and there is only this one: "
+            "start with torchrun --nproc-per-node N --no-python harness run …, or leave it out"
+        )
 
 
 def partition_by_length(lengths: Sequence[int], world_size: int) -> list[list[int]]:
@@ -109,6 +140,10 @@ def partition_by_length(lengths: Sequence[int], world_size: int) -> list[list[in
         parts[rank].append(i)
         tokens[rank] += lengths[i]
     return parts
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0][:200]
 
 
 def _object_device() -> torch.device:

@@ -124,6 +124,14 @@ class RunDirectory:
         """The directory of an evaluation without training: it is laid out like a run's, and is inside the run's."""
         return RunDirectory(self.path / "evaluations" / key)
 
+    def rank_directory(self, rank: int) -> RunDirectory:
+        """Where a rank above 0 of torchrun keeps its predictions until rank 0 takes them over."""
+        return RunDirectory(self.path / "ranks" / str(rank))
+
+    def rank_directories(self) -> list[RunDirectory]:
+        """The directories of ranks whose predictions have not been taken over."""
+        return [RunDirectory(path) for path in sorted((self.path / "ranks").glob("*"))]
+
     def write(self, name: str, value: BaseModel) -> None:
         """Write one of the files above."""
         write_atomic(self.path / name, to_bytes(value))

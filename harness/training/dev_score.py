@@ -23,14 +23,18 @@ class DevEvaluator:
     examples: Mapping[str, Sequence[Example]]
 
     def evaluate(self, tasks: Sequence[str]) -> float | None:
-        """The mean over ``tasks`` of each one's headline by its default protocol; None if none has dev examples."""
+        """The mean over ``tasks`` of each one's headline by its default protocol; None if none has dev examples.
+
+        Every rank calls this, answers its share, and gets the score of all.
+        """
         examples = {t: self.examples[t] for t in tasks if self.examples[t]}
-        texts: dict[PredictionKey, str] = {}
+        own: dict[PredictionKey, str] = {}
 
         def keep(task: str, completions: Sequence[Completion]) -> None:
-            texts.update({PredictionKey(task, c.id): c.text for c in completions})
+            own.update({PredictionKey(task, c.id): c.text for c in completions})
 
         self.answering.answer(examples, keep)
+        texts = {key: text for part in self.answering.processes.gather(own) for key, text in part.items()}
         values = [
             self._headline(t, of_task, [texts[PredictionKey(t, e.id)] for e in of_task])
             for t, of_task in examples.items()

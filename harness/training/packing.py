@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.config.spec import TrainConfig
 from harness.data.encoding import Encoded
@@ -221,9 +221,7 @@ def _try(loaded: LoadedModel, adapter: Adapter, layout: Layout, reads: bool) -> 
 
 def _refusal(loaded: LoadedModel, adapter: Adapter, layout: Layout, batch: Batch) -> str | None:
     """Why the base model, without its adapter, does not compute the batch forward and backward; None if it does."""
-    trained = {id(p) for p in adapter.trainable().values()}
-    # One small parameter of the first block is enough for a gradient to pass through the kernels.
-    probed = next((p for p in loaded.model.parameters() if p.dim() == 1 and id(p) not in trained), None)
+    probed = _probed(loaded, adapter)
     try:
         if probed is not None:
             probed.requires_grad_(True)
@@ -241,6 +239,16 @@ def _refusal(loaded: LoadedModel, adapter: Adapter, layout: Layout, batch: Batch
     if logits.shape[:2] != (1, len(batch.labels)):
         return "the model does not give the logits of chosen positions only"
     return None
+
+
+def _probed(loaded: LoadedModel, adapter: Adapter) -> nn.Parameter | None:
+    """A parameter of the base model whose gradient passes through the kernels of all blocks."""
+    if loaded.sharding is not None:  # A pass uses other tensors than the parameters of the blocks.
+        table: nn.Parameter = loaded.model.get_input_embeddings().weight
+        return table
+    trained = {id(p) for p in adapter.trainable().values()}
+    # One small parameter of the first block is enough.
+    return next((p for p in loaded.model.parameters() if p.dim() == 1 and id(p) not in trained), None)
 
 
 def _losses(loaded: LoadedModel, adapter: Adapter, batch: Batch, reads: bool) -> Tensor:

@@ -194,8 +194,7 @@ class StageRunner:
     def _evaluate(self) -> None:
         early_stopping, step = self.state.early_stopping, self.state.progress.step
         assert early_stopping.evaluate is not None
-        mine = early_stopping.evaluate(self.tasks) if self.state.processes.is_main else None
-        score = self.state.processes.broadcast(mine)
+        score = self.state.processes.broadcast(early_stopping.evaluate(self.tasks))
         if score is not None:
             early_stopping.add(step, score, self._weights)
             self.state.log.append({"stage": self.steps.stage.name, "step": step, "dev": score})

@@ -133,7 +133,7 @@ class StepRunner:
         """
         if self.stage.balance is not None:
             return None
-        return self.division.batches(self.division.share_of(weigh(sequences, self.config.loss, routes)))
+        return self.division.of_step(weigh(sequences, self.config.loss, routes))
 
     def step(
         self,
@@ -223,7 +223,9 @@ class StepRunner:
                 sums += sum_by_task(losses.double() * made.batch.weights, made.batch, len(routes))
             return sums
 
-        sums = self.processes.all_reduce(self.division.within_memory(mine, attempt)).cpu()
+        with self.loaded.together():
+            own = self.division.within_memory(mine, attempt)
+        sums = self.processes.all_reduce(own).cpu()
         return sums / torch.tensor(task_shares(weighted, len(routes)), dtype=torch.float64)
 
     def checkpoint_contexts(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
@@ -295,7 +297,7 @@ class StepRunner:
 
         def attempt() -> Tensor:
             fits = ahead is not None and ahead.micro_tokens == self.division.micro_tokens
-            made = ahead if ahead is not None and fits else self.division.batches(mine)
+            made = ahead if ahead is not None and fits else self.division.of_step(weighted)
             sums = self._accumulate(number, made.batches, len(weighted), n_tasks, task_sums)
             if task_sums is not None and not task_sums.complete:
                 self._accumulate_alone(number, mine, task_sums)
@@ -328,7 +330,10 @@ class StepRunner:
                 loss = of_tasks + penalty / n_sequences
                 if task_sums is not None and penalty.requires_grad:
                     task_sums.backward_before(self.scaler.scale(of_tasks))
-                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                self.loaded.before_backward()
+                self.scaler.scale(0 * loss if made.is_filling else loss).backward()  # type: ignore[no-untyped-call]
+            if made.is_filling:
+                continue
             sums[0] += loss.detach()
             of_labels = losses.detach().double()
             of_labels = torch.stack([of_labels, of_labels * batch.weights], dim=1)

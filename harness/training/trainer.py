@@ -145,7 +145,7 @@ class EngineTrainer:
         layout, started = self._choose_layout(), time.perf_counter()
         parts = layout.split([len(w.sequence) for w in weighted], micro_tokens(self.setup.config, loaded.device))
         total = 0.0
-        with attention(loaded.model, layout.attention):
+        with attention(loaded.model, layout.attention), loaded.together():
             for positions in parts if self.processes.is_main else []:
                 batch = layout.collate([weighted[i] for i in positions], loaded)
                 with adapter.route(batch.routes, batch.examples):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ddp_steps import RUNS, STEPS, run
+from torchrun import torchrun
 
 from harness.runtime.distributed import SINGLE_PROCESS, ProcessGroup, partition_by_length
 
@@ -22,12 +21,6 @@ pytestmark = pytest.mark.numeric
 
 Command = Callable[..., Any]
 CLOSE = 1e-6  # the toy computes in float64, but its norms in float32
-
-
-def torchrun(*arguments: Any, **environment: str) -> subprocess.Popen[str]:
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", **environment}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, *arguments]
-    return subprocess.Popen(list(map(str, command)), env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +82,14 @@ def arguments(model: Path, out: Path, *more: Any) -> list[Any]:
     return [harness, "run", "--method", "cgc_lora", "--suite", "toys", "--model", model, "--out", out, *settings]
 
 
+def predictions(directory: Path) -> dict[str, set[tuple[str, str]]]:
+    """Ids and texts by task: each rank has generated a part of them."""
+    files = sorted(directory.glob("predictions/*.jsonl"))
+    found = {file.stem: [json.loads(line) for line in file.read_text().splitlines()] for file in files}
+    assert all(len(lines) == 2 for lines in found.values())
+    return {task: {(line["id"], line["text"]) for line in lines} for task, lines in found.items()}
+
+
 @pytest.mark.slow
 def test_the_command_under_torchrun_makes_the_run_of_one_process(
     plugin: Path, toy_model: Path, tmp_path: Path, harness: Command
@@ -104,6 +105,9 @@ def test_the_command_under_torchrun_makes_the_run_of_one_process(
     assert one["record"]["run_id"] == two["record"]["run_id"]
     assert two["record"]["training"]["final_loss"] == pytest.approx(one["record"]["training"]["final_loss"], rel=1e-4)
     assert two["record"]["training"]["tokens"] == one["record"]["training"]["tokens"]
+    texts = [predictions(Path(of["directory"])) for of in (one, two)]
+    assert texts[0] == texts[1]
+    assert not (Path(two["directory"]) / "ranks").exists()
     again = torchrun("--no-python", *command, PYTHONPATH=str(plugin))
     _, err = again.communicate(timeout=200)
     assert again.returncode == 0

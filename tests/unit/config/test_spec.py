@@ -81,6 +81,13 @@ def test_speed_and_labels_do_not_identify_a_run(changes: dict[str, Any]) -> None
     assert run_id(spec(**changes)) == run_id(spec())
 
 
+def test_a_sharded_base_does_not_identify_a_run_even_if_no_other_key_is_given() -> None:
+    no_keys: dict[str, Any] = {}
+    for fields in (no_keys, {"steps": 3}):
+        plain, sharded = (TrainConfig(**fields, shard_base=shards) for shards in (False, True))
+        assert run_id(spec(train=sharded)) == run_id(spec(train=plain))
+
+
 @pytest.mark.parametrize(
     "changes",
     [

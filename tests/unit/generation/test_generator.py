@@ -20,6 +20,7 @@ from harness.generation.requests import Generated, GenerationRequest
 from harness.method import BaseRouting
 from harness.models.loading import LoadedModel, load_model
 from harness.registry import model_folder
+from harness.runtime.distributed import ProcessGroup
 from methods.no_finetune import NoFinetune
 
 pytestmark = pytest.mark.numeric
@@ -34,6 +35,28 @@ def test_an_adapter_that_reads_prompts_reads_each_once(llama: LoadedModel) -> No
     mixed = Spy(choosy.adapter)  # tasks share batches below float32: no row joins there either
     Generator(bfloat, mixed, ROUTES, folds=False, batch_tokens=300).run(requests, lambda batch: None)
     assert sum(mixed.routes) == len(requests)
+
+
+@pytest.mark.parametrize("folds", [True, False])
+def test_ranks_divide_the_batches_of_one_process(llama: LoadedModel, folds: bool) -> None:
+    """In the same batches, so that not a bit of a prediction depends on the number of ranks."""
+    adapter, requests = cgc(llama.model), toy_requests(40, routes=3)
+    finished = {PredictionKey(r.task, r.id) for r in requests[:5]}
+
+    def batches(rank: int, world_size: int) -> list[list[Generated]]:
+        found: list[list[Generated]] = []
+        ranks = ProcessGroup(rank=rank, world_size=world_size)
+        generator = Generator(llama, adapter, ROUTES, folds=folds, batch_tokens=60, processes=ranks)
+        generator.run(requests, lambda batch: found.append(list(batch)), finished=finished)
+        return found
+
+    alone, ranks = batches(0, 1), [batches(rank, 3) for rank in range(3)]
+    assert {len(found) for found in ranks} <= {len(alone) // 3, len(alone) // 3 + 1}
+    keys = [{tuple((g.task, g.id) for g in batch) for batch in found} for found in (alone, *ranks)]
+    assert keys[0] == set().union(*keys[1:])
+    assert sum(map(len, ranks)) == len(alone)
+    by_key = {g.key: g for batch in alone for g in batch}
+    assert all(g == by_key[g.key] for found in ranks for batch in found for g in batch)
 
 
 @pytest.mark.gpu

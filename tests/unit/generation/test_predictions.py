@@ -59,3 +59,32 @@ def test_predictions_for_other_prompts_are_removed_with_a_warning(tmp_path: Path
         assert second.recover() == {PredictionKey("sort", "0")}
     assert "removed 1 predictions for other prompts" in lines[0]
     assert second.n_tokens == 3
+
+
+def test_the_predictions_of_other_ranks_are_taken_over_once(tmp_path: Path) -> None:
+    main = writer(tmp_path)
+    main.write("sort", [completion(0)])
+    for rank, i in ((1, 1), (2, 2)):
+        main.of_rank(rank).write("sort", [completion(i)])
+    assert main.of_rank(0) is main
+    assert main.recover() == {PredictionKey("sort", "0")}  # the others are still elsewhere
+    found = main.collect()
+    assert found == {PredictionKey("sort", str(i)) for i in range(3)}
+    assert main.n_tokens == 9
+    assert [p.id for p in main.run.predictions(["sort"])["sort"]] == ["0", "1", "2"]
+    assert not (tmp_path / "ranks").exists()
+    assert main.collect() == found
+
+
+def test_predictions_of_a_rank_that_was_killed_are_taken_over_without_the_incomplete_ones(tmp_path: Path) -> None:
+    other = writer(tmp_path).of_rank(1)
+    other.write("sort", [completion(1), completion(2)])
+    path = other.run.prediction_file("sort")
+    path.write_bytes(path.read_bytes()[:-5])
+    main = writer(tmp_path)
+    # Killed in between, after the first prediction was taken over: it is in both places.
+    main.write("sort", [completion(1)])
+    with messages() as lines:
+        assert main.collect() == {PredictionKey("sort", "1")}
+    assert "incomplete last line" in lines[0]
+    assert [p.id for p in main.run.predictions(["sort"])["sort"]] == ["1"]
