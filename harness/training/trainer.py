@@ -31,6 +31,7 @@ from harness.training.affinity import GRADIENTS, LOOKAHEAD, AffinitySums
 from harness.training.attention import attention
 from harness.training.batch import token_losses, weigh
 from harness.training.checkpoint import Checkpoint, CheckpointManager, CheckpointOwner
+from harness.training.compiled_blocks import CompiledBlocks
 from harness.training.early_stopping import EarlyStopping, EvaluateOnDev
 from harness.training.frozen_blocks import FrozenBlocks, frozen_blocks
 from harness.training.optimiser import trained_parameters
@@ -81,6 +82,8 @@ class EngineTrainer:
         self._optimiser: Mapping[str, Tensor] = {}  # The checkpoint's optimiser state for the unfinished stage.
         self._steps: StepRunner | None = None  # The steps of the current stage.
         self._layout: Layout | None = None
+        # All stages share the graphs, and one notice if there are too many of them.
+        self._compiled = CompiledBlocks(self.setup.loaded.model) if config.compile else None
 
     def restore(self) -> None:
         """Continue from the run's newest checkpoint, where it has one, and start measuring the peak of memory.
@@ -228,7 +231,14 @@ class EngineTrainer:
         )
         setup = self.setup
         steps = StepRunner(
-            setup.loaded, setup.adapter, setup.config, parts, self._choose_layout(), self.processes, self._frozen_blocks
+            setup.loaded,
+            setup.adapter,
+            setup.config,
+            parts,
+            self._choose_layout(),
+            self.processes,
+            self._frozen_blocks,
+            self._compiled,
         )
         steps.division.micro_tokens = self._micro_tokens()
         if progress.stage == stage:
