@@ -53,7 +53,7 @@ class CastFactors:
 def cast_one(a: Tensor, b: Tensor, x: Tensor, route: Route) -> CastFactors:
     """The factors of one plain LoRA (r, d_in) and (d_out, r) for a pass over x; R is the next multiple of its rank."""
     more = -b.shape[1] % rank_multiple(route, x.device, x.dtype)
-    return CastFactors(a=_below(a, more, route).to(x.dtype), b=_beside(b, more, route).to(x.dtype))
+    return CastFactors(a=_below(a.to(x.dtype), more, route), b=_beside(b.to(x.dtype), more, route))
 
 
 def cast_experts(a: Tensor, b: Tensor, rank: int, x: Tensor, route: Route) -> CastFactors:
@@ -67,7 +67,7 @@ def cast_experts(a: Tensor, b: Tensor, rank: int, x: Tensor, route: Route) -> Ca
     multiple = rank_multiple(route, x.device, x.dtype) if len(a) == b.shape[1] else 1
     padded = padded_experts(n_experts, rank, multiple)
     more = (padded - n_experts) * rank
-    a, b = _below(a, more, route).to(x.dtype), _beside(b, more, route).to(x.dtype)
+    a, b = _below(a.to(x.dtype), more, route), _beside(b.to(x.dtype), more, route)
     return CastFactors(a=a, b=b, n_experts=padded)
 
 
@@ -77,7 +77,10 @@ def pad_weights(g: Tensor, n_experts: int) -> Tensor:
 
 
 def _below(a: Tensor, more: int, route: Route) -> Tensor:
-    """``a`` with ``more`` rows of zeros below it. The zeros are kept, so that this is one launch."""
+    """``a`` with ``more`` rows of zeros below it. The zeros are kept, so that this is one launch.
+
+    What is padded has been cast: the gradient is cast back from a part of a matrix to a whole one, without a copy more.
+    """
     return torch.cat([a, route.zeros(a, more, a.shape[1])]) if more else a
 
 
