@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from harness.errors import TrainingError
 from harness.linear_layers import linear_layers
@@ -33,32 +35,37 @@ class CompiledBlocks:
 
     Args:
         model: with its adapter, if it has one.
+        checkpointed: backward computes the activations of a block again (``train.gradient_checkpointing``). The graph
+            is inside the checkpoint, so transformers' own checkpoints, which would be inside the graph, stay off.
         backend: of ``torch.compile``. limit: graphs of one kind of block, after which nothing is compiled any more.
     """
 
     def __init__(
-        self, model: nn.Module, *, backend: str | Callable[..., Any] = "inductor", limit: int = GRAPH_LIMIT
+        self,
+        model: nn.Module,
+        *,
+        checkpointed: bool = False,
+        backend: str | Callable[..., Any] = "inductor",
+        limit: int = GRAPH_LIMIT,
     ) -> None:
-        self.limit = limit
+        self.checkpointed, self.limit = checkpointed, limit
         self.is_on = True
-        self._forwards = {
+        self._compiled = {
             block: torch.compile(block.forward, dynamic=True, backend=backend) for block in blocks_of(model)
         }
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Run the blocks compiled, until backward has ended: checkpointed blocks repeat their forward there."""
-        if not self.is_on:
-            yield
-            return
         try:
-            for block, forward in self._forwards.items():
-                block.forward = forward
+            for block, compiled in self._compiled.items():
+                forward = compiled if self.is_on else block.forward
+                block.forward = partial(checkpoint, forward, use_reentrant=False) if self.checkpointed else forward
             with _recompile_limit(self.limit):
                 yield
         finally:
-            for block in self._forwards:
-                del block.forward
+            for block in self._compiled:
+                vars(block).pop("forward", None)
 
     def attempt(self, work: Callable[[], T]) -> T:
         """``work()``, and once more without compilation if it needs more graphs than the limit.

@@ -83,7 +83,7 @@ class EngineTrainer:
         self._steps: StepRunner | None = None  # The steps of the current stage.
         self._layout: Layout | None = None
         # All stages share the graphs, and one notice if there are too many of them.
-        self._compiled = CompiledBlocks(self.setup.loaded.model) if config.compile else None
+        self._compiled = _compiled_blocks(self.setup)
 
     def restore(self) -> None:
         """Continue from the run's newest checkpoint, where it has one, and start measuring the peak of memory.
@@ -323,3 +323,9 @@ def _read_spec(run: RunDirectory) -> dict[str, Any]:
     path = run.path / "spec.json"
     spec: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
     return spec
+
+
+def _compiled_blocks(setup: TrainingSetup) -> CompiledBlocks | None:
+    """The blocks as graphs, if ``train.compile`` asks for them."""
+    config = setup.config
+    return CompiledBlocks(setup.loaded.model, checkpointed=config.gradient_checkpointing) if config.compile else None

@@ -152,8 +152,8 @@ class TaskLinear(AdaptedLinear):
         """The factors of some LoRAs, (P r, d_in) and (d_out, P r), and ``more`` rows and columns of zeros."""
         a, b = [self.a[i] for i in used], [self.b[i] for i in used]
         if more:
-            a += [self.route.zeros(a[0], more, a[0].shape[1])]  # type: ignore[list-item]
-            b += [self.route.zeros(b[0], b[0].shape[0], more)]  # type: ignore[list-item]
+            a += [self.route.zeros(a[0], more, a[0].shape[1])]
+            b += [self.route.zeros(b[0], b[0].shape[0], more)]
         return torch.cat(a), torch.cat(b, 1)
 
     def _stacked_parameters(self) -> list[Tensor]:
