@@ -79,7 +79,7 @@ class CompiledBlocks:
         except _over_the_limit():
             self.is_on = False
             LOG.warning(
-                "train.compile=true: the model's blocks need more than %d different graphs, so training goes on "
+                "train.compile=true: the model's blocks need more than %d different graphs, so training continues "
                 "without compilation, with the same results up to rounding. TORCH_LOGS=recompiles says what differs "
                 "between the graphs; leave out train.compile to save the time that was spent on them",
                 self.limit,

@@ -1,6 +1,6 @@
 """Factors in the dtype of the hidden states, with ranks that are multiples of 8 where others are slow.
 
-In half precision a GPU reads rows of 16 bytes at once, and has slower kernels for rows whose size is no multiple of
+In half precision a GPU reads rows of 16 bytes at once, and has slower kernels for rows whose size is not a multiple of
 that. In training the rank of a layer is therefore padded with zeros when its factors are cast. Padded rows have a
 product of zero and get no gradient: parameters, optimiser, exports and counts of parameters have the true rank.
 

@@ -176,7 +176,7 @@ def test_too_many_graphs_end_in_one_notice_and_the_same_gradients(caplog: pytest
             expected = passed(model, adapter, labels)
             assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
     (notice,) = [record.getMessage() for record in caplog.records if record.name.startswith("harness")]
-    assert "need more than 1 different graphs, so training goes on without compilation" in notice
+    assert "need more than 1 different graphs, so training continues without compilation" in notice
     assert "leave out train.compile" in notice
     assert not compiled.is_on
 
