@@ -26,6 +26,7 @@ from harness.method import Adapter, AdapterMethod, Trait
 from harness.models.loading import LoadedModel
 from harness.registry import method_class
 from harness.training.attention import attention
+from harness.training.compiled_blocks import CompiledBlocks
 from harness.training.optimiser import trained_parameters
 from harness.training.packing import Layout, choose_layout
 from harness.training.step import Stage, StepRunner
@@ -136,7 +137,9 @@ class Training:
         layout = layout or choose_layout(own, adapter, settings, reads)
         trained = trained_parameters(adapter, method)
         stage = Stage(name="all", steps=10**6, key=(0,), reads=reads, trained=trained)
-        return cls(steps=StepRunner(own, adapter, settings, stage, layout), adapter=adapter, routes=routes)
+        compiled = CompiledBlocks(own.model) if settings.compile else None
+        steps = StepRunner(own, adapter, settings, stage, layout, compiled=compiled)
+        return cls(steps=steps, adapter=adapter, routes=routes)
 
     def step(self, number: int, rows: Sequence[Encoded]) -> Any:
         model = self.steps.loaded.model

@@ -19,19 +19,22 @@ from harness.errors import ModelError, UsageError
 from harness.method import Adapter, ArtefactKind, Ranks, Trainer, Trait
 from methods.base import AdaptedLinear, LoRAAdapter, LoRAMethod, Parts, TargetModule, TaskLinear, require_choice
 from methods.layers.alignment import Alignment
+from methods.layers.casting import cast_one
 from methods.layers.linear import add_product
 
 
 class AlignedLinear(TaskLinear):
-    """One LoRA for all tasks, whose features A x are recorded in training."""
+    """One LoRA for all tasks, which keeps the features A x (M, n, r) of a training step in ``features``."""
 
-    alignment: Alignment
+    features: Tensor | None = None
 
     def delta(self, out: Tensor, x: Tensor) -> Tensor:
-        z = linear(x, self.a[0].to(x.dtype))
+        cast = cast_one(self.a[0], self.b[0], x, self.route)
+        z = linear(x, cast.a)
         if self.training and torch.is_grad_enabled():
-            self.alignment.record(self.name, z)
-        return add_product(out, z, self.b[0].to(x.dtype), self.scale)
+            # Under gradient checkpointing this runs again in backward, when the alignment is already computed.
+            self.features = z[..., : self.rank]
+        return add_product(out, z, cast.b, self.scale)
 
 
 class AlignAdapter(LoRAAdapter):
@@ -48,9 +51,7 @@ class AlignAdapter(LoRAAdapter):
         self.weight = method.weight
         self.alignment = Alignment(method.divergence, method.mmd_tokens if method.divergence == "mmd" else None)
         self.n_sequences = 0
-        for layer in self.layers.values():
-            if isinstance(layer, AlignedLinear):
-                layer.alignment = self.alignment
+        self._aligned = {n: layer for n, layer in self.layers.items() if isinstance(layer, AlignedLinear)}
 
     @contextmanager
     def route(self, labels: Tensor, examples: Tensor | None = None) -> Iterator[None]:
@@ -61,6 +62,8 @@ class AlignAdapter(LoRAAdapter):
                 yield
             finally:
                 self.alignment.end()
+                for layer in self._aligned.values():
+                    layer.features = None
 
     def count_tokens(self, masks: Sequence[Tensor]) -> None:
         """As ``CountsTokens.count_tokens``: padding takes no part in the statistics."""
@@ -71,6 +74,9 @@ class AlignAdapter(LoRAAdapter):
 
         The loss of a step is then the mean over its sequences, each with the alignment loss of its micro-batch.
         """
+        for name, layer in self._aligned.items():
+            if layer.features is not None:
+                self.alignment.record(name, layer.features)
         loss = self.alignment.loss()
         return super().penalty() if loss is None else self.weight * self.n_sequences * loss
 

@@ -75,7 +75,7 @@ class ArrowLinear(PostHocLinear):
         return torch.full_like(scores, -torch.inf).scatter(-1, best.indices, best.values).softmax(-1)
 
     def together(self, out: Tensor, x: Tensor) -> Tensor:
-        a, b = self._stacked(range(len(self.a)), x.dtype)
+        a, b = (factors.to(x.dtype) for factors in self._stacked(range(len(self.a))))
         weights = self.token_weights(x).flatten(0, 1)
         # Every token is a sequence of its own here, since it has weights of its own.
         tokens = x.reshape(-1, 1, x.shape[-1])

@@ -34,10 +34,11 @@ from harness.linear_layers import linear_layers
 from harness.method import AdapterMethod, Budget, Trainer, iter_linear
 from methods.layers.adapter import LoRAAdapter, Parts, require_bare
 from methods.layers.gates import EmbeddingScores, FreeScores, Gate, TaskEmbedding, TaskGate, UniformScores
-from methods.layers.linear import AdaptedLinear, GatedLinear, TaskLinear
+from methods.layers.linear import AdaptedLinear, GatedLinear
 from methods.layers.peft_io import peft_modules
 from methods.layers.routing import Route
 from methods.layers.target import ExpertFactors, TargetModule, block_of, generator, method_seed
+from methods.layers.task_linear import TaskLinear
 
 __all__ = [
     "AdaptedLinear",

@@ -105,7 +105,8 @@ class PolyGate(Gate):
             tasks = (route.example_labels[:, None] == torch.arange(logits.shape[1], device=device)).to(logits.dtype)
             logits, specific = tasks @ logits, None if specific is None else tasks @ specific
         weights = gates[0]._weights(logits + noise, specific).to(dtype)
-        return select_labels(route.own_of_examples(dtype) if by_example else route.own(dtype), weights)
+        own = route.own_of_examples(dtype) if by_example else route.own(dtype)
+        return select_labels(own, weights, gates[0].columns)
 
     def group_key(self, route: Route) -> Hashable:
         if self.training and route.step is None:

@@ -7,6 +7,7 @@ learn which LoRA is active and nothing about the prompt.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.errors import ModelError, UsageError, unknown
+from harness.masks import causal_mask
 from harness.method import Adapter, Method, Ranks, Start, Trainer, Trait, named_folder
 from harness.transfer import to_device
 from methods.base import (
@@ -33,7 +35,7 @@ from methods.base import (
     train_alone,
 )
 from methods.layers.peft_io import FILES, peft_rank, read_peft
-from methods.layers.prompt_routers import PromptScores, RouterGate, Routers
+from methods.layers.prompt_routers import PromptScores, RouterGate, Routers, prepare_routers
 from methods.lora_single import LoRASingle
 
 LOG = logging.getLogger(__name__)
@@ -105,6 +107,11 @@ class MoAAdapter(LoRAAdapter):
                 states = self.pooled(prompts, labels)
             self.prompt_scores.scores = self.routers(states)
             self.prompt_scores.owner = owner
+            if torch.is_grad_enabled():
+                uses = Counter(gate for layer in self.layers.values() for gate in layer.gates())
+                prepare_routers(
+                    {gate: n for gate, n in uses.items() if isinstance(gate, RouterGate)}, self.prompt_scores
+                )
 
     def _labels(self, owner: Tensor, n: int) -> Tensor:
         """The label of each of n prompts, from the sequences or tokens that belong to it."""
@@ -167,6 +174,7 @@ class MoAAdapter(LoRAAdapter):
         if model.config.is_encoder_decoder:
             states = model.get_encoder()(**inputs).hidden_states[:-1]
         else:
+            inputs["attention_mask"] = causal_mask(model, mask, self.dtype)
             states = model.base_model(**inputs, use_cache=False).hidden_states[:-1]
         if self.method.pooling == "last":
             index = torch.arange(len(prompts), device=self.device)

@@ -16,6 +16,7 @@ from torch.nn.functional import linear
 from harness.errors import UsageError
 from harness.method import LoRAFactors, Ranks, Trait
 from methods.base import AdaptedLinear, LoRAMethod, TargetModule
+from methods.layers.casting import cast_one
 from methods.layers.linear import add_product
 
 
@@ -50,7 +51,8 @@ class ScaledLinear(AdaptedLinear):
         return (torch.unflatten(self.b, 1, (self.n_loras, -1)) * self.v.t()[:, :, None]).flatten(1)
 
     def delta(self, out: Tensor, x: Tensor) -> Tensor:
-        return add_product(out, linear(x, self.a.to(x.dtype)), self.scaled_b().to(x.dtype), self.scale)
+        cast = cast_one(self.a, self.scaled_b(), x, self.route)
+        return add_product(out, linear(x, cast.a), cast.b, self.scale)
 
     def fold(self, task: int) -> LoRAFactors:
         return LoRAFactors(a=self.a.detach().clone(), b=self.scale * self.scaled_b().detach())

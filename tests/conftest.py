@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -173,6 +174,25 @@ def start(plugin: Path) -> Callable[..., subprocess.Popen[str]]:
         return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Path, Callable[[], None]], Path]:
+    """``made_once(key, folder, make)``: ``make()`` fills the folder for the first test with this key.
+
+    Tests after it get a copy: a training takes seconds, and tests change the runs that they are about.
+    """
+    kept = tmp_path_factory.mktemp("made_once")
+
+    def fill(key: str, folder: Path, make: Callable[[], None]) -> Path:
+        if (kept / key).exists():
+            shutil.copytree(kept / key, folder)
+        else:
+            make()
+            shutil.copytree(folder, kept / key)
+        return folder
+
+    return fill
 
 
 @pytest.fixture

@@ -156,7 +156,7 @@ class TrainConfig(Section):
         False,
         description="recompute activations in the backward pass: less memory, more time",
     )
-    compile: Annotated[bool, Runtime] = Field(False, description="use torch.compile")
+    compile: Annotated[bool, Runtime] = Field(False, description="run each block as a graph of torch.compile")
     deterministic: Annotated[bool, Runtime] = Field(
         False,
         description="train with kernels that give the same bits every time on the same GPU, which are slower; an"

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer, EncoderDecoderCache
 
 from harness.errors import ModelError
-from harness.generation.masks import mask_kind
+from harness.masks import mask_kind, whole_mask
 from harness.models.loading import LoadedModel, decoder_start_token
 from harness.transfer import to_device
 
@@ -112,7 +112,7 @@ class SlotCache:
         self.position = _WritePosition(n_slots, loaded.device)
         self.layers: list[_SlotLayer] = []
         self.cache = DynamicCache(config=loaded.model.config)
-        self.mask_kind = mask_kind(loaded)
+        self.mask_kind = mask_kind(loaded.model)
 
     def prefill(self, slots: Tensor, prompts: Sequence[Tokens]) -> Tensor:
         prompt_cache = _LeftPaddedCache(self.loaded, 0)
@@ -161,10 +161,7 @@ class SlotCache:
         visible = self.mask[:, : self.position.n_visible]
         if self.mask_kind == "positions":
             return visible.long()
-        whole = visible[:, None, None]
-        if self.mask_kind == "boolean":
-            return whole
-        return torch.zeros_like(whole, dtype=self.loaded.dtype).masked_fill_(~whole, torch.finfo(self.loaded.dtype).min)
+        return whole_mask(visible[:, None, None], self.mask_kind, self.loaded.dtype)
 
     def select(self, slots: Tensor) -> None:
         on_device = to_device(slots, self.lengths.device)

@@ -107,9 +107,8 @@ def attention(model: Any, name: str | None) -> Iterator[None]:
 def own_attention(model: Any) -> Iterator[None]:
     """Inside ``attention``, use the model's own kernel: other passes than that over packed sequences need a mask.
 
-    model: a model, compiled or not; anything else has only one kernel.
+    model: anything but a model of transformers has only one kernel.
     """
-    model = getattr(model, "_orig_mod", model)
     own, name = getattr(model, _OWN, None), getattr(getattr(model, "config", None), "_attn_implementation", None)
     if own is None:
         yield

@@ -208,13 +208,14 @@ class StageRunner:
     def _training_mode(self) -> Iterator[None]:
         """The model in training mode; in evaluation mode and without hooks when the context ends."""
         model, config = self.setup.loaded.model, self.setup.config
+        checkpointed = config.gradient_checkpointing and self.steps.compiled is None  # Compiled blocks have their own.
         with attention(model, self.steps.division.layout.attention), deterministic_algorithms(config.deterministic):
-            if config.gradient_checkpointing:
+            if checkpointed:
                 checkpoint_activations(model, True, self.steps.checkpoint_contexts)
             model.train()
             try:
                 yield
             finally:
                 model.eval()
-                if config.gradient_checkpointing:
+                if checkpointed:
                     checkpoint_activations(model, False)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ from harness.training.batch import (
     token_losses,
     weigh,
 )
+from harness.training.compiled_blocks import CompiledBlocks
 from harness.training.division import MicroBatch, StepBatches, StepDivision
 from harness.training.frozen_blocks import FrozenBlocks
 from harness.training.optimiser import TaskAdamW, TrainedParameter
@@ -103,6 +105,7 @@ class StepRunner:
 
     division: of steps into micro-batches, which are halved when the device runs out of memory.
     frozen: the blocks whose hidden states are on disk (``train.cache_frozen``); None computes every block.
+    compiled: the blocks as graphs (``train.compile``); None computes them without.
     """
 
     def __init__(
@@ -114,16 +117,17 @@ class StepRunner:
         layout: Layout,
         processes: ProcessGroup = SINGLE_PROCESS,
         frozen: FrozenBlocks | None = None,
+        compiled: CompiledBlocks | None = None,
     ) -> None:
         self.loaded, self.adapter, self.config, self.stage = loaded, adapter, config, stage
         self.processes = processes
         self.division = StepDivision(loaded, config, layout, processes)
         self.device = loaded.device
-        self.model = torch.compile(loaded.model, dynamic=True) if config.compile else loaded.model
+        self.model = loaded.model
         # Scales losses so that small gradients do not underflow in fp16; without effect in other precisions.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=loaded.dtype == torch.float16)
         self.optimiser = TaskAdamW(stage.trained.values(), config)
-        self.frozen, self._checked = frozen, False
+        self.frozen, self._checked, self.compiled = frozen, False, compiled
         self._sums: TaskGradientSums | None = None
 
     def ahead(self, sequences: Sequence[Encoded], routes: Routes) -> StepBatches | None:
@@ -275,8 +279,8 @@ class StepRunner:
         if use is None and self.stage.combined is None:
             return None
         if self._sums is None:
-            # A compiled model makes its products where they cannot be observed.
-            observes = not self.config.compile
+            # Compiled blocks make their products where they cannot be observed.
+            observes = self.compiled is None
             self._sums = TaskGradientSums(self.adapter, self.stage.trained, n_tasks, observes)
         return self._sums
 
@@ -303,7 +307,8 @@ class StepRunner:
                 self._accumulate_alone(number, mine, task_sums)
             return sums
 
-        return self.division.within_memory(mine, attempt)
+        work = attempt if self.compiled is None else partial(self.compiled.attempt, attempt)
+        return self.division.within_memory(mine, work)
 
     def _accumulate(
         self,
@@ -325,6 +330,7 @@ class StepRunner:
             with observed, self.adapter.route(batch.routes, batch.examples), ExitStack() as forward:
                 announce(self.model, self.adapter, batch, self.stage.reads)
                 forward.enter_context(self._without_frozen(made))
+                forward.enter_context(self._compiled())
                 losses = cross_entropies(batch_logits(self.model, batch), batch)
                 of_tasks, penalty = (losses * batch.weights).sum(), self.adapter.penalty()
                 loss = of_tasks + penalty / n_sequences
@@ -351,8 +357,10 @@ class StepRunner:
                 self._seed(number, micro)
                 micro += 1
                 with self.adapter.route(made.batch.routes, made.batch.examples):
-                    losses = token_losses(self.model, self.adapter, made.batch, self.stage.reads)
-                    task_sums.add_alone(self.scaler.scale((losses * made.batch.weights).sum()), task)
+                    announce(self.model, self.adapter, made.batch, self.stage.reads)
+                    with self._compiled():
+                        losses = cross_entropies(batch_logits(self.model, made.batch), made.batch)
+                        task_sums.add_alone(self.scaler.scale((losses * made.batch.weights).sum()), task)
 
     def _without_frozen(self, made: MicroBatch) -> AbstractContextManager[None]:
         """The context of a forward that takes the hidden states of the frozen blocks from disk."""
@@ -364,6 +372,10 @@ class StepRunner:
             self.frozen.check(made.batch, states, TOLERANCE[self.loaded.dtype])
             self._checked = True
         return self.frozen.replay(made.batch, states)
+
+    def _compiled(self) -> AbstractContextManager[None]:
+        """The context of a forward and backward pass of compiled blocks."""
+        return nullcontext() if self.compiled is None else self.compiled.in_use()
 
     def _seed(self, number: int, micro: int) -> None:
         torch.manual_seed(stable_seed("dropout", *self.stage.key, number, self.processes.rank, micro))

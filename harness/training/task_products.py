@@ -110,7 +110,8 @@ def owned_rows(parameters: Mapping[str, nn.Parameter], parts: Mapping[str, TaskP
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Weight:
-    """A shared parameter, or its transpose or copy in another dtype, that the forward pass has made of it."""
+    """A shared parameter, or what the forward pass has made of it: its transpose, its copy in another dtype, or a
+    matrix that is larger by constant rows or columns at the end."""
 
     shared: SharedParameter
     tensor: Tensor
@@ -152,6 +153,8 @@ class _Product:
         if shared.index is not None:
             left = left.index_select(1, shared.index) if shared.dim == 0 else left
             right = right.index_select(1, shared.index) if shared.dim == 1 else right
+        elif not self.bias:  # Constant rows and columns of the weight are not the parameter's.
+            left, right = left[:, : self.totals.shape[1]], right[:, : self.totals.shape[2]]
         totals = self.totals[..., None] if self.bias else self.totals
         self.rows.add_products(totals, left.to(right.dtype), right, self.scale)
 
@@ -204,6 +207,9 @@ class ProductObserver(TorchFunctionMode):
             self._weights[id(result)] = _Weight(
                 shared=used[0].shared, tensor=result, transposed=used[0].transposed != (func in _TRANSPOSES)
             )
+            return result
+        if func is torch.cat and len(used) == 1 and _is_padding(args[0], used[0]):
+            self._weights[id(result)] = _Weight(shared=used[0].shared, tensor=result, transposed=used[0].transposed)
             return result
         if func is torch.cat and len(used) == len(args[0]) and _stacks_rows(args, kwargs, used):
             self._stacks[id(result)] = _Stack(parts=used, tensor=result)
@@ -294,6 +300,11 @@ def _stacks_rows(args: Sequence[Any], kwargs: Mapping[str, Any], used: Sequence[
     """Whether ``torch.cat`` puts whole matrices one below the other."""
     dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
     return dim == 0 and all(w.tensor.dim() == 2 and not w.transposed for w in used)
+
+
+def _is_padding(parts: Sequence[Tensor], used: _Weight) -> bool:
+    """Whether ``torch.cat`` adds constants at the end of a matrix."""
+    return parts[0] is used.tensor and used.tensor.dim() == 2 and not any(part.requires_grad for part in parts[1:])
 
 
 def _flat(values: Iterable[Any]) -> Iterable[Any]:

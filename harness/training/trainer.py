@@ -31,6 +31,7 @@ from harness.training.affinity import GRADIENTS, LOOKAHEAD, AffinitySums
 from harness.training.attention import attention
 from harness.training.batch import token_losses, weigh
 from harness.training.checkpoint import Checkpoint, CheckpointManager, CheckpointOwner
+from harness.training.compiled_blocks import CompiledBlocks
 from harness.training.early_stopping import EarlyStopping, EvaluateOnDev
 from harness.training.frozen_blocks import FrozenBlocks, frozen_blocks
 from harness.training.optimiser import trained_parameters
@@ -81,6 +82,8 @@ class EngineTrainer:
         self._optimiser: Mapping[str, Tensor] = {}  # The checkpoint's optimiser state for the unfinished stage.
         self._steps: StepRunner | None = None  # The steps of the current stage.
         self._layout: Layout | None = None
+        # All stages share the graphs, and one notice if there are too many of them.
+        self._compiled = _compiled_blocks(self.setup)
 
     def restore(self) -> None:
         """Continue from the run's newest checkpoint, where it has one, and start measuring the peak of memory.
@@ -228,7 +231,14 @@ class EngineTrainer:
         )
         setup = self.setup
         steps = StepRunner(
-            setup.loaded, setup.adapter, setup.config, parts, self._choose_layout(), self.processes, self._frozen_blocks
+            setup.loaded,
+            setup.adapter,
+            setup.config,
+            parts,
+            self._choose_layout(),
+            self.processes,
+            self._frozen_blocks,
+            self._compiled,
         )
         steps.division.micro_tokens = self._micro_tokens()
         if progress.stage == stage:
@@ -313,3 +323,9 @@ def _read_spec(run: RunDirectory) -> dict[str, Any]:
     path = run.path / "spec.json"
     spec: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
     return spec
+
+
+def _compiled_blocks(setup: TrainingSetup) -> CompiledBlocks | None:
+    """The blocks as graphs, if ``train.compile`` asks for them."""
+    config = setup.config
+    return CompiledBlocks(setup.loaded.model, checkpointed=config.gradient_checkpointing) if config.compile else None

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from harness.errors import HarnessError, ModelError, unknown
 from harness.method import Experts, LoRAFactors, TaskParts
+from methods.layers.casting import rank_multiple
 from methods.layers.fused import fuse_down_projections
 from methods.layers.gates import Gate, HasTaskRows, prepare_gates
-from methods.layers.linear import AdaptedLinear, TaskLinear
+from methods.layers.linear import AdaptedLinear
 from methods.layers.peft_io import PeftLoRA
 from methods.layers.routing import Route, State
+from methods.layers.task_linear import TaskLinear
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,14 +68,16 @@ class LoRAAdapter:
     def _prepare(self) -> None:
         """Compute what layers share before the first of them runs; see ``Prepared``."""
         uses: Counter[Gate] = Counter()
+        columns: dict[Gate, int] = {}
         kinds: dict[type[AdaptedLinear], list[AdaptedLinear]] = {}
+        multiple = rank_multiple(self.current_route, self.device, self.dtype)
         for layer in self.layers.values():
             uses.update(layer.gates())
+            columns.update(layer.gate_columns(multiple))
             kinds.setdefault(type(layer), []).append(layer)
-        dtype = next(iter(self.layers.values())).base.weight.dtype
-        prepare_gates(uses, self.current_route, dtype)
+        prepare_gates(uses, columns, self.current_route, self.dtype)
         for kind, layers in kinds.items():
-            kind.prepare(layers, dtype)
+            kind.prepare(layers, self.dtype)
 
     def _drop_prepared(self) -> None:
         for layer in self.layers.values():

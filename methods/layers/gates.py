@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from methods.layers.casting import pad_weights
 from methods.layers.prepared import Prepared
 from methods.layers.routing import Route
 from methods.layers.target import generator
@@ -34,7 +35,8 @@ class Gate(nn.Module):
     """
 
     splits = 1
-    prepared: Prepared | None = None
+    prepared: Prepared[Tensor] | None = None
+    columns: int | None = None  # Of weights that are computed together; more than E have the weight 0.
 
     @classmethod
     def tables(cls, gates: Sequence[Gate]) -> Tensor:
@@ -43,8 +45,8 @@ class Gate(nn.Module):
 
     @classmethod
     def of_labels(cls, gates: Sequence[Gate], route: Route, dtype: torch.dtype) -> Sequence[Tensor]:
-        """``label_weights`` of gates with equal ``group_key``, (M, E) each."""
-        return select_labels(route.own(dtype), cls.tables(gates).to(dtype))
+        """``label_weights`` of gates with equal ``group_key``, (M, E) each, or (M, ``columns``)."""
+        return select_labels(route.own(dtype), cls.tables(gates).to(dtype), gates[0].columns)
 
     def group_key(self, route: Route) -> Hashable:
         """Gates with equal keys are computed together; None for a gate that must be computed in its layer's forward."""
@@ -89,24 +91,30 @@ class Gate(nn.Module):
         return [route.labels, *_tensors(self)]
 
 
-def select_labels(own: Tensor, tables: Tensor) -> Sequence[Tensor]:
+def select_labels(own: Tensor, tables: Tensor, columns: int | None = None) -> Sequence[Tensor]:
     """For each label its row of each table: from own (M, rows) and tables (L, rows, E), L tensors (M, E).
+
+    columns: the number of columns of each, if it is larger than E; those after E are 0.
 
     Tables come first in memory, so that the gradient of each is a contiguous part of one tensor and needs no copy.
     """
+    if columns is not None:
+        tables = pad_weights(tables, columns)
     return torch.unflatten(own @ tables.transpose(0, 1).flatten(1), -1, (len(tables), -1)).unbind(1)
 
 
-def prepare_gates(uses: Mapping[Gate, int], route: Route, dtype: torch.dtype) -> None:
+def prepare_gates(uses: Mapping[Gate, int], columns: Mapping[Gate, int], route: Route, dtype: torch.dtype) -> None:
     """Compute the weights of each label by all gates that can be computed together.
 
     Args:
         uses: the number of layers that read each gate. dtype: of the layers.
+        columns: of the weights of gates whose layers have padded experts.
     """
     groups: dict[Hashable, list[Gate]] = {}
     for gate in uses:
+        gate.columns = columns.get(gate)
         if (key := gate.group_key(route)) is not None:
-            groups.setdefault((type(gate), gate.training, key), []).append(gate)
+            groups.setdefault((type(gate), gate.training, gate.columns, key), []).append(gate)
     for gates in groups.values():
         for gate, weights in zip(gates, type(gates[0]).of_labels(gates, route, dtype), strict=True):
             gate.prepared = Prepared(weights, uses[gate], partial(_tensor_list, gate))

@@ -76,14 +76,15 @@ class TaskMap(nn.Module):
         weight = self.weight.to(z.dtype)
         if self.diagonal:
             return z * (route.own(z.dtype) @ weight)[:, None]
-        if len(route.present) == 1:
-            return linear(z, weight[route.present[0]])
+        assert route.present_tasks is not None
+        if len(route.present_tasks) == 1:
+            return linear(z, weight.index_select(0, route.present_tasks)[0])
         if not route.tokens:
             return torch.bmm(z, weight[labels].transpose(1, 2))
         # A map gathered for each token takes r times the memory of the token's z, so that all present tasks' maps are
         # applied to z, which is 0 for the maps of other tasks.
-        assert route.present_tasks is not None
-        return select_rows(z, route) @ weight[route.present_tasks].transpose(1, 2).flatten(0, 1)
+        maps = weight[route.present_tasks].transpose(1, 2).flatten(0, 1)
+        return select_rows(z, route.own_of_present(z.dtype)) @ maps
 
     def of(self, task: int, a: Tensor) -> Tensor:
         """Lambda_t A (r, d_in) of one task, without gradient."""
@@ -91,12 +92,14 @@ class TaskMap(nn.Module):
         return weight[:, None] * a if self.diagonal else weight @ a
 
 
-def select_rows(z: Tensor, route: Route) -> Tensor:
+def select_rows(z: Tensor, own: Tensor) -> Tensor:
     """z (M, n, r) in the columns of its task, and 0 in those of the other P - 1 present tasks: (M, n, P r).
+
+    own: (M, P), 1 for the task of each label.
 
     Its product with a matrix of each present task, (P r, k), applies to each z that of its task.
     """
-    return (route.own_of_present(z.dtype)[:, None, :, None] * z[:, :, None]).flatten(2)
+    return (own[:, None, :, None] * z[:, :, None]).flatten(2)
 
 
 def _parameters(*modules: nn.Module) -> list[Tensor]:
@@ -157,16 +160,18 @@ class HeadsLinear(AdaptedLinear):
             turned = weights.transpose(2, 3).contiguous()
             both = g[:, :, None, :, None] * turned[:, :, :, None]  # (L, P, r, H, r)
             for layer, gate, task_map, one in zip(group, gates, maps, both.to(dtype).unbind(), strict=True):
-                layer.prepared = Prepared(one.flatten(0, 1).flatten(1), 1, partial(_parameters, gate, task_map))
+                value = (route.own_of_present(dtype), one.flatten(0, 1).flatten(1))
+                layer.prepared = Prepared(value, 1, partial(_parameters, gate, task_map))
 
     def _gated_map(self) -> bool:
         return self.gate is not None and self.task_map is not None and not self.task_map.diagonal
 
     def delta(self, out: Tensor, x: Tensor) -> Tensor:
         z = linear(x, self.a.to(x.dtype))
-        prepared = None if self.prepared is None else self.prepared.take()
+        prepared: tuple[Tensor, Tensor] | None = None if self.prepared is None else self.prepared.take()
         if prepared is not None:
-            heads = select_rows(z, self.route) @ prepared
+            own, weights = prepared
+            heads = select_rows(z, own) @ weights
             return add_product(out, self._drop_heads(heads), self.b.to(x.dtype), self.scale)
         if self.task_map is not None:
             z = self.task_map(z, self.route)

@@ -11,13 +11,14 @@ backward pass needs the output before.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, linear
 
 from harness.method import Experts, LoRAFactors, TaskParts
+from methods.layers.casting import CastFactors, cast_experts, pad_weights, padded_experts
 from methods.layers.fused import FoldedLoRA
 from methods.layers.gates import Gate
 from methods.layers.prepared import Prepared
@@ -79,7 +80,7 @@ class AdaptedLinear(nn.Module):
         self.route: Route = target.route
         self.dropout = target.dropout
         self.folded: FoldedLoRA | None = None
-        self.prepared: Prepared | None = None
+        self.prepared: Prepared[Any] | None = None
 
     def delta(self, out: Tensor, x: Tensor) -> Tensor:
         """``out`` (V, d_out), which may be written to, plus the share of each label's task in x (M, n, d_in)."""
@@ -104,6 +105,10 @@ class AdaptedLinear(nn.Module):
     def gates(self) -> Sequence[Gate]:
         """The gates by which ``delta`` weighs experts."""
         return ()
+
+    def gate_columns(self, multiple: int) -> Mapping[Gate, int]:
+        """The number of experts by gate, if it is padded so that the rank is a multiple; see ``casting``."""
+        return {}
 
     @classmethod
     def prepare(cls, layers: Sequence[Self], dtype: torch.dtype) -> None:
@@ -216,123 +221,27 @@ class GatedLinear(AdaptedLinear):
     def gates(self) -> Sequence[Gate]:
         return (self.gate,)
 
+    def gate_columns(self, multiple: int) -> Mapping[Gate, int]:
+        n_experts = self.b.shape[1] // self.rank
+        padded = n_experts if n_experts == 1 else padded_experts(n_experts, self.rank, multiple)
+        return {} if padded == n_experts or self.gate.splits > 1 else {self.gate: padded}
+
     def delta(self, out: Tensor, x: Tensor) -> Tensor:
-        a, b = self.a.to(x.dtype), self.b.to(x.dtype)
-        return weighted_sum(out, x, a, b, self.gate(self.route), self.merge, self.gate.splits, self.scale)
+        g: Tensor = self.gate(self.route)
+        if self.gate.splits > 1:
+            a, b = self.a.to(x.dtype), self.b.to(x.dtype)
+            return split_factor_sum(out, x, a, b, g, self.gate.splits, self.scale)
+        cast = cast_experts(self.a, self.b, self.rank, x, self.route)
+        return weighted_sum(out, x, cast, g, self.merge, self.scale)
 
     def fold(self, task: int) -> LoRAFactors:
         return fold_experts(self.a, self.b, self.gate, task, self.merge, self.rank, self.scale)
 
 
-class TaskLinear(AdaptedLinear):
-    """One LoRA for all tasks, or one for each task with its own parameters; a sequence uses the LoRA of its task.
-
-    Training one task's parameters changes nothing of the others. All LoRAs have the same initial values.
-
-    Args:
-        expert_names: one for each LoRA, in the order of the tasks; None: one LoRA for all tasks.
-        mixture: a gate over the LoRAs; while ``use_mixture`` is set, a sequence uses the weighted sum of the LoRAs.
-    """
-
-    def __init__(
-        self,
-        target: TargetModule,
-        *,
-        expert_names: Sequence[str] | None,
-        rank: int,
-        scale: float,
-        mixture: Gate | None = None,
-        merge: str = "output",
-    ) -> None:
-        super().__init__(target)
-        loras = [target.experts([0], rank) for _ in expert_names or [""]]
-        self.a = nn.ParameterList(lora.a for lora in loras)
-        self.b = nn.ParameterList(lora.b for lora in loras)
-        self.expert_names = expert_names
-        self.rank, self.scale, self.merge = rank, scale, merge
-        self.mixture = mixture
-        self.use_mixture = mixture is not None
-
-    def factors(self) -> Mapping[str, nn.Parameter]:
-        names = [""] if self.expert_names is None else [f".{expert}" for expert in self.expert_names]
-        factors = {f"A{name}": a for name, a in zip(names, self.a, strict=True)}
-        return factors | {f"B{name}": b for name, b in zip(names, self.b, strict=True)}
-
-    def task_parts(self) -> Mapping[str, TaskParts]:
-        if self.expert_names is None or self.mixture is not None:
-            return {}
-        parts = [TaskParts(dim=0, tasks=(task,) * self.rank) for task in range(len(self.expert_names))]
-        parts += [TaskParts(dim=1, tasks=(task,) * self.rank) for task in range(len(self.expert_names))]
-        return dict(zip(self.factors(), parts, strict=True))
-
-    @torch.no_grad()
-    def load_expert(self, index: int, lora: LoRAFactors | None) -> None:
-        """Copy a LoRA of the same or a smaller rank, padded with zeros, into one of this layer's; None: all zeros.
-
-        Raises: ValueError for other shapes.
-        """
-        a, b = self.a[index].zero_(), self.b[index].zero_()
-        if lora is None:
-            return
-        rank = lora.a.shape[0]
-        if rank > self.rank or lora.a.shape[1] != a.shape[1] or lora.b.shape[0] != b.shape[0]:
-            raise ValueError(
-                f"{self.name}: factors a {tuple(lora.a.shape)}, b {tuple(lora.b.shape)} do not fit a LoRA of rank "
-                f"{self.rank} for a weight {(self.out_features, self.in_features)}"
-            )
-        a[:rank] = lora.a.to(a)
-        b[:, :rank] = lora.b.to(b) / self.scale
-
-    def gates(self) -> Sequence[Gate]:
-        return (self.mixture,) if self.use_mixture and self.mixture is not None else ()
-
-    def delta(self, out: Tensor, x: Tensor) -> Tensor:
-        if self.use_mixture and self.mixture is not None:
-            a, b = self._stacked(range(len(self.a)), x.dtype)
-            return weighted_sum(out, x, a, b, self.mixture(self.route), self.merge, 1, self.scale)
-        used = (0,) if self.expert_names is None else self.route.present
-        if len(used) == 1:
-            a, b = self._stacked(used, x.dtype)
-            return add_product(out, linear(x, a), b, self.scale)
-        return self._by_token(out, x) if self.route.tokens else self._by_sequence(out, x)
-
-    def _by_sequence(self, out: Tensor, x: Tensor) -> Tensor:
-        """Each sequence gathers its own factors: the cost of a LoRA of rank r, whatever the number of tasks."""
-        position, used = self.route.position, self.route.present
-        a = torch.stack([self.a[i].to(x.dtype) for i in used])[position]
-        b = torch.stack([self.b[i].to(x.dtype) for i in used])[position]
-        z = torch.bmm(x, a.transpose(1, 2))
-        added = torch.baddbmm(out.view(*x.shape[:2], -1), z, b.transpose(1, 2), alpha=self.scale)
-        return added.view(out.shape)
-
-    def _by_token(self, out: Tensor, x: Tensor) -> Tensor:
-        """All present tasks' LoRAs, weighted 0 for tokens of other tasks: gathering factors per token costs more."""
-        a, b = self._stacked(self.route.present, x.dtype)
-        return output_sum(out, x, a, b, self.route.own_of_present(x.dtype), self.scale)
-
-    def _stacked(self, used: Sequence[int], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        if len(used) == 1:
-            return self.a[used[0]].to(dtype), self.b[used[0]].to(dtype)
-        # One cast of all of them starts fewer kernels than one for each.
-        return torch.cat([self.a[i] for i in used]).to(dtype), torch.cat([self.b[i] for i in used], 1).to(dtype)
-
-    def fold(self, task: int) -> LoRAFactors:
-        if self.use_mixture and self.mixture is not None:
-            a, b = self._stacked(range(len(self.a)), self.a[0].dtype)
-            return fold_experts(a, b, self.mixture, task, self.merge, self.rank, self.scale)
-        own = 0 if self.expert_names is None else task
-        return LoRAFactors(a=self.a[own].detach().clone(), b=self.scale * self.b[own].detach())
-
-
-def weighted_sum(
-    out: Tensor, x: Tensor, a: Tensor, b: Tensor, g: Tensor, merge: str, splits: int, scale: float
-) -> Tensor:
-    """The sum over experts that ``merge`` and ``splits`` select."""
-    if merge == "output":
-        return output_sum(out, x, a, b, g, scale)
-    if splits == 1:
-        return factor_sum(out, x, a, b, g, scale)
-    return split_factor_sum(out, x, a, b, g, splits, scale)
+def weighted_sum(out: Tensor, x: Tensor, cast: CastFactors, g: Tensor, merge: str, scale: float) -> Tensor:
+    """The sum over experts that ``merge`` selects; g has the weight of each, or 0 for more experts as well."""
+    g = pad_weights(g, cast.n_experts)
+    return (output_sum if merge == "output" else factor_sum)(out, x, cast.a, cast.b, g, scale)
 
 
 @torch.no_grad()

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from harness.method import TaskParts
-from methods.layers.linear import TaskLinear
 from methods.layers.target import TargetModule
+from methods.layers.task_linear import TaskLinear
 
 
 class PostHocLinear(TaskLinear):

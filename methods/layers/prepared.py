@@ -8,9 +8,12 @@ compute them again.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
+
+V = TypeVar("V", bound=object)
 
 
 def stamp(tensors: Sequence[Tensor]) -> list[tuple[int, int, int]]:
@@ -18,22 +21,22 @@ def stamp(tensors: Sequence[Tensor]) -> list[tuple[int, int, int]]:
     return [(id(tensor), tensor._version, tensor.data_ptr()) for tensor in tensors]
 
 
-class Prepared:
+class Prepared(Generic[V]):
     """One layer's or one gate's part of such a value, with its graph.
 
     Args:
-        value: the part.
+        value: the part, a tensor or several.
         uses: how often one forward reads it. A graph serves one backward pass, so that a second forward on the same
             route computes its own value.
         sources: gives the tensors that it was computed from. Once one of them has been written to or replaced, the
             value is not used any more.
     """
 
-    def __init__(self, value: Tensor, uses: int, sources: Callable[[], Sequence[Tensor]]) -> None:
+    def __init__(self, value: V, uses: int, sources: Callable[[], Sequence[Tensor]]) -> None:
         self.value, self.uses, self.sources = value, uses, sources
         self.stamp = stamp(sources())
 
-    def take(self) -> Tensor | None:
+    def take(self) -> V | None:
         """The value, or None if the caller must compute it: another forward, no gradient, or changed parameters."""
         if not torch.is_grad_enabled():
             return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from harness.errors import NotFoldable
 from methods.layers.gates import Gate
+from methods.layers.prepared import Prepared
 from methods.layers.routing import Route
 from methods.layers.target import generator
 
@@ -74,3 +75,18 @@ class RouterGate(Gate):
         if scores is None or owner is None:
             raise RuntimeError("forward without prompts: call adapter.read(prompts, owner) inside the route first")
         return [scores, owner]
+
+
+def prepare_routers(uses: Mapping[RouterGate, int], prompt_scores: PromptScores) -> None:
+    """Compute the weights of each label by the gates of all blocks, as ``prepare_gates`` does for other gates.
+
+    Args:
+        uses: the number of layers that read each gate.
+    """
+    scores, owner = prompt_scores.scores, prompt_scores.owner
+    if not uses or scores is None or owner is None:
+        return
+    own = (owner.clamp(min=0)[:, None] == torch.arange(scores.shape[1], device=owner.device)).to(scores.dtype)
+    weights = own @ scores.softmax(-1)  # (L, M, T)
+    for gate, n in uses.items():
+        gate.prepared = Prepared(weights[min(gate.block, len(scores) - 1)], n, lambda: [scores, owner])

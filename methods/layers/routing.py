@@ -71,7 +71,9 @@ class Route:
         example_labels: LongTensor (n_examples,), the label of each example; 0 for those of other micro-batches.
         present_tasks: ``present`` as a LongTensor on the device.
         step: stage and number of the optimiser step, for noise; None before the first step.
-        is_open: True inside a context.
+        is_open: True inside a context. is_nested: True inside ``nested``.
+        rank_multiple: ranks are padded to a multiple of it in training; None: where the device needs it, see
+            ``methods.layers.casting``.
         cache: values that ``cached`` computed on this route.
     """
 
@@ -88,8 +90,11 @@ class Route:
         self.present_tasks: Tensor | None = None
         self.step: tuple[str, int] | None = None
         self.is_open = False
+        self.is_nested = False
+        self.rank_multiple: int | None = None
         self.cache = Cache()
         self._one_hot: dict[object, Tensor] = {}
+        self._zeros: dict[object, Tensor] = {}
 
     def own(self, dtype: torch.dtype) -> Tensor:
         """(M, tasks), 1 for the task of each label. Its product with a row for each task selects the labels' rows.
@@ -99,10 +104,10 @@ class Route:
         assert self.labels is not None
         return self._own("tasks", self.labels, self.n_tasks, dtype)
 
-    def own_of_present(self, dtype: torch.dtype) -> Tensor:
-        """(M, present tasks), 1 for the task of each label."""
+    def own_of_present(self, dtype: torch.dtype, columns: int | None = None) -> Tensor:
+        """(M, present tasks), 1 for the task of each label. columns: with more of them, which are 0."""
         assert self.position is not None
-        return self._own("present", self.position, len(self.present), dtype)
+        return self._own("present", self.position, len(self.present) if columns is None else columns, dtype)
 
     def own_of_examples(self, dtype: torch.dtype) -> Tensor:
         """(M, n_examples), 1 for the example of each label."""
@@ -110,11 +115,21 @@ class Route:
         return self._own("examples", self.examples, self.n_examples, dtype)
 
     def _own(self, kind: str, labels: Tensor, n: int, dtype: torch.dtype) -> Tensor:
-        key = (kind, dtype)
+        if torch.compiler.is_compiling():  # What is in the cache would be a constant of the graph.
+            return _one_hot(labels, n, dtype)
+        key = (kind, n, dtype)
         if key not in self._one_hot:
-            classes = torch.arange(n, device=labels.device)
-            self._one_hot[key] = (labels[:, None] == classes).to(dtype)
+            self._one_hot[key] = _one_hot(labels, n, dtype)
         return self._one_hot[key]
+
+    def zeros(self, like: Tensor, rows: int, columns: int) -> Tensor:
+        """(rows, columns) of zeros in the dtype and on the device of another tensor; not to be written to."""
+        if torch.compiler.is_compiling():
+            return like.new_zeros(rows, columns)
+        key = (rows, columns, like.dtype, like.device)
+        if key not in self._zeros:
+            self._zeros[key] = torch.zeros(rows, columns, dtype=like.dtype, device=like.device)
+        return self._zeros[key]
 
     def cached(self, key: object, inputs: Sequence[Tensor], compute: Callable[[], Tensor]) -> Tensor:
         """As ``Cache.get``, for values that are kept as long as this route is open."""
@@ -174,7 +189,7 @@ class Route:
     def nested(self, labels: Tensor | None) -> Iterator[None]:
         """Inside another context, for a pass that reads hidden states: off, or routed by other labels (B,)."""
         before = dict(vars(self))
-        self.state = State.OFF if labels is None else State.ROUTED
+        self.state, self.is_nested = State.OFF if labels is None else State.ROUTED, True
         if labels is not None:
             self.labels, self.tokens = labels, False
             self.present_tasks, self.position = torch.unique(labels, return_inverse=True)
@@ -183,3 +198,8 @@ class Route:
             yield
         finally:
             vars(self).update(before)
+
+
+def _one_hot(labels: Tensor, n: int, dtype: torch.dtype) -> Tensor:
+    """(M, n) from labels (M,)."""
+    return (labels[:, None] == torch.arange(n, device=labels.device)).to(dtype)

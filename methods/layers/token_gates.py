@@ -22,7 +22,8 @@ from torch.nn.functional import linear
 from harness.errors import NotFoldable, UsageError
 from harness.method import LoRAFactors
 from methods.layers.adapter import LoRAAdapter, Parts
-from methods.layers.linear import AdaptedLinear, output_sum
+from methods.layers.casting import cast_experts
+from methods.layers.linear import AdaptedLinear, weighted_sum
 from methods.layers.target import ExpertFactors, TargetModule
 
 
@@ -146,8 +147,9 @@ class TokenGatedLinear(AdaptedLinear):
         if self.balanced and self.training and torch.is_grad_enabled():
             # Under gradient checkpointing this runs again in backward, when the load balance is already computed.
             self.weights_of_step = weights
-        a, b = self.a.to(x.dtype), self.b.to(x.dtype)
-        return output_sum(out, self.drop(x), a, b, weights.g, self.scale)
+        rank = self.b.shape[1] // weights.g.shape[-1]
+        cast = cast_experts(self.a, self.b, rank, x, self.route)
+        return weighted_sum(out, self.drop(x), cast, weights.g, "output", self.scale)
 
     def fold(self, task: int) -> LoRAFactors:
         raise NotFoldable(

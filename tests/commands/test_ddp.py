@@ -56,6 +56,7 @@ def test_two_processes_take_the_steps_of_one(two: dict[str, Any], name: str, kin
                 np.testing.assert_allclose(other[what][parameter], values, rtol=CLOSE, atol=CLOSE, err_msg=parameter)
 
 
+@pytest.mark.long
 def test_a_rank_that_is_asked_to_stop_stops_all(two: dict[str, Any]) -> None:
     assert two["cgc_lora"]["stops"] == [7]
 

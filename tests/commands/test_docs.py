@@ -22,6 +22,7 @@ from harness.cli.main import cli
 PAGES = [pytest.param(path, id=path.relative_to(ROOT).as_posix()) for path in pages()]
 # The commands of these pages take long and are tested one by one elsewhere.
 LONG = {
+    "compiled_blocks",
     "gpus_and_machines",
     "lm_eval_groups",
     "merging_and_transfer",

@@ -22,11 +22,14 @@ Command = Callable[..., Any]
 
 
 @pytest.fixture
-def trained(toy_run: Command, tmp_path: Path) -> Path:
+def trained(toy_run: Command, made_once: Command, tmp_path: Path) -> Path:
     """A finished cgc_lora run, trained so hard that its tasks answer differently."""
-    done = toy_run("--method", "cgc_lora", "--set", "train.lr=0.05")
-    assert done.status == 0, done.err
-    return only(tmp_path / "runs")
+
+    def make() -> None:
+        done = toy_run("--method", "cgc_lora", "--set", "train.lr=0.05")
+        assert done.status == 0, done.err
+
+    return only(made_once("strong cgc_lora", tmp_path / "runs", make))
 
 
 def only(folder: Path) -> Path:

@@ -108,6 +108,7 @@ def test_published_records_alone_make_the_same_leaderboard(folder: Path, harness
         assert "draws: same" in verified.out
 
 
+@pytest.mark.long
 def test_a_printed_leaderboard_has_the_users_runs_without_published_ones_and_their_pictures(
     folder: Path, harness: Command
 ) -> None:
@@ -123,6 +124,7 @@ def test_a_printed_leaderboard_has_the_users_runs_without_published_ones_and_the
     assert "cgc_lora" in harness("leaderboard", "mini").out
 
 
+@pytest.mark.long
 def test_one_run_that_cannot_be_published_leaves_the_markdown_as_it_was(folder: Path, harness: Command) -> None:
     (run,) = (r for r in find_runs(folder / "runs") if r.name.startswith("lora_all"))
     scores = json.loads((run.path / "scores.json").read_text())

@@ -40,11 +40,14 @@ def made(run: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def trained(toy_run: Command, tmp_path: Path) -> Path:
+def trained(toy_run: Command, made_once: Command, tmp_path: Path) -> Path:
     """A finished run whose tasks have weights of their own and answer differently."""
-    done = toy_run("--method", "lora_single", "--set", "train.lr=0.05")
-    assert done.status == 0, done.err
-    return only(tmp_path / "runs")
+
+    def make() -> None:
+        done = toy_run("--method", "lora_single", "--set", "train.lr=0.05")
+        assert done.status == 0, done.err
+
+    return only(made_once("strong lora_single", tmp_path / "runs", make))
 
 
 @pytest.fixture

@@ -36,12 +36,15 @@ def content(archive: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def nearest(harness: Command, tmp_path: Path) -> Path:
+def nearest(harness: Command, made_once: Command, tmp_path: Path) -> Path:
     """A finished run on all tasks, with predictions for two test examples of each."""
-    command = ("run", "--suite", "promptcblue", "--method", "nearest", "--out", tmp_path / "runs")
-    done = harness(*command, "--set", "eval.per_task=2")
-    assert done.status == 0, done.err
-    return only(tmp_path / "runs")
+
+    def make() -> None:
+        command = ("run", "--suite", "promptcblue", "--method", "nearest", "--out", tmp_path / "runs")
+        done = harness(*command, "--set", "eval.per_task=2")
+        assert done.status == 0, done.err
+
+    return only(made_once("nearest on two examples", tmp_path / "runs", make))
 
 
 @pytest.fixture

@@ -40,8 +40,14 @@ def peft() -> int:
 
 @pytest.mark.parametrize(
     ("method", "most"),
-    [(LoRAAll(), 1.05), (CGCLoRA(), 1.05), (MoELoRA(), 1.05), (MTLLoRA(), 1.05), (CPoly(), 1.3), (MoA(), 1.7)],
-    ids=["lora_all", "cgc_lora", "moe_lora", "mtl_lora", "c_poly", "moa"],
+    [
+        pytest.param(CGCLoRA(), 1.05, id="cgc_lora"),
+        pytest.param(MoA(), 1.7, id="moa"),
+        pytest.param(LoRAAll(), 1.05, id="lora_all", marks=pytest.mark.long),
+        pytest.param(MoELoRA(), 1.05, id="moe_lora", marks=pytest.mark.long),
+        pytest.param(MTLLoRA(), 1.05, id="mtl_lora", marks=pytest.mark.long),
+        pytest.param(CPoly(), 1.3, id="c_poly", marks=pytest.mark.long),
+    ],
 )
 def test_a_step_launches_little_more_than_peft_s_and_hardly_waits(
     counter: OpCounter, peft: int, method: AdapterMethod, most: float
@@ -51,9 +57,9 @@ def test_a_step_launches_little_more_than_peft_s_and_hardly_waits(
     for row in rows:
         assert row.to_peft is not None
         assert row.to_peft <= most, row
-        # The loss is read once. Attention with a mask waits once in each pass that needs one: over the sequences, and
-        # over the prompts if routers read them.
-        assert row.waits <= 2 + (row.stage == "together"), row.places
+        # The loss is read once, and attention over packed sequences waits once for its mask. Routers read prompts with
+        # a mask that no host waits for.
+        assert row.waits <= 2, row.places
         assert row.blocking_copies == 0, row.places
 
 

@@ -8,7 +8,7 @@ import sys
 import tomllib
 from collections import defaultdict
 from functools import cache
-from importlib.metadata import packages_distributions
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -41,14 +41,30 @@ def declared() -> set[str]:
     return {_distribution(line) for line in lines} - {"mtlora-harness"}
 
 
+def _provided() -> dict[str, str]:
+    """The distribution of each module at the top level of what is declared and installed.
+
+    A module of another distribution counts as one of its own name, which is not declared either. To read the files of
+    every installed distribution would take seconds.
+    """
+    found: dict[str, str] = {}
+    for name in declared() | set(NOT_DECLARED):
+        try:
+            files = distribution(name).files or []
+        except PackageNotFoundError:
+            continue
+        found.update({file.parts[0].removesuffix(".py"): name for file in files if file.suffix == ".py"})
+    return found
+
+
 @cache
 def imported() -> dict[str, list[str]]:
     """The distributions that our code imports, each with the files."""
-    by_module = packages_distributions()
+    by_module = _provided()
     files: dict[str, list[str]] = defaultdict(list)
     for path in sorted(path for package in OURS for path in (ROOT / package).rglob("*.py")):
         for module in _modules(ast.parse(path.read_text(encoding="utf-8"))) - {*OURS, *sys.stdlib_module_names}:
-            distribution = _canonical(by_module.get(module, [module])[0])
+            distribution = by_module.get(module, _canonical(module))
             files[distribution].append(path.relative_to(ROOT).as_posix())
     return files
 

@@ -23,15 +23,18 @@ V1 = Path(__file__).parents[2] / "data" / "records" / "v1"
 
 
 @pytest.fixture
-def finished(toy_run: Command, harness: Command, toy_model: Path, tmp_path: Path) -> RunDirectory:
+def finished(harness: Command, toy_model: Path, made_once: Command, tmp_path: Path) -> RunDirectory:
     """A finished, clean, unlimited run."""
-    steps = ["--set", "train.steps=1", "--set", "eval.max_new_tokens=2", "--set", "train.batch_size=2"]
-    done = harness(
-        *("run", "--suite", "toys", "--model", toy_model, "--method", "lora_all", "--clusters", "kind", *steps),
-        *("--out", tmp_path / "runs", "--json"),
-    )
-    assert done.status == 0, done.err
-    run = open_run(Path(done.json["directory"]))
+
+    def make() -> None:
+        steps = ["--set", "train.steps=1", "--set", "eval.max_new_tokens=2", "--set", "train.batch_size=2"]
+        done = harness(
+            *("run", "--suite", "toys", "--model", toy_model, "--method", "lora_all", "--clusters", "kind", *steps),
+            *("--out", tmp_path / "runs"),
+        )
+        assert done.status == 0, done.err
+
+    (run,) = find_runs(made_once("clustered lora_all", tmp_path / "runs", make))
     change(run, dirty=False, commit="0" * 40)
     return run
 

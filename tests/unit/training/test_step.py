@@ -14,12 +14,25 @@ from toy_steps import CLOSE, PACKED, PADDED, ROUTES, TASKS, gradients, make_sequ
 from harness.data.encoding import Encoded
 from harness.errors import TrainingError
 from harness.registry import method_class
+from harness.runtime.distributed import ProcessGroup
 from harness.training.attention import checkpoint_activations
 from harness.training.batch import loss_weights, total_weight, weigh
 from harness.training.packing import Layout
 from harness.training.step import StepRunner, learning_rate
 
 pytestmark = pytest.mark.numeric
+
+
+class AskedToStop(ProcessGroup):
+    """Two ranks, of which the other one has nothing to add but that it was asked to stop."""
+
+    def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
+        tensor[-1] += 1  # The last value of a step's sums is the number of ranks that were asked to stop.
+        return tensor
+
+    def all_reduce_gradients(self, parameters: Any) -> None:
+        return
+
 
 LOSSES = ("token", "example", "task")
 
@@ -165,6 +178,13 @@ def test_a_gradient_that_overflows_in_fp16_skips_a_step_and_lowers_the_scale(
     steps.scaler.load_state_dict({**steps.scaler.state_dict(), "scale": 128.0})
     steps.step(1, make_sequences(), ROUTES)
     assert not all(torch.equal(p, before[n]) for n, p in steps.stage.parameters.items())
+
+
+def test_a_step_stops_if_another_rank_was_asked_to_stop(toy_llama: Callable[..., Any]) -> None:
+    steps = make_steps(toy_llama(num_hidden_layers=1), method_class("lora_all")(), PACKED)
+    assert not steps.step(0, make_sequences(3), ROUTES).stop
+    steps.processes = AskedToStop(rank=0, world_size=2)
+    assert steps.step(1, make_sequences(3), ROUTES).stop
 
 
 def test_the_learning_rate_rises_linearly_then_falls_to_almost_nothing() -> None:

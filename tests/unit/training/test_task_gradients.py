@@ -90,6 +90,20 @@ def test_task_gradients_are_those_of_separate_backward_passes(
             torch.testing.assert_close(found.by_name[shared.name][task], whole, rtol=CLOSE, atol=CLOSE * 1e-2)
 
 
+def test_padded_ranks_are_observed_as_the_true_ones_are(toy_llama: Callable[..., Any]) -> None:
+    sequences, found = make_sequences(), []
+    for multiple in (None, 8):
+        steps = make(toy_llama, "cgc_lora", PACKED)
+        adapter: Any = steps.adapter
+        adapter.current_route.rank_multiple = multiple  # The rank of ten experts of rank 2 is padded from 20 to 24.
+        found.append(by_task(steps, sequences))
+    plain, padded = found
+    assert plain.in_one_pass
+    assert padded.in_one_pass
+    for name, gradient in plain.by_name.items():
+        torch.testing.assert_close(padded.by_name[name], gradient, rtol=CLOSE, atol=CLOSE * 1e-2)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["lora_all", "cgc_lora", "mola", "align_lora", "multi_lora"])
 def test_a_step_that_gives_task_gradients_is_the_same_step_bit_for_bit(
