@@ -146,21 +146,22 @@ def _unranked(rows: Sequence[Row]) -> list[str | None]:
     efforts = [effort(row.group.spec) for row in trained if row.group.spec.method.ablation is None]
     usual = max(efforts, key=lambda e: (efforts.count(e), e["train.per_task"] == "null"), default=None)
     typical = next((row.group.spec for row in trained if effort(row.group.spec) == usual), None)
+    alike = Counter(_apart_from_the_rate(row.group.spec) for row in trained)
     reasons: list[str | None] = []
     for row in rows:
-        if row not in trained or typical is None:
+        if row.kind is not Kind.TRAINED or typical is None:
             reasons.append(None)
         elif (other := other_effort(row.group.spec, typical, row.group.tuned_keys)) is not None:
             reasons.append(other)
         else:
-            reasons.append(TRIED if row.group.tuning is None and _has_other_rates(row, trained) else None)
+            has_other_rates = alike[_apart_from_the_rate(row.group.spec)] > 1
+            reasons.append(TRIED if row.group.tuning is None and has_other_rates else None)
     return reasons
 
 
-def _has_other_rates(row: Row, rows: Sequence[Row]) -> bool:
-    """Whether another row differs from this one only in the learning rate."""
-    specs = [other.group.spec for other in rows if other is not row]
-    return any(set(differing([row.group.spec, spec])) <= {"train.lr", "model.label", "data.label"} for spec in specs)
+def _apart_from_the_rate(spec: RunSpec) -> frozenset[tuple[str, str]]:
+    """Everything that rows with different learning rates of one method have in common."""
+    return frozenset((k, v) for k, v in flat(spec).items() if k not in ("train.lr", "model.label", "data.label"))
 
 
 def _flags(group: SeedGroup) -> tuple[str, ...]:

@@ -9,7 +9,8 @@ else, such as the method's fields, the learning rate and the balance of tasks, i
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import weakref
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from harness.config.spec import RunSpec, Runtime, TrainConfig
@@ -20,8 +21,20 @@ _NOT_ASKED: Final = ("data.label", "model.label", "eval.batch_tokens", "eval.max
 _OWN: Final = ("train.lr", "train.balance")
 
 
-def flat(spec: RunSpec) -> dict[str, str]:
+# By the id of a spec, which never changes: tables compare each spec with every other one.
+_FLAT: Final[dict[int, Mapping[str, str]]] = {}
+
+
+def flat(spec: RunSpec) -> Mapping[str, str]:
     """Every field of a spec as ``key: JSON value``, with defaults and labels, without the seed."""
+    found = _FLAT.get(id(spec))
+    if found is None:
+        found = _FLAT[id(spec)] = _flatten(spec)
+        weakref.finalize(spec, _FLAT.pop, id(spec))
+    return found
+
+
+def _flatten(spec: RunSpec) -> dict[str, str]:
     values: dict[str, str] = {}
 
     def walk(prefix: str, value: object) -> None:

@@ -75,6 +75,16 @@ class SeedGroup:
 
     def resampled(self, task: str | None) -> list[Resampled] | None:
         """Each seed's draws; None if one is missing, or if the seeds have different test examples."""
+        if task not in self._resampled:
+            self._resampled[task] = self._resample(task)
+        return self._resampled[task]
+
+    @cached_property
+    def _resampled(self) -> dict[str | None, list[Resampled] | None]:
+        """By task, what ``resampled`` has found: a table compares each group with several others."""
+        return {}
+
+    def _resample(self, task: str | None) -> list[Resampled] | None:
         resampled = [r for run in self.runs if (r := run.resampled(task, self.protocol)) is not None]
         first = self.runs[0].fingerprints(task)
         same = all(run.fingerprints(task) == first for run in self.runs)

@@ -160,6 +160,8 @@ def resample(statistics: Statistics, metric: str, counts: Floats) -> Resampled:
 
 def mean_over_tasks(tasks: Sequence[Resampled]) -> Resampled:
     """The unweighted mean of one run's tasks. Draws of different tasks are independent."""
+    if len(tasks) == 1:
+        return tasks[0]
     known = [t.deviations / len(tasks) for t in tasks if t.deviations is not None]
     return Resampled(
         value=float(np.mean([t.value for t in tasks])),
@@ -378,15 +380,16 @@ def _p_value(value: float, error: float, df: float, draws: int) -> float:
         return 1.0
     if error <= _ZERO:
         return 2 / (draws + 1)
-    from scipy.stats import norm, t
+    # The functions behind scipy.stats, which takes a second to be imported.
+    from scipy.special import ndtr, stdtr
 
-    return float(2 * (norm.sf(abs(value) / error) if math.isinf(df) else t.sf(abs(value) / error, df)))
+    return float(2 * (ndtr(-abs(value) / error) if math.isinf(df) else stdtr(df, -abs(value) / error)))
 
 
 def _quantile(probability: float, df: float) -> float:
-    from scipy.stats import norm, t
+    from scipy.special import ndtri, stdtrit
 
-    return float(norm.ppf(probability) if math.isinf(df) else t.ppf(probability, df))
+    return float(ndtri(probability) if math.isinf(df) else stdtrit(df, probability))
 
 
 def _centre(run: Resampled) -> float:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, cast
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -381,9 +382,19 @@ def test_what_is_written_reads_back_and_is_json(tmp_path: Path) -> None:
 def test_damaged_draws_name_the_command_that_writes_them_again(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path)
     assert read_draws(directory) is None
-    (tmp_path / "bootstrap.npz").write_bytes(b"PK\x03\x04 cut off")
-    with pytest.raises(StoreError, match="harness score"):
-        read_draws(directory)
+    file = tmp_path / "bootstrap.npz"
+    np.savez_compressed(file, index=np.arange(999, dtype=np.uint8))
+    whole = file.read_bytes()
+    flipped = bytearray(whole)
+    flipped[80] ^= 255
+    np.savez(file, index=np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    pickled = file.read_bytes()
+    with ZipFile(file, "w") as archive:
+        archive.writestr("index.npy", "not an array")
+    for content in (b"PK\x03\x04 cut off", whole, whole[:-30], bytes(flipped), pickled, file.read_bytes()):
+        file.write_bytes(content)
+        with pytest.raises(StoreError, match="harness score"):
+            read_draws(directory)
 
 
 def test_the_table_names_the_protocol_and_prints_missing_as_a_dash() -> None:
