@@ -21,8 +21,9 @@ class Block:
 
 
 def pages() -> list[Path]:
-    """README, CONTRIBUTING and the pages of docs/."""
-    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+    """README, CONTRIBUTING, the pages of docs/, and that on leaderboards."""
+    first = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "leaderboards/README.md")]
+    return [*first, *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def blocks(page: str) -> list[Block]:

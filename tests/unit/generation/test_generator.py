@@ -40,13 +40,13 @@ def test_an_adapter_that_reads_prompts_reads_each_once(llama: LoadedModel) -> No
 @pytest.mark.parametrize("folds", [True, False])
 def test_ranks_divide_the_batches_of_one_process(llama: LoadedModel, folds: bool) -> None:
     """In the same batches, so that not a bit of a prediction depends on the number of ranks."""
-    adapter, requests = cgc(llama.model), toy_requests(40, routes=3)
+    adapter, requests = cgc(llama.model), toy_requests(24, routes=3)
     finished = {PredictionKey(r.task, r.id) for r in requests[:5]}
 
     def batches(rank: int, world_size: int) -> list[list[Generated]]:
         found: list[list[Generated]] = []
         ranks = ProcessGroup(rank=rank, world_size=world_size)
-        generator = Generator(llama, adapter, ROUTES, folds=folds, batch_tokens=60, processes=ranks)
+        generator = Generator(llama, adapter, ROUTES, folds=folds, batch_tokens=40, processes=ranks)
         generator.run(requests, lambda batch: found.append(list(batch)), finished=finished)
         return found
 

@@ -29,9 +29,11 @@ signal.signal(signal.SIGTERM, save)
 Path("started").write_text("")
 time.sleep(60)
 """
+# A process that was started in the background ignores SIGINT; Ray raises KeyboardInterrupt for a cancelled task anyway.
 WORKS = """
-import sys
+import signal, sys
 from harness.sweep.ray_worker import RunRequest, run
+signal.signal(signal.SIGINT, signal.default_int_handler)
 run(RunRequest(command=(sys.executable, "saves.py"), folder=".", log_file="log"))
 """
 

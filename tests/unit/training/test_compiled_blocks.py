@@ -19,8 +19,20 @@ from harness.testing.toys import perturb
 from harness.training.compiled_blocks import CompiledBlocks, blocks_of
 from methods.base import LoRAMethod
 
-LONG = ["lora_all", "cgc_lora", "moe_lora", "hydra_lora", "multi_lora", "m_lora", "lora_moe", "mola", "adamole"]
-METHODS = ["lora_single", "c_poly", "mtl_lora", *(pytest.param(name, marks=pytest.mark.long) for name in LONG)]
+LONG = [
+    "c_poly",
+    "mtl_lora",
+    "lora_all",
+    "cgc_lora",
+    "moe_lora",
+    "hydra_lora",
+    "multi_lora",
+    "m_lora",
+    "lora_moe",
+    "mola",
+    "adamole",
+]
+METHODS = ["lora_single", *(pytest.param(name, marks=pytest.mark.long) for name in LONG)]
 ONE, ANOTHER, TWO, THREE = [[0, 0, 0]] * 4, [[2, 2, 2]] * 4, [[0, 0, 1]] * 4, [[2, 0, 1]] * 4  # Tasks of tokens.
 EXAMPLES = torch.arange(12).view(4, 3)
 
