@@ -42,6 +42,7 @@ from numpy.typing import NDArray
 
 from harness.errors import HarnessError
 from harness.scoring.randomisation import contributions, swap_p
+from harness.scoring.student import quantile, two_sided_p
 from harness.seeding import stable_seed
 from harness.task import Floats, Statistics
 
@@ -122,7 +123,7 @@ class Estimate:
         level 5 % / tests, as for the smallest p value of Holm's correction. The estimate of a true difference d is
         above d - 0.84 standard errors in 80 % of all repetitions.
         """
-        return (_quantile(1 - (1 - LEVEL) / (2 * tests), self.df) + _Z80) * self.error
+        return (quantile(1 - (1 - LEVEL) / (2 * tests), self.df) + _Z80) * self.error
 
 
 def unit_counts(task: str, n: int, draws: int = DRAWS) -> Floats:
@@ -282,7 +283,7 @@ def _estimate(sides: Sequence[Side], shared: SeedVariance | None) -> Estimate:
     parts = [*between, _Part(value=variance - of_seeds, df=_df_of_examples(sides))]
     df = _df_of_sum(parts, one_side=len(sides) == 1)
     error = math.sqrt(variance)
-    half = _quantile((1 + LEVEL) / 2, df) * error
+    half = quantile((1 + LEVEL) / 2, df) * error
     return Estimate(
         value=value,
         low=value - half,
@@ -380,16 +381,7 @@ def _p_value(value: float, error: float, df: float, draws: int) -> float:
         return 1.0
     if error <= _ZERO:
         return 2 / (draws + 1)
-    # The functions behind scipy.stats, which takes a second to be imported.
-    from scipy.special import ndtr, stdtr
-
-    return float(2 * (ndtr(-abs(value) / error) if math.isinf(df) else stdtr(df, -abs(value) / error)))
-
-
-def _quantile(probability: float, df: float) -> float:
-    from scipy.special import ndtri, stdtrit
-
-    return float(ndtri(probability) if math.isinf(df) else stdtrit(df, probability))
+    return two_sided_p(value / error, df)
 
 
 def _centre(run: Resampled) -> float:
