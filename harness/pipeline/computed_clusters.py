@@ -17,7 +17,7 @@ from harness.config.spec import ClusterSpec, DataSpec, ModelSpec
 from harness.errors import UsageError
 from harness.models.loading import identify
 from harness.pipeline.affinity_matrix import AffinityChoices, affinity_of, measured_by, without_seed, write_affinity
-from harness.scoring.partitions import random_partition
+from harness.scoring.partitions import Partition, n_partitions, random_partition
 from harness.seeding import stable_seed
 from harness.store.affinity import FILE, FOLDER, WAYS, Affinity, Way, read_affinity, read_measured
 from harness.store.run_directory import State, find_runs, folder_for_all_runs
@@ -72,7 +72,7 @@ def name_groups(groups: Sequence[Sequence[str]]) -> dict[str, tuple[str, ...]]:
 
 
 def _random(choice: RandomChoice, tasks: Sequence[str], text: str) -> list[list[str]]:
-    """A partition that depends only on the tasks, the sizes and the draw."""
+    """A partition that depends only on the tasks, the sizes and the draw, and is that of no other draw."""
     n_tasks, k = len(tasks), choice.k
     sizes = choice.sizes or tuple(n_tasks // k + (i < n_tasks % k) for i in range(k))
     if sum(sizes) != n_tasks or min(sizes) < 1:
@@ -81,8 +81,15 @@ def _random(choice: RandomChoice, tasks: Sequence[str], text: str) -> list[list[
             f"give sizes that add up to {n_tasks}, or at most {n_tasks} clusters"
         )
     ordered, sizes = sorted(tasks), tuple(sorted(sizes, reverse=True))
-    rng = np.random.default_rng(stable_seed("clusters", *ordered, *sizes, choice.draw))
-    return [[ordered[task] for task in group] for group in random_partition(sizes, rng)]
+    if choice.draw >= (n := n_partitions(sizes)):
+        raise UsageError(
+            f"--clusters {text}: there are {n} partitions into clusters of these sizes: give a DRAW from 0 to {n - 1}"
+        )
+    drawn: list[Partition] = []
+    for draw in range(choice.draw + 1):
+        rng = np.random.default_rng(stable_seed("clusters", *ordered, *sizes, draw))
+        drawn.append(random_partition(sizes, rng, other_than=drawn))
+    return [[ordered[task] for task in group] for group in drawn[-1]]
 
 
 def _of_affinity(choice: AffinityChoice, question: Question, out: Path, text: str) -> Sequence[Sequence[str]]:

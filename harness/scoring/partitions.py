@@ -10,6 +10,7 @@ Shapes: T tasks; affinity (T, T), a line for each source and a column for each r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -223,11 +224,23 @@ def _score(affinity: Floats, group: Sequence[int], task: int, value: Value) -> f
     return total / max(1, len(others)) if value == "mean" else total
 
 
-def random_partition(sizes: Sequence[int], rng: np.random.Generator) -> Partition:
-    """A uniformly random partition of the tasks into clusters of these rules."""
-    order = rng.permutation(sum(sizes)).tolist()
-    ends = np.cumsum(sizes).tolist()
-    return tuple(tuple(sorted(order[end - size : end])) for size, end in zip(sizes, ends, strict=True))
+def random_partition(sizes: Sequence[int], rng: np.random.Generator, other_than: Sequence[Partition] = ()) -> Partition:
+    """A uniformly random partition of the tasks into clusters of these sizes.
+
+    Args: other_than: partitions that it may not be, in whatever order their clusters are; not all that there are.
+    """
+    excluded, ends = {frozenset(one) for one in other_than}, np.cumsum(sizes).tolist()
+    while True:
+        order = rng.permutation(sum(sizes)).tolist()
+        found = tuple(tuple(sorted(order[end - size : end])) for size, end in zip(sizes, ends, strict=True))
+        if frozenset(found) not in excluded:
+            return found
+
+
+def n_partitions(sizes: Sequence[int]) -> int:
+    """The number of partitions into clusters of these sizes, in whatever order."""
+    ordered = math.factorial(sum(sizes)) // math.prod(map(math.factorial, sizes))
+    return ordered // math.prod(math.factorial(list(sizes).count(size)) for size in set(sizes))
 
 
 def random_values(affinity: Floats, sizes: Sequence[int], value: Value, n: int, rng: np.random.Generator) -> Floats:

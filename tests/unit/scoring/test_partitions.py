@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, permutations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from harness.scoring.partitions import (
     columns,
     group_value,
     labels,
+    n_partitions,
     partition_value,
     random_partition,
     random_values,
@@ -129,6 +131,20 @@ def test_overlapping_groups_are_those_of_brute_force(k: int, value: Value) -> No
     assert found.value == pytest.approx(best)
     assert len(found.groups) <= k
     assert all(task in found.groups[home] for task, home in enumerate(found.served_by))
+
+
+@pytest.mark.parametrize("sizes", [[3], [2, 2], [1, 2], [1, 1, 2], [2, 2, 1, 1]])
+def test_random_partitions_that_exclude_one_another_are_all_that_there_are(sizes: list[int]) -> None:
+    rng = np.random.default_rng(0)
+    drawn: list[Any] = []
+    for _ in range(n_partitions(sizes)):
+        drawn.append(random_partition(sizes, rng, other_than=drawn))
+    every = {
+        frozenset(tuple(sorted(order[end - size : end])) for size, end in zip(sizes, np.cumsum(sizes), strict=True))
+        for order in permutations(range(sum(sizes)))
+    }
+    assert {frozenset(one) for one in drawn} == every
+    assert len(drawn) == len(every)
 
 
 def test_random_partitions_have_the_sizes_and_every_one_occurs_equally_often() -> None:
